@@ -1,0 +1,71 @@
+"""Tensors on disk: safetensors only, loaded strictly."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lolm_plugin.errors import ConfigError
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+
+
+def load_tensors(path: str | Path, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Read tensors by name, on the CPU.
+
+    With ``expected``, names and shapes must be exactly those, else ConfigError says which are not.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"The checkpoint has no file {path}; set checkpoint_path to a folder that save_model wrote."
+        )
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is damaged ({error}); set load_step to another checkpoint.") from error
+    if expected is not None:
+        check_tensors(tensors, expected, str(path))
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Raise ConfigError unless both have the same names with the same shapes."""
+    problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+    problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3]) + (
+            f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        )
+        raise ConfigError(
+            f"{where} does not fit this model ({shown}); load it with the --config, llm and lora keys it was saved with."
+        )
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An Adam-like optimiser's state as flat names ``<parameter index>.<name>``."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what ``optimiser_tensors`` returned; learning rates stay those of the configuration."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

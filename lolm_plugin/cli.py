@@ -1,0 +1,46 @@
+"""``lolm train | prompt | doctor``, the same as ``python -m lolm_plugin``."""
+
+import sys
+from collections.abc import Sequence
+
+from lolm_plugin import training
+from lolm_plugin.errors import ConfigError
+
+USAGE = """\
+lolm COMMAND, or python -m lolm_plugin COMMAND
+
+  lolm train --config=NAME --env-config=NAME [with KEY=VALUE ...]
+      the same as python main.py; `lolm train --help` explains
+  lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [with KEY=VALUE ...]
+      what each agent's language model reads in a live battle, with tokens per part
+  lolm doctor [--fetch-epymarl]
+      which host, environments, language models, GPU and trackers are usable here, and how to get the others
+
+Try
+  lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z
+  lolm prompt --env-config=smax with env_args.map_name=3m prompt.style=paper
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 2 for what the user can mend."""
+    argv = list(sys.argv if argv is None else argv)
+    command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("--help", [])
+    try:
+        if command == "train":
+            return training.main([f"{argv[0]} train", *arguments])
+        if command == "prompt":
+            from lolm_plugin.prompts.show import main as prompt
+
+            return prompt(arguments)
+        if command == "doctor":
+            from lolm_plugin.doctor import main as doctor
+
+            return doctor(arguments)
+        if command not in ("-h", "--help", "help"):
+            raise ConfigError(f"{command} is not a command; use train, prompt or doctor.")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(USAGE)
+    return 0

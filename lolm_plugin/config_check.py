@@ -1,0 +1,155 @@
+"""What can be known to be wrong before anything slow is loaded."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin import registry
+from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, read
+from lolm_plugin.errors import ConfigError
+
+BATTLE_ENVS = ("sc2", "sc2v2", "smaclite", "smax", "probe")
+FREE_KEYS = ("seed", "env_args.seed")  # Sacred's own, in every run
+
+
+def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path) -> dict[str, Any]:
+    """The final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
+    _check_files(resolved, host_dir)
+    types = known_keys(host_dir) | flatten(resolved.config)
+    flat = flatten(updates)
+    _check_known(flat, types, "on the command line")
+    for key in flat:
+        flat[key] = _typed(key, flat[key], types.get(key), "on the command line")
+    return merge(resolved.config, _nested(flat))
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for values that cannot go together; the first one found."""
+    _check_env(config)
+    _check_batches(config)
+    _check_checkpoint(config)
+    if config.get("mac") in registry.ENTRIES["mac"]:
+        _check_policy(config)
+
+
+def _check_files(resolved: Resolved, host_dir: Path) -> None:
+    known = known_keys(host_dir)
+    for path in resolved.files:
+        if path.is_relative_to(host_dir):
+            continue
+        flat = {key: value for key, value in flatten(read(path)).items() if not key.startswith("env_args")}
+        _check_known(flat, known, f"in {path}")
+        for key, value in flat.items():
+            _typed(key, value, known.get(key), f"in {path}")
+
+
+def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> None:
+    for key in keys:
+        if key in known or key in FREE_KEYS:
+            continue
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see config/default.yaml for every key."
+        raise ConfigError(f"The key {key} {where} is unknown to this configuration; {hint}")
+
+
+def _typed(key: str, value: Any, like: Any, where: str) -> Any:
+    """``value`` if it can stand where ``like`` stood (1e6 for an integer becomes one), else ConfigError."""
+    if like is None or value is None or isinstance(like, (list, dict)):
+        return value
+    wanted = type(like)
+    if wanted is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # The host's target_update_interval_or_tau and the like are integers in one file and fractions in another.
+    if wanted is int and isinstance(value, float) and key == "target_update_interval_or_tau":
+        return value
+    if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+        names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {like}.")
+    return value
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return nested
+
+
+def _check_env(config: Mapping[str, Any]) -> None:
+    env, env_args = config["env"], config["env_args"]
+    if env in registry.MAP_CHECKS:
+        registry.load(registry.MAP_CHECKS[env])(env_args["map_name"])
+    if env in BATTLE_ENVS and not config["common_reward"]:
+        raise ConfigError(
+            f"common_reward=False cannot be used with env={env}, whose agents share one reward; set common_reward=True."
+        )
+    if config["runner"] == "vector" and env not in registry.VECTOR_ENVS:
+        raise ConfigError(
+            f"runner=vector cannot step env={env}, which runs one at a time (vector: "
+            f"{', '.join(registry.VECTOR_ENVS)}); set runner=parallel."
+        )
+
+
+def _check_batches(config: Mapping[str, Any]) -> None:
+    runner, played = config["runner"], config["batch_size_run"]
+    if runner == "episode" and played != 1:
+        raise ConfigError(
+            f"batch_size_run={played} cannot be used with runner=episode, which plays one episode at a time; "
+            "set batch_size_run=1 or runner=parallel."
+        )
+    if config["learner"] in registry.ENTRIES["learner"]:
+        for key in ("batch_size", "buffer_size"):
+            if config[key] != played:
+                raise ConfigError(
+                    f"{key}={config[key]} cannot be filled: runner={runner} plays batch_size_run={played} episodes per "
+                    f"update and learner={config['learner']} learns from exactly these; set batch_size, buffer_size "
+                    "and batch_size_run to the same number."
+                )
+
+
+def _check_checkpoint(config: Mapping[str, Any]) -> None:
+    path = config["checkpoint_path"]
+    if not path and (config["evaluate"] or config["save_replay"]):
+        key = "evaluate" if config["evaluate"] else "save_replay"
+        raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
+    if path and not Path(path).is_dir():
+        raise ConfigError(f"checkpoint_path={path} is not a folder; set it to one under results/models.")
+    if path and not any(child.is_dir() and child.name.isdigit() for child in Path(path).iterdir()):
+        raise ConfigError(
+            f"checkpoint_path={path} holds no checkpoint (folders named by timestep); "
+            "set it to the folder that contains them."
+        )
+
+
+def _check_policy(config: Mapping[str, Any]) -> None:
+    if config["learner"] not in registry.ENTRIES["learner"]:
+        raise ConfigError(
+            f"learner={config['learner']} cannot train mac={config['mac']}: it keeps a second copy of the policy and "
+            f"evaluates it timestep by timestep; set learner to one of: {', '.join(registry.ENTRIES['learner'])}."
+        )
+    choices = {
+        "prompt.style": (config["prompt"]["style"], tuple(registry.PROMPT_STYLES)),
+        "head.attack_keys": (config["head"]["attack_keys"], ("shared",)),
+        "kl.direction": (config["kl"]["direction"], ("forward", "reverse")),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ConfigError(f"{key}={value} is not a choice; set it to one of: {', '.join(allowed)}.")
+    positive = ("epochs", "minibatches", "lora.rank", "lora.alpha", "kl.anneal_steps", "llm.token_budget", "eps_clip")
+    flat = flatten(config)
+    for key in positive:
+        if flat[key] <= 0:
+            raise ConfigError(f"{key}={flat[key]} has to be greater than 0; set {key} to a positive number.")
+    width, heads = config["critic"]["width"], config["critic"]["heads"]
+    if width % heads:
+        raise ConfigError(
+            f"critic.width={width} is not a multiple of critic.heads={heads}; set critic.width to one that is."
+        )
+    registry.load("lolm_plugin.llm.sources:resolve")(config["llm"]["model"])

@@ -1,0 +1,111 @@
+"""Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lolm_plugin.errors import ConfigError
+
+OPTIONS = {"algs": "--config", "envs": "--env-config"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A merged configuration and the files it came from, last one strongest."""
+
+    config: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+def plugin_config_dir() -> Path:
+    """Our own yaml files: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "config"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "config"
+
+
+def available(kind: str, host_dir: Path) -> dict[str, Path]:
+    """Every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) knows; ours win over the host's."""
+    folders = (host_dir / kind, plugin_config_dir() / kind)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(kind: str, name: str | None, host_dir: Path) -> Path:
+    """The file behind a name or a path (with or without ``.yaml``)."""
+    known = available(kind, host_dir)
+    option = OPTIONS[kind]
+    if not name:
+        raise ConfigError(f"{option} is missing; set it to one of: {', '.join(sorted(known))}.")
+    if name in known:
+        return known[name]
+    for path in (Path(name), Path(f"{name}.yaml")):
+        if path.suffix == ".yaml" and path.is_file():
+            return path
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    raise ConfigError(
+        f"{option}={name} is neither a yaml file nor a known name{hint}; known: {', '.join(sorted(known))}."
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A yaml file as a dict."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid yaml ({reason}); correct that line.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no key: value pairs; write one `key: value` a line.")
+    return content
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
+    merged = dict(base)
+    for key, value in update.items():
+        nested = isinstance(value, Mapping)
+        merged[key] = merge(merged.get(key) or {}, value) if nested else value
+    return merged
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as ``env_args.map_name``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
+    """Defaults, then the environment's file, then the algorithm's, as EPyMARL merges them.
+
+    Our defaults are left out for the host's own algorithms, whose records stay as the host writes them.
+    """
+    alg_file, env_file = find("algs", alg, host_dir), find("envs", env, host_dir)
+    defaults = [host_dir / "default.yaml"]
+    if not alg_file.is_relative_to(host_dir):
+        defaults.append(plugin_config_dir() / "default.yaml")
+    files = (*defaults, env_file, alg_file)
+    config: dict[str, Any] = {}
+    for path in files:
+        config = merge(config, read(path))
+    return Resolved(config, files)
+
+
+def known_keys(host_dir: Path) -> dict[str, Any]:
+    """Every key of the host's and our defaults and of every algorithm, flat, with a value to infer its type from.
+
+    The keys under ``env_args`` are not among them: those belong to one environment each.
+    """
+    known: dict[str, Any] = {}
+    paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
+    for path in paths:
+        known |= flatten(read(path))
+    return {key: value for key, value in known.items() if not key.startswith("env_args")}

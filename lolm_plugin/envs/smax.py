@@ -1,0 +1,283 @@
+"""SMAX (jaxmarl): StarCraft-like battles without StarCraft, seen as SMAC shows its own.
+
+SMAX has other action numbers, another observation order and no result; all of it is translated here, in
+the same jitted call that steps every copy. jax is imported on construction only: a child process forked
+after its parent has used jax hangs.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lolm_plugin.envs.single_env import SingleEnv
+from lolm_plugin.envs.smax_scenarios import UNIT_TYPES, SMAXScenario, scenario
+from lolm_plugin.envs.vector_env import Transition
+from lolm_plugin.errors import ConfigError
+
+N_BASE_ACTIONS = 6
+N_TYPES = len(UNIT_TYPES)
+_SMAX_BASE_ACTIONS = (4, 4, 0, 2, 1, 3)  # no-op and stop are one order in SMAX
+# SMAX pays 2 for a won battle, SMAC about 20.
+REWARD_SCALE = 10.0
+# SMAX kills what touches a wall, and a crowd pushes: a move must end this far from the wall ahead. Random
+# play then stays about 2 away from every wall, and a team that crowds into a corner hardly ever touches it.
+WALL_MARGIN = 3.0
+
+
+class UnitTypes(NamedTuple):
+    """What the rules of SMAX give each unit type: float32 ``[N_TYPES]`` each."""
+
+    health: np.ndarray
+    cooldown: np.ndarray  # seconds
+    sight: np.ndarray
+    range: np.ndarray
+    stride: np.ndarray  # distance moved in one env step
+
+
+class Units(NamedTuple):
+    """One battle's units, allies first: ``[units]`` each, ``position`` ``[units, 2]`` in ``0..map_size``."""
+
+    position: Any
+    alive: Any
+    health: Any
+    cooldown: Any  # seconds, below 0 once the weapon is ready
+    kind: Any
+
+
+class View(NamedTuple):
+    """What the agents see: ``[n_agents, obs_size]``, ``[state_size]``, ``[n_agents, n_actions]``."""
+
+    obs: Any
+    state: Any
+    avail_actions: Any
+
+
+def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size: float) -> View:
+    """One battle in SMAC's layout; ``xp`` is numpy or jax.numpy.
+
+    Observation: 4 move bits; a row per enemy (can target, distance, dx, dy, health, cooldown, type bits);
+    a row per other ally (visible, then the same); own health, cooldown, x, y, type bits. Distances are
+    fractions of the observer's sight, x and y of the map, health and cooldown of the type's maximum. A
+    row is zero when its unit is dead or unseen, the whole observation when the observer is dead.
+    State: health, cooldown, x, y from the map's centre and type bits of every unit, zero when dead.
+    """
+    kind_bits = xp.eye(N_TYPES, dtype=xp.float32)[units.kind]
+    health = (units.health / types.health[units.kind])[:, None]
+    cooldown = xp.clip(units.cooldown / types.cooldown[units.kind], 0.0, 1.0)[:, None]
+    own_kind, own_alive = units.kind[:n_agents, None], units.alive[:n_agents, None]
+
+    delta = units.position[None] - units.position[:n_agents, None]
+    distance = xp.linalg.norm(delta, axis=-1)
+    sight = types.sight[own_kind]
+    both_alive = own_alive & units.alive[None]
+    seen = both_alive & (distance < sight)
+    can_target = both_alive & (distance < types.range[own_kind])
+
+    x, y = units.position[:n_agents, :1], units.position[:n_agents, 1:]
+    reach = types.stride[own_kind] + WALL_MARGIN
+    move = own_alive & xp.concatenate(
+        [y + reach < map_size, y - reach > 0, x + reach < map_size, x - reach > 0], axis=-1
+    )
+    mask = xp.concatenate([~own_alive, own_alive, move, can_target[:, n_agents:]], axis=-1)
+
+    of_unit = xp.concatenate([health, cooldown, kind_bits], axis=-1)
+    of_unit = xp.broadcast_to(of_unit[None], (*seen.shape, 2 + N_TYPES))
+    to_unit = xp.concatenate([distance[..., None], delta], axis=-1) / sight[..., None]
+    sighting = xp.concatenate([to_unit, of_unit], axis=-1) * seen[..., None]
+    enemies = xp.concatenate([can_target[..., None], sighting], axis=-1)[:, n_agents:]
+    allies = xp.concatenate([seen[..., None], sighting], axis=-1)
+    others = np.array([[j for j in range(n_agents) if j != i] for i in range(n_agents)], dtype=int)
+    allies = allies[np.arange(n_agents)[:, None], others]
+
+    place = units.position / map_size
+    own = xp.concatenate([health, cooldown, place, kind_bits], axis=-1)[:n_agents] * own_alive
+    state = xp.concatenate([health, cooldown, place - 0.5, kind_bits], axis=-1) * units.alive[:, None]
+    obs = xp.concatenate([move, enemies.reshape(n_agents, -1), allies.reshape(n_agents, -1), own], axis=-1)
+    return View(obs.astype(xp.float32), state.reshape(-1).astype(xp.float32), mask.astype(xp.int32))
+
+
+class SMAXVectorEnv:
+    """``n_envs`` copies of one SMAX battle against its heuristic enemy; see ``VectorEnv``.
+
+    ``info`` has ``battle_won``, ``dead_allies``, ``dead_enemies``, ``draw`` (the last units of both teams
+    fell together) and ``timeout``; a lost battle is none of won, draw and timeout.
+
+    Args:
+        map_name: a battle as in ``smax_scenarios``.
+        n_envs: number of copies.
+        time_limit: env steps after which a battle ends; None takes the map's own.
+
+    Raises:
+        ConfigError: the map or the limit cannot be used, a key is unknown, or jaxmarl is not installed.
+    """
+
+    def __init__(self, map_name: str, n_envs: int, time_limit: int | None = None, **unknown: Any) -> None:
+        if unknown:
+            raise ConfigError(
+                f"env_args.{next(iter(unknown))} means nothing to env=smax, whose env_args are map_name, "
+                "seed and time_limit: remove it."
+            )
+        battle = scenario(map_name)
+        if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
+            raise ConfigError(
+                f"env_args.time_limit={time_limit} is no number of steps: set it to 1 or more, or to null "
+                f"for the {battle.episode_limit} of {map_name}."
+            )
+        self.n_envs = n_envs
+        self.n_agents = len(battle.ally_types)
+        self.n_enemies = len(battle.enemy_types)
+        self.n_actions = N_BASE_ACTIONS + self.n_enemies
+        self.obs_size = 4 + (6 + N_TYPES) * (self.n_enemies + self.n_agents - 1) + 4 + N_TYPES
+        self.state_size = (4 + N_TYPES) * (self.n_agents + self.n_enemies)
+        self.episode_limit = time_limit or battle.episode_limit
+        self._reset, self._step, self._to_host = _compile(battle, self.episode_limit)
+
+    def reset(self, seeds: np.ndarray) -> None:
+        """Start one episode per copy: ``seeds`` uint32 ``[n_envs]``."""
+        assert seeds.shape == (self.n_envs,), seeds.shape
+        self._battles, seen = self._reset(seeds.astype(np.uint32))
+        self.obs, self.state, self.avail_actions = self._to_host(seen)
+        self._over = np.zeros(self.n_envs, dtype=bool)
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """One env step of every copy: ``actions`` int64 ``[n_envs, n_agents]``."""
+        # SMAX would carry out a masked action as nothing at all, which hides a broken mask.
+        allowed = np.take_along_axis(self.avail_actions, np.asarray(actions)[..., None], axis=-1)
+        assert allowed[~self._over].all(), "an action was taken that avail_actions rules out"
+        self._battles, seen, transition = self._step(self._battles, np.asarray(actions, dtype=np.int32))
+        (self.obs, self.state, self.avail_actions), transition = self._to_host((seen, transition))
+        self._over |= transition.terminated
+        return transition
+
+    def close(self) -> None:
+        """Nothing is held outside this process."""
+
+
+def make_env(
+    map_name: str,
+    seed: int | None = None,
+    time_limit: int | None = None,
+    common_reward: bool = True,
+    reward_scalarisation: str = "sum",
+    **unknown: Any,
+) -> SingleEnv:
+    """One SMAX battle for EPyMARL's own runners; the team shares its reward, so scalarisation is moot.
+
+    Raises:
+        ConfigError: as ``SMAXVectorEnv``, and for ``common_reward=False``.
+    """
+    if not common_reward:
+        raise ConfigError(
+            "common_reward=False cannot be used with env=smax, whose agents share one reward: set common_reward=True."
+        )
+    return SingleEnv(SMAXVectorEnv(map_name, 1, time_limit, **unknown), seed or 0)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Importing jaxmarl prints a greeting and points both standard streams back at the terminal, past
+    whoever captures them.
+    """
+    streams = sys.stdout, sys.stderr, sys.__stdout__
+    sys.stdout = sys.__stdout__ = io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr, sys.__stdout__ = streams
+
+
+def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callable, Callable]:
+    """Jitted ``reset(seeds) -> (battles, View)`` and ``step(battles, actions) -> (battles, View,
+    Transition)`` over copies, and the function that copies their results to numpy in one go.
+    """
+    # A GPU build of jax would take most of the GPU from the language model at its first call.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    try:
+        import jax
+        import jax.numpy as jnp
+
+        with _silenced():
+            from jaxmarl.environments.smax import HeuristicEnemySMAX
+            from jaxmarl.environments.smax.smax_env import Scenario
+    except ImportError as error:
+        raise ConfigError(
+            f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install "
+            "'lolm_plugin[smax]' or set another --env-config."
+        ) from error
+
+    n_agents = len(battle.ally_types)
+    kinds = [UNIT_TYPES.index(unit) for unit in battle.ally_types + battle.enemy_types]
+    game = HeuristicEnemySMAX(
+        scenario=Scenario(
+            unit_types=jnp.array(kinds, dtype=jnp.uint8),
+            num_allies=n_agents,
+            num_enemies=len(battle.enemy_types),
+            smacv2_position_generation=battle.random_units,
+            smacv2_unit_type_generation=battle.random_units,
+        ),
+        # SMAX compares its counter before it counts the step, and would end one step late.
+        max_steps=episode_limit - 1,
+    )
+    types = UnitTypes(
+        health=game.unit_type_health,
+        cooldown=game.unit_type_weapon_cooldowns,
+        sight=game.unit_type_sight_ranges,
+        range=game.unit_type_attack_ranges,
+        stride=game.unit_type_velocities * game.time_per_step * game.world_steps_per_env_step,
+    )
+    n_attacks = len(battle.enemy_types)
+    smax_action = jnp.array([*_SMAX_BASE_ACTIONS, *range(5, 5 + n_attacks)], dtype=jnp.int32)
+
+    def look(units: Any) -> View:
+        standing = Units(
+            units.unit_positions,
+            units.unit_alive,
+            units.unit_health,
+            units.unit_weapon_cooldowns,
+            units.unit_types,
+        )
+        return view(jnp, standing, types, n_agents, game.map_width)
+
+    def reset(seed: Any) -> tuple[Any, View]:
+        key = jax.random.PRNGKey(seed)
+        # Step t draws from fold_in(key, t), t = 1, 2, ...: an episode knows its seed and nothing else.
+        _, outer = game.reset(jax.random.fold_in(key, 0))
+        # Fresh states hold weakly typed numbers, with which the first two steps would each compile.
+        outer = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), outer)
+        return (key, outer), look(outer.state)
+
+    def step(key_and_outer: Any, actions: Any) -> tuple[Any, View, Transition]:
+        key, before = key_and_outer
+        orders = smax_action[actions]
+        step_key = jax.random.fold_in(key, before.state.step + 1)
+        # Not game.step: it returns the next episode's first state in place of this one's last.
+        _, after, rewards, dones, _ = game.step_env(
+            step_key, before, {agent: orders[i] for i, agent in enumerate(game.agents)}
+        )
+        after = jax.tree.map(lambda new, old: jax.lax.convert_element_type(new, old.dtype), after, before)
+        allies, enemies = after.state.unit_alive[:n_agents], after.state.unit_alive[n_agents:]
+        info = {
+            "battle_won": allies.any() & ~enemies.any(),
+            "dead_allies": (~allies).sum(),
+            "dead_enemies": (~enemies).sum(),
+            "draw": ~allies.any() & ~enemies.any(),
+            "timeout": dones["__all__"] & allies.any() & enemies.any(),
+        }
+        transition = Transition(
+            (rewards["ally_0"] * REWARD_SCALE).astype(jnp.float32),
+            dones["__all__"],
+            {name: value.astype(jnp.float32) for name, value in info.items()},
+        )
+        return (key, after), look(after.state), transition
+
+    def over_copies(one_battle: Callable) -> Callable:
+        # A vmap would be a little faster, but rounds differently with the number of copies.
+        return jax.jit(lambda *batched: jax.lax.map(lambda one: one_battle(*one), batched))
+
+    return over_copies(reset), over_copies(step), jax.device_get

@@ -1,0 +1,139 @@
+"""SMAX battles by name: ``3s_vs_4z`` is three stalkers against four zealots, whatever the numbers.
+
+A name is counts and letters, for one team (``2s3z``: the enemy has the same) or two (``A_vs_B``). Agents
+are numbered in the order the name gives their types, which is SMAC's order on SMAC's maps.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from lolm_plugin.errors import ConfigError
+
+# The position in this tuple is SMAX's type number, and the type bit in observations and state.
+UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
+
+KNOWN_MAPS = (
+    "3m",
+    "8m",
+    "25m",
+    "2m_vs_1m",
+    "3m_vs_2m",
+    "5m_vs_6m",
+    "8m_vs_9m",
+    "10m_vs_11m",
+    "27m_vs_30m",
+    "2m_vs_1z",
+    "2s3z",
+    "3s5z",
+    "3s5z_vs_3s6z",
+    "3s_vs_3z",
+    "3s_vs_4z",
+    "3s_vs_5z",
+    "6h_vs_8z",
+    "smacv2_5_units",
+    "smacv2_10_units",
+    "smacv2_20_units",
+)
+
+_UNIT_OF_LETTER = {
+    "m": "marine",
+    "M": "marauder",
+    "s": "stalker",
+    "z": "zealot",
+    "zg": "zergling",
+    "h": "hydralisk",
+    "c": "colossus",
+    "b": "baneling",
+    "sc": "spine crawler",
+}
+_GROUP = re.compile(r"([1-9][0-9]*)(zg|sc|[mMszhcb])")
+_TEAM = re.compile(rf"(?:{_GROUP.pattern})+")
+_RANDOM_TEAMS = re.compile(r"smacv2_([1-9][0-9]*)_units")
+
+# SMAC's own limits, so that a map is as long here as there.
+_SMAC_LIMITS = {
+    "3m": 60,
+    "8m": 120,
+    "25m": 150,
+    "5m_vs_6m": 70,
+    "8m_vs_9m": 120,
+    "10m_vs_11m": 150,
+    "27m_vs_30m": 180,
+    "2m_vs_1z": 150,
+    "2s3z": 120,
+    "3s5z": 150,
+    "3s5z_vs_3s6z": 170,
+    "3s_vs_3z": 150,
+    "3s_vs_4z": 200,
+    "3s_vs_5z": 250,
+    "6h_vs_8z": 150,
+}
+_SMAX_LIMIT = 100
+
+# SMAC maps whose name does not spell out what SMAX lacks, and the other envs that ship a map.
+_LACKING = {
+    "MMM": "medivac",
+    "MMM2": "medivac",
+    "bane_vs_bane": "baneling",
+    "so_many_baneling": "baneling",
+    "corridor": "terrain (map_name=6z_vs_24zg has the same teams on open ground)",
+}
+_IN_SMACLITE = {"MMM", "MMM2", "bane_vs_bane", "corridor", "2c_vs_64zg", "2s_vs_1sc"}
+
+
+@dataclass(frozen=True)
+class SMAXScenario:
+    """Two teams and a time limit.
+
+    With ``random_units`` the types are drawn anew each episode and the tuples only give the sizes.
+    """
+
+    name: str
+    ally_types: tuple[str, ...]
+    enemy_types: tuple[str, ...]
+    episode_limit: int
+    random_units: bool = False
+
+
+def scenario(map_name: str) -> SMAXScenario:
+    """The battle called ``map_name``.
+
+    Raises:
+        ConfigError: the name cannot be read, or asks for a unit or terrain that SMAX does not have.
+    """
+    map_name = str(map_name)
+    if map_name in _LACKING:
+        raise _lacks(map_name, _LACKING[map_name])
+    if random_teams := _RANDOM_TEAMS.fullmatch(map_name):
+        team = ("marine",) * int(random_teams[1])
+        return SMAXScenario(map_name, team, team, _SMAX_LIMIT, random_units=True)
+    teams = map_name.split("_vs_")
+    if len(teams) > 2 or not all(_TEAM.fullmatch(team) for team in teams):
+        raise _unreadable(map_name)
+    ally_types, enemy_types = _types(teams[0]), _types(teams[-1])
+    for unit in ally_types + enemy_types:
+        if unit not in UNIT_TYPES:
+            raise _lacks(map_name, unit)
+    return SMAXScenario(map_name, ally_types, enemy_types, _SMAC_LIMITS.get(map_name, _SMAX_LIMIT))
+
+
+def _types(team: str) -> tuple[str, ...]:
+    return tuple(_UNIT_OF_LETTER[letter] for count, letter in _GROUP.findall(team) for _ in range(int(count)))
+
+
+def _lacks(map_name: str, what: str) -> ConfigError:
+    others = "--env-config=sc2 or --env-config=smaclite" if map_name in _IN_SMACLITE else "--env-config=sc2"
+    return ConfigError(
+        f"env_args.map_name={map_name} cannot be played with env=smax because SMAX has no {what}: "
+        f"use {others}, or set another env_args.map_name."
+    )
+
+
+def _unreadable(map_name: str) -> ConfigError:
+    nearest = difflib.get_close_matches(map_name, KNOWN_MAPS, n=1, cutoff=0.0)[0]
+    return ConfigError(
+        f"env_args.map_name={map_name} is not a battle SMAX can read (nearest known: {nearest}): set "
+        "env_args.map_name to counts of m marine, M marauder, s stalker, z zealot, zg zergling or "
+        "h hydralisk, such as 3m, 2s3z or 3s_vs_4z, or to smacv2_5_units."
+    )

@@ -1,0 +1,58 @@
+"""A stand-in for EPyMARL: the same contract, for machines without a checkout.
+
+It has what every run needs and no algorithm of its own; nothing goes into it that EPyMARL lacks.
+"""
+
+from typing import Any
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.host import BUNDLED, KINDS, Host
+from lolm_plugin.registry import Deferred
+
+_HERE = "lolm_plugin.host.bundled"
+
+# kind -> name in a yaml -> constructor. The plugin adds to these, as it adds to EPyMARL's.
+REGISTRIES: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+REGISTRIES["runner"].update(
+    episode=Deferred(f"{_HERE}.episode_runner:EpisodeRunner"),
+    parallel=Deferred(f"{_HERE}.parallel_runner:ParallelRunner"),
+)
+REGISTRIES["action_selector"].update(
+    soft_policies=Deferred(f"{_HERE}.action_selectors:SoftPoliciesSelector"),
+    multinomial=Deferred(f"{_HERE}.action_selectors:MultinomialSelector"),
+    epsilon_greedy=Deferred(f"{_HERE}.action_selectors:EpsilonGreedySelector"),
+)
+
+
+def load() -> Host:
+    """The bundled host."""
+    from lolm_plugin.host.bundled.episode_batch import EpisodeBatch, ReplayBuffer
+    from lolm_plugin.host.bundled.run import run
+
+    return Host(
+        name="bundled",
+        path=BUNDLED,
+        version=_version(),
+        config_dir=BUNDLED / "config",
+        registries=REGISTRIES,
+        EpisodeBatch=EpisodeBatch,
+        ReplayBuffer=ReplayBuffer,
+        run=run,
+    )
+
+
+def find(kind: str, name: str) -> Any:
+    """The entry ``name`` of the registry ``kind``; ConfigError when there is none."""
+    table = REGISTRIES[kind]
+    if name not in table:
+        raise ConfigError(
+            f"{kind}={name} is not known to the bundled host, which has {', '.join(sorted(table)) or 'none'}; "
+            f"change {kind}, or set EPYMARL_HOME to use what an EPyMARL checkout offers."
+        )
+    return table[name]
+
+
+def _version() -> str:
+    import lolm_plugin
+
+    return getattr(lolm_plugin, "__version__", "unknown")

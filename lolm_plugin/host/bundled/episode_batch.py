@@ -1,0 +1,222 @@
+"""Batches of episodes: one zero-filled tensor per field, padded to the longest episode there can be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+Scheme = dict[str, dict[str, Any]]
+Index = int | slice | list[int] | np.ndarray | torch.Tensor
+
+EVERYTHING = slice(None)
+
+
+@dataclass
+class Storage:
+    """The tensors of a batch: ``[batch, time, ...]`` and, for constants of an episode, ``[batch, ...]``."""
+
+    transition_data: dict[str, torch.Tensor] = field(default_factory=dict)
+    episode_data: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class EpisodeBatch:
+    """``batch_size`` episodes of up to ``max_seq_length`` steps.
+
+    ``scheme`` maps a field to its ``vshape`` (int or tuple), ``dtype`` (float32 if not given), ``group`` (one
+    entry per member of that group; ``groups`` has the sizes) and ``episode_const`` (one value per episode, not
+    per step). ``preprocess`` maps a field to ``(new field, [transforms])``, kept in step by ``update``.
+
+    The field ``filled`` ``[batch, time, 1]`` is added by the batch: 1 where ``update`` wrote a step.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        groups: Mapping[str, int],
+        batch_size: int,
+        max_seq_length: int,
+        data: Storage | None = None,
+        preprocess: Mapping[str, tuple[str, list[Any]]] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.scheme = scheme.copy()
+        self.groups = groups
+        self.batch_size = batch_size
+        self.max_seq_length = max_seq_length
+        self.preprocess = preprocess or {}
+        self.device = device
+        if data is None:
+            self._complete_scheme()
+            data = self._allocate()
+        self.data = data
+
+    def _complete_scheme(self) -> None:
+        assert "filled" not in self.scheme, "the field 'filled' belongs to the batch"
+        for source, (derived, transforms) in self.preprocess.items():
+            info = dict(self.scheme[source])
+            for transform in transforms:
+                info["vshape"], info["dtype"] = transform.infer_output_info(info["vshape"], info["dtype"])
+            self.scheme[derived] = info
+        self.scheme["filled"] = {"vshape": (1,), "dtype": torch.long}
+
+    def _allocate(self) -> Storage:
+        data = Storage()
+        for key, info in self.scheme.items():
+            shape = (info["vshape"],) if isinstance(info["vshape"], int) else tuple(info["vshape"])
+            if group := info.get("group"):
+                assert group in self.groups, f"the field {key!r} belongs to the group {group!r}, which has no size"
+                shape = (self.groups[group], *shape)
+            if info.get("episode_const"):
+                target, shape = data.episode_data, (self.batch_size, *shape)
+            else:
+                target, shape = data.transition_data, (self.batch_size, self.max_seq_length, *shape)
+            target[key] = torch.zeros(shape, dtype=info.get("dtype", torch.float32), device=self.device)
+        return data
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves every tensor to ``device``, in place."""
+        for tensors in (self.data.transition_data, self.data.episode_data):
+            tensors.update({key: tensor.to(device) for key, tensor in tensors.items()})
+        self.device = device
+
+    def update(
+        self,
+        data: Mapping[str, list | torch.Tensor],
+        bs: Index = EVERYTHING,
+        ts: int | slice = EVERYTHING,
+        mark_filled: bool = True,
+    ) -> None:
+        """Writes ``data`` (lists or tensors) into the episodes ``bs`` at the steps ``ts``.
+
+        A value may lack or have dimensions of size 1; any other difference of shape is a ValueError, as is a
+        step past the end. ``mark_filled=False`` leaves ``filled`` as it is. Raises KeyError for a field that
+        is not in the scheme.
+        """
+        rows, steps = _span(bs), _span(ts)
+        stored = self.data.transition_data
+        if mark_filled and any(key in stored for key in data):
+            stored["filled"][rows, steps] = 1
+        for key, value in data.items():
+            target = self[key]
+            where = (rows, steps) if key in stored else (rows,)
+            if isinstance(value, list):
+                value = torch.tensor(np.array(value), dtype=target.dtype, device=self.device)
+            target[where] = _reshaped(value, target[where].shape)
+            if key in self.preprocess:
+                derived, transforms = self.preprocess[key]
+                value = target[where]
+                for transform in transforms:
+                    value = transform.transform(value)
+                self[derived][where] = _reshaped(value, self[derived][where].shape)
+
+    def __getitem__(self, item: Any) -> Any:
+        """A field's tensor (``batch["obs"]``), some fields (``batch["obs", "state"]``) or some episodes and steps.
+
+        ``batch[rows]`` and ``batch[rows, steps]`` are batches again, sharing memory with this one where torch
+        indexing does (slices and integers, not lists). Time can be cut by a slice or an integer only. Raises
+        KeyError for an unknown field, IndexError for a list of steps.
+        """
+        if isinstance(item, str):
+            return self._tensor(item)
+        if isinstance(item, tuple) and all(isinstance(part, str) for part in item):
+            return self._select_fields(item)
+        rows, steps = item if isinstance(item, tuple) else (item, EVERYTHING)
+        if not isinstance(steps, int | slice):
+            raise IndexError("steps must be a slice or an integer, as a batch is contiguous in time")
+        return self._select_span(_span(rows), _span(steps))
+
+    def _tensor(self, key: str) -> torch.Tensor:
+        for tensors in (self.data.transition_data, self.data.episode_data):
+            if key in tensors:
+                return tensors[key]
+        raise KeyError(f"{key} is not a field of this batch, which has {', '.join(self.scheme)}")
+
+    def _select_fields(self, keys: Sequence[str]) -> "EpisodeBatch":
+        data = Storage()
+        for key in keys:
+            same_kind = data.episode_data if key in self.data.episode_data else data.transition_data
+            same_kind[key] = self._tensor(key)
+        scheme = {key: self.scheme[key] for key in keys}
+        groups = {info["group"]: self.groups[info["group"]] for info in scheme.values() if "group" in info}
+        return EpisodeBatch(scheme, groups, self.batch_size, self.max_seq_length, data, device=self.device)
+
+    def _select_span(self, rows: Index, steps: slice) -> "EpisodeBatch":
+        data = Storage(
+            {key: tensor[rows, steps] for key, tensor in self.data.transition_data.items()},
+            {key: tensor[rows] for key, tensor in self.data.episode_data.items()},
+        )
+        batch_size = _count(rows, self.batch_size)
+        max_seq_length = _count(steps, self.max_seq_length)
+        return EpisodeBatch(self.scheme, self.groups, batch_size, max_seq_length, data, device=self.device)
+
+    def max_t_filled(self) -> torch.Tensor:
+        """The number of filled steps of the longest episode: int64 ``[1]``."""
+        return self.data.transition_data["filled"].sum(1).max(0).values
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}({self.batch_size} episodes, {self.max_seq_length} steps, {', '.join(self.scheme)})"
+
+
+class ReplayBuffer(EpisodeBatch):
+    """A ring of the last ``buffer_size`` episodes."""
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        groups: Mapping[str, int],
+        buffer_size: int,
+        max_seq_length: int,
+        preprocess: Mapping[str, tuple[str, list[Any]]] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
+        self.buffer_size = buffer_size
+        self.buffer_index = 0
+        self.episodes_in_buffer = 0
+
+    def insert_episode_batch(self, ep_batch: EpisodeBatch) -> None:
+        """Adds the episodes of ``ep_batch``, which replace the oldest ones once the ring is full."""
+        start = 0
+        while start < ep_batch.batch_size:
+            count = min(ep_batch.batch_size - start, self.buffer_size - self.buffer_index)
+            part = ep_batch[start : start + count]
+            rows = slice(self.buffer_index, self.buffer_index + count)
+            self.update(part.data.transition_data, rows, slice(0, part.max_seq_length), mark_filled=False)
+            self.update(part.data.episode_data, rows)
+            self.episodes_in_buffer = max(self.episodes_in_buffer, rows.stop)
+            self.buffer_index = rows.stop % self.buffer_size
+            start += count
+
+    def can_sample(self, batch_size: int) -> bool:
+        """Whether ``batch_size`` different episodes are there."""
+        return self.episodes_in_buffer >= batch_size
+
+    def sample(self, batch_size: int) -> EpisodeBatch:
+        """``batch_size`` different episodes: in the order of the ring if that is all of them, else at random."""
+        assert self.can_sample(batch_size), f"{batch_size} episodes asked for, {self.episodes_in_buffer} there"
+        if self.episodes_in_buffer == batch_size:
+            return self[:batch_size]
+        return self[np.random.choice(self.episodes_in_buffer, batch_size, replace=False)]
+
+
+def _span(index: Index) -> Index:
+    """``index`` with an integer turned into a slice, so that no dimension is lost."""
+    return slice(index, index + 1) if isinstance(index, int) else index
+
+
+def _count(index: Index, size: int) -> int:
+    return len(range(size)[index]) if isinstance(index, slice) else len(index)
+
+
+def _reshaped(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """``value`` seen as ``shape``, from which it may differ in dimensions of size 1 alone."""
+    left = list(value.shape)
+    for size in reversed(shape):
+        if left and left[-1] == size:
+            left.pop()
+        elif size != 1:
+            raise ValueError(f"Unsafe reshape of {tuple(value.shape)} to {tuple(shape)}")
+    return value.view(shape)

@@ -1,0 +1,220 @@
+"""EPyMARL as the host. The only file that touches ``sys.path`` or imports EPyMARL's top-level modules.
+
+A checkout is imported as it is and never written to. EPyMARL imports packages of environments when it is
+imported itself; where they are missing, stand-ins keep the runs alive that do not need them.
+"""
+
+import importlib
+import logging
+import sys
+import warnings
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.host import Host
+
+_log = logging.getLogger(__name__)
+
+# EPyMARL is not a package: its folders are top-level modules.
+NAMES = ("utils", "run", "envs", "modules", "components", "learners", "controllers", "runners")
+
+# Environment packages that EPyMARL imports unconditionally, with the submodules it imports from.
+OPTIONAL = {"smaclite": (), "gymnasium": ("spaces", "wrappers")}
+
+# The package behind each of EPyMARL's environments.
+ENV_PACKAGES = {"smaclite": "smaclite", "gymma": "gymnasium", "sc2": "smac", "sc2v2": "smacv2"}
+
+
+class MissingEnv:
+    """Registry entry of an environment whose package is not installed; picklable, as workers need it."""
+
+    def __init__(self, env: str, package: str, checkout: Path) -> None:
+        self.env = env
+        self.package = package
+        self.checkout = checkout
+
+    def __call__(self, **env_args: Any) -> NoReturn:
+        raise ConfigError(
+            f"env={self.env} needs the Python package {self.package}, which is not installed; install it as "
+            f"{self.checkout / 'env_requirements.txt'} says, or set another env."
+        )
+
+
+class _Absent:
+    """Anything taken from a package that is not installed: may be imported and subclassed, not called."""
+
+    origin = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise ConfigError(
+            f"{self.origin} is needed here, but the package {self.origin.split('.')[0]} is not installed; "
+            f"install it or set an env that does not need it."
+        )
+
+
+class _Placeholder(ModuleType):
+    """Stands in for a module that is not installed while EPyMARL is imported."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+        self.__spec__ = ModuleSpec(name, None, is_package=True)
+
+    def __getattr__(self, name: str) -> type[_Absent]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (_Absent,), {"origin": f"{self.__name__}.{name}"})
+
+
+@cache
+def load(path: Path) -> Host:
+    """Imports the checkout at ``path``; a second call returns the same host.
+
+    Raises ConfigError when a package that EPyMARL cannot do without is missing, or when one of its top-level
+    names was already imported from elsewhere.
+    """
+    src = path / "src"
+    _check_names(path)
+    missing = {package for package in ENV_PACKAGES.values() if not _installed(package)}
+    placeholders = _placeholders(missing)
+    sys.path.insert(0, str(src))
+    sys.modules.update(placeholders)
+    if not (src / "utils/__init__.py").exists():
+        # Without an __init__.py it would lose to any other installed package called utils.
+        utils = ModuleType("utils")
+        utils.__path__ = [str(src / "utils")]
+        sys.modules["utils"] = utils
+    try:
+        host = _import(path)
+        _check_names(path)
+    except BaseException:
+        sys.path.remove(str(src))
+        for name in [name for name in sys.modules if name.split(".")[0] in NAMES]:
+            del sys.modules[name]
+        raise
+    finally:
+        # Nobody else must take a stand-in for the package.
+        for name in placeholders:
+            del sys.modules[name]
+    # Its batches index with lists, which torch deprecates; nothing a user could change.
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", module=r"components\.episode_buffer")
+    _mark_missing_envs(host, missing)
+    return host
+
+
+def _import(path: Path) -> Host:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(PettingZoo|VMAS) is not installed")
+        warnings.simplefilter("ignore", SyntaxWarning)
+        try:
+            run = importlib.import_module("run")
+            buffers = importlib.import_module("components.episode_buffer")
+            registries = {
+                kind: importlib.import_module(module).REGISTRY
+                for kind, module in {
+                    "env": "envs",
+                    "runner": "runners",
+                    "mac": "controllers",
+                    "agent": "modules.agents",
+                    "critic": "modules.critics",
+                    "learner": "learners",
+                    "action_selector": "components.action_selectors",
+                }.items()
+            }
+        except ModuleNotFoundError as error:
+            if str(error.name).split(".")[0] in NAMES:
+                raise ConfigError(
+                    f"The EPyMARL checkout at {path} has no module {error.name}; use a newer checkout."
+                ) from error
+            raise ConfigError(
+                f"EPyMARL at {path} needs the Python package {error.name}, which is not installed; "
+                f"run `pip install -r {path / 'requirements.txt'}`."
+            ) from error
+
+    def checked_run(_run: Any, config: dict[str, Any], log: Any) -> None:
+        # A worker that cannot build its environment would leave EPyMARL waiting for it for ever.
+        env = registries["env"].get(config["env"])
+        if isinstance(env, MissingEnv):
+            env()
+        run.run(_run, config, log)
+
+    return Host(
+        name="EPyMARL",
+        path=path,
+        version=commit(path),
+        config_dir=path / "src/config",
+        registries=registries,
+        EpisodeBatch=buffers.EpisodeBatch,
+        ReplayBuffer=buffers.ReplayBuffer,
+        run=checked_run,
+    )
+
+
+def _check_names(path: Path) -> None:
+    for name in NAMES:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "a built-in")
+        if path / "src" not in Path(origin).resolve().parents:
+            raise ConfigError(
+                f"The module {name} was already imported from {origin}, but EPyMARL at {path} needs that name "
+                f"for its own; rename that file or start Python where it is not found."
+            )
+
+
+def _installed(package: str) -> bool:
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return find_spec(package) is not None
+
+
+def _placeholders(missing: set[str]) -> dict[str, _Placeholder]:
+    modules = {}
+    for package in missing & OPTIONAL.keys():
+        modules[package] = _Placeholder(package)
+        for child in OPTIONAL[package]:
+            modules[f"{package}.{child}"] = _Placeholder(f"{package}.{child}")
+            setattr(modules[package], child, modules[f"{package}.{child}"])
+    return modules
+
+
+def _mark_missing_envs(host: Host, missing: set[str]) -> None:
+    envs = {env: package for env, package in ENV_PACKAGES.items() if package in missing}
+    for env, package in envs.items():
+        host.registries["env"][env] = MissingEnv(env, package, host.path)
+    # Of the others nobody expects more than the environment that they are for.
+    needless = [env for env, package in envs.items() if package in OPTIONAL]
+    if needless:
+        packages = ", ".join(envs[env] for env in needless)
+        _log.warning("Not installed: %s; EPyMARL runs without env=%s.", packages, ", ".join(needless))
+
+
+def commit(path: Path) -> str:
+    """The full git commit of the checkout, or "unknown".
+
+    Read from its own ``.git``: asking git would answer for a repository around it if it has none.
+    """
+    git = path / ".git"
+    try:
+        if git.is_file():
+            git = path / git.read_text().removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref:"):
+            return head
+        reference = head.removeprefix("ref:").strip()
+        if (git / "commondir").is_file():  # a linked worktree
+            git = git / (git / "commondir").read_text().strip()
+        if (git / reference).is_file():
+            return (git / reference).read_text().strip()
+        for line in (git / "packed-refs").read_text().splitlines():
+            if line.endswith(f" {reference}"):
+                return line.split()[0]
+    except OSError:
+        pass
+    return "unknown"

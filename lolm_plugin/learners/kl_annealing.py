@@ -1,0 +1,41 @@
+"""The weight of the KL term: balanced with the policy loss at the start, then linearly down to zero."""
+
+
+def balanced_coef(policy_loss: float, kl_loss: float, eps: float, coef_max: float) -> float:
+    """lambda_0 = min(|L_mappo| / (L_kl + eps), lambda_max) (paper, equation 10 and its safeguards)."""
+    return min(abs(policy_loss) / (kl_loss + eps), coef_max)
+
+
+def annealed(initial: float, t_env: int, anneal_steps: int) -> float:
+    """``initial`` at step 0, exactly 0 from ``anneal_steps`` on (paper, section 4.3)."""
+    return initial * max(0.0, 1.0 - t_env / anneal_steps)
+
+
+class KLAnnealing:
+    """lambda(t). Unknown, and 0, until the first update has measured the two losses.
+
+    That costs nothing: LoRA starts at zero, so during the first pass the two policies are the same and the
+    KL has no gradient either.
+    """
+
+    def __init__(self, enabled: bool, anneal_steps: int, eps: float, coef_max: float) -> None:
+        self.enabled = enabled
+        self.anneal_steps = anneal_steps
+        self.eps = eps
+        self.coef_max = coef_max
+        self.initial: float | None = None
+
+    def active(self, t_env: int) -> bool:
+        """Whether the KL still counts at this step, so that the reference has to be evaluated."""
+        return self.enabled and t_env < self.anneal_steps
+
+    def measure(self, policy_loss: float, kl_loss: float) -> None:
+        """Set lambda_0 from the first update's losses; later calls change nothing."""
+        if self.initial is None:
+            self.initial = balanced_coef(policy_loss, kl_loss, self.eps, self.coef_max)
+
+    def coef(self, t_env: int) -> float:
+        """lambda(t_env)."""
+        if not self.enabled or self.initial is None:
+            return 0.0
+        return annealed(self.initial, t_env, self.anneal_steps)

@@ -1,0 +1,75 @@
+"""The mathematics of PPO as pure functions of tensors.
+
+Shapes: B episodes, T timesteps, A agents. ``mask`` is 1 where something counts and 0 where not.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x where mask is 1, a scalar; 0 where nothing counts."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def gae(
+    rewards: Tensor, values: Tensor, terminated: Tensor, valid: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016): advantages and returns, each [B, T, A].
+
+    rewards [B, T, A]; values [B, T + 1, A], the last being that of the state after the last step;
+    terminated [B, T, 1] is 1 where the episode truly ended there, so that no value follows. An episode cut
+    short by a time limit has 0 there and its last value is bootstrapped. valid [B, T, 1] is 0 on padding,
+    where both results are 0.
+    """
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        goes_on = 1 - terminated[:, t]
+        delta = rewards[:, t] + gamma * goes_on * values[:, t + 1] - values[:, t]
+        # Padding after a time limit is not valid, so nothing leaks over the end of an episode.
+        following = (delta + gamma * gae_lambda * goes_on * following) * valid[:, t]
+        advantages[:, t] = following
+    return advantages, (advantages + values[:, :-1]) * valid
+
+
+def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5) -> Tensor:
+    """x with mean 0 and variance 1 over the entries that count; the others are left meaningless."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    return (x - mean) / (variance.sqrt() + eps)
+
+
+def clipped_policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's pessimistic surrogate, negated, and whether the clip took hold; each of the inputs' shape."""
+    ratio = (log_probs - old_log_probs).exp()
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+    return -torch.min(unclipped, clipped), clipped < unclipped
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, targets: Tensor, clip: float, huber_delta: float
+) -> Tensor:
+    """Huber loss against ``targets``, the worse of free and clipped to within ``clip`` of ``old_values``."""
+    within = old_values + (values - old_values).clamp(-clip, clip)
+    free = functional.huber_loss(values, targets, reduction="none", delta=huber_delta)
+    held = functional.huber_loss(within, targets, reduction="none", delta=huber_delta)
+    return torch.max(free, held)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."""
+    error = returns - values
+    residual = masked_mean((error - masked_mean(error, mask)) ** 2, mask)
+    variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    return 1 - residual / variance.clamp(min=1e-8)
+
+
+def farthest_ratio(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
+    """The importance ratio that differs most from 1, a scalar; 1 where there are no rows."""
+    ratio = (log_probs - behaviour_log_probs).exp()
+    return ratio[(ratio - 1).abs().argmax()] if ratio.numel() else ratio.new_ones(())

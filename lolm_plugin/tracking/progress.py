@@ -1,0 +1,76 @@
+"""One line while a run goes on: steps, win rate, return, speed, time left."""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sacred.observers import RunObserver
+from tqdm import tqdm
+
+LOG_EVERY_SECONDS = 30  # where there is no terminal to redraw a line on
+
+
+class ProgressObserver(RunObserver):
+    """Fed by Sacred's heartbeat, so it works in both hosts and for every algorithm."""
+
+    def __init__(self, t_max: int) -> None:
+        self.bar = tqdm(
+            total=t_max,
+            unit="step",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.__stderr__,
+            disable=not sys.__stderr__.isatty(),
+            leave=False,
+        )
+        self.t_max = t_max
+        self.started = time.monotonic()
+        self.latest: dict[str, float] = {}
+        self._logged = self.started
+        self._first_step: int | None = None
+
+    def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, list]], info: Mapping[str, Any]) -> None:
+        """Called by Sacred with what was measured since the last heartbeat."""
+        steps = [metric["steps"][-1] for metric in metrics_by_name.values()]
+        if not steps:
+            return
+        self.latest |= {name: metric["values"][-1] for name, metric in metrics_by_name.items()}
+        step = max(steps)
+        self.bar.set_postfix_str(self.describe(), refresh=False)
+        self.bar.n = min(step, self.t_max)
+        self.bar.refresh()
+        if self.bar.disable and time.monotonic() - self._logged > LOG_EVERY_SECONDS:
+            self._logged = time.monotonic()
+            logging.getLogger("lolm").info(f"{step}/{self.t_max} steps | {self.describe()} | {self._left(step)} left")
+
+    def describe(self) -> str:
+        """What is known now, in the order people look for it."""
+        shown = [
+            ("win", ("test_battle_won_mean", "battle_won_mean"), "{:.0%}"),
+            ("return", ("return_mean", "test_return_mean", "total_return_mean"), "{:.2f}"),
+            ("agent-steps/s", ("agent_steps_per_second",), "{:.0f}"),
+        ]
+        parts = []
+        for label, names, form in shown:
+            values = [self.latest[name] for name in names if name in self.latest]
+            if values:
+                parts.append(f"{label} {form.format(values[0])}")
+        return " | ".join(parts)
+
+    def _left(self, step: int) -> str:
+        spent = time.monotonic() - self.started
+        return tqdm.format_interval(spent * max(0, self.t_max - step) / max(1, step))
+
+    def completed_event(self, stop_time: Any, result: Any) -> None:
+        """Called by Sacred at the end of a run."""
+        self.bar.close()
+
+    def interrupted_event(self, interrupt_time: Any, status: str) -> None:
+        """Called by Sacred when a run is stopped."""
+        self.bar.close()
+
+    def failed_event(self, fail_time: Any, fail_trace: list[str]) -> None:
+        """Called by Sacred when a run breaks."""
+        self.bar.close()

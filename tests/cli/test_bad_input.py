@@ -1,0 +1,87 @@
+"""What a user can get wrong: one sentence, exit code 2, nothing slow loaded first."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lolm_plugin import training
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
+SMAX = ["--config=lolm_mappo_tiny", "--env-config=smax", "--epymarl=none"]
+
+CASES = {
+    "unknown algorithm": (["--config=lolm_mapo", "--env-config=probe"], ["--config=lolm_mapo", "mean lolm_mappo"]),
+    "unknown environment": (["--config=lolm_mappo", "--env-config=smac"], ["--env-config=smac", "known: probe, smax"]),
+    "no algorithm": (["--env-config=probe"], ["--config is missing", "lolm_mappo"]),
+    "unknown key": ([*TINY, "with", "lrr=0.1"], ["key lrr", "did you mean lr?"]),
+    "unknown nested key": ([*TINY, "with", "env_args.map_nam=duel"], ["env_args.map_nam", "env_args.map_name?"]),
+    "text for a number": ([*TINY, "with", "lr=abc"], ["lr=abc", "a number", "0.0005"]),
+    "misspelt boolean": ([*TINY, "with", "use_cuda=Flase"], ["use_cuda=Flase", "True or False"]),
+    "no equals sign": ([*TINY, "with", "lr"], ["lr after `with`", "KEY=VALUE"]),
+    "update before with": ([*TINY, "lr=0.1"], ["lr=0.1", "with lr=0.1"]),
+    "unknown probe": ([*TINY, "with", "env_args.map_name=chess"], ["chess", "retreat"]),
+    "unknown map": ([*SMAX, "with", "env_args.map_name=9q"], ["9q", "env_args.map_name"]),
+    "a medivac map": ([*SMAX, "with", "env_args.map_name=MMM2"], ["MMM2", "medivac", "sc2", "smaclite"]),
+    "individual rewards": ([*SMAX, "with", "common_reward=False"], ["common_reward=False", "env=smax"]),
+    "folder without a model": ([*TINY, "with", "llm.model=./tests"], ["llm.model=./tests", "config.json"]),
+    "unfillable batch": ([*TINY, "with", "batch_size=32"], ["batch_size=32", "batch_size_run=256"]),
+    "many environments for one": (
+        [*TINY, "with", "runner=episode"],
+        ["batch_size_run=256", "runner=episode", "one episode at a time"],
+    ),
+    "not a checkout": (["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=./tests"], ["--epymarl=./tests"]),
+    "no such checkpoint": ([*TINY, "with", "checkpoint_path=nowhere"], ["checkpoint_path=nowhere", "not a folder"]),
+    "nothing to evaluate": ([*TINY, "with", "evaluate=True"], ["evaluate=True", "checkpoint_path"]),
+    "the host's PPO learner": ([*TINY, "with", "learner=ppo_learner"], ["learner=ppo_learner", "mappo_learner"]),
+    "unknown prompt style": ([*TINY, "with", "prompt.style=poem"], ["prompt.style=poem", "paper", "compact"]),
+    "unknown Sacred flag": ([*TINY, "--no-such-flag"], ["--no-such-flag", "--help"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_in_one_sentence_and_code_2(case, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
+    monkeypatch.delenv("EPYMARL_HOME", raising=False)
+    arguments, expected = CASES[case]
+    code = training.main(["main.py", *arguments])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    for words in expected:
+        assert words in error
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_the_model_is_loaded(capsys, monkeypatch, tmp_path):
+    from lolm_plugin.llm import tiny
+
+    monkeypatch.chdir(tmp_path)
+    real = tiny.config
+    monkeypatch.setattr(tiny, "config", lambda name, **sizes: real(name, **{"max_position_embeddings": 64, **sizes}))
+    assert training.main(["main.py", *TINY]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "reads at most 64" in error
+    assert "prompt.style=compact" in error
+
+
+def test_nothing_slow_is_loaded_before_the_configuration_is_checked():
+    script = (
+        "import sys; from lolm_plugin.training import main; code = main(sys.argv);"
+        "slow = {'transformers', 'peft', 'jax', 'matplotlib'} & set(sys.modules); sys.exit(code if not slow else 3)"
+    )
+    arguments = [*SMAX, "with", "env_args.map_name=MMM2"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_teaches_with_examples(arguments, capsys, monkeypatch):
+    monkeypatch.delenv("EPYMARL_HOME", raising=False)
+    assert training.main(["main.py", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2" in text
+    assert "lolm_mappo_tiny" in text

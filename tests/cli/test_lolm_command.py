@@ -1,0 +1,52 @@
+"""``lolm prompt`` and ``lolm doctor``."""
+
+import re
+
+import pytest
+
+from lolm_plugin import cli
+
+
+@pytest.mark.parametrize("env", [("probe", "duel"), ("smax", "3s5z_vs_3s6z")])
+@pytest.mark.parametrize("style", ["paper", "compact"])
+def test_prompt_prints_a_live_one_per_agent_with_tokens_per_part(env, style, capsys):
+    name, map_name = env
+    arguments = ["--config=lolm_mappo_tiny", f"--env-config={name}", "--epymarl=none"]
+    assert (
+        cli.main(["lolm", "prompt", *arguments, "with", f"env_args.map_name={map_name}", f"prompt.style={style}"]) == 0
+    )
+    text = capsys.readouterr().out
+    agents = re.findall(r"# agent \d+: (\d+) tokens \(me (\d+), allies (\d+), enemies (\d+), actions (\d+), cue", text)
+    assert len(agents) == (8 if name == "smax" else 1)
+    assert all(int(total) > int(me) > 0 for total, me, *_ in agents)
+    assert "tokens" in text.splitlines()[1]
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.delenv("EPYMARL_HOME", raising=False)
+    assert cli.main(["lolm", "doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "[ok] probe" in text
+    assert "[ok] smax" in text
+    assert "smollm2-135m" in text
+    assert "SC2PATH" in text or "pysc2" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dance"], ["dance", "train, prompt or doctor"]),
+        (["doctor", "--cure"], ["--cure"]),
+        (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),
+        (["prompt"], ["--env-config is missing"]),
+    ],
+)
+def test_misuse_ends_in_one_sentence_and_code_2(arguments, words, capsys):
+    assert cli.main(["lolm", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words)
+
+
+def test_train_is_the_same_as_main(capsys):
+    assert cli.main(["lolm", "train", "--config=nothing", "--env-config=probe", "--epymarl=none"]) == 2
+    assert "--config=nothing" in capsys.readouterr().err

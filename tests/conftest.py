@@ -1,0 +1,221 @@
+"""Made-up battles: random vectors that obey a layout, and a tiny language model that plays them."""
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lolm_plugin import config_files, registry
+from lolm_plugin.host import BUNDLED
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
+
+torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
+
+SIZES = {"probe": ("target", 2, 9)}
+DEFAULT_SIZE = ("3s_vs_4z", 3, 10)  # of an environment added to the registry and not to this table
+
+
+@pytest.fixture
+def host_dir():
+    """The configuration folder of the host that is always there."""
+    return BUNDLED / "config"
+
+
+@pytest.fixture
+def fresh_python():
+    """Run a program in a process of its own, with some environment variables; returns what it printed."""
+
+    def run(program, **environment):
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(registry.__file__).parents[1],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+
+    return run
+
+
+@pytest.fixture(params=sorted(registry.LAYOUTS))
+def layouts(request):
+    """The layouts of each registered environment in turn."""
+    map_name, n_agents, n_actions = SIZES.get(request.param, DEFAULT_SIZE)
+    return build_layouts(request.param, {"map_name": map_name}, n_agents, n_actions)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from lolm_plugin.llm.sources import resolve
+
+    return resolve("tiny-llama").load_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def made_up():
+    """The functions below, for fixtures that outlive a test."""
+    return SimpleNamespace(tiny_args=_tiny_args, new_learner=_new_learner, play=_play)
+
+
+@pytest.fixture
+def random_views():
+    return _random_views
+
+
+@pytest.fixture
+def tiny_args():
+    return _tiny_args
+
+
+@pytest.fixture
+def new_learner():
+    return _new_learner
+
+
+@pytest.fixture
+def play():
+    return _play
+
+
+def _random_views(layout, rows, seed, unseen=0.3):
+    """Valid observations [rows, obs_size] and masks int32 [rows, n_actions] of living agents.
+
+    Each other unit is absent with probability ``unseen``; what is present obeys the rules every
+    environment keeps: shares in 0..1, dist the length of (dx, dy), one type bit, targets are seen.
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((rows, layout.n_actions), np.int32)
+    mask[:, 1] = 1
+    mask[:, 2:N_BASE_ACTIONS] = rng.random((rows, 4)) < 0.7
+    obs = np.zeros((rows, layout.size), np.float32)
+    obs[:, :4] = mask[:, 2:N_BASE_ACTIONS]
+    for block in (layout.enemies, layout.allies, layout.own):
+        present = (rng.random((rows, block.rows)) >= unseen) | (block is layout.own)
+        values = _random_units(block, present, rng)
+        if block is layout.enemies:
+            mask[:, N_BASE_ACTIONS:] = values[..., block.fields.index("can_target")]
+        obs[:, block.start : block.end] = values.reshape(rows, -1)
+    return torch.from_numpy(obs), torch.from_numpy(mask)
+
+
+def _random_units(block, present, rng):
+    shape = present.shape
+    angle, distance = rng.uniform(0, 2 * np.pi, shape), rng.uniform(0, 0.99, shape)
+    known = {
+        "can_target": rng.random(shape) < 0.5,
+        "visible": np.ones(shape),
+        "dist": distance,
+        "dx": distance * np.cos(angle),
+        "dy": distance * np.sin(angle),
+    }
+    columns = [known.get(name, rng.uniform(0.01, 1, shape)) for name in block.fields]
+    if block.kinds:
+        columns += list(np.moveaxis(np.eye(len(block.kinds))[rng.integers(len(block.kinds), size=shape)], -1, 0))
+    return (np.stack(columns, -1) * present[..., None]).astype(np.float32)
+
+
+def _random_states(args, shape, rng):
+    layout = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions).state
+    blocks = (layout.allies, layout.enemies)
+    units = [_random_units(block, rng.random((*shape, block.rows)) < 0.8, rng) for block in blocks]
+    return torch.from_numpy(np.concatenate([unit.reshape(*shape, -1) for unit in units], -1))
+
+
+def _tiny_args(changes=None, n_agents=2, n_enemies=2):
+    """The arguments a host would pass for ``lolm_mappo_tiny`` on a SMAX battle; ``changes`` has dotted keys."""
+    config = config_files.resolve("lolm_mappo_tiny", "probe", BUNDLED / "config").config
+    config |= {"env": "smax", "env_args": {"map_name": f"{n_agents}m_vs_{n_enemies}z"}, "seed": 1, "device": "cpu"}
+    config |= {"n_agents": n_agents, "n_actions": N_BASE_ACTIONS + n_enemies}
+    # What the file tunes is not what is tested.
+    config |= {"lr": 0.003, "head_lr": 0.003, "critic_lr": 0.003, "entropy_coef": 0.01}
+    config |= {
+        "epochs": 2,
+        "minibatches": 1,
+        "learner_log_interval": 1,
+        "prompt": {"style": "compact", "dynamic": True},
+    }
+    for key, value in (changes or {}).items():
+        *parents, last = key.split(".")
+        inner = config
+        for parent in parents:
+            inner = inner[parent]
+        assert last in inner, f"{key} is no key"
+        inner[last] = value
+    return SimpleNamespace(**config)
+
+
+def _scheme(args):
+    layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions)
+    return {
+        "state": {"vshape": layouts.state.size},
+        "obs": {"vshape": layouts.observation.size, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (args.n_actions,), "group": "agents", "dtype": torch.int},
+        "terminated": {"vshape": (1,), "dtype": torch.uint8},
+        "reward": {"vshape": (1,)},
+    }
+
+
+class Log:
+    """The host's logger: ``logged`` is {name: [value, ...]}."""
+
+    def __init__(self):
+        self.logged = defaultdict(list)
+        self.console_logger = SimpleNamespace(info=lambda text: None)
+
+    def log_stat(self, name, value, t_env):
+        self.logged[name].append(value)
+
+
+def _new_learner(args):
+    """A learner with its own controller, as a host builds them."""
+    from lolm_plugin.controllers.prompt_controller import PromptMAC
+    from lolm_plugin.learners.mappo_learner import MAPPOLearner
+
+    scheme = _scheme(args)
+    mac = PromptMAC(scheme, {"agents": args.n_agents}, args)
+    return MAPPOLearner(mac, scheme, Log(), args)
+
+
+def _play(mac, lengths=(4, 2, 3), t_env=0, seed=0, unseen=0.3):
+    """Episodes of these lengths played by ``mac`` in a made-up battle, as a host's runner would store them.
+
+    The first episode is cut off by the time limit, the others terminate; in every episode the last agent
+    is dead from the second step on.
+    """
+    from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
+
+    args, layout = mac.args, mac.agent.prompter.layout
+    batch = EpisodeBatch(_scheme(args), {"agents": args.n_agents}, len(lengths), max(lengths) + 1)
+    shape = (len(lengths), max(lengths) + 1, args.n_agents)
+    obs, mask = (x.unflatten(0, shape) for x in _random_views(layout, np.prod(shape), seed, unseen))
+    obs[:, 1:, -1], mask[:, 1:, -1] = 0, 0
+    mask[:, 1:, -1, 0] = 1
+    rng = np.random.default_rng(seed)
+    state = _random_states(args, shape[:2], rng)
+    for t in range(max(lengths) + 1):
+        there = [i for i, length in enumerate(lengths) if t <= length]
+        batch.update({"obs": obs[there, t], "avail_actions": mask[there, t], "state": state[there, t]}, there, t)
+        going = [i for i in there if t < lengths[i]]
+        if not going:
+            continue
+        over = [[int(t == lengths[i] - 1 and i > 0)] for i in going]
+        batch.update(
+            {
+                "actions": mac.select_actions(batch, t, t_env, going),
+                "reward": torch.from_numpy(rng.uniform(0, 1, (len(going), 1)).astype(np.float32)),
+                "terminated": torch.tensor(over, dtype=torch.uint8),
+            },
+            going,
+            t,
+            mark_filled=False,
+        )
+    return batch

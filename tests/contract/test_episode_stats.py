@@ -1,0 +1,70 @@
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from lolm_plugin.runners.episode_stats import EpisodeStats
+
+from .fakes import Scalars
+
+
+def stats(batch_size=2, **changes):
+    args = Namespace(**{"common_reward": True, "test_nepisode": 4, "runner_log_interval": 100, **changes})
+    logger = Scalars()
+    return EpisodeStats(args, logger, batch_size), logger.logged
+
+
+def test_the_first_episodes_are_logged_then_one_batch_every_interval():
+    episodes, logged = stats()
+    due = [episodes.record([t, t], [5, 5], [{}, {}], t_env=t, test_mode=False) for t in (10, 60, 109, 110, 120)]
+    assert due == [True, False, False, True, False]
+    assert episodes.log_train_stats_t == 110
+    assert logged["return_mean"] == [(10, 10), (110, (60 + 109 + 110) / 3)]
+    assert logged["ep_length_mean"] == [(10, 5), (110, 5)]
+
+
+def test_missing_info_counts_zero():
+    episodes, logged = stats(batch_size=3)
+    infos = [{"battle_won": True, "rare": 3}, {"battle_won": False}, {"battle_won": np.True_}]
+    episodes.record([1.0, 2.0, 6.0], [1, 2, 6], infos, t_env=9, test_mode=False)
+    assert logged["battle_won_mean"] == [(9, pytest.approx(2 / 3))]
+    assert logged["rare_mean"] == [(9, 1)]
+    assert logged["ep_length_mean"] == [(9, 3)]
+    assert logged["return_std"] == [(9, pytest.approx(np.std([1, 2, 6])))]
+    assert {type(value) for values in logged.values() for _, value in values} == {float}
+
+
+def test_tests_are_logged_when_complete_and_never_mixed_with_training():
+    episodes, logged = stats()
+    assert not episodes.record([8, 8], [1, 1], [{"won": 1}] * 2, t_env=0, test_mode=True)
+    assert logged == {}
+    episodes.record([1, 1], [1, 1], [{"won": 0}] * 2, t_env=2, test_mode=False)
+    assert not episodes.record([4, 4], [1, 1], [{"won": 1}] * 2, t_env=2, test_mode=True)
+    assert logged["test_return_mean"] == [(2, 6)]
+    assert logged["test_won_mean"] == [(2, 1)]
+    assert logged["return_mean"] == [(2, 1)]
+    assert logged["won_mean"] == [(2, 0)]
+    for _ in range(2):
+        episodes.record([1, 1], [1, 1], [{}] * 2, t_env=3, test_mode=True)
+    assert logged["test_return_mean"] == [(2, 6), (3, 1)]
+    assert len(logged["test_won_mean"]) == 1
+
+
+@pytest.mark.parametrize(("test_nepisode", "batch_size", "calls"), [(4, 2, 2), (5, 2, 2), (1, 3, 1), (6, 1, 6)])
+def test_how_many_calls_make_a_test(test_nepisode, batch_size, calls):
+    episodes, logged = stats(batch_size, test_nepisode=test_nepisode)
+    for call in range(calls):
+        assert "test_return_mean" not in logged, call
+        episodes.record([1] * batch_size, [1] * batch_size, [{}] * batch_size, t_env=0, test_mode=True)
+    assert logged["test_return_mean"] == [(0, 1)]
+
+
+def test_returns_of_each_agent():
+    episodes, logged = stats(common_reward=False, n_agents=2)
+    episodes.record([np.array([1.0, 2]), np.array([3.0, 8])], [1, 1], [{}, {}], t_env=5, test_mode=False)
+    values = {name: value for name, [(_, value)] in logged.items()}
+    assert values == {
+        **{"agent_0_return_mean": 2, "agent_0_return_std": 1},
+        **{"agent_1_return_mean": 5, "agent_1_return_std": 3},
+        **{"total_return_mean": 7, "total_return_std": 4, "ep_length_mean": 1},
+    }

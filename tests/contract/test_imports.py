@@ -1,0 +1,173 @@
+"""Importing a checkout, tried on a stub of one, as the real one may be absent. Each test has its own process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUB = {
+    "run.py": """
+        import controllers, runners, learners, components.episode_buffer, utils.logging
+        def run(_run, config, log): log.append(config["env"])
+    """,
+    "utils/logging.py": "",
+    "components/__init__.py": "",
+    "components/episode_buffer.py": "class EpisodeBatch: pass\nclass ReplayBuffer: pass",
+    "components/action_selectors.py": "REGISTRY = {}",
+    "controllers/__init__.py": "REGISTRY = {}",
+    "learners/__init__.py": "REGISTRY = {}",
+    "runners/__init__.py": "from envs import REGISTRY as envs\nREGISTRY = {}",
+    "modules/__init__.py": "",
+    "modules/agents/__init__.py": "REGISTRY = {}",
+    "modules/critics/__init__.py": "REGISTRY = {}",
+    "envs/__init__.py": """
+        import warnings
+        import smaclite
+        import gymnasium as gym
+        from gymnasium import Wrapper, spaces
+        from gymnasium.spaces import flatdim
+        warnings.warn("VMAS is not installed, so these environments will not be available!")
+        class Flat(Wrapper): pass
+        class Space:
+            size = staticmethod(lambda: spaces.flatdim(3))
+        REGISTRY = {"smaclite": Flat, "gymma": Flat, "flat": Flat, "space": Space.size, "easy": object}
+    """,
+}
+
+# What every test starts with: two packages that are not installed, and a way to show errors.
+PRELUDE = """
+import pickle, sys
+sys.modules["smaclite"] = sys.modules["gymnasium"] = sys.modules["smac"] = sys.modules["smacv2"] = None
+from pathlib import Path
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.host import open_host
+def attempt(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except ConfigError as error:
+        print(error)
+    else:
+        print("no error")
+checkout = Path("epymarl").resolve()
+"""
+
+
+def dedent(text):
+    lines = text.strip("\n").splitlines()
+    indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
+    return "\n".join(line[indent:] for line in lines) + "\n"
+
+
+@pytest.fixture
+def outcome(tmp_path):
+    """``outcome(code)`` runs the code next to a stub checkout; returns its output and error lines."""
+    for name, text in STUB.items():
+        path = tmp_path / "epymarl/src" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text))
+
+    def run(code):
+        done = subprocess.run(
+            [sys.executable, "-c", PRELUDE + dedent(code)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines(), done.stderr.splitlines()
+
+    return run
+
+
+def test_packages_of_environments_may_be_missing(outcome):
+    out, err = outcome("""
+        host = open_host(checkout)
+        assert open_host(checkout) is host
+        print(sorted(host.registries["env"]))
+        print("gymnasium.spaces" in sys.modules, sys.modules.get("smaclite"))
+        log = []
+        host.run(None, {"env": "easy"}, log)
+        print(log)
+    """)
+    assert out == [
+        "['easy', 'flat', 'gymma', 'sc2', 'sc2v2', 'smaclite', 'space']",
+        "False None",
+        "['easy']",
+    ]
+    assert err == ["Not installed: smaclite, gymnasium; EPyMARL runs without env=smaclite, gymma."]
+
+
+@pytest.mark.parametrize(
+    ("env", "package"),
+    [("smaclite", "smaclite"), ("gymma", "gymnasium"), ("sc2", "smac"), ("sc2v2", "smacv2")],
+)
+def test_an_environment_whose_package_is_missing_cannot_be_used(outcome, env, package):
+    out, _ = outcome(f"""
+        host = open_host(checkout)
+        log = []
+        attempt(host.run, None, {{"env": "{env}"}}, log)
+        attempt(pickle.loads(pickle.dumps(host.registries["env"]["{env}"])), map_name="3m")
+        print(log)
+    """)
+    assert out[0].startswith(f"env={env} needs the Python package {package}, which is not installed")
+    assert out[1:] == [out[0], "[]"]
+
+
+def test_what_is_built_on_a_missing_package_says_so(outcome):
+    out, _ = outcome("""
+        host = open_host(checkout)
+        attempt(host.registries["env"]["flat"])
+        attempt(host.registries["env"]["space"])
+    """)
+    assert out[0].startswith("gymnasium.Wrapper is needed here, but the package gymnasium is not installed")
+    assert out[1].startswith("gymnasium.spaces.flatdim is needed here")
+
+
+def test_any_other_missing_package_is_an_error_and_leaves_no_trace(outcome, tmp_path):
+    runners = tmp_path / "epymarl/src/runners/__init__.py"
+    runners.write_text("import no_such_package\n")
+    out, _ = outcome("""
+        before = list(sys.path), set(sys.modules)
+        attempt(open_host, checkout)
+        left = {name.split(".")[0] for name in set(sys.modules) - before[1]}
+        print(sys.path == before[0], left & {"run", "utils", "envs", "smaclite", "gymnasium"})
+        (checkout / "src/runners/__init__.py").write_text("REGISTRY = {'episode': None}")
+        print(list(open_host(checkout).registries["runner"]))
+    """)
+    assert out[0] == (
+        f"EPyMARL at {tmp_path / 'epymarl'} needs the Python package no_such_package, which is not installed; "
+        f"run `pip install -r {tmp_path / 'epymarl/requirements.txt'}`."
+    )
+    assert out[1:] == ["True set()", "['episode']"]
+
+
+def test_a_checkout_that_lacks_a_module_is_too_old(outcome, tmp_path):
+    (tmp_path / "epymarl/src/utils/logging.py").unlink()
+    out, _ = outcome("attempt(open_host, checkout)")
+    assert "has no module utils.logging; use a newer checkout" in out[0]
+
+
+def test_a_taken_name_is_an_error_that_names_the_file(outcome, tmp_path):
+    (tmp_path / "envs.py").touch()
+    out, _ = outcome("""
+        import envs
+        attempt(open_host, checkout)
+    """)
+    assert out[0].startswith(f"The module envs was already imported from {tmp_path / 'envs.py'}, but EPyMARL")
+
+
+def test_a_package_called_utils_elsewhere_does_not_win(outcome, tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils/__init__.py").touch()
+    out, _ = outcome("attempt(open_host, checkout)")
+    assert out == ["no error"]
+
+
+def test_the_checkout_is_not_written_to(outcome, tmp_path):
+    before = {path: path.read_text() for path in (tmp_path / "epymarl").rglob("*.py")}
+    outcome("open_host(checkout)")
+    after = {path: path.read_text() for path in (tmp_path / "epymarl").rglob("*.py")}
+    assert after == before

@@ -1,0 +1,76 @@
+import copy
+import dataclasses
+import pickle
+
+import pytest
+
+from lolm_plugin import registry
+from lolm_plugin.host import KINDS, register
+
+FILES = {"bundled": "__init__.py", "EPyMARL": "src"}
+
+OWN = {
+    "runner": {"episode", "parallel"},
+    "action_selector": {"soft_policies", "multinomial", "epsilon_greedy"},
+}
+
+
+class Runner:
+    def __init__(self, args, logger, batch_class):
+        self.given = (args, logger, batch_class)
+
+
+@pytest.fixture
+def spare(host):
+    """The host with copies of its dicts, to be spoilt at will."""
+    return dataclasses.replace(host, registries={kind: dict(table) for kind, table in host.registries.items()})
+
+
+def test_every_entry_of_ours_is_there(host):
+    assert set(host.registries) == set(KINDS)
+    for kind, entries in registry.ENTRIES.items():
+        assert set(entries) <= set(host.registries[kind]), kind
+
+
+def test_what_every_host_has(host):
+    for kind, names in OWN.items():
+        assert names <= set(host.registries[kind]), kind
+
+
+def test_registering_again_changes_nothing(spare):
+    before = copy.deepcopy({kind: list(table) for kind, table in spare.registries.items()})
+    register(spare)
+    assert {kind: list(table) for kind, table in spare.registries.items()} == before
+
+
+def test_a_name_of_the_host_is_not_taken(spare, monkeypatch):
+    monkeypatch.setitem(registry.ENTRIES, "runner", {"parallel": "somewhere:Runner"})
+    with pytest.raises(AssertionError, match="its own runner 'parallel'"):
+        register(spare)
+
+
+def test_entries_import_nothing_before_they_are_called_and_can_be_pickled(spare, monkeypatch):
+    monkeypatch.setattr(registry, "ENTRIES", {"env": {"nowhere": "no.such.module:make"}})
+    register(spare)
+    entry = pickle.loads(pickle.dumps(spare.registries["env"]["nowhere"]))
+    with pytest.raises(ModuleNotFoundError):
+        entry()
+
+
+def test_runners_are_given_the_batch_class(spare, monkeypatch):
+    monkeypatch.setattr(registry, "ENTRIES", {"runner": {"mine": f"{__name__}:Runner"}})
+    register(spare)
+    entry = pickle.loads(pickle.dumps(spare.registries["runner"]["mine"]))
+    assert entry(args="args", logger="logger").given == ("args", "logger", spare.EpisodeBatch)
+
+
+def test_the_log_line_says_which_host_and_from_where(host):
+    line = host.describe()
+    assert line.startswith(f"Host: {host.name}")
+    assert "\n" not in line
+    if host.name == "EPyMARL":
+        assert str(host.path) in line
+        assert host.version[:7] in line
+    else:
+        assert "EPYMARL_HOME" in line
+    assert (host.config_dir / "default.yaml").is_file()

@@ -1,0 +1,197 @@
+"""A whole run of the fakes: episodes of 3 steps each, so the environment steps are 3, 6, 9, 12."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lolm_plugin.host import BUNDLED
+
+from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, settings
+
+FILES = {"bundled": "run.py", "EPyMARL": "src/run.py"}
+
+# EPyMARL's own indexing; see host/epymarl.py.
+pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+
+DEFAULT_KEYS = """
+    runner mac env common_reward reward_scalarisation env_args batch_size_run test_nepisode test_interval test_greedy
+    log_interval runner_log_interval learner_log_interval t_max use_cuda buffer_cpu_only use_tensorboard use_wandb
+    wandb_team wandb_project wandb_mode wandb_save_model save_model save_model_interval checkpoint_path evaluate
+    render load_step save_replay local_results_path gamma batch_size buffer_size lr optim_alpha optim_eps
+    grad_norm_clip add_value_last_step agent hidden_dim obs_agent_id obs_last_action repeat_id label hypergroup
+"""
+
+
+@pytest.fixture
+def play(host, monkeypatch, tmp_path):
+    """``play(t_max=10)`` runs the host's loop; returns the learner and what Sacred got."""
+    monkeypatch.chdir(tmp_path)
+    learners = []
+
+    def learner(mac, scheme, logger, args):
+        learners.append(FakeLearner(mac, scheme, logger, args))
+        return learners[-1]
+
+    monkeypatch.setitem(host.registries["env"], "fake", FakeEnv)
+    monkeypatch.setitem(host.registries["mac"], "fake", FakeMAC)
+    monkeypatch.setitem(host.registries["learner"], "fake", learner)
+
+    def run(**changes):
+        sacred = Scalars()
+        host.run(sacred, settings(host, **changes), logging.getLogger("contract"))
+        return learners[-1], sacred.logged
+
+    return run
+
+
+def checkpoints(folder="results"):
+    runs = list(Path(folder, "models").iterdir())
+    assert len(runs) == 1
+    return runs[0], sorted(int(step.name) for step in runs[0].iterdir())
+
+
+def test_training(play, host, caplog):
+    caplog.set_level(logging.INFO)
+    learner, logged = play(t_max=10, test_interval=5, log_interval=6, runner_log_interval=6)
+    # Two episodes are needed for a batch; the third argument counts the episodes before this one.
+    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(6, 1), (9, 2), (12, 3)]
+    for batch, _, _ in learner.trained:
+        assert isinstance(batch, host.EpisodeBatch)
+        assert (batch.batch_size, batch.max_seq_length) == (2, 4)
+        assert batch["reward"][:, :, 0].tolist() == [[1, 2, 3, 0]] * 2
+        assert batch["actions_onehot"][:, 1, 0].tolist() == [[0, 1, 0]] * 2
+    tested = [call["t_env"] for call in learner.mac.calls if call["test_mode"] and call["t_ep"] == 0]
+    assert tested == [3, 3, 9, 9]
+    assert logged["test_return_mean"] == [(3, 6.0), (9, 6.0)]
+    assert logged["return_mean"] == [(3, 6.0), (9, 6.0)]
+    assert logged["loss"] == [(6, 1.0), (9, 0.5), (12, pytest.approx(1 / 3))]
+    assert logged["episode"] == [(6, 2), (12, 4)]
+    assert "Beginning training for 10 timesteps" in caplog.text
+    assert "t_env: 9 / 10" in caplog.text
+    assert "Finished Training" in caplog.text
+    recent = [record.message for record in caplog.records if "Recent Stats" in record.message]
+    assert len(recent) == 2
+    assert "Episode:        4" in recent[-1]
+    assert "loss:" in recent[-1]
+    assert "0.6111" in recent[-1]  # mean of the last losses
+    assert not Path("results", "models").exists()
+
+
+def test_parts_are_told_the_sizes(play):
+    learner, _ = play(t_max=1)
+    args = learner.args
+    assert (args.n_agents, args.n_actions, args.state_shape, args.device) == (2, 3, 5, "cpu")
+    assert learner.mac.args is args
+    assert learner.mac.groups == {"agents": 2}
+    shapes = {key: info["vshape"] for key, info in learner.scheme.items()}
+    assert shapes == {
+        "state": 5,
+        "obs": 3,
+        "actions": (1,),
+        "avail_actions": (3,),
+        "terminated": (1,),
+        "reward": (1,),
+        "actions_onehot": (3,),
+        "filled": (1,),
+    }
+    assert set(learner.mac.scheme) == set(shapes)
+
+
+def test_learners_may_log_and_write_to_the_console(play, caplog):
+    learner, _ = play(t_max=10)
+    caplog.set_level(logging.INFO)
+    learner.logger.console_logger.info("a word")
+    assert "a word" in caplog.text
+    assert learner.logger.stats["loss"][0] == (6, 1.0)
+
+
+def test_rewards_of_each_agent(play):
+    learner, _ = play(t_max=4, common_reward=False)
+    assert learner.scheme["reward"]["vshape"] == (2,)
+    assert learner.trained[0][0]["reward"][0, 2].tolist() == [3, -6]
+
+
+def test_parallel_runner_and_rounding_of_tests(play):
+    learner, logged = play(runner="parallel", batch_size_run=2, t_max=10, test_nepisode=5, test_interval=100)
+    # Episodes of 3 and 4 steps; five test episodes become two rounds of two.
+    assert learner.args.test_nepisode == 4
+    assert logged["test_ep_length_mean"] == [(7, 3.5)]
+    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(7, 0), (14, 2)]
+
+
+def test_tests_are_at_least_one_round(play):
+    learner, _ = play(runner="parallel", batch_size_run=2, t_max=1, test_nepisode=1)
+    assert learner.args.test_nepisode == 2
+
+
+def test_cuda_is_switched_off_where_there_is_none(play, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    learner, _ = play(t_max=1, use_cuda=True)
+    assert learner.args.use_cuda is False
+    assert learner.args.device == "cpu"
+
+
+def test_saving_and_loading(play):
+    learner, _ = play(t_max=10, save_model=True, save_model_interval=5)
+    folder, steps = checkpoints()
+    assert steps == [3, 9]
+    assert folder.name == learner.args.unique_token
+    assert folder.name.startswith("fake_seed1_field_")
+
+    last, _ = play(t_max=10, checkpoint_path=str(folder))
+    # Two steps were trained by environment step 9; one more episode goes past t_max.
+    assert last.steps == 2
+    assert [call["t_env"] for call in last.mac.calls if call["t_ep"] == 0 and not call["test_mode"]] == [9]
+
+    nearest, _ = play(t_max=6, checkpoint_path=str(folder), load_step=5)
+    assert nearest.mac.calls[0]["t_env"] == 3
+    assert nearest.trained[0][1:] == (9, 1)
+
+
+def test_evaluation_tests_and_stops(play, caplog):
+    play(t_max=10, save_model=True, save_model_interval=5)
+    folder, _ = checkpoints()
+    caplog.set_level(logging.INFO)
+    learner, logged = play(checkpoint_path=str(folder), evaluate=True)
+    assert learner.trained == []
+    assert learner.steps == 2
+    assert all(call["test_mode"] and call["t_env"] == 9 for call in learner.mac.calls)
+    assert len([call for call in learner.mac.calls if call["t_ep"] == 0]) == 2
+    assert logged["test_return_mean"] == [(9, 6.0)]
+    assert "return_mean" not in logged
+    assert "Finished Evaluation" in caplog.text
+
+
+def test_evaluation_puts_off_training_statistics(play, host, monkeypatch):
+    runners = []
+
+    def runner(**parts):
+        runners.append(host.registries["runner"]["episode"](**parts))
+        return runners[-1]
+
+    monkeypatch.setitem(host.registries["runner"], "kept", runner)
+    play(runner="kept", t_max=1, save_model=True)
+    play(runner="kept", checkpoint_path=str(checkpoints()[0]), evaluate=True)
+    assert (runners[1].t_env, runners[1].log_train_stats_t) == (3, 3)
+
+
+def test_replays(play):
+    play(t_max=1, save_model=True)
+    folder, _ = checkpoints()
+    learner, _ = play(checkpoint_path=str(folder), save_replay=True)
+    assert learner.trained == []
+    assert Path("replay").read_text() == "saved"
+
+
+def test_environments_may_be_named_by_key(play, host, monkeypatch):
+    monkeypatch.setitem(host.registries["env"], "fake", lambda key, **rest: FakeEnv(map_name=key, **rest))
+    learner, _ = play(t_max=1, env_args={"key": "meadow", "seed": 1})
+    assert learner.args.unique_token.startswith("fake_seed1_meadow_")
+
+
+def test_default_keys_and_values(host):
+    defaults = yaml.safe_load((host.config_dir / "default.yaml").read_text())
+    assert sorted(defaults) == sorted(DEFAULT_KEYS.split())
+    assert defaults == yaml.safe_load((BUNDLED / "config/default.yaml").read_text())

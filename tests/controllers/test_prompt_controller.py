@@ -1,0 +1,184 @@
+"""Which rows reach the language model, and what a host and a learner get back."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from lolm_plugin.controllers import prompt_controller
+from lolm_plugin.controllers.prompt_controller import PromptMAC
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.masked_policy import masked_log_softmax
+
+
+@pytest.fixture
+def mac(new_learner, tiny_args):
+    return new_learner(tiny_args()).mac
+
+
+def valid(batch):
+    return (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0
+
+
+def deciding(batch):
+    """Agent-steps [batch, time, agents] with a choice, before the last observation of each episode."""
+    return (batch["avail_actions"][:, :-1].sum(-1) > 1) & valid(batch).unsqueeze(-1)
+
+
+def test_only_agent_steps_with_a_choice_reach_the_language_model(mac, play):
+    batch = play(mac, lengths=(4, 2, 3))
+    assert mac.agent.take_usage()["rows"] == deciding(batch).sum() == 12
+    steps = mac.agent_steps(batch, valid(batch))
+    assert len(steps) == 12
+    assert torch.equal(torch.stack(steps.index, -1), deciding(batch).nonzero())
+    mac.reference_hidden(steps)
+    assert mac.agent.take_usage()["rows"] == 12
+
+
+def test_a_dead_agent_does_nothing_with_certainty(mac, play):
+    batch = play(mac)
+    dead = (batch["avail_actions"][:, :-1].sum(-1) == 1) & valid(batch).unsqueeze(-1)
+    assert dead.sum() == 6
+    assert not batch["actions"][:, :-1].squeeze(-1)[dead].any()
+    assert not mac.behaviour_log_probs[:, :-1][dead].any()
+
+
+def test_padding_gets_action_0_with_log_probability_0(mac, play):
+    batch = play(mac)
+    padding = ~valid(batch)
+    assert padding.sum() == 3
+    assert not batch["actions"][:, :-1][padding].any()
+    assert mac.behaviour_log_probs[:, :-1][padding].tolist() == [[0, 0]] * 3
+
+
+def test_steps_without_any_choice_are_no_decisions(mac, play):
+    batch = play(mac)
+    nothing = torch.zeros_like(valid(batch))
+    assert len(mac.agent_steps(batch, nothing)) == 0
+
+
+def test_probabilities_sum_to_1_over_what_is_available(mac, play):
+    batch = play(mac)
+    probabilities = mac.forward(batch, t=1)
+    available = batch["avail_actions"][:, 1] > 0
+    assert probabilities.shape == available.shape == (3, 2, 8)
+    assert torch.allclose(probabilities.sum(-1), torch.ones(3, 2))
+    assert not probabilities[~available].any()
+    assert (probabilities[available] > 0).all()
+    assert probabilities[:, 1].tolist() == [[1] + [0] * 7] * 3  # dead
+
+
+def test_actions_are_those_of_the_running_episodes_in_their_order(mac, play):
+    batch = play(mac)
+    everyone = mac.select_actions(batch, t_ep=0, t_env=5)
+    mac.action_selector = type(mac.action_selector)(mac.args)
+    assert torch.equal(mac.select_actions(batch, t_ep=0, t_env=5, bs=[0, 2]), everyone[[0, 2]])
+
+
+def test_behaviour_log_probabilities_are_those_of_the_actions_taken(mac, play):
+    batch = play(mac)
+    steps = mac.agent_steps(batch, valid(batch))
+    rows = torch.arange(len(steps))
+    with torch.no_grad():
+        log_policy = masked_log_softmax(mac.logits(steps, rows), steps.available)
+    actions = batch["actions"][:, :-1].squeeze(-1)[steps.index]
+    expected = log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(mac.behaviour_log_probs[:, :-1][steps.index], expected, atol=1e-5)
+
+
+def test_playing_a_test_leaves_the_training_record_alone(mac, play):
+    batch = play(mac)
+    before = mac.behaviour_log_probs.clone()
+    mac.select_actions(batch, t_ep=0, t_env=9, test_mode=True)
+    assert torch.equal(mac.behaviour_log_probs, before)
+
+
+def test_microbatches_hold_each_row_once_within_the_token_budget(new_learner, tiny_args, play):
+    mac = new_learner(tiny_args({"llm.token_budget": 200})).mac
+    batch = play(mac)
+    steps = mac.agent_steps(batch, valid(batch))
+    rows = torch.tensor([7, 0, 3, 5, 4, 11])
+    groups = mac.microbatches(steps, rows)
+    assert len(groups) > 1
+    assert sorted(torch.cat(groups).tolist()) == sorted(rows.tolist())
+
+
+def test_at_the_start_the_policy_is_its_reference(mac, play):
+    batch = play(mac)
+    steps = mac.agent_steps(batch, valid(batch))
+    with torch.no_grad():
+        logits = mac.logits(steps, torch.arange(len(steps)))
+    assert torch.allclose(mac.reference_logits(mac.reference_hidden(steps)), logits, atol=1e-5)
+
+
+def test_the_reference_goes_through_the_current_head_without_gradient(mac, play):
+    batch = play(mac)
+    steps = mac.agent_steps(batch, valid(batch))
+    hidden = mac.reference_hidden(steps)
+    before = mac.reference_logits(hidden)
+    with torch.no_grad():
+        mac.agent.head.base += 1
+    assert not torch.allclose(mac.reference_logits(hidden), before)
+    assert not mac.reference_logits(hidden).requires_grad
+
+
+def test_logits_are_differentiable_in_all_that_is_trained(mac, play):
+    steps_of = play(mac)
+    steps = mac.agent_steps(steps_of, valid(steps_of))
+    mac.logits(steps, torch.arange(3)).sum().backward()
+    assert all(parameter.grad is not None for parameter in mac.parameters())
+    assert all(parameter.requires_grad for parameter in mac.parameters())
+
+
+def test_what_is_trained_is_the_adapter_and_the_head(mac):
+    names = [name for name, parameter in mac.agent.named_parameters() if parameter.requires_grad]
+    assert len(names) == len(mac.parameters())
+    assert all("lora_" in name or name.startswith("head.") for name in names)
+
+
+def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, play):
+    batch = play(mac)
+    for name in ("obs", "avail_actions"):
+        batch[name][1:, 0, 0] = batch[name][0, 0, 0]
+    steps = mac.agent_steps(batch, valid(batch))
+    twins = ((steps.index[1] == 0) & (steps.index[2] == 0)).nonzero().flatten()
+    assert len(twins) == 3
+    assert (len(steps), len(steps.prompts)) == (12, 10)
+    mac.agent.take_usage()
+    together = mac.logits(steps, torch.arange(12))
+    assert mac.agent.take_usage()["rows"] == 10
+    apart = torch.cat([mac.logits(steps, torch.tensor([row])) for row in range(12)])
+    assert torch.allclose(together, apart, atol=1e-5)
+    assert torch.equal(together[twins], together[twins[:1]].expand(3, -1))
+    weights = torch.arange(12.0).unsqueeze(1)
+    gradients = [torch.autograd.grad((weights * x).sum(), mac.agent.head.attack) for x in (together, apart)]
+    assert torch.allclose(gradients[0][0], gradients[1][0], rtol=1e-4)
+    assert torch.allclose(mac.reference_hidden(steps)[twins], mac.reference_hidden(steps)[twins[:1]].expand(3, -1))
+
+
+def test_prompts_are_those_of_the_agents_own_number(mac, play):
+    batch = play(mac)
+    prompter = mac.agent.prompter
+    steps = mac.agent_steps(batch, valid(batch))
+    for row in range(len(steps)):
+        episode, t, agent = (index[row] for index in steps.index)
+        obs, available = batch["obs"][episode, t, agent], batch["avail_actions"][episode, t, agent]
+        assert prompter.encode(obs[None], available[None], agent[None]) == [steps.prompts[steps.prompt[row]]]
+
+
+def test_a_deep_copy_is_refused_naming_the_learner_to_use(mac):
+    mac.args.learner = "ppo_learner"
+    with pytest.raises(ConfigError, match=r"learner=ppo_learner copies its controller.*learner=mappo_learner"):
+        deepcopy(mac)
+
+
+def test_a_scheme_of_another_size_is_refused(tiny_args):
+    scheme = {"obs": {"vshape": 50}, "state": {"vshape": 41}}
+    with pytest.raises(ConfigError, match=r"The state of env=smax map_name=2m_vs_2z has size 41"):
+        PromptMAC(scheme, {"agents": 2}, tiny_args())
+
+
+def test_prompts_that_cannot_fit_are_refused_before_the_model_is_loaded(tiny_args, new_learner, monkeypatch):
+    monkeypatch.setattr(prompt_controller, "Backbone", None)
+    with pytest.raises(ConfigError, match=r"A prompt on map_name=27m_vs_30z can have \d+ tokens"):
+        new_learner(tiny_args({"prompt.style": "paper"}, n_agents=27, n_enemies=30))

@@ -1,0 +1,227 @@
+"""Updates of the tiny language model: what they change, what they leave, and what they do not depend on."""
+
+import pytest
+import torch
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
+
+
+@pytest.fixture
+def updated(new_learner, tiny_args, play):
+    """(learner, batch) after ``updates`` rounds of playing and learning; ``changes`` are dotted keys of the args."""
+
+    def run(changes=None, updates=1, t_env=0, **playing):
+        learner = new_learner(tiny_args(changes))
+        for i in range(updates):
+            batch = play(learner.mac, t_env=t_env + i, seed=i, **playing)
+            learner.train(batch, t_env + i, i)
+        return learner, batch
+
+    return run
+
+
+def tensors(learner):
+    """Every tensor of the policy and the critic by name, as a copy."""
+    named = {**learner.mac.agent.state_dict(), **{f"critic.{k}": v for k, v in learner.critic.state_dict().items()}}
+    return {name: tensor.clone() for name, tensor in named.items()}
+
+
+def differing(first, second):
+    return {name for name in first if not torch.equal(first[name], second[name])}
+
+
+def farthest(first, second):
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args())
+    before = tensors(learner)
+    learner.train(play(learner.mac), 0, 0)
+    trained = {name for name in before if "lora_" in name or name.startswith(("head.", "critic."))}
+    assert len(trained) < len(before)
+    assert differing(before, tensors(learner)) == trained
+
+
+def test_dead_agents_and_padding_cost_the_language_model_nothing(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args({"epochs": 3, "learner_log_interval": 10**6}))
+    batch = play(learner.mac)
+    learner.mac.agent.take_usage()
+    rows = []
+    hidden = learner.mac.agent.hidden
+    learner.mac.agent.hidden = lambda sequences, reference=False: (
+        rows.append((len(sequences), reference)) or hidden(sequences, reference)
+    )
+    learner.train(batch, 0, 0)
+    assert sum(count for count, reference in rows if reference) == 12  # once for the frozen model
+    assert sum(count for count, reference in rows if not reference) == 3 * 12  # and once an epoch
+
+
+def test_what_lies_in_dead_and_padding_rows_changes_nothing(new_learner, tiny_args, play):
+    results = []
+    for rubbish in (False, True):
+        learner = new_learner(tiny_args())
+        batch = play(learner.mac)
+        if rubbish:
+            over = batch["filled"].squeeze(-1) == 0
+            for name, value in (("obs", 0.7), ("state", 0.7), ("reward", 50.0)):
+                batch[name][over] = value
+            batch["avail_actions"][over] = 1
+            batch["actions"][over] = 3
+            batch["obs"][:, 1:, -1] = 0.7  # the dead agent's
+        learner.train(batch, 0, 0)
+        results.append(tensors(learner))
+    assert differing(*results) == set()
+
+
+def test_the_first_epoch_is_the_policy_that_played(updated):
+    for minibatches in (1, 3):
+        learner, _ = updated({"minibatches": minibatches}, updates=3)
+        assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_the_ratio_tells_when_another_policy_played(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args())
+    batch = play(learner.mac)
+    with torch.no_grad():
+        learner.mac.agent.head.base += torch.randn_like(learner.mac.agent.head.base)
+    learner.train(batch, 0, 0)
+    assert abs(learner.logger.logged["ratio_epoch0"][0] - 1) > 0.1
+
+
+def test_results_do_not_depend_on_the_token_budget(updated):
+    one_by_one, _ = updated({"llm.token_budget": 64})
+    at_once, _ = updated({"llm.token_budget": 100_000})
+    assert farthest(tensors(one_by_one), tensors(at_once)) < 1e-5
+
+
+def test_two_identical_runs_are_bitwise_equal(updated):
+    changes = {"minibatches": 2}
+    assert differing(tensors(updated(changes, updates=2)[0]), tensors(updated(changes, updates=2)[0])) == set()
+
+
+def test_another_seed_is_another_run(updated):
+    assert differing(tensors(updated()[0]), tensors(updated({"seed": 2})[0]))
+
+
+@pytest.mark.parametrize("minibatches", [2, 5, 100])
+def test_each_epoch_takes_one_step_per_minibatch_of_decisions(updated, minibatches):
+    learner, _ = updated({"minibatches": minibatches, "epochs": 2})
+    steps = learner.actor_optimiser.state_dict()["state"][0]["step"]
+    assert steps == 2 * min(minibatches, 12)
+    assert learner.critic_optimiser.state_dict()["state"][0]["step"] == 2
+
+
+def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learner, tiny_args):
+    learner = new_learner(tiny_args({"minibatches": 3}))
+    orders = [
+        torch.cat(list(learner._minibatches(12, t_env, epoch))).tolist() for t_env, epoch in ((0, 0), (0, 1), (8, 0))
+    ]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_better_action_becomes_likelier(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args({"kl.enabled": False, "entropy_coef": 0.0}))
+    batch = play(learner.mac, lengths=(1,) * 16)
+    batch["terminated"][:, 0] = 1
+    batch["reward"][:, 0] = (batch["actions"][:, 0] == 1).any(1).float()
+    before = learner.mac.forward(batch, 0)[..., 1].mean()
+    learner.train(batch, 0, 0)
+    assert learner.mac.forward(batch, 0)[..., 1].mean() > before + 0.05
+
+
+def test_the_kl_holds_the_policy_to_its_reference(updated):
+    drift = []
+    for changes in ({"kl.enabled": False}, {"kl.coef_max": 1000.0, "kl.eps": 1e-9}):
+        learner, batch = updated({"epochs": 6, **changes})
+        steps = learner.mac.agent_steps(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
+        with torch.no_grad():
+            log_policy = masked_log_softmax(learner.mac.logits(steps, torch.arange(len(steps))), steps.available)
+        frozen = learner.mac.reference_logits(learner.mac.reference_hidden(steps))
+        drift.append(kl_divergence(log_policy, masked_log_softmax(frozen, steps.available)).mean())
+    assert drift[1] < 0.3 * drift[0]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_kl_coefficient_is_logged_and_reaches_0(updated, direction):
+    learner, _ = updated({"kl.anneal_steps": 2, "kl.direction": direction}, updates=3)
+    initial = learner.kl.initial
+    assert learner.logger.logged["kl_coef"] == [initial, initial / 2, 0]
+    kl_losses = learner.logger.logged["kl_loss"]
+    assert kl_losses[1] > kl_losses[0] > 0
+    assert kl_losses[2] == 0
+
+
+def test_without_kl_the_frozen_model_is_not_asked(updated):
+    learner, _ = updated({"kl.enabled": False})
+    assert learner.logger.logged["kl_coef"] == [0]
+    assert learner.logger.logged["kl_loss"] == [0]
+    assert learner.kl.initial is None
+
+
+def test_the_directions_of_the_kl_differ(updated):
+    results = [tensors(updated({"kl.direction": direction}, updates=2)[0]) for direction in ("forward", "reverse")]
+    assert differing(*results)
+
+
+def test_learning_rates_fall_to_0_at_t_max_if_asked(updated):
+    rates = {"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008}
+    learner, batch = updated({"lr_decay": True, "t_max": 100, **rates}, t_env=75)
+    assert [group["lr"] for group in learner._groups()] == [0.001, 0.0005, 0.002]
+    before = tensors(learner)
+    learner.train(batch, 100, 1)
+    assert differing(before, tensors(learner)) == set()
+
+
+def test_learning_rates_stay_otherwise(updated):
+    learner, _ = updated({"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008}, t_env=10**6)
+    assert [group["lr"] for group in learner._groups()] == [0.004, 0.002, 0.008]
+
+
+def test_logged_prompt_lengths_are_those_of_the_playing_alone(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args())
+    expected = []
+    for seed, unseen in ((0, 0.0), (1, 1.0)):
+        batch = play(learner.mac, t_env=seed, seed=seed, unseen=unseen)
+        decided = (batch["avail_actions"][:, :-1].sum(-1) > 1) & (batch["filled"][:, 1:] > 0)
+        index = decided.nonzero(as_tuple=True)
+        prompter = learner.mac.agent.prompter
+        sequences = prompter.encode(batch["obs"][:, :-1][index], batch["avail_actions"][:, :-1][index], index[2])
+        expected.append(len(prompter.prefix) + sum(map(len, sequences)) / len(sequences))
+        learner.train(batch, seed, seed)
+    assert learner.logger.logged["prompt_tokens_mean"] == pytest.approx(expected)
+
+
+def test_logs_come_at_the_interval(updated):
+    learner, _ = updated({"learner_log_interval": 2}, updates=4)
+    counts = {name: len(values) for name, values in learner.logger.logged.items()}
+    assert set(counts.values()) == {2}
+
+
+def test_everything_logged_is_a_finite_number(updated):
+    learner, _ = updated(updates=2)
+    logged = learner.logger.logged
+    assert {
+        *("policy_loss", "kl_loss", "kl_coef", "entropy", "ratio_epoch0", "clip_fraction", "approx_kl"),
+        *("value_loss", "explained_variance", "lora_grad_norm", "head_grad_norm", "critic_grad_norm"),
+        *("prompt_tokens_mean", "agent_steps_per_second", "llm_time_share"),
+    } == logged.keys()
+    assert all(type(value) is float and value == value and abs(value) < 1e6 for row in logged.values() for value in row)
+
+
+def test_a_batch_without_any_decision_trains_the_critic_alone(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args())
+    batch = play(learner.mac)
+    batch["avail_actions"][..., 1:] = 0
+    before = tensors(learner)
+    learner.train(batch, 0, 0)
+    changed = differing(before, tensors(learner))
+    assert changed
+    assert all(name.startswith("critic.") for name in changed)
+
+
+def test_a_critic_of_the_host_is_refused_with_those_that_fit_any_map(new_learner, tiny_args):
+    with pytest.raises(ConfigError, match=r"critic_type=cv_critic .* set it to one of: transformer_critic"):
+        new_learner(tiny_args({"critic_type": "cv_critic"}))

@@ -1,0 +1,50 @@
+"""Does it learn? Battles with known answers, through the real command line."""
+
+import itertools
+import json
+import os
+
+import pytest
+
+from lolm_plugin import training
+from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
+
+# Environment steps: about 40 updates of 256 episodes, of up to 8 steps in a duel.
+T_MAX = {"retreat": 10_000, "approach": 10_000, "duel": 45_000, "target": 5_000}
+
+
+def train(tmp_path, map_name, *updates):
+    """Train on a probe and return its Sacred metrics."""
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        arguments = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
+        settings = [f"env_args.map_name={map_name}", f"t_max={T_MAX[map_name]}", "save_model=False", *updates]
+        assert training.main(["main.py", *arguments, "with", *settings]) == 0
+    finally:
+        os.chdir(here)
+    return json.loads((tmp_path / "results/sacred/lolm_mappo_tiny" / map_name / "1/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("map_name", "kl", "seed"), itertools.product(("retreat", "approach", "duel"), (True, False), (1, 2, 3))
+)
+def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
+    metrics = train(tmp_path, map_name, f"kl.enabled={kl}", f"seed={seed}")
+    assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
+    assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
+    weights = metrics["kl_coef"]["values"]
+    assert weights[-1] == 0
+    assert (weights[0] > 0) == kl
+
+
+def test_learns_nothing_from_shuffled_observations(tmp_path):
+    metrics = train(tmp_path, "retreat", "env_args.shuffle_obs=True", "seed=1")
+    assert max(metrics["test_return_mean"]["values"]) < blind_return("retreat") + 0.15
+
+
+def test_the_published_head_cannot_choose_a_target(tmp_path):
+    """Its attack logits are all equal: the return of a policy that attacks, but not whom it wants."""
+    metrics = train(tmp_path, "target", "seed=1", "test_greedy=False")
+    last = metrics["return_mean"]["values"][-8:]  # 2048 episodes: standard error 0.01
+    assert sum(last) / len(last) == pytest.approx(best_return_without_target_choice("target"), abs=0.06)

@@ -1,0 +1,267 @@
+import hashlib
+import warnings
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm import tiny
+from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.sources import TINY, resolve
+
+LLM = {"model": "tiny-llama", "num_layers": None, "dtype": "auto", "pretrained": True, "share_prefix": True}
+LORA = {"rank": 4, "alpha": 8, "targets": "all-linear"}
+# Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
+PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
+SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enumerate((40, 3, 17, 1, 40, 29))]
+
+
+def make(model="tiny-llama", seed=0, lora=None, **llm):
+    return Backbone({**LLM, "model": str(model), **llm}, {**LORA, **(lora or {})}, seed)
+
+
+def filled(backbone, seed=0):
+    """The backbone with B no longer zero, which would hide errors in and through the adapter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in backbone.lora_parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    return backbone
+
+
+@pytest.fixture(params=[*TINY, "gemma3 without window"])
+def model(request, tmp_path):
+    """Each architecture, and one more that comes from a folder."""
+    if request.param in TINY:
+        return request.param
+    config = tiny.config("tiny-gemma3", layer_types=["full_attention"] * 2)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def one_at_a_time(backbone, prefix, sequences):
+    """Plain Hugging Face: the whole prompt of one row, unpadded, with an attention mask."""
+    rows = []
+    for sequence in sequences:
+        ids = torch.tensor([[*prefix, *sequence]])
+        states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        rows.append(states[0, -1])
+    return torch.stack(rows)
+
+
+def gradients(backbone, states):
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((states * weights).sum(), backbone.lora_parameters())
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_states_and_gradients_are_those_of_whole_prompts_one_at_a_time(model, share):
+    backbone = filled(make(model, share_prefix=share))
+    expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
+    states = backbone.encode(PREFIX, SEQUENCES)
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+    for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+        assert want.norm() > 0
+
+
+def test_a_prefix_is_shared_where_every_layer_sees_all_of_it(model):
+    assert make(model).shares_prefix == (model != "tiny-gemma3")
+    assert not make(model, share_prefix=False).shares_prefix
+
+
+def test_a_shared_prefix_runs_once(monkeypatch):
+    backbone, shapes = make(), []
+    backbone.lm.get_base_model().embed_tokens.register_forward_hook(
+        lambda module, inputs, out: shapes.append(tuple(inputs[0].shape))
+    )
+    backbone.encode(PREFIX, SEQUENCES)
+    assert shapes == [(1, len(PREFIX)), (len(SEQUENCES), 40)]
+
+
+def test_without_prefix(model):
+    backbone = filled(make(model))
+    expected = one_at_a_time(backbone, [], SEQUENCES)
+    torch.testing.assert_close(backbone.encode([], SEQUENCES), expected, atol=1e-5, rtol=0)
+
+
+def test_a_truncated_model(model):
+    backbone = filled(make(model, num_layers=1))
+    expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
+    torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+    assert backbone.num_layers == 1
+
+
+def test_no_rows():
+    assert make().encode(PREFIX, []).shape == (0, 64)
+
+
+def test_policy_is_the_reference_at_the_start_to_the_bit(model):
+    backbone = make(model)
+    assert torch.equal(backbone.encode(PREFIX, SEQUENCES), backbone.encode(PREFIX, SEQUENCES, reference=True))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, share):
+    backbone = filled(make(model, share_prefix=share))
+    plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
+    reference = backbone.encode(PREFIX, SEQUENCES, reference=True)
+    for row, sequence in enumerate(SEQUENCES):
+        states = plain(input_ids=torch.tensor([[*PREFIX, *sequence]])).last_hidden_state
+        torch.testing.assert_close(reference[row], states[0, -1], atol=1e-5, rtol=0)
+    policy = backbone.encode(PREFIX, SEQUENCES)
+    assert (policy - reference).abs().max() > 1e-2
+    assert policy.requires_grad
+    assert not reference.requires_grad
+
+
+def test_gradients_flow_if_the_reference_ran_in_between():
+    backbone = filled(make())
+    expected = gradients(backbone, backbone.encode(PREFIX, SEQUENCES))
+    states = backbone.encode(PREFIX, SEQUENCES)
+    backbone.encode(PREFIX, SEQUENCES, reference=True)
+    (states * torch.randn(states.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    for parameter, want in zip(backbone.lora_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, want)
+
+
+def _digests(backbone):
+    named = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    return {name: hashlib.sha256(t.detach().numpy().tobytes()).digest() for name, t in named.items()}
+
+
+def test_a_step_changes_the_adapter_and_nothing_else(model):
+    backbone = filled(make(model))
+    trainable = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    assert [id(p) for p in trainable] == [id(p) for p in backbone.lora_parameters()]
+    before = _digests(backbone)
+    optimiser = torch.optim.AdamW(backbone.parameters(), lr=1e-2, weight_decay=0.1)
+    backbone.encode(PREFIX, SEQUENCES).square().sum().backward()
+    optimiser.step()
+    changed = {name for name, digest in _digests(backbone).items() if digest != before[name]}
+    assert changed == {name for name in before if "lora_" in name}
+    assert changed
+
+
+def test_training_mode_is_refused_so_that_dropout_never_runs(tmp_path):
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=512, resid_pdrop=0.5)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone = filled(make(tmp_path)).train()
+    assert torch.equal(backbone.encode(PREFIX, SEQUENCES), backbone.encode(PREFIX, SEQUENCES))
+    expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
+    torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+
+
+def test_the_seed_decides_the_adapter_and_no_other_draw_is_disturbed():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    states = [make(seed=seed).adapter_state() for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(4), expected)
+    name = next(name for name in states[0] if "lora_A" in name)
+    assert torch.equal(states[0][name], states[1][name])
+    assert not torch.equal(states[0][name], states[2][name])
+
+
+def test_the_seed_decides_a_model_that_is_not_pretrained():
+    drawn = [make(pretrained=False, seed=seed).encode([], [[5, 6]]) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_bfloat16_weights_under_a_float32_adapter(model):
+    backbone, exact = filled(make(model, dtype="bfloat16")), filled(make(model, dtype="float32"))
+    states = backbone.encode(PREFIX, SEQUENCES)
+    assert states.dtype == torch.float32
+    assert backbone.lm.get_base_model().embed_tokens.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in backbone.lora_parameters()} == {torch.float32}
+    expected = exact.encode(PREFIX, SEQUENCES)
+    assert (states - expected).norm() < 0.05 * expected.norm()
+    assert make(model).lm.get_base_model().embed_tokens.weight.dtype == torch.float32
+
+
+def test_an_adapter_comes_back_from_its_state():
+    source, target = filled(make(seed=1)), make(seed=2)
+    state = source.adapter_state()
+    target.load_adapter_state(state)
+    assert torch.equal(source.encode(PREFIX, SEQUENCES), target.encode(PREFIX, SEQUENCES))
+    filled(source, seed=3)
+    assert torch.equal(target.adapter_state()[min(state)], state[min(state)])
+
+
+@pytest.mark.parametrize(
+    ("lora", "llm", "complaint"),
+    [
+        ({"rank": 8}, {}, r"28 of another shape \(first .*lora_A"),
+        ({"targets": ["q_proj"]}, {}, r"24 missing \(first .*mlp\.down_proj"),
+        ({}, {"num_layers": 1}, r"14 missing \(first .*layers\.1\."),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused(lora, llm, complaint):
+    with pytest.raises(ConfigError, match=complaint) as error:
+        make().load_adapter_state(make(lora=lora, **llm).adapter_state())
+    assert "lora.targets" in str(error.value)
+
+
+def test_tensors_too_many_are_refused():
+    with pytest.raises(ConfigError, match=r"14 unexpected \(first .*layers\.1\."):
+        make(num_layers=1).load_adapter_state(make().adapter_state())
+
+
+def test_a_saved_adapter_opens_with_peft_alone(model, tmp_path):
+    backbone = filled(make(model))
+    backbone.save_adapter(tmp_path / "adapter")
+    plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
+    opened = PeftModel.from_pretrained(plain, tmp_path / "adapter")
+    states = opened(input_ids=torch.tensor([[*PREFIX, *SEQUENCES[0]]])).last_hidden_state
+    torch.testing.assert_close(states[0, -1], backbone.encode(PREFIX, SEQUENCES)[0], atol=1e-5, rtol=0)
+    assert opened.peft_config["default"].base_model_name_or_path == str(model)
+
+
+def test_targets_choose_the_layers():
+    names = {name.split("layers.")[1].split(".lora")[0] for name in make().adapter_state()}
+    assert len(names) == 14
+    names = {name.split("layers.")[1].split(".lora")[0] for name in make(lora={"targets": ["q_proj"]}).adapter_state()}
+    assert names == {"0.self_attn.q_proj", "1.self_attn.q_proj"}
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "q_prj"], ["norm"], [], "embed_tokens"])
+def test_targets_that_name_no_linear_layer_are_refused(targets):
+    with pytest.raises(ConfigError, match=r"lora\.targets .* down_proj, gate_proj, k_proj, o_proj, q_proj"):
+        make(lora={"targets": targets})
+
+
+@pytest.mark.parametrize("rank", [0, 2.5, "8"])
+def test_a_rank_that_is_no_positive_integer_is_refused(rank):
+    with pytest.raises(ConfigError, match=r"lora\.rank="):
+        make(lora={"rank": rank})
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ConfigError, match=r"llm\.dtype=float16"):
+        make(dtype="float16")
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_prompt_beyond_the_context_is_refused(share):
+    backbone = make(share_prefix=share)
+    with pytest.raises(ConfigError, match=r"2049 tokens .* 2048 .*prompt\.style=compact.*llm\.model"):
+        backbone.encode([5] * 1000, [[6], [7] * 1049])
+
+
+def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=512
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="lets tokens see later ones"):
+        make(tmp_path)

@@ -1,0 +1,143 @@
+"""The exact words of each style, and what all registered styles have in common."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lolm_plugin import registry
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.prompts.compact import CompactStyle
+from lolm_plugin.prompts.paper import PaperStyle
+from lolm_plugin.prompts.scene import Scene, SeenUnit, Self, scenes
+from lolm_plugin.prompts.template import build_style
+
+ALLY = SeenUnit("ally", 0, "marine", True, 4.5, 2.7, -3.6, 0.756, None, 0.25)
+STALKER = SeenUnit("enemy", 2, "stalker", True, 10.0, -0.02, 9.999, 1.0, 0.5, 0.0)
+GONE = SeenUnit("enemy", 3, "unknown unit", False, 0.0, 0.0, 0.0, 0.0, None, 0.0)
+SCENE = Scene(
+    me=Self(1, "marauder", 0.5, None, 0.125, 0.25, 0.755),
+    allies=(ALLY,),
+    enemies=(STALKER, GONE),
+    actions=("stop", "move east", "attack enemy 2"),
+)
+ALONE = Scene(Self(0, "zealot", 1.0, 0.25, None, None, None), (), (), ("stop",))
+
+
+def test_the_paper_style_word_for_word():
+    assert PaperStyle().describe(SCENE).text == (
+        "Current state:\n"
+        "You are ally 1, a marauder, health 0.50, cooldown 0.12, at 0.25 of the map's width and 0.76 of its height.\n"
+        "Ally 0 is a marine at distance 4.50, 2.70 east and 3.60 south of you, health 0.76, cooldown 0.25.\n"
+        "Enemy 2 is a stalker at distance 10.00, 0.02 west and 10.00 north of you, health 1.00, shield 0.50, "
+        "cooldown 0.00.\n"
+        "Enemy 3 is dead or out of sight, distance 0.00, 0.00 east and 0.00 north of you, health 0.00.\n"
+        "Available actions: stop, move east, attack enemy 2.\n"
+        "The best action is:"
+    )
+
+
+def test_the_paper_style_word_for_word_with_nobody_near():
+    assert PaperStyle().describe(ALONE).text == (
+        "Current state:\n"
+        "You are ally 0, a zealot, health 1.00, shield 0.25.\n"
+        "You see no ally.\n"
+        "You see no enemy.\n"
+        "Available actions: stop.\n"
+        "The best action is:"
+    )
+
+
+def test_the_compact_style_word_for_word():
+    assert CompactStyle().describe(SCENE).text == (
+        "You: marauder hp 0.50 wait 0.12\n"
+        "ally 0: marine hp 0.76 2.7 east 3.6 south\n"
+        "enemy 2: stalker hp 1.00 shield 0.50 10.0 north\n"
+        "enemy 3: none\n"
+        "Actions: stop east attack 2\n"
+        "Best:"
+    )
+
+
+def test_the_compact_style_word_for_word_with_nobody_near():
+    assert CompactStyle().describe(ALONE).text == "You: zealot hp 1.00 shield 0.25\nActions: stop\nBest:"
+
+
+def test_the_compact_style_places_a_unit_on_the_same_spot():
+    here = replace(ALLY, distance=0.0, east=0.0, north=0.0)
+    assert CompactStyle().describe(replace(SCENE, allies=(here,))).allies == "ally 0: marine hp 0.76 here\n"
+
+
+@pytest.fixture(params=sorted(registry.PROMPT_STYLES))
+def style(request):
+    return build_style(request.param)
+
+
+def test_the_parts_join_without_a_seam_that_a_tokenizer_could_merge(style):
+    beginning = style.instruction + style.goal
+    parts = style.describe(SCENE)
+    assert style.instruction.endswith("\n")
+    assert style.goal.endswith("\n")
+    assert not re.search(r"^\s|\n\s", beginning + parts.text)
+    assert all(part.endswith("\n") for part in parts[:-1])
+    assert parts.cue.rstrip() == parts.cue != ""
+
+
+def test_every_unit_and_action_is_named_in_its_part(style):
+    parts = style.describe(SCENE)
+    assert "marauder" in parts.me
+    assert re.search(r"ally 0\b.*marine", parts.allies, re.IGNORECASE)
+    assert re.search(r"enemy 2\b.*stalker", parts.enemies, re.IGNORECASE)
+    assert re.search(r"\bstop\b.*\beast\b.*\battack.* 2\b", parts.actions)
+    assert not re.search(r"north|south|west|no-op|none| 3", parts.actions)
+
+
+def test_different_scenes_are_different_texts(style):
+    changes = (
+        {"me": replace(SCENE.me, health=0.4)},
+        {"me": replace(SCENE.me, cooldown=0.3)},
+        {"allies": ()},
+        {"allies": (replace(ALLY, number=2),)},
+        {"allies": (replace(ALLY, kind="zealot"),)},
+        {"enemies": (replace(STALKER, east=-3.0), GONE)},
+        {"enemies": (replace(STALKER, north=-9.999), GONE)},
+        {"enemies": (replace(STALKER, health=0.9), GONE)},
+        {"enemies": (replace(STALKER, shield=0.4), GONE)},
+        {"actions": ("stop", "move west", "attack enemy 2")},
+    )
+    texts = {style.describe(scene).text for scene in (SCENE, *(replace(SCENE, **change) for change in changes))}
+    assert len(texts) == 1 + len(changes)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_sentences_are_those_of_living_visible_units_or_always_as_many(style, dynamic, layouts, random_views):
+    layout = layouts.observation
+    obs, mask = random_views(layout, 40, seed=5)
+    agents = torch.arange(40) % layout.n_agents
+    parts = [style.describe(scene) for scene in scenes(layout, obs, mask, agents, dynamic)]
+    enemies = [len(re.findall(r"enemy \d", part.enemies, re.IGNORECASE)) for part in parts]
+    allies = [len(re.findall(r"ally \d", part.allies, re.IGNORECASE)) for part in parts]
+    if dynamic:
+        observed = layout.decode(obs)
+        assert enemies == observed.enemies.present.sum(1).tolist()
+        assert allies == observed.allies.present.sum(1).tolist()
+        assert len(set(enemies)) > 1
+    else:
+        assert {part.text.count("\n") for part in parts} == {parts[0].text.count("\n")}
+        assert set(enemies) == {layout.n_enemies}
+        assert set(allies) == {layout.n_agents - 1}
+
+
+def test_numbers_of_the_paper_style_have_two_decimals(layouts, random_views):
+    layout = layouts.observation
+    obs, mask = random_views(layout, 20, seed=6)
+    for scene in scenes(layout, obs, mask, torch.zeros(20, dtype=torch.long)):
+        numbers = re.findall(r"\d+\.\d+", PaperStyle().describe(scene).text)
+        assert numbers
+        assert all(re.fullmatch(r"\d+\.\d\d", number) for number in numbers)
+
+
+def test_an_unknown_style_is_refused_with_those_known():
+    with pytest.raises(ConfigError, match=r"prompt.style=haiku is not a prompt style.*paper.*compact"):
+        build_style("haiku")

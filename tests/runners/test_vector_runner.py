@@ -1,0 +1,274 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lolm_plugin import registry
+from lolm_plugin.envs import single_env
+from lolm_plugin.envs.single_env import SingleEnv
+from lolm_plugin.envs.smax import SMAXVectorEnv
+from lolm_plugin.envs.vector_env import Transition
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
+from lolm_plugin.randomness import keyed_generator, keyed_seeds
+from lolm_plugin.runners.vector_runner import VectorRunner
+
+
+class CountDown:
+    """An episode of seed s lasts ``1 + s % 4`` steps and shows s and the step; a fourth step is cut off."""
+
+    n_agents, n_enemies, n_actions, obs_size, state_size, episode_limit = 2, 1, 7, 3, 2, 4
+
+    def __init__(self, map_name, n_envs, flavour="plain"):
+        self.map_name, self.n_envs, self.flavour = map_name, n_envs, flavour
+        self.seeds, self.closed = [], False
+
+    def reset(self, seeds):
+        self.seeds.append(seeds.tolist())
+        self.length, self.t = 1 + seeds % 4, 0
+        self._show()
+
+    def step(self, actions):
+        self.t += 1
+        self._show()
+        over = self.t >= self.length
+        reward = (self.t + actions.sum(1)).astype(np.float32)
+        info = {"battle_won": (self.length == 2).astype(np.float32), "steps": np.full(self.n_envs, self.t)}
+        if self.map_name == "cut":
+            info["episode_limit"] = self.length == 4
+        return Transition(reward, over, info)
+
+    def close(self):
+        self.closed = True
+
+    def _show(self):
+        shown = [[[length, self.t, agent] for agent in range(2)] for length in self.length]
+        self.obs = np.array(shown, np.float32)
+        self.state = self.obs[:, 0, :2]
+        self.avail_actions = np.ones((self.n_envs, 2, 7), np.int32)
+
+
+class Mac:
+    """Picks any available action, by what the agents see alone, and remembers how it was called."""
+
+    def __init__(self):
+        self.calls, self.hidden = [], []
+        self.action_selector = SimpleNamespace(epsilon=0.5)
+
+    def init_hidden(self, batch_size):
+        self.hidden.append(batch_size)
+
+    def select_actions(self, batch, t_ep, t_env, bs=slice(None), test_mode=False):
+        self.calls.append(SimpleNamespace(t=t_ep, t_env=t_env, rows=bs, test=test_mode, grad=torch.is_grad_enabled()))
+        obs, mask = batch["obs"][bs, t_ep], batch["avail_actions"][bs, t_ep]
+        scores = [keyed_generator(t_ep, int(row.sum() * 1e4)).random(mask.shape[1:]) for row in obs.abs()]
+        return (torch.from_numpy(np.array(scores)) * mask).argmax(-1)
+
+
+class OneHot:
+    def __init__(self, size):
+        self.size = size
+
+    def transform(self, tensor):
+        return torch.nn.functional.one_hot(tensor[..., 0], self.size).float()
+
+    def infer_output_info(self, vshape_in, dtype_in):
+        return (self.size,), torch.float32
+
+
+class Log:
+    def __init__(self):
+        self.logged = []
+
+    def log_stat(self, name, value, t_env):
+        self.logged.append((name, value, t_env))
+
+
+@pytest.fixture(autouse=True)
+def _count_down(monkeypatch):
+    monkeypatch.setitem(registry.VECTOR_ENVS, "countdown", f"{__name__}:CountDown")
+
+
+def settings(**changes):
+    defaults = {
+        "env": "countdown",
+        "env_args": {"map_name": "plain", "seed": 9},
+        "seed": 9,
+        "batch_size_run": 6,
+        "common_reward": True,
+        "reward_scalarisation": "sum",
+        "render": False,
+        "save_replay": False,
+        "device": "cpu",
+        "test_nepisode": 6,
+        "runner_log_interval": 1,
+    }
+    return SimpleNamespace(**{**defaults, **changes})
+
+
+def batch_arguments(info):
+    scheme = {
+        "state": {"vshape": info["state_shape"]},
+        "obs": {"vshape": info["obs_shape"], "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (info["n_actions"],), "group": "agents", "dtype": torch.int},
+        "terminated": {"vshape": (1,), "dtype": torch.uint8},
+        "reward": {"vshape": (1,)},
+    }
+    preprocess = {"actions": ("actions_onehot", [OneHot(info["n_actions"])])}
+    return {"scheme": scheme, "groups": {"agents": info["n_agents"]}, "preprocess": preprocess}
+
+
+def make(**changes):
+    runner = VectorRunner(settings(**changes), Log(), EpisodeBatch)
+    runner.setup(**batch_arguments(runner.get_env_info()), mac=Mac())
+    return runner
+
+
+def one_by_one(env, n_episodes):
+    """The same episodes as an episode runner would store them, one after the other."""
+    info, mac = env.get_env_info(), Mac()
+    kwargs = batch_arguments(info)
+    batch = EpisodeBatch(batch_size=n_episodes, max_seq_length=info["episode_limit"] + 1, **kwargs)
+
+    def show(i, t):
+        seen = {"state": [env.get_state()], "avail_actions": [env.get_avail_actions()], "obs": [env.get_obs()]}
+        batch.update(seen, bs=[i], ts=t)
+
+    for i in range(n_episodes):
+        env.reset()
+        t, over = 0, False
+        while not over:
+            show(i, t)
+            actions = mac.select_actions(batch, t, 0, [i])
+            _, reward, over, _, info = env.step(actions[0])
+            ended = over and not info.get("episode_limit", False)
+            data = {"actions": actions.unsqueeze(1), "reward": [(reward,)], "terminated": [(ended,)]}
+            batch.update(data, bs=[i], ts=t)
+            t += 1
+        show(i, t)
+        batch.update({"actions": mac.select_actions(batch, t, 0, [i]).unsqueeze(1)}, bs=[i], ts=t)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "env", "env_args", "single"),
+    [
+        (9, "countdown", {"map_name": "plain"}, CountDown),
+        (9, "countdown", {"map_name": "cut"}, CountDown),
+        (1, "countdown", {"map_name": "plain"}, CountDown),
+        (5, "smax", {"map_name": "1m_vs_1z", "time_limit": 25}, SMAXVectorEnv),
+    ],
+)
+def test_the_batch_is_that_of_single_episodes(monkeypatch, n_envs, env, env_args, single):
+    runner = make(env=env, env_args={**env_args, "seed": 9}, batch_size_run=n_envs)
+    batch = runner.run()
+    seeds = keyed_seeds(9, "train", 0, 0, count=n_envs)
+    monkeypatch.setattr(single_env, "keyed_seeds", lambda seed, purpose, i, count: seeds[i : i + count])
+    expected = one_by_one(SingleEnv(single(n_envs=1, **env_args), seed=0), n_envs)
+    assert (batch.batch_size, batch.max_seq_length) == (n_envs, runner.episode_limit + 1)
+    assert set(batch.scheme) == set(expected.scheme)
+    for key in batch.scheme:
+        torch.testing.assert_close(batch[key], expected[key], rtol=0, atol=0, msg=key)
+    steps = batch["filled"].sum(1)[:, 0] - 1
+    assert runner.t_env == steps.sum()
+    assert n_envs == 1 or len(set(steps.tolist())) > 1, "all episodes were as long"
+
+
+def test_the_controller_is_asked_for_running_episodes_and_once_more_for_each_that_ended():
+    runner = make()
+    batch = runner.run()
+    lengths = runner.env.length.tolist()
+    assert set(lengths) == {1, 2, 3, 4}
+    expected = [[i for i in range(6) if lengths[i] >= t] for t in range(5)]
+    assert [call.rows for call in runner.mac.calls] == expected
+    assert [call.t for call in runner.mac.calls] == list(range(5))
+    assert not any(call.test or call.grad or call.t_env for call in runner.mac.calls)
+    assert runner.mac.hidden == [6]
+    assert batch["filled"][..., 0].sum(1).tolist() == [length + 1 for length in lengths]
+    assert batch["terminated"][..., 0].argmax(1).tolist() == [length - 1 for length in lengths]
+
+
+def test_a_cut_off_episode_is_stored_as_going_on():
+    batch = make(env_args={"map_name": "cut"}).run()
+    lengths = batch["filled"].sum(1)[:, 0] - 1
+    assert batch["terminated"].sum(1)[:, 0].tolist() == (lengths < 4).long().tolist()
+
+
+def test_test_runs_do_not_count_and_are_said_to_be_tests():
+    runner = make()
+    runner.run(test_mode=True)
+    assert runner.t_env == 0
+    assert all(call.test for call in runner.mac.calls)
+    runner.run()
+    runner.run()
+    first, second = ([1 + seed % 4 for seed in seeds] for seeds in runner.env.seeds[1:])
+    assert runner.t_env == sum(first) + sum(second)
+    assert runner.mac.calls[-1].t_env == sum(first)
+
+
+def test_seeds_are_keyed_by_purpose_steps_and_run():
+    runner = make()
+    runner.run(test_mode=True)
+    runner.run(test_mode=True)
+    runner.run()
+    t_env = runner.t_env
+    runner.run(test_mode=True)
+    runner.run()
+    keys = [("test", 0, 0), ("test", 0, 1), ("train", 0, 0), ("test", t_env, 0), ("train", t_env, 0)]
+    assert runner.env.seeds == [keyed_seeds(9, *key, count=6).tolist() for key in keys]
+
+    resumed = make()
+    resumed.t_env = t_env
+    resumed.run()
+    assert resumed.env.seeds[0] == runner.env.seeds[-1]
+
+
+def test_statistics_are_of_the_last_step_of_each_episode():
+    runner = make()
+    assert runner.log_train_stats_t < 0
+    batch = runner.run()
+    lengths = batch["filled"].sum(1)[:, 0].numpy() - 1
+    returns = batch["reward"].sum(1)[:, 0].double().numpy()
+    logged = {name: value for name, value, _ in runner.logger.logged}
+    assert logged == pytest.approx(
+        {
+            "return_mean": returns.mean(),
+            "return_std": returns.std(),
+            "ep_length_mean": lengths.mean(),
+            "steps_mean": lengths.mean(),
+            "battle_won_mean": (lengths == 2).mean(),
+            "epsilon": 0.5,
+        }
+    )
+    assert {t_env for *_, t_env in runner.logger.logged} == {runner.t_env} == {runner.log_train_stats_t}
+    runner.logger.logged.clear()
+    runner.log_train_stats_t = runner.t_env
+    runner.run(test_mode=True)
+    assert {name for name, *_ in runner.logger.logged} == {f"test_{name}" for name in logged if name != "epsilon"}
+
+
+def test_close_reaches_the_env():
+    runner = make()
+    runner.close_env()
+    assert runner.env.closed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": "sc2"}, "runner=vector cannot step env=sc2.*set runner=parallel"),
+        ({"common_reward": False}, "set common_reward=True"),
+        ({"render": True}, "set render=False"),
+        ({"save_replay": True}, "set save_replay=False"),
+    ],
+)
+def test_what_the_runner_cannot_do_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**changes)
+
+
+def test_there_is_no_replay():
+    with pytest.raises(ConfigError, match="set save_replay=False"):
+        make().save_replay()

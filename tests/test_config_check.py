@@ -1,0 +1,217 @@
+"""Configurations that cannot work are refused in a sentence before anything slow is loaded."""
+
+import re
+
+import pytest
+
+from lolm_plugin.config_check import apply_updates, check
+from lolm_plugin.config_files import merge, plugin_config_dir, resolve
+from lolm_plugin.errors import ConfigError
+
+ALGORITHMS = sorted(path.stem for path in (plugin_config_dir() / "algs").glob("*.yaml"))
+ENVIRONMENTS = sorted(path.stem for path in (plugin_config_dir() / "envs").glob("*.yaml"))
+
+
+@pytest.fixture
+def configured(host_dir):
+    """The final configuration of an algorithm on the probe after ``with`` updates."""
+
+    def run(updates=None, alg="lolm_mappo_tiny"):
+        sizes = {"batch_size_run": 4, "batch_size": 4, "buffer_size": 4}
+        return apply_updates(resolve(alg, "probe", host_dir), {**sizes, **(updates or {})}, host_dir)
+
+    return run
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    """A user's algorithm file: lolm_mappo_tiny with some more lines."""
+
+    def write(lines):
+        file = tmp_path / "mine.yaml"
+        file.write_text((plugin_config_dir() / "algs/lolm_mappo_tiny.yaml").read_text() + lines)
+        return str(file)
+
+    return write
+
+
+def refused(action, *parts):
+    """``action`` raises a ConfigError of one sentence that holds all ``parts``."""
+    with pytest.raises(ConfigError) as error:
+        action()
+    message = str(error.value)
+    for part in parts:
+        assert part in message
+    assert len(re.findall(r"[.?](?:\s|$)", message)) == 1, message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_shipped_pair_of_files_passes(algorithm, environment, host_dir):
+    config = apply_updates(resolve(algorithm, environment, host_dir), {}, host_dir)
+    check(config)
+    assert (config["name"], config["env"]) == (algorithm, environment)
+
+
+def test_nothing_slow_is_loaded_to_check(fresh_python):
+    program = (
+        "import sys; from lolm_plugin import config_check, config_files; from lolm_plugin.host import BUNDLED;"
+        "resolved = config_files.resolve('lolm_mappo', 'smax', BUNDLED / 'config');"
+        "config_check.check(config_check.apply_updates(resolved, {}, BUNDLED / 'config'));"
+        "print(sorted({'jax', 'transformers', 'peft'} & sys.modules.keys()))"
+    )
+    assert fresh_python(program) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("updates", "key", "value"),
+    [
+        ({"t_max": 1e6}, "t_max", 1_000_000),
+        ({"lr": 1}, "lr", 1.0),
+        ({"use_cuda": True}, "use_cuda", True),
+        ({"seed": 3}, "seed", 3),
+        ({"hypergroup": "mine"}, "hypergroup", "mine"),
+        ({"checkpoint_path": "results/models/x"}, "checkpoint_path", "results/models/x"),
+    ],
+)
+def test_a_value_of_the_right_kind_is_taken_as_its_keys_type(configured, updates, key, value):
+    config = configured(updates)
+    assert config[key] == value
+    assert type(config[key]) is type(value)
+
+
+def test_nested_updates_leave_their_neighbours_alone(configured):
+    config = configured({"llm": {"num_layers": 1}, "env_args": {"map_name": "duel"}})
+    assert config["llm"] == {**configured()["llm"], "num_layers": 1}
+    assert config["env_args"] == {**configured()["env_args"], "map_name": "duel"}
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_lora_targets_may_be_a_word_or_a_list(configured, targets):
+    assert configured({"lora": {"targets": targets}})["lora"]["targets"] == targets
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("alg", ["lolm_mappo_tiny", "lolm_mappo_smol"])
+def test_a_key_that_may_be_null_takes_null_or_its_type(configured, layers, alg):
+    assert configured({"llm": {"num_layers": layers}}, alg)["llm"]["num_layers"] == layers
+
+
+@pytest.mark.parametrize(
+    ("updates", "parts"),
+    [
+        ({"entropy_coeff": 0.1}, ("entropy_coeff on the command line is unknown", "did you mean entropy_coef?")),
+        ({"llm": {"modell": "x"}}, ("llm.modell", "did you mean llm.model?")),
+        ({"env_args": {"map_nam": "duel"}}, ("env_args.map_nam", "did you mean env_args.map_name?")),
+        ({"llm": "tiny-llama"}, ("The key llm on the command line", "llm.")),
+        ({"lr": {"head": 1}}, ("lr.head",)),
+        ({"qqqqqqqqqqq": 1}, ("qqqqqqqqqqq", "config/default.yaml")),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(configured, updates, parts):
+    refused(lambda: configured(updates), *parts)
+
+
+@pytest.mark.parametrize(
+    ("updates", "parts"),
+    [
+        ({"lr": "abc"}, ("lr=abc", "is not a number")),
+        ({"lr": True}, ("lr=True", "is not a number")),
+        ({"use_cuda": "Flase"}, ("use_cuda=Flase", "is not True or False")),
+        ({"use_cuda": 1}, ("use_cuda=1", "is not True or False")),
+        ({"t_max": 1.5}, ("t_max=1.5", "is not a whole number", "such as ")),
+        ({"t_max": "1m"}, ("t_max=1m", "is not a whole number")),
+        ({"epochs": True}, ("epochs=True", "is not a whole number")),
+        ({"critic_type": 3}, ("critic_type=3", "is not a text")),
+        ({"llm": {"token_budget": "big"}}, ("llm.token_budget=big", "is not a whole number")),
+        ({"llm": {"num_layers": "four"}}, ("llm.num_layers=four",)),
+        ({"env_args": {"shuffle_obs": "yes"}}, ("env_args.shuffle_obs=yes", "is not True or False")),
+        ({"seed": "abc"}, ("seed=abc", "is not a whole number")),
+        ({"seed": -1}, ("seed=-1",)),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(configured, updates, parts):
+    refused(lambda: check(configured(updates)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ("entropy_coeff: 0.1\n", ("entropy_coeff in ", "mine.yaml", "did you mean entropy_coef?")),
+        ("t_max: soon\n", ("t_max=soon in ", "mine.yaml", "is not a whole number")),
+        ("eps_clip: 1e-1\n", ("eps_clip=1e-1 in ", "mine.yaml", "is not a number")),  # a text to yaml 1.1
+        ("lr: {head: 1}\n", ("lr.head in ", "mine.yaml")),
+        ("llm: tiny-llama\n", ("The key llm in ", "mine.yaml")),
+    ],
+)
+def test_a_users_file_is_checked_like_the_command_line(configured, yaml_file, lines, parts):
+    file = yaml_file(lines)
+    refused(lambda: configured(alg=file), *parts)
+
+
+def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
+    config = configured(alg=yaml_file("t_max: 1.0e+6\nlr: 1\nenv_args: {map_name: duel}\n"))
+    assert config["env_args"]["map_name"] == "duel"
+    assert (config["t_max"], type(config["t_max"])) == (1_000_000, int)
+    assert (config["lr"], type(config["lr"])) == (1.0, float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"env_args": {"map_name": "nowhere"}}, ("env_args.map_name=nowhere", "retreat, approach, duel, target")),
+        ({"env": "smax", "env_args": {"map_name": "MMM2"}}, ("env_args.map_name=MMM2", "medivac")),
+        ({"common_reward": False}, ("common_reward=False", "env=probe", "set common_reward=True")),
+        ({"env": "sc2"}, ("runner=vector", "env=sc2", "set runner=parallel")),
+        ({"runner": "episode"}, ("batch_size_run=4", "runner=episode", "set batch_size_run=1")),
+        ({"batch_size": 8}, ("batch_size=8", "batch_size_run=4", "the same number")),
+        ({"buffer_size": 8}, ("buffer_size=8", "batch_size_run=4", "the same number")),
+        ({"evaluate": True}, ("evaluate=True", "set checkpoint_path")),
+        ({"save_replay": True}, ("save_replay=True", "set checkpoint_path")),
+        ({"checkpoint_path": "no/such/folder"}, ("checkpoint_path=no/such/folder", "is not a folder")),
+        ({"learner": "ppo_learner"}, ("learner=ppo_learner", "mac=prompt_mac", "mappo_learner")),
+        ({"prompt": {"style": "haiku"}}, ("prompt.style=haiku", "paper", "compact")),
+        ({"head": {"attack_keys": "own"}}, ("head.attack_keys=own", "shared")),
+        ({"kl": {"direction": "up"}}, ("kl.direction=up", "forward, reverse")),
+        ({"epochs": 0}, ("epochs=0", "greater than 0")),
+        ({"minibatches": 0}, ("minibatches=0", "greater than 0")),
+        ({"lora": {"rank": 0}}, ("lora.rank=0", "greater than 0")),
+        ({"lora": {"alpha": -1}}, ("lora.alpha=-1", "greater than 0")),
+        ({"kl": {"anneal_steps": 0}}, ("kl.anneal_steps=0", "greater than 0")),
+        ({"llm": {"token_budget": 0}}, ("llm.token_budget=0", "greater than 0")),
+        ({"eps_clip": 0.0}, ("eps_clip=0.0", "greater than 0")),
+        ({"critic": {"width": 30}}, ("critic.width=30", "critic.heads=4", "set critic.width")),
+        ({"critic": {"heads": 0}}, ("critic.heads=0", "greater than 0")),
+        ({"critic": {"width": 0}}, ("critic.width=0", "greater than 0")),
+        ({"llm": {"model": "no model"}}, ("llm.model=no model", "neither an existing folder nor a hub id")),
+    ],
+)
+def test_values_that_cannot_go_together_are_refused(configured, changes, parts):
+    refused(lambda: check(merge(configured(), changes)), *parts)
+
+
+def test_a_policy_on_an_environment_without_a_layout_is_refused_before_it_is_built(configured):
+    config = merge(configured(), {"env": "matrixgame", "runner": "parallel", "env_args": {"map_name": "penalty"}})
+    refused(lambda: check(config), "env=matrixgame", "probe", "smax")
+
+
+def test_a_folder_without_steps_is_no_checkpoint(configured, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "7").write_text("a file, not a folder")
+    config = merge(configured(), {"checkpoint_path": str(tmp_path)})
+    refused(lambda: check(config), f"checkpoint_path={tmp_path} holds no checkpoint")
+
+
+def test_a_folder_with_a_step_is_a_checkpoint(configured, tmp_path):
+    (tmp_path / "6400").mkdir()
+    check(merge(configured(), {"checkpoint_path": str(tmp_path), "evaluate": True}))
+
+
+def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
+    theirs = {"mac": "basic_mac", "learner": "q_learner", "runner": "episode", "env": "gymma"}
+    config = merge(configured(), {**theirs, "batch_size_run": 1, "prompt": {"style": "haiku"}, "common_reward": False})
+    check(config)
+    for section in ("prompt", "head", "kl", "llm", "lora", "critic"):
+        config.pop(section)
+    check(config)

@@ -1,0 +1,47 @@
+"""Draws are functions of their key and of nothing else."""
+
+import numpy as np
+import pytest
+
+from lolm_plugin.randomness import keyed_generator, keyed_seeds
+
+
+def draws(*key):
+    return keyed_generator(*key).random(1000)
+
+
+def test_the_same_key_gives_the_same_numbers_whatever_was_drawn_before():
+    first = draws(1, "action", 7)
+    keyed_generator(1, "action", 7).random(13)
+    np.random.seed(5)
+    assert np.array_equal(draws(1, "action", 7), first)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(2, "action", 7), (1, "minibatch", 7), (1, "action", 8), (1, "action"), (1, "action", 7, 0), (1, 7, "action")],
+)
+def test_another_seed_purpose_or_counter_gives_unrelated_numbers(other):
+    correlation = np.corrcoef(draws(1, "action", 7), draws(*other))[0, 1]
+    assert abs(correlation) < 0.15
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_another_process_draws_the_same_numbers(fresh_python, hash_seed):
+    program = "from lolm_plugin.randomness import *; print(keyed_seeds(1, 'env', 7, count=3).tolist())"
+    assert fresh_python(program, PYTHONHASHSEED=hash_seed) == f"{keyed_seeds(1, 'env', 7, count=3).tolist()}\n"
+
+
+def test_seeds_are_32_bit_and_as_many_as_asked():
+    seeds = keyed_seeds(3, "env", 128, count=500)
+    assert seeds.dtype == np.uint32
+    assert seeds.shape == (500,)
+    assert len(set(seeds.tolist())) == 500
+
+
+def test_fewer_seeds_are_the_first_of_more():
+    assert keyed_seeds(3, "env", count=5).tolist() == keyed_seeds(3, "env", count=9)[:5].tolist()
+
+
+def test_numpy_integers_are_keys_like_any_other():
+    assert np.array_equal(draws(np.int64(1), "action", np.uint32(7)), draws(1, "action", 7))
