@@ -166,6 +166,7 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"env": "sc2"}, ("runner=vector", "env=sc2", "set runner=parallel")),
         ({"runner": "episode"}, ("batch_size_run=4", "runner=episode", "set batch_size_run=1")),
         ({"batch_size": 8}, ("batch_size=8", "batch_size_run=4", "the same number")),
+        ({"batch_size": 2}, ("batch_size=2", "batch_size_run=4", "the same number")),
         ({"buffer_size": 8}, ("buffer_size=8", "batch_size_run=4", "the same number")),
         ({"evaluate": True}, ("evaluate=True", "set checkpoint_path")),
         ({"save_replay": True}, ("save_replay=True", "set checkpoint_path")),

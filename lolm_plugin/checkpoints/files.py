@@ -22,9 +22,7 @@ def load_tensors(path: str | Path, expected: Mapping[str, Tensor] | None = None)
     With ``expected``, names and shapes must be exactly those, else ConfigError says which are not.
     """
     if not Path(path).is_file():
-        raise ConfigError(
-            f"The checkpoint has no file {path}; set checkpoint_path to a folder that save_model wrote."
-        )
+        raise ConfigError(f"The checkpoint has no file {path}; set checkpoint_path to a folder that save_model wrote.")
     try:
         tensors = load_file(str(path))
     except SafetensorError as error:
@@ -44,11 +42,9 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         if tensors[name].shape != expected[name].shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:3]) + (
-            f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        )
+        shown = "; ".join(sorted(problems)[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise ConfigError(
-            f"{where} does not fit this model ({shown}); load it with the --config, llm and lora keys it was saved with."
+            f"{where} does not fit this model ({shown}); load it with the --config, llm and lora keys of its training."
         )
 
 
@@ -56,9 +52,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An Adam-like optimiser's state as flat names ``<parameter index>.<name>``."""
     state = optimiser.state_dict()["state"]
     return {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for name, value in entry.items()
+        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
     }
 
 

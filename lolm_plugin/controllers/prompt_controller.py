@@ -160,8 +160,10 @@ class PromptMAC:
         return log_probs
 
     def _groups(self, sequences: list[list[int]]) -> list[list[int]]:
-        lengths = [len(sequence) for sequence in sequences]
-        return plan_microbatches(lengths, self.args.llm["token_budget"], len(self.agent.prompter.prefix))
+        """Which sequences the LM reads together; a prefix that cannot be shared is read again by every row."""
+        prefix, shared = len(self.agent.prompter.prefix), self.agent.backbone.shares_prefix
+        lengths = [len(sequence) + (0 if shared else prefix) for sequence in sequences]
+        return plan_microbatches(lengths, self.args.llm["token_budget"], prefix if shared else 0)
 
     @torch.no_grad()
     def _hidden(self, sequences: list[list[int]], reference: bool = False) -> Tensor:

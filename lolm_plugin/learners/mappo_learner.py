@@ -41,17 +41,13 @@ class MAPPOLearner:
         self.n_agents = args.n_agents
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
-        self.kl = KLAnnealing(
-            args.kl["enabled"], args.kl["anneal_steps"], args.kl["eps"], args.kl["coef_max"]
-        )
+        self.kl = KLAnnealing(args.kl["enabled"], args.kl["anneal_steps"], args.kl["eps"], args.kl["coef_max"])
         lora = mac.agent.backbone.lora_parameters()
         self.actor_optimiser = torch.optim.Adam(
             [{"params": lora, "lr": args.lr}, {"params": mac.agent.head.parameters(), "lr": args.head_lr}],
             eps=args.optim_eps,
         )
-        self.critic_optimiser = torch.optim.Adam(
-            self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps
-        )
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps)
         self._base_lrs = [group["lr"] for group in self._groups()]
         self._last_log = -args.learner_log_interval - 1
         self._last_time = time.perf_counter()
@@ -62,26 +58,20 @@ class MAPPOLearner:
         updating_since = time.perf_counter()
         self._decay_learning_rates(t_env)
 
-        valid = (
-            batch["filled"][:, :-1] * batch["filled"][:, 1:]
-        ).float()  # a step counts if it led somewhere
+        valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
         rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
         terminated = batch["terminated"][:, :-1].float()
         with torch.no_grad():
             old_values = self.critic(batch).squeeze(-1)
         values = self.value_normaliser.denormalise(old_values)
-        advantages, returns = ppo_core.gae(
-            rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda
-        )
+        advantages, returns = ppo_core.gae(rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda)
         counts = valid.expand_as(returns)
         self.value_normaliser.update(returns, counts)
 
         steps = self.mac.agent_steps(batch, valid.squeeze(-1) > 0)
         chosen = SimpleNamespace(
             actions=batch["actions"][:, :-1].squeeze(-1)[steps.index],
-            advantages=ppo_core.normalise(
-                advantages[steps.index], torch.ones(len(steps), device=valid.device)
-            ),
+            advantages=ppo_core.normalise(advantages[steps.index], torch.ones(len(steps), device=valid.device)),
             old_log_probs=torch.zeros(len(steps), device=valid.device),
             reference=self.mac.reference_hidden(steps) if self.kl.active(t_env) else None,
         )
@@ -99,9 +89,7 @@ class MAPPOLearner:
             behaviour = self.mac.behaviour_log_probs[:, : valid.shape[1]][steps.index]
             stats["ratio_epoch0"].append(float(ppo_core.farthest_ratio(chosen.old_log_probs, behaviour)))
             stats["kl_coef"].append(self.kl.coef(t_env))
-            stats["explained_variance"].append(
-                float(ppo_core.explained_variance(values[:, :-1], returns, counts))
-            )
+            stats["explained_variance"].append(float(ppo_core.explained_variance(values[:, :-1], returns, counts)))
             self._log(stats, t_env)
             self._log_speed(len(steps), playing, updating_since, t_env)
         self.mac.agent.take_usage()  # this update's own forward passes are in its wall time already
@@ -129,11 +117,7 @@ class MAPPOLearner:
             if chosen.reference is not None:
                 frozen = self.mac.reference_logits(chosen.reference[micro])
                 log_frozen = masked_log_softmax(frozen, steps.available[micro])
-                pair = (
-                    (log_policy, log_frozen)
-                    if self.args.kl["direction"] == "forward"
-                    else (log_frozen, log_policy)
-                )
+                pair = (log_policy, log_frozen) if self.args.kl["direction"] == "forward" else (log_frozen, log_policy)
                 kl_loss = kl_divergence(*pair).sum() / len(rows)
             (policy_loss + coef * kl_loss).backward()
             log_ratio = (log_probs - old).detach()
@@ -145,20 +129,14 @@ class MAPPOLearner:
         if chosen.reference is not None:
             self.kl.measure(sums["policy_loss"], sums["kl_loss"])
         lora, head = (group["params"] for group in self.actor_optimiser.param_groups)
-        sums["lora_grad_norm"] = float(
-            torch.nn.utils.get_total_norm([p.grad for p in lora if p.grad is not None])
-        )
-        sums["head_grad_norm"] = float(
-            torch.nn.utils.get_total_norm([p.grad for p in head if p.grad is not None])
-        )
+        sums["lora_grad_norm"] = float(torch.nn.utils.get_total_norm([p.grad for p in lora if p.grad is not None]))
+        sums["head_grad_norm"] = float(torch.nn.utils.get_total_norm([p.grad for p in head if p.grad is not None]))
         torch.nn.utils.clip_grad_norm_([*lora, *head], self.args.grad_norm_clip, error_if_nonfinite=True)
         self.actor_optimiser.step()
         for name, value in sums.items():
             stats[name].append(value)
 
-    def _update_critic(
-        self, batch: Any, old_values: Tensor, targets: Tensor, counts: Tensor, stats: dict
-    ) -> None:
+    def _update_critic(self, batch: Any, old_values: Tensor, targets: Tensor, counts: Tensor, stats: dict) -> None:
         """One optimiser step of the critic on all states; values and targets are in its own, normalised units."""
         values = self.critic(batch).squeeze(-1)[:, :-1]
         losses = ppo_core.clipped_value_loss(
@@ -179,9 +157,7 @@ class MAPPOLearner:
         everything = torch.arange(len(steps), device=chosen.actions.device)
         for micro in self.mac.microbatches(steps, everything):
             log_policy = masked_log_softmax(self.mac.logits(steps, micro), steps.available[micro])
-            chosen.old_log_probs[micro] = log_policy.gather(-1, chosen.actions[micro].unsqueeze(-1)).squeeze(
-                -1
-            )
+            chosen.old_log_probs[micro] = log_policy.gather(-1, chosen.actions[micro].unsqueeze(-1)).squeeze(-1)
 
     def _minibatches(self, count: int, t_env: int, epoch: int) -> Iterator[Tensor]:
         """The decisions in ``minibatches`` random parts; one part keeps their order."""
@@ -205,9 +181,7 @@ class MAPPOLearner:
         for name, values in stats.items():
             self.logger.log_stat(name, sum(values) / len(values), t_env)
 
-    def _log_speed(
-        self, decisions: int, playing: dict[str, float], updating_since: float, t_env: int
-    ) -> None:
+    def _log_speed(self, decisions: int, playing: dict[str, float], updating_since: float, t_env: int) -> None:
         now = time.perf_counter()
         elapsed = now - self._last_time
         self.logger.log_stat("agent_steps_per_second", decisions / elapsed, t_env)
@@ -266,7 +240,5 @@ def _build_critic(scheme: Mapping[str, Mapping], args: SimpleNamespace) -> torch
 def _read_facts(path: str) -> dict[str, Any]:
     file = Path(path, "learner.json")
     if not file.is_file():
-        raise ConfigError(
-            f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote."
-        )
+        raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
     return json.loads(file.read_text())

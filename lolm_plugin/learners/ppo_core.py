@@ -51,9 +51,7 @@ def clipped_policy_loss(
     return -torch.min(unclipped, clipped), clipped < unclipped
 
 
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, targets: Tensor, clip: float, huber_delta: float
-) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float, huber_delta: float) -> Tensor:
     """Huber loss against ``targets``, the worse of free and clipped to within ``clip`` of ``old_values``."""
     within = old_values + (values - old_values).clamp(-clip, clip)
     free = functional.huber_loss(values, targets, reduction="none", delta=huber_delta)

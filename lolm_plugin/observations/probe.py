@@ -26,9 +26,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Layouts
         (1, ("health",), (), marine),
     )
     absolute = ("health", "x", "y")
-    state_allies, state_enemies = contiguous(
-        0, (n_agents, absolute, (), marine), (n_enemies, absolute, (), marine)
-    )
+    state_allies, state_enemies = contiguous(0, (n_agents, absolute, (), marine), (n_enemies, absolute, (), marine))
     return Layouts(
         ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT),
         StateLayout(state_allies, state_enemies, state_enemies.end),

@@ -35,7 +35,5 @@ UNKNOWN = len(UNIVERSE)  # index of a unit whose type the observation does not t
 def index(name: str) -> int:
     """Universe index of a unit name."""
     if name not in NAMES:
-        raise ConfigError(
-            f"Unit {name!r} is unknown, so it has no place in prompts; known: {', '.join(NAMES)}."
-        )
+        raise ConfigError(f"Unit {name!r} is unknown, so it has no place in prompts; known: {', '.join(NAMES)}.")
     return NAMES.index(name)

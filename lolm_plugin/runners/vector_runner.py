@@ -44,6 +44,8 @@ class VectorRunner:
         self.t_env = 0
         self._batch_class = batch_class
         self._run_key: tuple[str, int] | None = None
+        self._evaluated: Any = None  # the last batch of a finished evaluation
+        self._episodes_left = args.test_nepisode if getattr(args, "evaluate", False) else None
 
     @property
     def log_train_stats_t(self) -> int:
@@ -72,7 +74,13 @@ class VectorRunner:
         )
 
     def run(self, test_mode: bool = False) -> Any:
-        """Play one episode in every copy; returns the batch. Test episodes do not count as env steps."""
+        """Play one episode in every copy; returns the batch. Test episodes do not count as env steps.
+
+        With ``evaluate=True`` the host asks for ``test_nepisode`` runs, not episodes. Once that many episodes are
+        played, nothing more is, so that an evaluation is as long as it says.
+        """
+        if self._evaluated is not None:
+            return self._evaluated
         batch = self._new_batch()
         self.env.reset(self._episode_seeds(test_mode))
         self.mac.init_hidden(batch_size=self.batch_size)
@@ -104,6 +112,9 @@ class VectorRunner:
             self._store_view(batch, acting, t)
 
         self._finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
+        if self._episodes_left is not None:
+            self._episodes_left -= self.batch_size
+            self._evaluated = batch if self._episodes_left <= 0 else None
         return batch
 
     def close_env(self) -> None:

@@ -122,6 +122,24 @@ def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learn
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
+def test_standing_still_every_epoch_sees_the_same_gradients(updated):
+    still = {"lr": 0.0, "head_lr": 0.0, "critic_lr": 0.0, "kl.enabled": False}
+    once, thrice = (updated({**still, "epochs": epochs})[0].logger.logged for epochs in (1, 3))
+    for name in ("lora_grad_norm", "head_grad_norm", "critic_grad_norm", "policy_loss", "value_loss"):
+        assert once[name] == pytest.approx(thrice[name])
+        assert once[name] != [0]
+
+
+def test_the_critics_scale_is_that_of_the_returns_of_real_steps(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args({"gamma": 1.0, "gae_lambda": 1.0}))
+    batch = play(learner.mac, lengths=(4, 2, 3))
+    batch["reward"][:] = 1
+    batch["terminated"][0, 3] = 1
+    learner.train(batch, 0, 0)
+    mean = learner.value_normaliser.denormalise(torch.zeros(()))
+    assert mean.item() == pytest.approx((4 + 3 + 2 + 1 + 2 + 1 + 3 + 2 + 1) / 9)
+
+
 def test_a_better_action_becomes_likelier(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"kl.enabled": False, "entropy_coef": 0.0}))
     batch = play(learner.mac, lengths=(1,) * 16)

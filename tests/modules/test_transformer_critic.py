@@ -108,6 +108,17 @@ def test_states_without_a_living_unit_are_finite_and_disturb_no_others(critic):
     assert all(parameter.grad.isfinite().all() for parameter in critic.parameters())
 
 
+def test_attention_is_never_over_nothing_which_some_kernels_turn_into_nan(critic):
+    masks = []
+    critic.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs["src_key_padding_mask"]), with_kwargs=True
+    )
+    units = random_states(3)
+    units[1], units[2, 0] = 0, 0
+    value(critic, units)
+    assert masks[0].sum(1).tolist() == [0, ALLIES + ENEMIES - 1, 1]
+
+
 def test_entities_by_hand():
     critic = new_critic(allies=1, enemies=1)
     state = torch.tensor([[0.5, 0.25, -0.5, 0.125, 0, 0, 1, 0, 0, 0, *[0] * 10]])

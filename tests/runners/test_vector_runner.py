@@ -272,3 +272,11 @@ def test_what_the_runner_cannot_do_is_refused(changes, message):
 def test_there_is_no_replay():
     with pytest.raises(ConfigError, match="set save_replay=False"):
         make().save_replay()
+
+
+def test_an_evaluation_plays_test_nepisode_episodes_however_many_runs_the_host_asks_for():
+    runner = make(evaluate=True, test_nepisode=12)
+    batches = [runner.run(test_mode=True) for _ in range(12)]
+    assert len(runner.env.seeds) == 2
+    assert all(batch is batches[1] for batch in batches[1:])
+    assert [name for name, _, _ in runner.logger.logged].count("test_return_mean") == 1
