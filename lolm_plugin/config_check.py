@@ -1,6 +1,7 @@
 """What can be known to be wrong before anything slow is loaded."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,22 @@ from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, read
 from lolm_plugin.errors import ConfigError
 
 BATTLE_ENVS = ("sc2", "sc2v2", "smaclite", "smax", "probe")
-FREE_KEYS = ("seed", "env_args.seed")  # Sacred's own, in every run
+FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
+TWO_TYPES = {  # keys whose value may also be of another type than their default
+    "target_update_interval_or_tau": float,
+    "lora.targets": list,
+}
 
 
 def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path) -> dict[str, Any]:
     """The final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
-    _check_files(resolved, host_dir)
-    types = known_keys(host_dir) | flatten(resolved.config)
-    flat = flatten(updates)
-    _check_known(flat, types, "on the command line")
-    for key in flat:
-        flat[key] = _typed(key, flat[key], types.get(key), "on the command line")
-    return merge(resolved.config, _nested(flat))
+    known = known_keys(host_dir) | FREE_KEYS
+    config: dict[str, Any] = {}
+    for path in resolved.files:
+        ours = not path.is_relative_to(host_dir)
+        config = merge(config, _checked(read(path), known, f"in {path}", free="env_args") if ours else read(path))
+    known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
+    return merge(config, _checked(updates, known, "on the command line"))
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -29,24 +34,22 @@ def check(config: Mapping[str, Any]) -> None:
     _check_env(config)
     _check_batches(config)
     _check_checkpoint(config)
+    _check_seed(config)
     if config.get("mac") in registry.ENTRIES["mac"]:
         _check_policy(config)
 
 
-def _check_files(resolved: Resolved, host_dir: Path) -> None:
-    known = known_keys(host_dir)
-    for path in resolved.files:
-        if path.is_relative_to(host_dir):
-            continue
-        flat = {key: value for key, value in flatten(read(path)).items() if not key.startswith("env_args")}
-        _check_known(flat, known, f"in {path}")
-        for key, value in flat.items():
-            _typed(key, value, known.get(key), f"in {path}")
+def _checked(update: Mapping[str, Any], known: Mapping[str, Any], where: str, free: str = "") -> dict[str, Any]:
+    """``update`` with its values typed; keys under ``free`` are taken as they are."""
+    flat = flatten(update)
+    bound = [key for key in flat if not (free and key.startswith(free))]
+    _check_known(bound, known, where)
+    return _nested({**flat, **{key: _typed(key, flat[key], known.get(key), where) for key in bound}})
 
 
 def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     for key in keys:
-        if key in known or key in FREE_KEYS:
+        if key in known:
             continue
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else "see config/default.yaml for every key."
@@ -62,12 +65,13 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
         return int(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # The host's target_update_interval_or_tau and the like are integers in one file and fractions in another.
-    if wanted is int and isinstance(value, float) and key == "target_update_interval_or_tau":
+    if key in TWO_TYPES and isinstance(value, TWO_TYPES[key]):
         return value
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
         names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {like}.")
+        power = re.fullmatch(r"(\d+)(e[+-]?\d+)", str(value))  # yaml reads 1e-4 as a text and 1.0e-4 as a number
+        example = f"{power[1]}.0{power[2]}" if power and wanted in (int, float) else like
+        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {example}.")
     return value
 
 
@@ -80,6 +84,11 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
             inner = inner.setdefault(parent, {})
         inner[last] = value
     return nested
+
+
+def _check_seed(config: Mapping[str, Any]) -> None:
+    if (config.get("seed") or 0) < 0:
+        raise ConfigError(f"seed={config['seed']} is negative; set seed to 0 or more.")
 
 
 def _check_env(config: Mapping[str, Any]) -> None:
@@ -142,7 +151,22 @@ def _check_policy(config: Mapping[str, Any]) -> None:
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not a choice; set it to one of: {', '.join(allowed)}.")
-    positive = ("epochs", "minibatches", "lora.rank", "lora.alpha", "kl.anneal_steps", "llm.token_budget", "eps_clip")
+    if config["env"] not in registry.LAYOUTS:
+        raise ConfigError(
+            f"mac={config['mac']} cannot put env={config['env']} into words, as it has no observation layout; "
+            f"set --env-config to one of: {', '.join(sorted(registry.LAYOUTS))}."
+        )
+    positive = (
+        "epochs",
+        "minibatches",
+        "lora.rank",
+        "lora.alpha",
+        "kl.anneal_steps",
+        "llm.token_budget",
+        "eps_clip",
+        "critic.width",
+        "critic.heads",
+    )
     flat = flatten(config)
     for key in positive:
         if flat[key] <= 0:

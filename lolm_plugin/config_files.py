@@ -54,7 +54,7 @@ def find(kind: str, name: str | None, host_dir: Path) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """A yaml file as a dict."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid yaml ({reason}); correct that line.") from error
@@ -67,8 +67,10 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
     merged = dict(base)
     for key, value in update.items():
-        nested = isinstance(value, Mapping)
-        merged[key] = merge(merged.get(key) or {}, value) if nested else value
+        if isinstance(value, Mapping):
+            below = merged.get(key)
+            value = merge(below if isinstance(below, Mapping) else {}, value)
+        merged[key] = value
     return merged
 
 
@@ -107,5 +109,7 @@ def known_keys(host_dir: Path) -> dict[str, Any]:
     known: dict[str, Any] = {}
     paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
     for path in paths:
-        known |= flatten(read(path))
+        for key, value in flatten(read(path)).items():
+            if value is not None or key not in known:  # null tells no type
+                known[key] = value
     return {key: value for key, value in known.items() if not key.startswith("env_args")}

@@ -10,7 +10,7 @@ import numpy as np
 
 def _sequence(seed: int, key: tuple[int | str, ...]) -> np.random.SeedSequence:
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
-    return np.random.SeedSequence([int(seed), *words])
+    return np.random.SeedSequence([len(words), int(seed), *words])  # else a trailing 0 would be no key
 
 
 def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:

@@ -56,8 +56,21 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what ``optimiser_tensors`` returned; learning rates stay those of the configuration."""
+def load_optimiser_tensors(
+    optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor], where: str = "The optimiser's state"
+) -> None:
+    """Put back what ``optimiser_tensors`` returned; learning rates stay those of the configuration.
+
+    Raises ConfigError unless there is a state of every parameter's shape, or none at all (nothing learnt yet).
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    if tensors:
+        shapes = {"step": torch.zeros(())}
+        check_tensors(
+            tensors,
+            {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")},
+            where,
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

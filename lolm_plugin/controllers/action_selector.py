@@ -32,7 +32,8 @@ class KeyedActionSelector:
             return probabilities.masked_fill(~available, -1.0).argmax(-1)
         cumulative = (probabilities * available).cumsum(-1)
         draw = self._uniform(tuple(probabilities.shape[:-1]), t_env, "test" if test_mode else "train")
-        threshold = draw.to(cumulative) * cumulative[..., -1]
+        # The draw stays float64: in float32 it could round up to 1, past every action.
+        threshold = draw.to(cumulative.device) * cumulative[..., -1]
         return (cumulative > threshold.unsqueeze(-1)).int().argmax(-1)
 
     def _uniform(self, shape: tuple[int, ...], t_env: int, mode: str) -> Tensor:

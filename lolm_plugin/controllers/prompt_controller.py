@@ -56,7 +56,7 @@ class PromptMAC:
             source.load_tokenizer(),
             args.prompt["dynamic"],
         )
-        prompter.check_fits(source.load_config().get_text_config().max_position_embeddings, args.llm["model"])
+        prompter.check_fits(_context_length(source.load_config(), prompter.tokenizer), args.llm["model"])
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
         self.action_selector = KeyedActionSelector(args)
@@ -149,6 +149,8 @@ class PromptMAC:
 
         obs [batch, agents, obs_size], available bool [batch, agents, actions].
         """
+        forced = ~available.any(-1)  # padding: action 0, as certain as a dead agent's
+        available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
         log_probs = torch.full(available.shape, -torch.inf, device=available.device)
         log_probs[available] = 0.0  # right where there is at most one action; the others follow
         index = torch.nonzero(available.sum(-1) > 1, as_tuple=True)
@@ -178,6 +180,11 @@ class PromptMAC:
             shape = (actions.shape[0], steps, self.n_agents)
             self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
         self.behaviour_log_probs[:, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def _context_length(config: Any, tokenizer: Any) -> int:
+    # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
 
 
 def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:

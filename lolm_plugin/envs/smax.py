@@ -19,8 +19,8 @@ from lolm_plugin.envs.single_env import SingleEnv
 from lolm_plugin.envs.smax_scenarios import UNIT_TYPES, SMAXScenario, scenario
 from lolm_plugin.envs.vector_env import Transition
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
-N_BASE_ACTIONS = 6
 N_TYPES = len(UNIT_TYPES)
 _SMAX_BASE_ACTIONS = (4, 4, 0, 2, 1, 3)  # no-op and stop are one order in SMAX
 # SMAX pays 2 for a won battle, SMAC about 20.

@@ -167,7 +167,7 @@ class MAPPOLearner:
         else:
             shuffled = keyed_generator(self.args.seed, "minibatch", t_env, epoch).permutation(count)
             order = torch.from_numpy(shuffled).to(device)
-        yield from (part for part in order.chunk(self.args.minibatches) if len(part))
+        yield from (part for part in order.tensor_split(self.args.minibatches) if len(part))
 
     def _groups(self) -> list[dict[str, Any]]:
         return [*self.actor_optimiser.param_groups, *self.critic_optimiser.param_groups]
@@ -222,7 +222,8 @@ class MAPPOLearner:
         for name, module in (("critic", self.critic), ("value_normaliser", self.value_normaliser)):
             module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))
         for name in ("actor_optimiser", "critic_optimiser"):
-            load_optimiser_tensors(getattr(self, name), load_tensors(f"{path}/{name}.safetensors"))
+            file = f"{path}/{name}.safetensors"
+            load_optimiser_tensors(getattr(self, name), load_tensors(file), where=file)
         self.kl.initial = facts["kl_initial"]
         self.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
@@ -241,4 +242,7 @@ def _read_facts(path: str) -> dict[str, Any]:
     file = Path(path, "learner.json")
     if not file.is_file():
         raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
-    return json.loads(file.read_text())
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error

@@ -29,14 +29,6 @@ class Units:
     fields: Mapping[str, Tensor]
     kind: Tensor
 
-    def flatten(self, dims: int) -> "Units":
-        """The same with the first ``dims`` dimensions made one."""
-        return Units(
-            self.present.flatten(0, dims - 1),
-            {name: value.flatten(0, dims - 1) for name, value in self.fields.items()},
-            self.kind.flatten(0, dims - 1),
-        )
-
 
 @dataclass(frozen=True)
 class Observed:
@@ -46,15 +38,6 @@ class Observed:
     allies: Units
     enemies: Units
     sight: Tensor  # [...], the observer's sight range: multiply dist, dx and dy by it to get cells
-
-    def flatten(self, dims: int) -> "Observed":
-        """The same with the first ``dims`` dimensions made one."""
-        return Observed(
-            self.own.flatten(dims),
-            self.allies.flatten(dims),
-            self.enemies.flatten(dims),
-            self.sight.flatten(0, dims - 1),
-        )
 
 
 @dataclass(frozen=True)

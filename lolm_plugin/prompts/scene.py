@@ -88,19 +88,30 @@ def scenes(
     return rows
 
 
-def fullest_scene(layout: ObservationLayout) -> Scene:
-    """A scene as long as this map allows: every unit seen, every number long, every action available."""
+def fullest_scenes(layout: ObservationLayout, dynamic: bool) -> list[Scene]:
+    """Scenes of which one is as long as this map allows, whatever the style and the tokenizer.
 
-    def longest_kind(block: Block) -> str:
-        return max((kind_name(kind) for kind in (block.kinds or (block.only_kind,))), key=len)
+    In each, every unit is of one kind, or is absent but named (not ``dynamic``); every number is long and
+    every action available.
+    """
+    blocks = (layout.own, layout.allies, layout.enemies)
+    kinds = {kind for block in blocks for kind in (block.kinds or (block.only_kind,))}
+    return [
+        _fullest(layout, kind_name(kind), seen)
+        for kind in sorted(kinds)
+        for seen in ((True,) if dynamic else (True, False))
+    ]
+
+
+def _fullest(layout: ObservationLayout, kind: str, seen: bool) -> Scene:
+    def shown(block: Block, *names: str) -> dict[str, float | None]:
+        return {name: 0.88 if name in block.fields else None for name in names}
 
     def unit(side: str, number: int, block: Block) -> SeenUnit:
-        shown = {name: 0.88 if name in block.fields else None for name in ("health", "shield", "cooldown")}
-        return SeenUnit(side, number, longest_kind(block), True, 18.88, -18.88, -18.88, **shown)
+        return SeenUnit(side, number, kind, seen, 18.88, -18.88, -18.88, **shown(block, "health", "shield", "cooldown"))
 
-    own = {name: 0.88 if name in layout.own.fields else None for name in ("health", "shield", "cooldown", "x", "y")}
     return Scene(
-        me=Self(layout.n_agents - 1, longest_kind(layout.own), **own),
+        me=Self(layout.n_agents - 1, kind, **shown(layout.own, "health", "shield", "cooldown", "x", "y")),
         allies=tuple(unit("ally", i, layout.allies) for i in range(layout.n_agents - 1)),
         enemies=tuple(unit("enemy", j, layout.enemies) for j in range(layout.n_enemies)),
         actions=action_names(layout.n_enemies)[1:],

@@ -68,10 +68,14 @@ def show(config: dict[str, Any], steps: int) -> None:
 
 
 def _play(env: Any, seed: int, steps: int) -> int:
-    """Random available actions until the battle is over or ``steps`` are made; returns how many were."""
-    env.reset(keyed_seeds(seed, "prompt", count=1))
-    for step in range(steps):
-        weights = env.avail_actions * keyed_generator(seed, "prompt", step).random(env.avail_actions.shape)
-        if env.step(np.asarray(weights.argmax(-1))).terminated[0]:
-            return step + 1
-    return steps
+    """Random available actions, at most ``steps``, none that ends the battle; returns how many were made."""
+
+    def replay(count: int) -> int:
+        env.reset(keyed_seeds(seed, "prompt", count=1))
+        for step in range(count):
+            weights = env.avail_actions * keyed_generator(seed, "prompt", step).random(env.avail_actions.shape)
+            if env.step(np.asarray(weights.argmax(-1))).terminated[0]:
+                return step
+        return count
+
+    return replay(replay(steps))

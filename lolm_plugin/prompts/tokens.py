@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.layout import ObservationLayout
-from lolm_plugin.prompts.scene import Scene, fullest_scene, scenes
+from lolm_plugin.prompts.scene import Scene, fullest_scenes, scenes
 from lolm_plugin.prompts.template import PromptStyle
 
 
@@ -39,8 +39,9 @@ class Prompter:
     @property
     def max_tokens(self) -> int:
         """Length of the longest prompt this map can need, with a small reserve."""
-        longest = self._ids([self.style.describe(fullest_scene(self.layout)).text])[0]
-        return len(self.prefix) + len(longest) + 8
+        candidates = fullest_scenes(self.layout, self.dynamic)
+        longest = max(self.count_tokens([self.style.describe(scene).text for scene in candidates]))
+        return len(self.prefix) + longest + 8
 
     def check_fits(self, context_length: int, model: str) -> None:
         """Raise ConfigError if the longest prompt of this map is longer than the model can read."""
@@ -57,4 +58,4 @@ class Prompter:
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos] else []
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

@@ -180,10 +180,10 @@ def test_the_controller_is_asked_for_running_episodes_and_once_more_for_each_tha
     runner = make()
     batch = runner.run()
     lengths = runner.env.length.tolist()
-    assert set(lengths) == {1, 2, 3, 4}
-    expected = [[i for i in range(6) if lengths[i] >= t] for t in range(5)]
+    assert len(set(lengths)) > 2
+    expected = [[i for i in range(6) if lengths[i] >= t] for t in range(max(lengths) + 1)]
     assert [call.rows for call in runner.mac.calls] == expected
-    assert [call.t for call in runner.mac.calls] == list(range(5))
+    assert [call.t for call in runner.mac.calls] == list(range(max(lengths) + 1))
     assert not any(call.test or call.grad or call.t_env for call in runner.mac.calls)
     assert runner.mac.hidden == [6]
     assert batch["filled"][..., 0].sum(1).tolist() == [length + 1 for length in lengths]

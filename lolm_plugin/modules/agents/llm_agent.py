@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
@@ -24,8 +24,7 @@ class LLMAgent(nn.Module):
         self.prompter = prompter
         self.backbone = backbone
         self.n_enemies = prompter.layout.n_enemies
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(keyed_seeds(seed, "head", count=1)[0]))
+        with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
             self.head = AttentionActionHead(backbone.hidden_size, head["init_std"])
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lolm_plugin.llm.sources import seeded
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import Units, check_sizes
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
@@ -32,8 +33,7 @@ class TransformerCritic(nn.Module):
         self.n_agents = args.n_agents
         self.output_type = "v"
         shape: Mapping[str, Any] = args.critic
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(keyed_seeds(args.seed, "critic", count=1)[0]))
+        with seeded(int(keyed_seeds(args.seed, "critic", count=1)[0])):
             self.embed = nn.Linear(ENTITY_WIDTH, shape["width"])
             layer = nn.TransformerEncoderLayer(
                 shape["width"],
