@@ -9,8 +9,8 @@ import pytest
 from lolm_plugin import training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 
-# Environment steps: about 40 updates of 256 episodes, of up to 8 steps in a duel.
-T_MAX = {"retreat": 10_000, "approach": 10_000, "duel": 45_000, "target": 5_000}
+# Environment steps: about 30 updates of 256 episodes, of up to 8 steps in a duel.
+T_MAX = {"retreat": 8_000, "approach": 8_000, "duel": 38_000, "target": 5_000}
 
 
 def train(tmp_path, map_name, *updates):
