@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "train":
             return training.main([f"{argv[0]} train", *arguments])
         if command == "prompt":
-            from lolm_plugin.prompts.show import main as prompt
+            from lolm_plugin.prompt_command import main as prompt
 
             return prompt(arguments)
         if command == "doctor":

@@ -93,8 +93,13 @@ def _check_seed(config: Mapping[str, Any]) -> None:
 
 def _check_env(config: Mapping[str, Any]) -> None:
     env, env_args = config["env"], config["env_args"]
-    if env in registry.MAP_CHECKS:
-        registry.load(registry.MAP_CHECKS[env])(env_args["map_name"])
+    if config.get("mac") in registry.ENTRIES["mac"] and env not in registry.LAYOUTS:
+        raise ConfigError(
+            f"mac={config['mac']} cannot put env={env} into words, as it has no observation layout; "
+            f"set --env-config to one of: {', '.join(sorted(registry.LAYOUTS))}."
+        )
+    if env in registry.MAP_SIZES:
+        registry.load(registry.MAP_SIZES[env])(env_args["map_name"])
     if env in BATTLE_ENVS and not config["common_reward"]:
         raise ConfigError(
             f"common_reward=False cannot be used with env={env}, whose agents share one reward; set common_reward=True."
@@ -151,11 +156,6 @@ def _check_policy(config: Mapping[str, Any]) -> None:
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not a choice; set it to one of: {', '.join(allowed)}.")
-    if config["env"] not in registry.LAYOUTS:
-        raise ConfigError(
-            f"mac={config['mac']} cannot put env={config['env']} into words, as it has no observation layout; "
-            f"set --env-config to one of: {', '.join(sorted(registry.LAYOUTS))}."
-        )
     positive = (
         "epochs",
         "minibatches",

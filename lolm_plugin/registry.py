@@ -27,10 +27,10 @@ VECTOR_ENVS: dict[str, str] = {
     "probe": "lolm_plugin.envs.probe:ProbeVectorEnv",
 }
 
-# What tells, without loading anything slow, whether an environment has a map.
-MAP_CHECKS: dict[str, str] = {
-    "smax": "lolm_plugin.envs.smax_scenarios:scenario",
-    "probe": "lolm_plugin.envs.probe_tasks:table",
+# ``map_name -> (n_agents, n_enemies)`` without building the environment; an unknown map is a ConfigError.
+MAP_SIZES: dict[str, str] = {
+    "smax": "lolm_plugin.envs.smax_scenarios:sizes",
+    "probe": "lolm_plugin.envs.probe_tasks:sizes",
 }
 
 # How the flat vectors of an environment are laid out: ``(env_args, n_agents, n_actions) -> Layouts``.

@@ -92,6 +92,10 @@ def _main(argv: list[str]) -> int:
     updates, options = _parse(command, arguments)
     config = config_check.apply_updates(resolved, updates, host_dir)
     config_check.check(config)
+    if config.get("mac") in registry.ENTRIES["mac"] and options["COMMAND"] is None:
+        from lolm_plugin.controllers.prompter import check_prompts
+
+        check_prompts(config)
     full_command = shlex.join([Path(sys.executable).name, *argv])
     return _run(config, options, hosts.open_host(checkout), full_command)
 
@@ -119,10 +123,10 @@ def _check_updates_written_well(arguments: Sequence[str]) -> None:
 
 def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sacred's own reading of its part of the command line: updates and options."""
+    updates = parse_updates(arguments)
     from docopt import docopt
     from sacred import Experiment
 
-    updates = parse_updates(arguments)
     _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
     try:
         options = docopt(internal_usage, list(arguments), default_help=False)

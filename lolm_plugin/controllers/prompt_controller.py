@@ -10,16 +10,14 @@ from torch import Tensor
 
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
+from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.batching import plan_microbatches
-from lolm_plugin.llm.sources import resolve
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import check_sizes
-from lolm_plugin.prompts.template import build_style
-from lolm_plugin.prompts.tokens import Prompter
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,7 @@ class PromptMAC:
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
-        # The tokenizer and the model's config tell whether prompts fit, long before weights are loaded.
-        source = resolve(args.llm["model"])
-        prompter = Prompter(
-            layouts.observation,
-            build_style(args.prompt["style"]),
-            source.load_tokenizer(),
-            args.prompt["dynamic"],
-        )
-        prompter.check_fits(_context_length(source.load_config(), prompter.tokenizer), args.llm["model"])
+        prompter = build_prompter(args.llm, args.prompt, layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
         self.action_selector = KeyedActionSelector(args)
@@ -180,11 +170,6 @@ class PromptMAC:
             shape = (actions.shape[0], steps, self.n_agents)
             self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
         self.behaviour_log_probs[:, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-
-def _context_length(config: Any, tokenizer: Any) -> int:
-    # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
 
 
 def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:

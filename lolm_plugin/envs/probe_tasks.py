@@ -212,6 +212,11 @@ def table(map_name: str) -> Table:
     )
 
 
+def sizes(map_name: str) -> tuple[int, int]:
+    """How many agents and enemies a task has; ConfigError where there is no such task."""
+    return 1, table(map_name).available.shape[1] - N_BASE_ACTIONS
+
+
 def _outcome(task: Task, situation: Situation, action: int) -> Outcome:
     decided = not situation.health or not any(enemy.health for enemy in situation.enemies)
     if decided or not task.available(situation)[action]:

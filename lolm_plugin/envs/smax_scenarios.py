@@ -118,6 +118,12 @@ def scenario(map_name: str) -> SMAXScenario:
     return SMAXScenario(map_name, ally_types, enemy_types, _SMAC_LIMITS.get(map_name, _SMAX_LIMIT))
 
 
+def sizes(map_name: str) -> tuple[int, int]:
+    """How many agents and enemies a map has; ConfigError where SMAX cannot have such a map."""
+    battle = scenario(map_name)
+    return len(battle.ally_types), len(battle.enemy_types)
+
+
 def _types(team: str) -> tuple[str, ...]:
     return tuple(_UNIT_OF_LETTER[letter] for count, letter in _GROUP.findall(team) for _ in range(int(count)))
 

@@ -58,4 +58,4 @@ class Prompter:
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos] else []
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []

@@ -8,11 +8,9 @@ import torch
 
 from lolm_plugin import config_check, config_files, registry
 from lolm_plugin import host as hosts
+from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.template import build_style
-from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
 from lolm_plugin.training import parse_updates, take_option
 
@@ -46,10 +44,9 @@ def show(config: dict[str, Any], steps: int) -> None:
     seed = config.get("seed") or 0
     env_args = {key: value for key, value in config["env_args"].items() if key != "seed"}
     env = registry.load(registry.VECTOR_ENVS[config["env"]])(n_envs=1, **env_args)
-    tokenizer = resolve(config["llm"]["model"]).load_tokenizer()
     layout = build_layouts(config["env"], env_args, env.n_agents, env.n_actions).observation
-    style = build_style(config["prompt"]["style"])
-    prompter = Prompter(layout, style, tokenizer, config["prompt"]["dynamic"])
+    prompter = build_prompter(config["llm"], config["prompt"], layout)
+    style = prompter.style
     steps = _play(env, seed, min(steps, env.episode_limit - 1))
     obs, available = torch.from_numpy(env.obs[0].copy()), torch.from_numpy(env.avail_actions[0].copy())
     agents = torch.arange(env.n_agents)

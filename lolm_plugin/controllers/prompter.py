@@ -1,0 +1,33 @@
+"""From configuration to prompter, and whether its prompts fit the model, before any weights are loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lolm_plugin import registry
+from lolm_plugin.llm.sources import resolve
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.tokens import Prompter
+
+
+def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: ObservationLayout) -> Prompter:
+    """The prompter of a map; ConfigError if its longest prompt is longer than ``llm.model`` reads."""
+    source = resolve(llm["model"])
+    prompter = Prompter(layout, build_style(prompt["style"]), source.load_tokenizer(), prompt["dynamic"])
+    # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
+    context = getattr(source.load_config().get_text_config(), "max_position_embeddings", None)
+    prompter.check_fits(context or prompter.tokenizer.model_max_length, llm["model"])
+    return prompter
+
+
+def check_prompts(config: Mapping[str, Any]) -> None:
+    """ConfigError if the tokenizer cannot be had or prompts cannot fit, told before any environment is built.
+
+    Where a map's sizes are known only to a running game, the controller tells later.
+    """
+    env, env_args = config["env"], config["env_args"]
+    if env in registry.MAP_SIZES:
+        n_agents, n_enemies = registry.load(registry.MAP_SIZES[env])(env_args["map_name"])
+        layouts = build_layouts(env, env_args, n_agents, N_BASE_ACTIONS + n_enemies)
+        build_prompter(config["llm"], config["prompt"], layouts.observation)
