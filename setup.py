@@ -36,7 +36,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     # The yaml files live in config/ at the top and ship inside the package.
     packages=[*find_packages(include=["lolm_plugin", "lolm_plugin.*"]), "lolm_plugin.config"],
     package_dir={"lolm_plugin.config": "config"},

@@ -1,6 +1,7 @@
 """What can be known to be wrong before anything slow is loaded."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,25 @@ from lolm_plugin.errors import ConfigError
 
 BATTLE_ENVS = ("sc2", "sc2v2", "smaclite", "smax", "probe")
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
+REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
+_POSITIVE = (lambda value: value > 0, "a number greater than 0")
+_FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
+_NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
+RANGES = {
+    "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
+    **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
+    **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        (
+            *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
+            *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
+            *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "llm.num_layers", "llm.token_budget"),
+            *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
+        ),
+        _POSITIVE,
+    ),
+}
+NULLABLE = ("llm.num_layers", "torch_threads")  # null is a choice although other files give a number
 TWO_TYPES = {  # keys whose value may also be of another type than their default
     "target_update_interval_or_tau": float,
     "lora.targets": list,
@@ -31,10 +51,12 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise ConfigError for values that cannot go together; the first one found."""
+    _check_complete(config)
+    _check_ranges(config)
     _check_env(config)
     _check_batches(config)
     _check_checkpoint(config)
-    _check_seed(config)
+    _check_results(config["local_results_path"])
     if config.get("mac") in registry.ENTRIES["mac"]:
         _check_policy(config)
 
@@ -53,13 +75,17 @@ def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> N
             continue
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else "see config/default.yaml for every key."
+        if below := [name for name in known if name.startswith(f"{key}.")]:
+            hint = f"it is a section, so set one of its keys, such as {below[0]}."
         raise ConfigError(f"The key {key} {where} is unknown to this configuration; {hint}")
 
 
 def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     """``value`` if it can stand where ``like`` stood (1e6 for an integer becomes one), else ConfigError."""
-    if like is None or value is None or isinstance(like, (list, dict)):
+    if like is None or isinstance(like, list):
         return value
+    if value is None and key in NULLABLE:
+        return None
     wanted = type(like)
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -86,9 +112,23 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _check_seed(config: Mapping[str, Any]) -> None:
-    if (config.get("seed") or 0) < 0:
-        raise ConfigError(f"seed={config['seed']} is negative; set seed to 0 or more.")
+def _check_complete(config: Mapping[str, Any]) -> None:
+    missing = [key for key in REQUIRED if config.get(key) is None]
+    if missing:
+        raise ConfigError(
+            f"The configuration has no {missing[0]}; give it one in the yaml of --config or --env-config."
+        )
+    env_args = config["env_args"]
+    if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
+        raise ConfigError("env_args names no task; set env_args.map_name (or env_args.key where the env has keys).")
+
+
+def _check_ranges(config: Mapping[str, Any]) -> None:
+    flat = flatten(config)
+    for key, (allowed, words) in RANGES.items():
+        value = flat.get(key)
+        if isinstance(value, int | float) and not allowed(value):
+            raise ConfigError(f"{key}={value} is out of range; set {key} to {words}.")
 
 
 def _check_env(config: Mapping[str, Any]) -> None:
@@ -142,6 +182,12 @@ def _check_checkpoint(config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_results(path: str) -> None:
+    existing = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"local_results_path={path} cannot be written to; set it to a folder that can.")
+
+
 def _check_policy(config: Mapping[str, Any]) -> None:
     if config["learner"] not in registry.ENTRIES["learner"]:
         raise ConfigError(
@@ -152,25 +198,15 @@ def _check_policy(config: Mapping[str, Any]) -> None:
         "prompt.style": (config["prompt"]["style"], tuple(registry.PROMPT_STYLES)),
         "head.attack_keys": (config["head"]["attack_keys"], ("shared",)),
         "kl.direction": (config["kl"]["direction"], ("forward", "reverse")),
+        "llm.dtype": (config["llm"]["dtype"], ("auto", "float32", "bfloat16")),
+        "critic_type": (config["critic_type"], tuple(registry.ENTRIES["critic"])),
+        "agent": (config["agent"], ("llm",)),
+        "action_selector": (config["action_selector"], ("keyed",)),
+        "runner": (config["runner"], ("episode", "parallel", *registry.ENTRIES["runner"])),
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not a choice; set it to one of: {', '.join(allowed)}.")
-    positive = (
-        "epochs",
-        "minibatches",
-        "lora.rank",
-        "lora.alpha",
-        "kl.anneal_steps",
-        "llm.token_budget",
-        "eps_clip",
-        "critic.width",
-        "critic.heads",
-    )
-    flat = flatten(config)
-    for key in positive:
-        if flat[key] <= 0:
-            raise ConfigError(f"{key}={flat[key]} has to be greater than 0; set {key} to a positive number.")
     width, heads = config["critic"]["width"], config["critic"]["heads"]
     if width % heads:
         raise ConfigError(

@@ -10,6 +10,7 @@ import yaml
 
 from lolm_plugin.errors import ConfigError
 
+HOST_ENVS = ("sc2", "sc2v2", "smaclite", "gymma")  # EPyMARL's own, which the bundled host does not have
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 
@@ -44,6 +45,11 @@ def find(kind: str, name: str | None, host_dir: Path) -> Path:
     for path in (Path(name), Path(f"{name}.yaml")):
         if path.suffix == ".yaml" and path.is_file():
             return path
+    if kind == "envs" and name in HOST_ENVS:
+        raise ConfigError(
+            f"{option}={name} needs an EPyMARL checkout, and none is in use; set EPYMARL_HOME or --epymarl to one, "
+            f"or {option} to one of: {', '.join(sorted(known))}."
+        )
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
     raise ConfigError(

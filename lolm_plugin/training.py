@@ -24,8 +24,8 @@ Try
       a tiny random language model learns a one-step battle in seconds
   python main.py --config=lolm_mappo_smol --env-config=smax with env_args.map_name=3m t_max=3000
       a real pretrained model, SmolLM2-135M, on a CPU
-  python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2
-      the paper's run; needs StarCraft II and an EPyMARL checkout
+  python main.py --config=lolm_mappo --env-config=smax with env_args.map_name=3s5z_vs_3s6z
+      the paper's model and prompts; Qwen3-0.6B comes from the Hugging Face hub and wants a GPU
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
       play a checkpoint, on its own map or zero-shot on another
 
@@ -38,11 +38,14 @@ Options
   --env-config=NAME|PATH.yaml   {envs}
   --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
   -h, --help                    this text
-  print_config with KEY=VALUE   show the resolved configuration; Sacred's own flags (-n, -c, -F, ...) work too
+  print_config with KEY=VALUE   show the resolved configuration; so do Sacred's flags -n NAME, -c COMMENT, -u
 
 Results: results/sacred/ALGORITHM/MAP/N holds the Sacred run and curve.png, results/models the checkpoints.
 `python -m lolm_plugin doctor` tells what this machine can run; `... prompt` shows what the model reads.
 """
+
+
+SACRED_COMMANDS = ("print_config", "print_dependencies", "save_config")
 
 
 def take_option(arguments: list[str], name: str) -> str | None:
@@ -82,11 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     command, arguments = argv[0], argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print(usage(hosts.config_dir(_any_checkout())))
+        return 0
     checkout = hosts.locate(take_option(arguments, "--epymarl"))
     host_dir = hosts.config_dir(checkout)
-    if "-h" in arguments or "--help" in arguments:
-        print(usage(host_dir))
-        return 0
     algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
     resolved = config_files.resolve(algorithm, environment, host_dir)
     updates, options = _parse(command, arguments)
@@ -96,7 +99,7 @@ def _main(argv: list[str]) -> int:
         from lolm_plugin.controllers.prompter import check_prompts
 
         check_prompts(config)
-    full_command = shlex.join([Path(sys.executable).name, *argv])
+    full_command = shlex.join([*_interpreter(), *argv[0].split(), *argv[1:]])
     return _run(config, options, hosts.open_host(checkout), full_command)
 
 
@@ -108,6 +111,19 @@ def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
     _check_updates_written_well(arguments)
     updates, _ = get_config_updates(list(arguments[arguments.index("with") + 1 :]) if "with" in arguments else [])
     return updates
+
+
+def _interpreter() -> list[str]:
+    """What to type before ``main.py``, so that a printed command runs as it stands."""
+    python, here = Path(sys.executable), Path.cwd()
+    return [str(python.relative_to(here) if python.is_relative_to(here) else python)]
+
+
+def _any_checkout() -> Path | None:
+    try:
+        return hosts.locate(None)
+    except ConfigError:  # help has to come whatever the environment says
+        return None
 
 
 def _check_updates_written_well(arguments: Sequence[str]) -> None:
@@ -132,6 +148,11 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
         options = docopt(internal_usage, list(arguments), default_help=False)
     except SystemExit as error:
         raise ConfigError(f"{shlex.join(arguments)} is not understood; see --help for the form.") from error
+    if options["COMMAND"] not in (None, *SACRED_COMMANDS):
+        raise ConfigError(
+            f"{options['COMMAND']} is neither an option nor KEY=VALUE after `with`, nor one of Sacred's commands "
+            f"{', '.join(SACRED_COMMANDS)}; see --help for the form."
+        )
     return updates, options
 
 
@@ -177,7 +198,7 @@ def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, f
         experiment.observers += [runs, ProgressObserver(config["t_max"])]
     started = time.time()
     run = experiment.run(sacred_command or experiment.default_command, options=dict(options))
-    if sacred_command is None:
+    if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
         print("\n" + summarise(run.config, host.describe(), Path(runs.dir), full_command, started))
     return 0
 
@@ -185,13 +206,13 @@ def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, f
 def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
     """Say at the start what makes this run other than the paper's."""
     llm = config["llm"]
+    if not llm["pretrained"]:
+        logger.info(f"{config['name']} starts from random weights (llm.pretrained=False), as the paper's control does.")
     notes = []
     if llm["num_layers"]:
         notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
     if llm["model"].startswith("tiny-"):
         notes.append("a random language model without any knowledge (llm.model)")
-    if not llm["pretrained"]:
-        notes.append("random weights (llm.pretrained=False)")
     if config["prompt"]["style"] != "paper":
         notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
     if notes:

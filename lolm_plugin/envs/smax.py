@@ -207,8 +207,8 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
             from jaxmarl.environments.smax.smax_env import Scenario
     except ImportError as error:
         raise ConfigError(
-            f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install "
-            "'lolm_plugin[smax]' or set another --env-config."
+            f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install -e "
+            "'.[smax]' or set another --env-config."
         ) from error
 
     n_agents = len(battle.ally_types)

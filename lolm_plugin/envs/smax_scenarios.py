@@ -132,7 +132,7 @@ def _lacks(map_name: str, what: str) -> ConfigError:
     others = "--env-config=sc2 or --env-config=smaclite" if map_name in _IN_SMACLITE else "--env-config=sc2"
     return ConfigError(
         f"env_args.map_name={map_name} cannot be played with env=smax because SMAX has no {what}: "
-        f"use {others}, or set another env_args.map_name."
+        f"use {others} inside EPyMARL, or set another env_args.map_name."
     )
 
 

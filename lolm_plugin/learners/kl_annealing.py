@@ -12,10 +12,11 @@ def annealed(initial: float, t_env: int, anneal_steps: int) -> float:
 
 
 class KLAnnealing:
-    """lambda(t). Unknown, and 0, until the first update has measured the two losses.
+    """lambda(t). Unknown, and 0, until the two losses are measured at the first step where the policies differ.
 
-    That costs nothing: LoRA starts at zero, so during the first pass the two policies are the same and the
-    KL has no gradient either.
+    Waiting costs nothing: LoRA starts at zero, so at first the two policies are the same, the KL has no
+    gradient, and |L_mappo| of normalised advantages is rounding noise. The KL is small then, so unless
+    ``coef_max`` is large it is what the weight starts at.
     """
 
     def __init__(self, enabled: bool, anneal_steps: int, eps: float, coef_max: float) -> None:

@@ -126,7 +126,7 @@ class MAPPOLearner:
             sums["entropy"] += spread.sum().item() / len(rows)
             sums["clip_fraction"] += clipped.sum().item() / len(rows)
             sums["approx_kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / len(rows)
-        if chosen.reference is not None:
+        if sums["kl_loss"] > self.args.kl["eps"]:
             self.kl.measure(sums["policy_loss"], sums["kl_loss"])
         lora, head = (group["params"] for group in self.actor_optimiser.param_groups)
         sums["lora_grad_norm"] = float(torch.nn.utils.get_total_norm([p.grad for p in lora if p.grad is not None]))
@@ -205,18 +205,18 @@ class MAPPOLearner:
             "format": 1,
             "version": __version__,
             "kl_initial": self.kl.initial,
-            "llm": dict(self.args.llm),
+            "shape": _shape(self.args),
         }
         Path(path, "learner.json").write_text(json.dumps(facts, indent=2))
 
     def load_models(self, path: str) -> None:
         """Load strictly; nothing here depends on team sizes, so a checkpoint of another map loads too."""
         facts = _read_facts(path)
-        for key in ("model", "num_layers"):
-            if facts["llm"].get(key) != self.args.llm[key]:
+        for key, value in _shape(self.args).items():
+            if facts["shape"].get(key) != value:
                 raise ConfigError(
-                    f"checkpoint_path={path} was trained with llm.{key}={facts['llm'].get(key)} but this run has "
-                    f"llm.{key}={self.args.llm[key]}; set llm.{key} to the checkpoint's value."
+                    f"checkpoint_path={path} was trained with {key}={facts['shape'].get(key)} but this run has "
+                    f"{key}={value}; set {key} to the checkpoint's value."
                 )
         self.mac.load_models(path)
         for name, module in (("critic", self.critic), ("value_normaliser", self.value_normaliser)):
@@ -238,11 +238,25 @@ def _build_critic(scheme: Mapping[str, Mapping], args: SimpleNamespace) -> torch
     return registry.load(critics[args.critic_type])(scheme, args)
 
 
+def _shape(args: SimpleNamespace) -> dict[str, Any]:
+    """What has to be the same for a checkpoint's numbers to mean the same, beyond the shapes of its tensors."""
+    keys = {
+        "llm": ("model", "num_layers", "pretrained"),
+        "lora": ("rank", "alpha", "targets"),
+        "head": ("attack_keys",),
+    }
+    shape = {f"{section}.{key}": getattr(args, section)[key] for section in keys for key in keys[section]}
+    return shape if args.llm["pretrained"] else {**shape, "seed": args.seed}  # the seed then made the base model
+
+
 def _read_facts(path: str) -> dict[str, Any]:
     file = Path(path, "learner.json")
     if not file.is_file():
         raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
     try:
-        return json.loads(file.read_text())
+        facts = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error
+    if facts.get("format") != 1:
+        raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
+    return facts

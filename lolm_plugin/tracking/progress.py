@@ -29,7 +29,6 @@ class ProgressObserver(RunObserver):
         self.started = time.monotonic()
         self.latest: dict[str, float] = {}
         self._logged = self.started
-        self._first_step: int | None = None
 
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, list]], info: Mapping[str, Any]) -> None:
         """Called by Sacred with what was measured since the last heartbeat."""

@@ -37,6 +37,14 @@ CASES = {
     "nothing to evaluate": ([*TINY, "with", "evaluate=True"], ["evaluate=True", "checkpoint_path"]),
     "the host's PPO learner": ([*TINY, "with", "learner=ppo_learner"], ["learner=ppo_learner", "mappo_learner"]),
     "unknown prompt style": ([*TINY, "with", "prompt.style=poem"], ["prompt.style=poem", "paper", "compact"]),
+    "null for a number": ([*TINY, "with", "lr=None"], ["lr=None", "a number"]),
+    "a negative rate": ([*TINY, "with", "lr=-1"], ["lr=-1", "greater than 0"]),
+    "a seed too large": ([*TINY, "with", "seed=99999999999"], ["seed=99999999999", "4294967295"]),
+    "a section for a key": ([*TINY, "with", "kl=False"], ["key kl", "section", "kl."]),
+    "another action selector": ([*TINY, "with", "action_selector=soft_policies"], ["action_selector", "keyed"]),
+    "an environment of EPyMARL alone": (["--config=lolm_mappo", "--env-config=sc2"], ["sc2", "EPyMARL checkout"]),
+    "a stray word": ([*TINY, "fast"], ["fast", "print_config"]),
+    "results that cannot be written": ([*TINY, "with", "local_results_path=README.md"], ["README.md", "local_results"]),
     "unknown Sacred flag": ([*TINY, "--no-such-flag"], ["--no-such-flag", "--help"]),
 }
 
@@ -83,5 +91,5 @@ def test_help_teaches_with_examples(arguments, capsys, monkeypatch):
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
     assert training.main(["main.py", *arguments]) == 0
     text = capsys.readouterr().out
-    assert "python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2" in text
+    assert "python main.py --config=lolm_mappo --env-config=smax with env_args.map_name=3s5z_vs_3s6z" in text
     assert "lolm_mappo_tiny" in text

@@ -39,6 +39,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
         (["doctor", "--cure"], ["--cure"]),
         (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),
         (["prompt"], ["--env-config is missing"]),
+        (["prompt", "--env-config=probe", "--foo"], ["--foo"]),
     ],
 )
 def test_misuse_ends_in_one_sentence_and_code_2(arguments, words, capsys):

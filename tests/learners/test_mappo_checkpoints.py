@@ -140,7 +140,9 @@ def test_a_lost_tensor_is_refused_by_name(copied, new_learner, tiny_args, name):
     [
         ({"llm.model": "tiny-qwen3"}, r"trained with llm.model=tiny-llama but this run has llm.model=tiny-qwen3"),
         ({"llm.num_layers": 1}, r"trained with llm.num_layers=None but this run has llm.num_layers=1"),
-        ({"lora.rank": 4}, r"adapter does not fit this model.*set lora.rank"),
+        ({"lora.rank": 4}, r"trained with lora.rank=16 but this run has lora.rank=4"),
+        ({"lora.alpha": 1}, r"trained with lora.alpha=32 but this run has lora.alpha=1"),
+        ({"llm.pretrained": False}, r"trained with llm.pretrained=True but"),
         ({"critic.width": 16}, r"critic.safetensors does not fit this model"),
     ],
 )
@@ -154,7 +156,7 @@ def test_a_checkpoint_holds_facts_and_safetensors_alone(saved):
     assert {*TENSOR_FILES, "learner.json", "adapter/adapter_config.json"} <= files
     assert {Path(name).suffix for name in files} <= {".safetensors", ".json", ".md"}
     facts = json.loads((saved[0] / "learner.json").read_text())
-    assert facts["llm"]["model"] == "tiny-llama"
+    assert facts["shape"]["llm.model"] == "tiny-llama"
 
 
 def test_a_checkpoint_leaves_out_the_language_model_itself(saved):
