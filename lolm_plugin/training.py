@@ -199,7 +199,9 @@ def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, f
     started = time.time()
     run = experiment.run(sacred_command or experiment.default_command, options=dict(options))
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
-        print("\n" + summarise(run.config, host.describe(), Path(runs.dir), full_command, started))
+        print(
+            "\n" + summarise(run.config, host.describe().removeprefix("Host: "), Path(runs.dir), full_command, started)
+        )
     return 0
 
 

@@ -217,3 +217,35 @@ def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
     for section in ("prompt", "head", "kl", "llm", "lora", "critic"):
         config.pop(section)
     check(config)
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts"),
+    [
+        ("learner", ("has no learner", "--config")),
+        ("mac", ("has no mac",)),
+        ("env_args", ("has no env_args",)),
+    ],
+)
+def test_a_users_file_that_lacks_something_is_told_what(configured, missing, parts):
+    config = {key: value for key, value in configured().items() if key != missing}
+    refused(lambda: check(config), *parts)
+
+
+def test_env_args_without_a_task_are_refused(configured):
+    refused(lambda: check({**configured(), "env_args": {"seed": None}}), "env_args names no task", "env_args.map_name")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"gamma": 2.0}, "gamma=2.0"),
+        ({"lr": -1.0}, "lr=-1.0"),
+        ({"critic": {"layers": 0}}, "critic.layers=0"),
+        ({"torch_threads": -1}, "torch_threads=-1"),
+        ({"seed": 2**32}, "seed=4294967296"),
+        ({"test_nepisode": 0}, "test_nepisode=0"),
+    ],
+)
+def test_values_out_of_range_are_refused(configured, changes, part):
+    refused(lambda: check(merge(configured(), changes)), part, "out of range")

@@ -87,6 +87,14 @@ def test_a_checkpoint_plays_on_another_map_without_a_missing_tensor(trained):
     assert re.search(r"test win rate +\d", printed)
 
 
+def test_the_printed_command_plays_it_again(trained):
+    _, _, folder, printed = trained
+    command = re.search(r"play it again +(.+)", printed)[1]
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no tensor missing, none unexpected" in done.stdout + done.stderr
+
+
 def test_the_resolved_configuration_can_be_printed(tmp_path):
     done = run(
         tmp_path,

@@ -172,6 +172,12 @@ def test_the_kl_coefficient_is_logged_and_reaches_0(updated, direction):
     assert kl_losses[2] == 0
 
 
+def test_the_kl_coefficient_is_balanced_where_the_policies_differ(updated):
+    # Before the first step |L_mappo| without entropy is rounding noise, and so would be a weight balanced with it.
+    learner, _ = updated({"entropy_coef": 0.0, "kl.coef_max": 1e9, "minibatches": 1})
+    assert learner.kl.initial > 10
+
+
 def test_without_kl_the_frozen_model_is_not_asked(updated):
     learner, _ = updated({"kl.enabled": False})
     assert learner.logger.logged["kl_coef"] == [0]
