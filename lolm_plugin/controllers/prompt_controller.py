@@ -72,7 +72,7 @@ class PromptMAC:
         return actions[bs]
 
     def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
-        """Probabilities [batch, agents, actions] at one timestep."""
+        """Probabilities [batch, agents, actions] at one timestep, without gradient; learners call ``logits``."""
         return self._log_probs(ep_batch["obs"][:, t], ep_batch["avail_actions"][:, t] > 0).exp()
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -135,9 +135,9 @@ class PromptMAC:
 
     @torch.no_grad()
     def _log_probs(self, obs: Tensor, available: Tensor) -> Tensor:
-        """Masked log-probabilities [batch, agents, actions]; -inf where unavailable.
+        """Log-probabilities [batch, agents, actions] without gradient, -inf where unavailable.
 
-        obs [batch, agents, obs_size], available bool [batch, agents, actions].
+        Where nothing is available (padding) action 0 is certain. obs [batch, agents, obs_size], available bool [batch, agents, actions].
         """
         forced = ~available.any(-1)  # padding: action 0, as certain as a dead agent's
         available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
