@@ -137,7 +137,8 @@ class PromptMAC:
     def _log_probs(self, obs: Tensor, available: Tensor) -> Tensor:
         """Log-probabilities [batch, agents, actions] without gradient, -inf where unavailable.
 
-        Where nothing is available (padding) action 0 is certain. obs [batch, agents, obs_size], available bool [batch, agents, actions].
+        Where nothing is available (padding) action 0 is certain. obs [batch, agents, obs_size],
+        available bool [batch, agents, actions].
         """
         forced = ~available.any(-1)  # padding: action 0, as certain as a dead agent's
         available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
