@@ -89,7 +89,7 @@ class WordTokenizer:
     def __init__(self, spelt):
         self.spelt = spelt
 
-    def __call__(self, texts, add_special_tokens=True):
+    def __call__(self, texts, add_special_tokens=True, verbose=True):
         spaced = [text.replace(self.spelt, " ".join(self.spelt)) for text in texts]
         return {"input_ids": [list(range(len(re.findall(r"\d|[A-Za-z]+|[^\w\s]", text)))) for text in spaced]}
 
@@ -102,7 +102,7 @@ class LetterTokenizer:
     def __init__(self, adds_bos):
         self.adds_bos = adds_bos
 
-    def __call__(self, texts, add_special_tokens=True):
+    def __call__(self, texts, add_special_tokens=True, verbose=True):
         if isinstance(texts, str):
             return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
         start = [1] if self.adds_bos and add_special_tokens else []
