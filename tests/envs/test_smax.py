@@ -270,7 +270,7 @@ def test_what_cannot_be_is_refused(changes, message):
 
 def test_without_jaxmarl_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lolm_plugin\[smax\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[smax\]'"):
         SMAXVectorEnv("3m", 1)
 
 
