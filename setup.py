@@ -25,7 +25,8 @@ REQUIRED = [
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9"],  # tests on both cores, lint
+    # Tests on both cores, lint, and the websocket of the fake StarCraft.
+    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "websockets>=15"],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
@@ -41,7 +42,7 @@ setup(
     packages=[*find_packages(include=["lolm_plugin", "lolm_plugin.*"]), "lolm_plugin.config"],
     package_dir={"lolm_plugin.config": "config"},
     package_data={
-        "lolm_plugin.config": ["*.yaml", "algs/*.yaml", "envs/*.yaml"],
+        "lolm_plugin.config": ["*.yaml", "algs/*.yaml", "envs/*.yaml", "maps/*.yaml"],
         "lolm_plugin.host.bundled": ["config/*.yaml"],
     },
     install_requires=REQUIRED,

@@ -1,0 +1,35 @@
+"""The fake game behind the real smac, where that is installed."""
+
+import pytest
+
+from .install import install, requirements_missing
+
+
+@pytest.fixture(scope="session")
+def needs_smac():
+    """Skips whatever speaks the protocol where a package of it is missing."""
+    reason = requirements_missing()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def game_folder(needs_smac, tmp_path_factory):
+    return install(tmp_path_factory.mktemp("sc2"))
+
+
+@pytest.fixture
+def new_env(game_folder, monkeypatch):
+    """Builds a StarCraft2Env on the fake game; what was built is closed at the end."""
+    monkeypatch.setenv("SC2PATH", str(game_folder))
+    from smac.env import StarCraft2Env
+
+    envs = []
+
+    def build(map_name, seed=1, **options):
+        envs.append(StarCraft2Env(map_name=map_name, seed=seed, **options))
+        return envs[-1]
+
+    yield build
+    for env in envs:
+        env.close()

@@ -1,0 +1,51 @@
+"""Makes a folder that pysc2 takes for an installed StarCraft II."""
+
+import shlex
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from .maps import MAPS
+
+BUILD = "Base75689"  # version 4.10.0, a build that pysc2 knows
+OLDEST_WEBSOCKETS = 15  # earlier ones ping their clients whether asked to or not
+
+
+def install(folder: Path | str) -> Path:
+    """Install the fake game: set ``SC2PATH`` to the folder returned before an environment is built.
+
+    Args:
+        folder: where to; made if missing.
+
+    Returns:
+        The folder, absolute. It is small and holds nothing but placeholders and a script that starts this
+        package with the Python that called this function.
+    """
+    root = Path(folder).resolve()
+    executable = root / "Versions" / BUILD / "SC2_x64"
+    for needed in (executable.parent, root / "Maps" / "SMAC_Maps", root / "Replays"):
+        needed.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([sys.executable, str(Path(__file__).resolve().parent)])
+    # exec: the process that pysc2 started and will end is the game itself.
+    executable.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    executable.chmod(0o755)
+    for name in MAPS:
+        (root / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").write_text("a placeholder of the fake game\n")
+    return root
+
+
+def requirements_missing() -> str | None:
+    """Why the fake game cannot be played through SMAC here, in a sentence; None where it can.
+
+    Imports none of the packages: smac and smacv2 cannot both be imported in one process.
+    """
+    for package in ("pysc2", "s2clientprotocol", "websockets", "smac"):
+        if find_spec(package) is None:
+            return f"The fake StarCraft II needs the package {package}, which is not installed."
+    if int(metadata.version("websockets").split(".")[0]) < OLDEST_WEBSOCKETS:
+        return f"The fake StarCraft II needs websockets {OLDEST_WEBSOCKETS} or newer."
+    folders = find_spec("smac").submodule_search_locations or []
+    if not any((Path(folder) / "env" / "starcraft2" / "starcraft2.py").exists() for folder in folders):
+        return "The package smac is another one: the fake StarCraft II needs the smac of oxwhirl on GitHub."
+    return None
