@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, read
+from lolm_plugin.config_files import Resolved, flatten, known_keys, map_settings, merge, read
 from lolm_plugin.errors import ConfigError
 
 BATTLE_ENVS = ("sc2", "sc2v2", "smaclite", "smax", "probe")
@@ -20,10 +20,11 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
-    **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std"), _NOT_NEGATIVE),
+    **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE),
     **dict.fromkeys(
         (
             *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
+            "worker_timeout",
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "llm.num_layers", "llm.token_budget"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
@@ -46,6 +47,8 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
         ours = not path.is_relative_to(host_dir)
         config = merge(config, _checked(read(path), known, f"in {path}", free="env_args") if ours else read(path))
     known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
+    path, settings = map_settings(resolved.files[-1], flatten(merge(config, updates)).get("env_args.map_name"))
+    config = merge(config, _checked(settings, known, f"in {path}"))
     return merge(config, _checked(updates, known, "on the command line"))
 
 
@@ -138,8 +141,10 @@ def _check_env(config: Mapping[str, Any]) -> None:
             f"mac={config['mac']} cannot put env={env} into words, as it has no observation layout; "
             f"set --env-config to one of: {', '.join(sorted(registry.LAYOUTS))}."
         )
-    if env in registry.MAP_SIZES:
-        registry.load(registry.MAP_SIZES[env])(env_args["map_name"])
+    # The host's own algorithms may play the host's environments on any map that those know.
+    ours = config.get("mac") in registry.ENTRIES["mac"] or env in registry.ENTRIES["env"]
+    if ours and env in registry.MAP_SIZES:
+        registry.load(registry.MAP_SIZES[env])(env_args)
     if env in BATTLE_ENVS and not config["common_reward"]:
         raise ConfigError(
             f"common_reward=False cannot be used with env={env}, whose agents share one reward; set common_reward=True."
@@ -147,7 +152,7 @@ def _check_env(config: Mapping[str, Any]) -> None:
     if config["runner"] == "vector" and env not in registry.VECTOR_ENVS:
         raise ConfigError(
             f"runner=vector cannot step env={env}, which runs one at a time (vector: "
-            f"{', '.join(registry.VECTOR_ENVS)}); set runner=parallel."
+            f"{', '.join(registry.VECTOR_ENVS)}); set runner=parallel or runner=supervised_parallel."
         )
 
 

@@ -1,6 +1,5 @@
 """Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, did_you_mean
 
 HOST_ENVS = ("sc2", "sc2v2", "smaclite", "gymma")  # EPyMARL's own, which the bundled host does not have
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
@@ -29,9 +28,16 @@ def plugin_config_dir() -> Path:
 
 
 def available(kind: str, host_dir: Path) -> dict[str, Path]:
-    """Every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) knows; ours win over the host's."""
+    """Every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) knows; ours win over the host's.
+
+    Our files for the host's own environments count only where the host has these.
+    """
     folders = (host_dir / kind, plugin_config_dir() / kind)
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    missing = (
+        [name for name in HOST_ENVS if not (host_dir / "envs" / f"{name}.yaml").is_file()] if kind == "envs" else ()
+    )
+    return {name: path for name, path in found.items() if name not in missing}
 
 
 def find(kind: str, name: str | None, host_dir: Path) -> Path:
@@ -50,10 +56,9 @@ def find(kind: str, name: str | None, host_dir: Path) -> Path:
             f"{option}={name} needs an EPyMARL checkout, and none is in use; set EPYMARL_HOME or --epymarl to one, "
             f"or {option} to one of: {', '.join(sorted(known))}."
         )
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
     raise ConfigError(
-        f"{option}={name} is neither a yaml file nor a known name{hint}; known: {', '.join(sorted(known))}."
+        f"{option}={name} is neither a yaml file nor a known name{did_you_mean(name, known)}; "
+        f"known: {', '.join(sorted(known))}."
     )
 
 
@@ -105,6 +110,13 @@ def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
     for path in files:
         config = merge(config, read(path))
     return Resolved(config, files)
+
+
+def map_settings(algorithm: Path, map_name: Any) -> tuple[Path, dict[str, Any]]:
+    """What an algorithm's file changes on a map, and in which file that stands: ``config/maps/ALGORITHM.yaml``."""
+    path = plugin_config_dir() / "maps" / algorithm.name
+    shipped = algorithm.parent == plugin_config_dir() / "algs" and path.is_file()
+    return path, read(path).get(str(map_name), {}) if shipped else {}
 
 
 def known_keys(host_dir: Path) -> dict[str, Any]:

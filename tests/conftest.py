@@ -10,16 +10,34 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lolm_plugin import config_files, registry
 from lolm_plugin.host import BUNDLED
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
+from lolm_plugin.observations.units import HEALERS, UNIVERSE
+from lolm_plugin.paths import use_host_config_dir
 
 torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
 
-SIZES = {"probe": ("target", 2, 9)}
-DEFAULT_SIZE = ("3s_vs_4z", 3, 10)  # of an environment added to the registry and not to this table
+# The maps on which each registered environment is tested; of one that is not in this table, its yaml's.
+MAPS = {
+    "probe": ({"map_name": "target"},),
+    "sc2": ({"map_name": "MMM2"}, {"map_name": "2s3z", "obs_pathing_grid": True, "obs_last_action": True}),
+    "sc2v2": ({"map_name": "terran_5_vs_5"},),
+    "smaclite": ({"map_name": "MMM2"},),
+    "smax": ({"map_name": "3s_vs_4z"},),
+}
+
+
+def _yaml(env):
+    return config_files.read(config_files.plugin_config_dir() / f"envs/{env}.yaml")
+
+
+TESTED_MAPS = [
+    (env, env_args) for env in sorted(registry.LAYOUTS) for env_args in MAPS.get(env) or [_yaml(env)["env_args"]]
+]
 
 
 @pytest.fixture
@@ -45,11 +63,35 @@ def fresh_python():
     return run
 
 
-@pytest.fixture(params=sorted(registry.LAYOUTS))
+@pytest.fixture(scope="session", autouse=True)
+def scenarios(tmp_path_factory):
+    """A host's configuration folder with a SMACv2 scenario of each race, as EPyMARL has them."""
+    folder = tmp_path_factory.mktemp("host_config")
+    (folder / "envs/smacv2_configs").mkdir(parents=True)
+    for race, units in (("terran", "medivac"), ("protoss", "colossus"), ("zerg", "baneling")):
+        _write_scenario(folder / f"envs/smacv2_configs/{race}_5_vs_5.yaml", race, units)
+    use_host_config_dir(folder)
+    return folder
+
+
+def _write_scenario(path, race, rare_unit, **changes):
+    flags = dict.fromkeys(("obs_last_action", "obs_pathing_grid", "obs_terrain_height", "obs_timestep_number"), False)
+    team = {"dist_type": "weighted_teams", "unit_types": [rare_unit], "weights": [1.0], "observe": True}
+    arguments = {
+        **flags,
+        **{"map_name": f"10gen_{race}", "obs_all_health": True, "obs_own_health": True, "obs_instead_of_state": False},
+        **{"conic_fov": False, "obs_own_pos": True, "use_unit_ranges": True, "min_attack_range": 2},
+        **{"state_last_action": True, "state_timestep_number": False},
+        "capability_config": {"n_units": 5, "n_enemies": 5, "team_gen": team},
+    }
+    path.write_text(yaml.safe_dump({"env": "sc2wrapped", "env_args": {**arguments, **changes}}))
+
+
+@pytest.fixture(params=TESTED_MAPS, ids=lambda tested: f"{tested[0]}-{tested[1]['map_name']}")
 def layouts(request):
     """The layouts of each registered environment in turn."""
-    map_name, n_agents, n_actions = SIZES.get(request.param, DEFAULT_SIZE)
-    return build_layouts(request.param, {"map_name": map_name}, n_agents, n_actions)
+    env, env_args = request.param
+    return build_layouts(env, env_args, *registry.load(registry.MAP_SIZES[env])(env_args))
 
 
 @pytest.fixture(scope="session")
@@ -97,13 +139,37 @@ def _random_views(layout, rows, seed, unseen=0.3):
     mask[:, 2:N_BASE_ACTIONS] = rng.random((rows, 4)) < 0.7
     obs = np.zeros((rows, layout.size), np.float32)
     obs[:, :4] = mask[:, 2:N_BASE_ACTIONS]
-    for block in (layout.enemies, layout.allies, layout.own):
-        present = (rng.random((rows, block.rows)) >= unseen) | (block is layout.own)
-        values = _random_units(block, present, rng)
-        if block is layout.enemies:
-            mask[:, N_BASE_ACTIONS:] = values[..., block.fields.index("can_target")]
-        obs[:, block.start : block.end] = values.reshape(rows, -1)
+    values = {}
+    for name in ("own", "allies", "enemies"):
+        block = getattr(layout, name)
+        present = (rng.random((rows, block.rows)) >= unseen) | (name == "own")
+        values[name] = _random_units(block, present, rng)
+    own, enemies = values["own"][:, 0], values["enemies"]
+    kinds = np.array(layout.own.kinds or (layout.own.only_kind,))
+    bits = own[:, len(layout.own.fields) : len(layout.own.fields) + len(layout.own.kinds)]
+    kind = kinds[bits.argmax(-1)] if layout.own.kinds else np.repeat(kinds, rows)
+    _offer_targets(layout, mask, enemies, kind, rng)
+    for name, units in values.items():
+        block = getattr(layout, name)
+        obs[:, block.start : block.end] = units.reshape(rows, -1)
     return torch.from_numpy(obs), torch.from_numpy(mask)
+
+
+def _offer_targets(layout, mask, enemies, kind, rng):
+    """Who is seen within range may be attacked; a healer's targets are allies, whatever its enemy rows say."""
+    sight, reach = (
+        np.array(value if isinstance(value, tuple) else (value,) * len(UNIVERSE)) if value is not None else None
+        for value in (layout.sight, layout.shoot_range)
+    )
+    flag, dist = enemies[..., layout.enemies.fields.index("can_target")], enemies[..., 1]
+    if reach is not None:
+        flag *= dist * sight[kind][:, None] <= reach[kind][:, None]
+    mask[:, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_enemies] = flag
+    heals = np.isin(kind, HEALERS)
+    mask[heals, N_BASE_ACTIONS:] = 0
+    mask[heals, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_agents - 1] = 1
+    offered = mask[heals, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_enemies]
+    flag[heals] = offered * (dist[heals] > 0)
 
 
 def _random_units(block, present, rng):
@@ -119,6 +185,7 @@ def _random_units(block, present, rng):
     columns = [known.get(name, rng.uniform(0.01, 1, shape)) for name in block.fields]
     if block.kinds:
         columns += list(np.moveaxis(np.eye(len(block.kinds))[rng.integers(len(block.kinds), size=shape)], -1, 0))
+    columns += [rng.integers(2, size=shape) for _ in range(block.unread)]
     return (np.stack(columns, -1) * present[..., None]).astype(np.float32)
 
 

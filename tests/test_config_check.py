@@ -9,7 +9,7 @@ from lolm_plugin.config_files import merge, plugin_config_dir, resolve
 from lolm_plugin.errors import ConfigError
 
 ALGORITHMS = sorted(path.stem for path in (plugin_config_dir() / "algs").glob("*.yaml"))
-ENVIRONMENTS = sorted(path.stem for path in (plugin_config_dir() / "envs").glob("*.yaml"))
+ENVIRONMENTS = sorted((plugin_config_dir() / "envs").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def refused(action, *parts):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_shipped_pair_of_files_passes(algorithm, environment, host_dir):
-    config = apply_updates(resolve(algorithm, environment, host_dir), {}, host_dir)
+    config = apply_updates(resolve(algorithm, str(environment), host_dir), {}, host_dir)
     check(config)
-    assert (config["name"], config["env"]) == (algorithm, environment)
+    assert (config["name"], config["env"]) == (algorithm, environment.stem)
 
 
 def test_nothing_slow_is_loaded_to_check(fresh_python):
@@ -164,7 +164,29 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"env": "smax", "env_args": {"map_name": "MMM2"}}, ("env_args.map_name=MMM2", "medivac")),
         ({"common_reward": False}, ("common_reward=False", "env=probe", "set common_reward=True")),
         ({"env": "sc2", "mac": "basic_mac"}, ("runner=vector", "env=sc2", "set runner=parallel")),
-        ({"env": "sc2"}, ("env=sc2", "no observation layout", "probe, smax")),
+        ({"env": "gymma"}, ("env=gymma", "no observation layout", "probe, sc2, sc2v2, smaclite, smax")),
+        ({"env": "sc2", "env_args": {"map_name": "MMM3"}}, ("env_args.map_name=MMM3", "did you mean MMM?", "corridor")),
+        (
+            {"env": "sc2", "env_args": {"map_name": "3m", "obs_timestep_number": True}},
+            ("env_args.obs_timestep_number=True", "env=sc2", "set env_args.obs_timestep_number=False"),
+        ),
+        ({"env": "smaclite", "env_args": {"map_name": "3m"}}, ("env_args.map_name=3m", "env=smaclite", "custom")),
+        (
+            {"env": "smaclite", "env_args": {"map_name": "custom"}},
+            ("env_args.map_name=custom", "set env_args.map_file"),
+        ),
+        (
+            {"env": "smaclite", "env_args": {"map_name": "MMM2", "map_file": "mine.json"}},
+            ("env_args.map_file=mine.json", "set env_args.map_name=custom"),
+        ),
+        (
+            {"env": "sc2v2", "env_args": {"map_name": "terran_5v5"}},
+            ("env_args.map_name=terran_5v5", "did you mean terran_5_vs_5?"),
+        ),
+        (
+            {"env": "sc2v2", "env_args": {"map_name": "zerg_5_vs_5", "time_limit": 99}},
+            ("env_args.time_limit=99", "no effect", "leave env_args.time_limit=150"),
+        ),
         ({"runner": "episode"}, ("batch_size_run=4", "runner=episode", "set batch_size_run=1")),
         ({"batch_size": 8}, ("batch_size=8", "batch_size_run=4", "the same number")),
         ({"batch_size": 2}, ("batch_size=2", "batch_size_run=4", "the same number")),
@@ -249,3 +271,14 @@ def test_env_args_without_a_task_are_refused(configured):
 )
 def test_values_out_of_range_are_refused(configured, changes, part):
     refused(lambda: check(merge(configured(), changes)), part, "out of range")
+
+
+def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir):
+    def configured(**updates):
+        resolved = resolve("lolm_mappo", "smax", host_dir)
+        return apply_updates(resolved, {"env_args": {"map_name": "3s5z_vs_3s6z"}, **updates}, host_dir)
+
+    assert (configured()["t_max"], configured()["kl"]["anneal_steps"]) == (10_000_000, 5_000_000)
+    mine = configured(t_max=99)
+    assert (mine["t_max"], mine["kl"]["anneal_steps"]) == (99, 5_000_000)
+    assert configured()["kl"]["direction"] == "forward"

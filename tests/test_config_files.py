@@ -6,8 +6,20 @@ from types import SimpleNamespace
 import pytest
 
 from lolm_plugin import config_files
-from lolm_plugin.config_files import available, find, flatten, known_keys, merge, plugin_config_dir, read, resolve
+from lolm_plugin.config_files import (
+    available,
+    find,
+    flatten,
+    known_keys,
+    map_settings,
+    merge,
+    plugin_config_dir,
+    read,
+    resolve,
+)
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.host import config_dir, locate
+from lolm_plugin.observations.sc2_maps import MAPS
 
 
 @pytest.fixture
@@ -163,3 +175,42 @@ def test_known_keys_are_those_of_defaults_and_algorithms_but_not_of_environments
 def test_our_own_files_are_found():
     assert (plugin_config_dir() / "default.yaml").is_file()
     assert (plugin_config_dir() / "algs/lolm_mappo.yaml").is_file()
+
+
+def test_a_map_changes_the_settings_of_the_shipped_algorithm_alone(tree):
+    tree.write("ours/maps/ours.yaml", "hill: {d: 7}")
+    ours = tree.ours / "algs/ours.yaml"
+    assert map_settings(ours, "hill") == (tree.ours / "maps/ours.yaml", {"d": 7})
+    assert map_settings(ours, "isle")[1] == {}
+    assert map_settings(ours, None)[1] == {}
+    assert map_settings(tree.ours / "algs/both.yaml", "hill")[1] == {}
+    assert map_settings(tree.write("mine/ours.yaml", "d: 5"), "hill")[1] == {}
+
+
+def test_our_files_for_the_hosts_environments_count_only_where_the_host_has_them(tree):
+    tree.write("ours/envs/sc2.yaml", "env: sc2")
+    assert "sc2" not in available("envs", tree.host)
+    with pytest.raises(ConfigError, match="--env-config=sc2 needs an EPyMARL checkout"):
+        find("envs", "sc2", tree.host)
+    tree.write("host/envs/sc2.yaml", "env: sc2")
+    assert find("envs", "sc2", tree.host) == tree.ours / "envs/sc2.yaml"
+
+
+def test_every_map_of_smac_has_its_settings():
+    settings = read(plugin_config_dir() / "maps/lolm_mappo.yaml")
+    assert settings.keys() == MAPS.keys()
+    for changes in settings.values():
+        assert changes["kl"]["anneal_steps"] * 2 == changes["t_max"]
+
+
+@pytest.mark.parametrize("name", ["sc2", "sc2v2", "smaclite"])
+def test_ours_has_every_key_of_epymarls(name):
+    """With a checkout, its own file; the values are the same too, so that other algorithms are not changed by ours."""
+    if locate(None) is None:
+        pytest.skip("needs an EPyMARL checkout (EPYMARL_HOME)")
+    theirs = flatten(read(config_dir(locate(None)) / f"envs/{name}.yaml"))
+    ours = flatten(read(plugin_config_dir() / f"envs/{name}.yaml"))
+    assert theirs.keys() <= ours.keys()
+    assert {key: ours[key] for key in theirs if key != "env_args.map_name"} == {
+        key: value for key, value in theirs.items() if key != "env_args.map_name"
+    }

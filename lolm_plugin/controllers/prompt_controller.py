@@ -18,6 +18,7 @@ from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import check_sizes
+from lolm_plugin.observations.probes import FirstBattles
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class PromptMAC:
     """Shares one LLM agent between all agents; the host's controller contract plus what a learner needs."""
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
-        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions)
+        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(layouts, scheme, args.n_actions)
+        self.first_battles = FirstBattles(layouts, wanted=args.layout["probes"])
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
@@ -62,13 +64,14 @@ class PromptMAC:
         self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
         """Actions [len(bs), agents] of the running episodes ``bs`` at timestep ``t_ep``."""
+        self.first_battles.look(ep_batch, t_ep, bs)
         available = ep_batch["avail_actions"][:, t_ep] > 0
         running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
         running[bs] = True
         log_probs = self._log_probs(ep_batch["obs"][:, t_ep], available & running[:, None, None])
         actions = self.action_selector.select_action(log_probs.exp(), available, t_env, test_mode)
         if not test_mode:
-            self._remember(log_probs, actions, t_ep, ep_batch.max_seq_length)
+            self._remember(log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
         return actions[bs]
 
     def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
@@ -166,11 +169,13 @@ class PromptMAC:
             hidden[group] = self.agent.hidden([sequences[i] for i in group], reference=reference)
         return hidden
 
-    def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int) -> None:
-        if t_ep == 0:
-            shape = (actions.shape[0], steps, self.n_agents)
+    def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:
+        shape = (actions.shape[0], steps, self.n_agents)
+        if self.behaviour_log_probs is None or self.behaviour_log_probs.shape != shape:
             self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
-        self.behaviour_log_probs[:, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        if t_ep == 0:  # of these episodes; others of the batch may have been played before
+            self.behaviour_log_probs[bs] = 0.0
+        self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
 
 
 def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:

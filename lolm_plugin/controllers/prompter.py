@@ -6,7 +6,7 @@ from typing import Any
 from lolm_plugin import registry
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
 
@@ -28,6 +28,6 @@ def check_prompts(config: Mapping[str, Any]) -> None:
     """
     env, env_args = config["env"], config["env_args"]
     if env in registry.MAP_SIZES:
-        n_agents, n_enemies = registry.load(registry.MAP_SIZES[env])(env_args["map_name"])
-        layouts = build_layouts(env, env_args, n_agents, N_BASE_ACTIONS + n_enemies)
+        n_agents, n_actions = registry.load(registry.MAP_SIZES[env])(env_args)
+        layouts = build_layouts(env, env_args, n_agents, n_actions, config["layout"])
         build_prompter(config["llm"], config["prompt"], layouts.observation)

@@ -5,11 +5,11 @@ guessed. Cells are measured from the agent, +x east and +y north.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -212,9 +212,9 @@ def table(map_name: str) -> Table:
     )
 
 
-def sizes(map_name: str) -> tuple[int, int]:
-    """How many agents and enemies a task has; ConfigError where there is no such task."""
-    return 1, table(map_name).available.shape[1] - N_BASE_ACTIONS
+def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
+    """How many agents and actions a task has; ConfigError where there is no such task."""
+    return 1, table(env_args["map_name"]).available.shape[1]
 
 
 def _outcome(task: Task, situation: Situation, action: int) -> Outcome:

@@ -6,9 +6,12 @@ are numbered in the order the name gives their types, which is SMAC's order on S
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 # The position in this tuple is SMAX's type number, and the type bit in observations and state.
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
@@ -118,10 +121,10 @@ def scenario(map_name: str) -> SMAXScenario:
     return SMAXScenario(map_name, ally_types, enemy_types, _SMAC_LIMITS.get(map_name, _SMAX_LIMIT))
 
 
-def sizes(map_name: str) -> tuple[int, int]:
-    """How many agents and enemies a map has; ConfigError where SMAX cannot have such a map."""
-    battle = scenario(map_name)
-    return len(battle.ally_types), len(battle.enemy_types)
+def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
+    """How many agents and actions a map has; ConfigError where SMAX cannot have such a map."""
+    battle = scenario(env_args["map_name"])
+    return len(battle.ally_types), N_BASE_ACTIONS + len(battle.enemy_types)
 
 
 def _types(team: str) -> tuple[str, ...]:

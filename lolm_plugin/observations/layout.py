@@ -5,15 +5,18 @@ controllers and learners never see the environment, and checked against the size
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.units import UNKNOWN
+from lolm_plugin.observations.units import HEALERS, UNKNOWN
 
-N_BASE_ACTIONS = 6  # no-op, stop, north, south, east, west; then one action per enemy
+# Actions that every environment has; after them one per target.
+BASE_ACTIONS = ("no-op", "stop", "move north", "move south", "move east", "move west")
+N_BASE_ACTIONS = len(BASE_ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,15 @@ class Observed:
     allies: Units
     enemies: Units
     sight: Tensor  # [...], the observer's sight range: multiply dist, dx and dy by it to get cells
+    heals: Tensor  # bool [...]: the observer's target actions mean allies, not enemies
 
 
 @dataclass(frozen=True)
 class Block:
-    """``rows`` units of ``len(fields) + len(kinds)`` numbers each, contiguous from ``start``.
+    """``rows`` units of ``width`` numbers each, contiguous from ``start``: fields, type bits, then what is not read.
 
-    ``kinds`` are the universe indices behind the one-hot type bits that end each row; with no type bits,
-    ``only_kind`` is the type of every unit of the block.
+    ``kinds`` are the universe indices behind the one-hot type bits; with no type bits, ``only_kind`` is the
+    type of every unit of the block. ``unread`` is how many further numbers end each row.
     """
 
     start: int
@@ -53,22 +57,35 @@ class Block:
     fields: tuple[str, ...]
     kinds: tuple[int, ...] = ()
     only_kind: int = UNKNOWN
+    unread: int = 0
 
     @property
     def width(self) -> int:
-        return len(self.fields) + len(self.kinds)
+        return len(self.fields) + len(self.kinds) + self.unread
 
     @property
     def end(self) -> int:
         return self.start + self.rows * self.width
 
-    def decode(self, flat: Tensor) -> Units:
-        """Flat vectors [..., size] -> this block's units; a row of zeros is a unit that is not there."""
-        rows = flat[..., self.start : self.end].unflatten(-1, (self.rows, self.width))
-        present = (rows != 0).any(-1)
+    def rows_of(self, flat: Tensor) -> Tensor:
+        """Flat vectors [..., size] -> [..., rows, width]."""
+        return flat[..., self.start : self.end].unflatten(-1, (self.rows, self.width))
+
+    def type_bits(self, flat: Tensor) -> Tensor:
+        """Flat vectors [..., size] -> the one-hot type bits [..., rows, kinds]."""
+        return self.rows_of(flat)[..., len(self.fields) : len(self.fields) + len(self.kinds)]
+
+    def decode(self, flat: Tensor, present: Tensor | None = None) -> Units:
+        """Flat vectors [..., size] -> this block's units.
+
+        A row of zeros is a unit that is not there, unless ``present`` [..., rows] tells.
+        """
+        rows = self.rows_of(flat)
+        if present is None:
+            present = (rows != 0).any(-1)
         fields = {name: rows[..., i] for i, name in enumerate(self.fields)}
         if self.kinds:
-            bits = rows[..., len(self.fields) :]
+            bits = self.type_bits(flat)
             table = torch.tensor(self.kinds, device=flat.device)
             kind = torch.where(bits.any(-1), table[bits.argmax(-1)], UNKNOWN)
         else:
@@ -78,10 +95,14 @@ class Block:
 
 @dataclass(frozen=True)
 class ObservationLayout:
-    """Where one agent's observation keeps what: [move 4 | enemies | allies | own], SMAC's order.
+    """Where one agent's observation keeps what: [move | enemies | allies | own | trailing], SMAC's order.
 
-    ``sight`` is a number, or one per universe index where the divisor of distances depends on the
-    observer's own type.
+    ``sight`` and ``shoot_range`` are in map cells: a number, or one per universe index where they depend on the
+    observer's own type. ``sight`` divides all distances; ``shoot_range`` is how far a target action reaches, None
+    where that is not checked. ``further_targets`` are target actions beyond one per enemy, which healers with more
+    allies than enemies have. ``trailing`` counts the numbers after the own block, such as the timestep.
+    ``hidden_targets``: an enemy without a row may be in range all the same, so that it can be attacked unseen.
+    ``exceptions`` names the probes (``probes.py``) whose rule this environment does not keep.
     """
 
     env: str
@@ -92,29 +113,70 @@ class ObservationLayout:
     allies: Block
     own: Block
     sight: float | tuple[float, ...]
+    shoot_range: float | tuple[float, ...] | None = None
+    further_targets: int = 0
+    trailing: int = 0
+    hidden_targets: bool = False
+    exceptions: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
-        return self.own.end
+        return self.own.end + self.trailing
+
+    @property
+    def n_targets(self) -> int:
+        return self.n_enemies + self.further_targets
 
     @property
     def n_actions(self) -> int:
-        return N_BASE_ACTIONS + self.n_enemies
+        return N_BASE_ACTIONS + self.n_targets
+
+    @property
+    def kinds(self) -> frozenset[int]:
+        """Universe indices of all units that an observation can name, ``UNKNOWN`` included where a type is not told."""
+        blocks = (self.own, self.allies, self.enemies)
+        return frozenset(kind for block in blocks for kind in (block.kinds or (block.only_kind,)))
+
+    @property
+    def has_healers(self) -> bool:
+        """Whether an agent of this map can be a unit that heals."""
+        return any(kind in HEALERS for kind in (self.own.kinds or (self.own.only_kind,)))
+
+    def action_names(self, heals: bool) -> tuple[str, ...]:
+        """Words for every action index of an agent that attacks, or of one that ``heals`` (``Observed.heals``)."""
+        target = "heal ally" if heals else "attack enemy"
+        return (*BASE_ACTIONS, *(f"{target} {i}" for i in range(self.n_targets)))
+
+    def living(self, obs: Tensor) -> Tensor:
+        """Whether each observation [..., obs_size] is a living agent's: a dead agent's is zeros up to the timestep."""
+        return (obs[..., : self.own.end] != 0).any(-1)
 
     def decode(self, obs: Tensor) -> Observed:
         """Observations [..., obs_size] -> named entities."""
-        own = self.own.decode(obs)
-        if isinstance(self.sight, tuple):
-            table = torch.tensor((*self.sight, 1.0), device=obs.device)
-            sight = table[own.kind[..., 0]]
-        else:
-            sight = torch.full(obs.shape[:-1], self.sight, device=obs.device)
-        return Observed(own, self.allies.decode(obs), self.enemies.decode(obs), sight)
+        own = self.own.decode(obs, present=self.living(obs).unsqueeze(-1))
+        enemies = self.enemies.decode(obs)
+        heals = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
+        if self.has_healers:
+            heals = torch.isin(own.kind[..., 0], torch.tensor(HEALERS, device=obs.device))
+            # For a healer this column says whether it can heal the ally of that number: nothing about the enemy.
+            can_target = enemies.fields["can_target"].masked_fill(heals.unsqueeze(-1), 0.0)
+            enemies = replace(enemies, fields={**enemies.fields, "can_target": can_target})
+        sight = per_kind(self.sight, own.kind[..., 0])
+        return Observed(own, self.allies.decode(obs), enemies, sight, heals)
+
+
+class StateReader(Protocol):
+    """What reads the global state: ``StateLayout``, or ``JointStateLayout`` where it is all observations."""
+
+    @property
+    def size(self) -> int: ...
+
+    def decode(self, state: Tensor) -> tuple[Units, Units]: ...
 
 
 @dataclass(frozen=True)
 class StateLayout:
-    """Where the global state keeps what: ally rows, enemy rows."""
+    """Where the global state keeps what: ally rows, enemy rows, then what is not read (last actions, timestep)."""
 
     allies: Block
     enemies: Block
@@ -122,13 +184,24 @@ class StateLayout:
 
     def decode(self, state: Tensor) -> tuple[Units, Units]:
         """States [..., state_size] -> (allies, enemies), absolute."""
-        return self.allies.decode(state), self.enemies.decode(state)
+        return _split_energy(self.allies.decode(state)), self.enemies.decode(state)
 
 
 @dataclass(frozen=True)
 class Layouts:
+    """Both layouts of a map and, where its teams never change, how many units of each universe index they have."""
+
     observation: ObservationLayout
-    state: StateLayout
+    state: StateReader
+    ally_team: Mapping[int, int] | None = None
+    enemy_team: Mapping[int, int] | None = None
+
+
+def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:
+    """A number, or one per universe index, looked up for ``kind`` [...]; of unknown units the largest."""
+    if isinstance(values, tuple):
+        return torch.tensor((*values, max(values)), device=kind.device)[kind]
+    return torch.full(kind.shape, values, device=kind.device)
 
 
 def contiguous(start: int, *blocks: tuple[int, Sequence[str], Sequence[int], int]) -> list[Block]:
@@ -143,7 +216,7 @@ def contiguous(start: int, *blocks: tuple[int, Sequence[str], Sequence[int], int
 def check_sizes(layouts: Layouts, scheme: Mapping[str, Mapping], n_actions: int) -> None:
     """Raise ConfigError unless the host's sizes are the layout's.
 
-    Sizes can agree by chance across maps, so this is the first check and not the only one.
+    Sizes can agree by chance across maps, so this is the first check and not the only one (``probes.py``).
     """
     layout = layouts.observation
     found = {
@@ -158,3 +231,13 @@ def check_sizes(layouts: Layouts, scheme: Mapping[str, Mapping], n_actions: int)
                 f"{ours}: the environment was changed by another env_args key or another version; "
                 f"set env_args back to those in config/envs/{layout.env}.yaml."
             )
+
+
+def _split_energy(allies: Units) -> Units:
+    """Healers have no weapon: where others keep their weapon cooldown, SMAC puts their energy."""
+    if "cooldown" not in allies.fields:
+        return allies
+    column = allies.fields["cooldown"]
+    heals = torch.isin(allies.kind, torch.tensor(HEALERS, device=column.device))
+    split = {"cooldown": column.masked_fill(heals, 0.0), "energy": column.masked_fill(~heals, 0.0)}
+    return replace(allies, fields={**allies.fields, **split})

@@ -15,7 +15,7 @@ from lolm_plugin.observations.units import index
 SIGHT = 9.0
 
 
-def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Layouts:
+def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
     """Layouts of a probe task."""
     n_enemies = n_actions - N_BASE_ACTIONS
     marine = index("marine")

@@ -16,7 +16,7 @@ TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot"
 SIGHT = {"marine": 9.0, "marauder": 10.0, "stalker": 10.0, "zealot": 9.0, "zergling": 8.0, "hydralisk": 9.0}
 
 
-def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Layouts:
+def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
     """Layouts of a SMAX map; every map has the same fields, so only the team sizes matter."""
     n_enemies = n_actions - N_BASE_ACTIONS
     relative = ("dist", "dx", "dy", "health", "cooldown")

@@ -14,11 +14,12 @@ class Unit(NamedTuple):
     name: str
     max_health: float
     max_shield: float = 0.0
+    heals: bool = False  # its target actions mean allies
 
 
 UNIVERSE: tuple[Unit, ...] = (
     Unit("marine", 45),
-    Unit("medivac", 150),
+    Unit("medivac", 150, heals=True),
     Unit("marauder", 125),
     Unit("stalker", 80, 80),
     Unit("zealot", 100, 50),
@@ -29,6 +30,7 @@ UNIVERSE: tuple[Unit, ...] = (
     Unit("spine crawler", 300),
 )
 NAMES: tuple[str, ...] = tuple(unit.name for unit in UNIVERSE)
+HEALERS: tuple[int, ...] = tuple(i for i, unit in enumerate(UNIVERSE) if unit.heals)
 UNKNOWN = len(UNIVERSE)  # index of a unit whose type the observation does not tell
 
 
@@ -37,3 +39,8 @@ def index(name: str) -> int:
     if name not in NAMES:
         raise ConfigError(f"Unit {name!r} is unknown, so it has no place in prompts; known: {', '.join(NAMES)}.")
     return NAMES.index(name)
+
+
+def indices(*names: str) -> tuple[int, ...]:
+    """Universe indices of several unit names, in their order."""
+    return tuple(index(name) for name in names)

@@ -1,5 +1,7 @@
 """A third of the tokens: one short line a unit, for machines without a GPU."""
 
+import re
+
 from lolm_plugin.prompts.scene import Scene, SeenUnit
 from lolm_plugin.prompts.template import PromptParts
 
@@ -10,6 +12,7 @@ _SHORT_ACTION = {
     "move east": "east",
     "move west": "west",
 }
+_SIDE = re.compile(" (enemy|ally) ")  # of a target: who attacks does so to enemies, who heals to allies
 
 
 class CompactStyle:
@@ -20,7 +23,7 @@ class CompactStyle:
 
     def describe(self, scene: Scene) -> PromptParts:
         me = scene.me
-        actions = [_SHORT_ACTION.get(name, name.replace("attack enemy", "attack")) for name in scene.actions]
+        actions = [_SHORT_ACTION.get(name) or _SIDE.sub(" ", name) for name in scene.actions]
         return PromptParts(
             me=f"You: {me.kind}{_condition(me.health, me.shield, me.cooldown)}\n",
             allies="".join(map(_line, scene.allies)),
@@ -32,6 +35,8 @@ class CompactStyle:
 
 def _line(unit: SeenUnit) -> str:
     name = f"{unit.side} {unit.number}"
+    if unit.in_range and not unit.seen:
+        return f"{name}: in range, unknown\n"
     if not unit.seen:
         return f"{name}: none\n"
     offsets = [(unit.east, "east", "west"), (unit.north, "north", "south")]

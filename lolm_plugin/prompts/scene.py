@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, ObservationLayout, Units
-from lolm_plugin.observations.units import NAMES, UNKNOWN
-
-BASE_ACTION_NAMES = ("no-op", "stop", "move north", "move south", "move east", "move west")
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, ObservationLayout, Observed, Units
+from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
 
 @dataclass(frozen=True)
 class SeenUnit:
     """Another unit. Distances are in map cells from the observer, health and shield fractions of the maximum.
 
-    ``health``, ``shield`` and ``cooldown`` are None where the environment does not show them.
+    ``health``, ``shield`` and ``cooldown`` are None where the environment does not show them. A unit that is not
+    ``seen`` is dead or out of sight, unless it is ``in_range``: SMACv2 hides units that can be attacked. In other
+    environments ``in_range`` is not told.
     """
 
     side: str  # "ally" or "enemy"
@@ -27,6 +28,7 @@ class SeenUnit:
     health: float | None
     shield: float | None
     cooldown: float | None
+    in_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,6 @@ class Scene:
     actions: tuple[str, ...]
 
 
-def action_names(n_enemies: int) -> tuple[str, ...]:
-    """Words for every action index."""
-    return (*BASE_ACTION_NAMES, *(f"attack enemy {j}" for j in range(n_enemies)))
-
-
 def kind_name(kind: int) -> str:
     """Words for a universe index."""
     return "unknown unit" if kind == UNKNOWN else NAMES[kind]
@@ -71,8 +68,10 @@ def scenes(
     observed = layout.decode(obs)
     sight = observed.sight.tolist()
     allies, enemies = _columns(observed.allies), _columns(observed.enemies)
-    own = _columns(observed.own)
-    names = action_names(layout.n_enemies)
+    own, heals = _columns(observed.own), observed.heals.tolist()
+    names = {healer: layout.action_names(healer) for healer in (False, True)}
+    in_range = _in_range(layout, observed, available).tolist()
+    nobody = [False] * layout.n_agents
     rows = []
     for row, (number, mask) in enumerate(zip(agent.tolist(), available.tolist(), strict=True)):
         # Ally rows skip the observer, so the ids after its own are one higher.
@@ -80,9 +79,9 @@ def scenes(
         rows.append(
             Scene(
                 me=_self(own, row, number),
-                allies=_seen("ally", allies, row, ally_numbers, sight[row], dynamic),
-                enemies=_seen("enemy", enemies, row, range(layout.n_enemies), sight[row], dynamic),
-                actions=tuple(name for name, can in zip(names, mask, strict=True) if can),
+                allies=_seen("ally", allies, row, ally_numbers, sight[row], dynamic, nobody),
+                enemies=_seen("enemy", enemies, row, range(layout.n_enemies), sight[row], dynamic, in_range[row]),
+                actions=tuple(name for name, can in zip(names[heals[row]], mask, strict=True) if can),
             )
         )
     return rows
@@ -94,28 +93,36 @@ def fullest_scenes(layout: ObservationLayout, dynamic: bool) -> list[Scene]:
     In each, every unit is of one kind, or is absent but named (not ``dynamic``); every number is long and
     every action available.
     """
-    blocks = (layout.own, layout.allies, layout.enemies)
-    kinds = {kind for block in blocks for kind in (block.kinds or (block.only_kind,))}
     return [
-        _fullest(layout, kind_name(kind), seen)
-        for kind in sorted(kinds)
+        _fullest(layout, kind, seen)
+        for kind in sorted(layout.kinds)
         for seen in ((True,) if dynamic else (True, False))
     ]
 
 
-def _fullest(layout: ObservationLayout, kind: str, seen: bool) -> Scene:
+def _fullest(layout: ObservationLayout, kind: int, seen: bool) -> Scene:
     def shown(block: Block, *names: str) -> dict[str, float | None]:
         return {name: 0.88 if name in block.fields else None for name in names}
 
     def unit(side: str, number: int, block: Block) -> SeenUnit:
-        return SeenUnit(side, number, kind, seen, 18.88, -18.88, -18.88, **shown(block, "health", "shield", "cooldown"))
+        conditions = shown(block, "health", "shield", "cooldown")
+        return SeenUnit(side, number, kind_name(kind), seen, 18.88, -18.88, -18.88, **conditions)
 
+    conditions = shown(layout.own, "health", "shield", "cooldown", "x", "y")
     return Scene(
-        me=Self(layout.n_agents - 1, kind, **shown(layout.own, "health", "shield", "cooldown", "x", "y")),
+        me=Self(layout.n_agents - 1, kind_name(kind), **conditions),
         allies=tuple(unit("ally", i, layout.allies) for i in range(layout.n_agents - 1)),
         enemies=tuple(unit("enemy", j, layout.enemies) for j in range(layout.n_enemies)),
-        actions=action_names(layout.n_enemies)[1:],
+        actions=layout.action_names(heals=kind in HEALERS)[1:],
     )
+
+
+def _in_range(layout: ObservationLayout, observed: Observed, available: Tensor) -> Tensor:
+    """Enemies bool [rows, n_enemies] that can be attacked, where these may be hidden."""
+    if not layout.hidden_targets:
+        return torch.zeros_like(observed.enemies.present)
+    offered = available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_enemies] > 0
+    return offered & ~observed.heals.unsqueeze(-1)
 
 
 def _columns(units: Units) -> dict[str, list[list]]:
@@ -133,26 +140,35 @@ def _self(own: dict[str, list[list]], row: int, number: int) -> Self:
 
 
 def _seen(
-    side: str, units: dict[str, list[list]], row: int, numbers: list[int] | range, sight: float, dynamic: bool
+    side: str,
+    units: dict[str, list[list]],
+    row: int,
+    numbers: list[int] | range,
+    sight: float,
+    dynamic: bool,
+    in_range: list[bool],
 ) -> tuple[SeenUnit, ...]:
     seen = []
     for i, number in enumerate(numbers):
         present = units["present"][row][i]
-        if dynamic and not present:
+        if dynamic and not present and not in_range[i]:
             continue
+        shown = {f: units[f][row][i] if f in units else None for f in ("health", "shield", "cooldown")}
+        kind = units["kind"][row][i]
+        if present and kind == UNKNOWN and not shown["health"]:
+            # Nobody who is there has no health: SMACv2 hides what it does not want an agent to know.
+            shown |= {"health": None, "shield": None}
         seen.append(
             SeenUnit(
                 side=side,
                 number=number,
-                kind=kind_name(units["kind"][row][i]),
+                kind=kind_name(kind),
                 seen=present,
                 distance=units["dist"][row][i] * sight,
                 east=units["dx"][row][i] * sight,
                 north=units["dy"][row][i] * sight,
-                **{f: units[f][row][i] if f in units else None for f in ("health", "shield", "cooldown")},
+                **shown,
+                in_range=in_range[i],
             )
         )
     return tuple(seen)
-
-
-assert len(BASE_ACTION_NAMES) == N_BASE_ACTIONS

@@ -131,7 +131,7 @@ def test_state_has_health_and_place_of_every_unit():
 @pytest.mark.parametrize("map_name", MAPS)
 def test_the_layout_reads_what_the_env_writes(map_name):
     env = started(map_name)
-    layouts = build({"map_name": map_name}, env.n_agents, env.n_actions)
+    layouts = build({"map_name": map_name}, env.n_agents, env.n_actions, {})
     assert (env.obs_size, env.state_size) == (layouts.observation.size, layouts.state.size)
     assert (env.obs.shape, env.state.shape) == ((200, 1, env.obs_size), (200, env.state_size))
     assert env.avail_actions.shape == (200, 1, env.n_actions)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.critics.transformer_critic import ENTITY_WIDTH, TransformerCritic
+from lolm_plugin.modules.critics.transformer_critic import ENTITY_WIDTH, FIELDS, TransformerCritic
 from lolm_plugin.observations.units import index
 
 UNIT = 10  # health, cooldown, x, y and six type bits
@@ -22,6 +22,7 @@ def new_critic(allies=ALLIES, enemies=ENEMIES, seed=1, **sizes):
         n_actions=6 + enemies,
         seed=seed,
         critic={"width": 16, "layers": 2, "heads": 4},
+        layout={},
     )
     obs = 4 + 12 * enemies + 12 * (allies - 1) + 10
     scheme = {"obs": {"vshape": obs}, "state": {"vshape": UNIT * (allies + enemies)}}
@@ -145,3 +146,23 @@ def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_alone()
 def test_a_state_of_another_size_is_refused():
     with pytest.raises(ConfigError, match=r"The state of env=smax map_name=3m_vs_4m has size 71"):
         new_critic(state={"vshape": 71})
+
+
+def test_a_healers_energy_stands_where_others_have_their_cooldown():
+    args = SimpleNamespace(
+        env="sc2",
+        env_args={"map_name": "MMM2", "state_last_action": False},
+        n_agents=10,
+        n_actions=18,
+        seed=1,
+        critic={"width": 16, "layers": 1, "heads": 4},
+        layout={},
+    )
+    critic = TransformerCritic({"obs": {"vshape": 176}, "state": {"vshape": 142}}, args)
+    state = torch.zeros(1, 142)
+    state[0, 0:7] = torch.tensor([1, 0.4, 0.1, -0.1, 1, 0, 0])  # a marauder, cooling down
+    state[0, 63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])  # a medivac with a quarter of its energy
+    tokens, living = critic.entities(state)
+    assert living[0].nonzero().flatten().tolist() == [0, 9]
+    place = 1 + FIELDS.index("cooldown")
+    assert tokens[0, [0, 9], place].tolist() == pytest.approx([0.4, 0.25])

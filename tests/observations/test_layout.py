@@ -44,12 +44,13 @@ def test_contiguous_blocks_touch():
 
 def test_every_layout_accounts_for_each_number_once(layouts):
     layout, state = layouts.observation, layouts.state
-    assert layout.n_actions == 6 + layout.n_enemies
+    assert layout.n_actions == 6 + layout.n_targets
+    assert layout.n_targets >= layout.n_enemies
     assert layout.enemies.rows == layout.n_enemies
     assert layout.allies.rows == layout.n_agents - 1
     blocks = sorted((layout.enemies, layout.allies, layout.own), key=lambda block: block.start)
     assert [block.start for block in blocks[1:]] == [block.end for block in blocks[:-1]]
-    assert blocks[0].start == 4
+    assert blocks[0].start in (4, 12)
     assert blocks[-1].end <= layout.size
     assert (state.allies.rows, state.enemies.rows) == (layout.n_agents, layout.n_enemies)
     assert max(state.allies.end, state.enemies.end) <= state.size
@@ -70,7 +71,8 @@ def test_every_layout_reads_back_the_fields_that_were_written(layouts, random_vi
     observed = layouts.observation.decode(obs)
     fields = observed.enemies.fields
     assert torch.allclose(fields["dist"], torch.hypot(fields["dx"], fields["dy"]), atol=1e-5)
-    assert torch.equal(fields["can_target"], mask[:, 6:].float())
+    offered = mask[:, 6 : 6 + layouts.observation.n_enemies] * ~observed.heals[:, None]
+    assert torch.equal(fields["can_target"], offered.float())
     assert (observed.enemies.present == (fields["health"] > 0)).all()
     assert (observed.enemies.kind[observed.enemies.present] < UNKNOWN).all()
     assert observed.own.present.all()

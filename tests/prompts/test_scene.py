@@ -5,7 +5,7 @@ import torch
 
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.units import UNKNOWN
-from lolm_plugin.prompts.scene import action_names, kind_name, scenes
+from lolm_plugin.prompts.scene import kind_name, scenes
 
 MARINE, ZEALOT = [1.0, 0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]
 SEEN_ALLY = [1, 0.5, 0.3, -0.4, 0.75, 0, *MARINE]
@@ -58,13 +58,6 @@ def test_without_dynamic_every_unit_stays_and_the_absent_are_marked(layout):
 
 def test_only_available_actions_are_named(layout):
     assert see(layout, agent=0).actions == ("stop", "move north", "move west", "attack enemy 1")
-
-
-def test_actions_are_named_in_the_order_of_their_indices():
-    assert action_names(2) == (
-        *("no-op", "stop", "move north", "move south", "move east", "move west"),
-        *("attack enemy 0", "attack enemy 1"),
-    )
 
 
 def test_rows_are_read_one_by_one(layout, random_views):

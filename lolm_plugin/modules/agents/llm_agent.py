@@ -23,7 +23,7 @@ class LLMAgent(nn.Module):
         super().__init__()
         self.prompter = prompter
         self.backbone = backbone
-        self.n_enemies = prompter.layout.n_enemies
+        self.n_targets = prompter.layout.n_targets
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
             self.head = AttentionActionHead(backbone.hidden_size, head["init_std"])
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
@@ -39,7 +39,7 @@ class LLMAgent(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [rows, hidden] -> logits [rows, n_actions], unavailable actions not yet masked."""
-        return self.head(hidden, self.n_enemies)
+        return self.head(hidden, self.n_targets)
 
     def take_usage(self) -> dict[str, float]:
         """What was counted since the last call."""

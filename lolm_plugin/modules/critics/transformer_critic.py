@@ -27,7 +27,7 @@ class TransformerCritic(nn.Module):
 
     def __init__(self, scheme: Mapping[str, Mapping], args: SimpleNamespace) -> None:
         super().__init__()
-        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions)
+        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(layouts, scheme, args.n_actions)
         self.layout = layouts.state
         self.n_agents = args.n_agents
@@ -71,8 +71,11 @@ class TransformerCritic(nn.Module):
 
 def _tokens(units: Units, side: float) -> Tensor:
     """Units [rows, units] -> [rows, units, ENTITY_WIDTH]; ``side`` is 1 for allies and -1 for enemies."""
-    missing = torch.zeros_like(units.fields["health"])
-    fields = [units.fields.get(name, missing) for name in FIELDS]
+    missing = torch.zeros(units.kind.shape, device=units.kind.device)
+    known = dict(units.fields)
+    if "energy" in known:  # a healer's; it has no weapon, so the place of the cooldown is free
+        known["cooldown"] = known["cooldown"] + known["energy"]
+    fields = [known.get(name, missing) for name in FIELDS]
     kind = nn.functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
     tokens = torch.cat([torch.stack([torch.full_like(missing, side), *fields], dim=-1), kind], dim=-1)
     return tokens * units.present.unsqueeze(-1)

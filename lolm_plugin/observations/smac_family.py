@@ -1,0 +1,161 @@
+"""The layouts of SMAC and its relatives: same order of fields everywhere, switched on and off by flags.
+
+Sources: ``get_obs_agent`` and ``get_state_dict`` of SMAC and SMACv2, ``SMACliteEnv``.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lolm_plugin.observations.joint_state import JointStateLayout
+from lolm_plugin.observations.layout import (
+    N_BASE_ACTIONS,
+    Block,
+    Layouts,
+    ObservationLayout,
+    StateLayout,
+    StateReader,
+)
+from lolm_plugin.observations.units import UNIVERSE, UNKNOWN, index
+
+SIGHT = 9.0  # map cells, every unit
+SHOOT_RANGE = 6.0  # map cells, how far the mask offers targets, melee units included
+MOVE, PATHING, HEIGHT = 4, 8, 9  # numbers about moving: the mask, walkable points around, their heights
+
+
+@dataclass(frozen=True)
+class Battle:
+    """Who fights whom: units by name and count, allies in the order of their ids."""
+
+    allies: Mapping[str, int]
+    enemies: Mapping[str, int]
+
+    @property
+    def n_agents(self) -> int:
+        return sum(self.allies.values())
+
+    @property
+    def n_enemies(self) -> int:
+        return sum(self.enemies.values())
+
+    @property
+    def n_targets(self) -> int:
+        """Target actions: one per enemy, and healers' are among them."""
+        return self.n_enemies
+
+
+class Side(NamedTuple):
+    """One team: how many units, whether they have shields, and what its type bits mean.
+
+    ``kinds`` are universe indices; without type bits ``only_kind`` is every unit's.
+    """
+
+    count: int
+    shields: bool
+    kinds: tuple[int, ...] = ()
+    only_kind: int = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What an environment was asked to put into its vectors; named as in SMAC's arguments."""
+
+    obs_all_health: bool = True
+    obs_own_health: bool = True
+    obs_last_action: bool = False
+    obs_pathing_grid: bool = False
+    obs_terrain_height: bool = False
+    obs_timestep_number: bool = False
+    obs_instead_of_state: bool = False
+    obs_own_pos: bool = False
+    state_last_action: bool = True
+    state_timestep_number: bool = False
+
+    @classmethod
+    def of(cls, env_args: Mapping[str, Any]) -> "Flags":
+        """The flags among ``env_args``; SMAC's own defaults for those that are not there."""
+        return cls(**{name: bool(env_args[name]) for name in cls.__dataclass_fields__ if name in env_args})
+
+
+def battle_observation(
+    env: str,
+    map_name: str,
+    sides: tuple[Side, Side],
+    flags: Flags,
+    n_targets: int,
+    abilities: Sequence[str] = (),
+    **more: Any,
+) -> ObservationLayout:
+    """The observation layout of a battle between ``sides`` (allies, enemies).
+
+    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``ObservationLayout``.
+    """
+    allies, enemies = sides
+    own_health = flags.obs_own_health or flags.obs_all_health
+    start = MOVE + PATHING * flags.obs_pathing_grid + HEIGHT * flags.obs_terrain_height
+    where = ("dist", "dx", "dy")
+    fields = ("can_target", *where, *_condition(flags.obs_all_health, enemies))
+    enemy_block = Block(start, enemies.count, fields, enemies.kinds, enemies.only_kind)
+    fields = ("visible", *where, *_condition(flags.obs_all_health, allies), *abilities)
+    unread = (N_BASE_ACTIONS + n_targets) * flags.obs_last_action
+    ally_block = Block(enemy_block.end, allies.count - 1, fields, allies.kinds, allies.only_kind, unread)
+    fields = (*_condition(own_health, allies), *abilities, *(("x", "y") if flags.obs_own_pos else ()))
+    own_block = Block(ally_block.end, 1, fields, allies.kinds, allies.only_kind)
+    return ObservationLayout(
+        env,
+        map_name,
+        allies.count,
+        enemies.count,
+        enemy_block,
+        ally_block,
+        own_block,
+        further_targets=n_targets - enemies.count,
+        trailing=int(flags.obs_timestep_number),
+        **more,
+    )
+
+
+def battle_state(
+    observation: ObservationLayout, sides: tuple[Side, Side], flags: Flags, abilities: Sequence[str] = ()
+) -> StateReader:
+    """The state layout of the battle; ``abilities`` are further fields of an ally's row."""
+    if flags.obs_instead_of_state:
+        return JointStateLayout(observation)
+    allies, enemies = sides
+    fields = ("health", "cooldown", "x", "y", *(("shield",) if allies.shields else ()), *abilities)
+    ally_block = Block(0, allies.count, fields, allies.kinds, allies.only_kind)
+    fields = ("health", "x", "y", *(("shield",) if enemies.shields else ()))
+    enemy_block = Block(ally_block.end, enemies.count, fields, enemies.kinds, enemies.only_kind)
+    unread = allies.count * observation.n_actions * flags.state_last_action + flags.state_timestep_number
+    return StateLayout(ally_block, enemy_block, enemy_block.end + unread)
+
+
+def battle_layouts(
+    env: str, map_name: str, battle: Battle, kinds: tuple[tuple[int, ...], tuple[int, ...]], flags: Flags
+) -> Layouts:
+    """The layouts of a map whose teams never change; ``kinds`` is what the type bits of (allies, enemies) mean."""
+    sides = _side(battle.allies, kinds[0]), _side(battle.enemies, kinds[1])
+    observation = battle_observation(
+        env, map_name, sides, flags, battle.n_targets, sight=SIGHT, shoot_range=SHOOT_RANGE
+    )
+    ally_team, enemy_team = (
+        Counter({index(name): count for name, count in team.items()}) for team in (battle.allies, battle.enemies)
+    )
+    return Layouts(observation, battle_state(observation, sides, flags), ally_team, enemy_team)
+
+
+def _side(team: Mapping[str, int], kinds: tuple[int, ...]) -> Side:
+    count, shields = sum(team.values()), has_shields(team)
+    return Side(count, shields, kinds) if kinds else Side(count, shields, only_kind=index(*team))
+
+
+def has_shields(team: Mapping[str, int]) -> bool:
+    """Whether the units of a team (name -> count) are Protoss, which have shields."""
+    return any(UNIVERSE[index(name)].max_shield for name in team)
+
+
+def _condition(shown: bool, side: Side) -> tuple[str, ...]:
+    if not shown:
+        return ()
+    return ("health", "shield") if side.shields else ("health",)

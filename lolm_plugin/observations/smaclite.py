@@ -1,0 +1,150 @@
+"""SMAClite: SMAC's order and numbers, one type table for both sides, no flags; custom maps from their JSON file."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
+from lolm_plugin.observations.smac_family import Battle, Flags, battle_layouts, has_shields
+from lolm_plugin.observations.units import NAMES, UNIVERSE, index, indices
+
+CUSTOM = "custom"  # the map_name that reads map_file
+
+
+@dataclass(frozen=True)
+class Map(Battle):
+    """A battle and what the type bits of both sides mean: none on single-type maps."""
+
+    types: tuple[str, ...] = ()
+
+    @property
+    def n_targets(self) -> int:
+        """Target actions: one per enemy, or per ally that can be healed where there are healers and more of those."""
+        healers = sum(count for name, count in self.allies.items() if UNIVERSE[index(name)].heals)
+        return max(self.n_agents - healers, self.n_enemies) if healers else self.n_enemies
+
+
+_PROTOSS = ("stalker", "zealot")
+_TERRAN = ("marauder", "marine", "medivac")
+MAPS: dict[str, Map] = {
+    "10m_vs_11m": Map({"marine": 10}, {"marine": 11}),
+    "27m_vs_30m": Map({"marine": 27}, {"marine": 30}),
+    "2s3z": Map({"stalker": 2, "zealot": 3}, {"stalker": 2, "zealot": 3}, _PROTOSS),
+    "3s5z": Map({"stalker": 3, "zealot": 5}, {"stalker": 3, "zealot": 5}, _PROTOSS),
+    "3s5z_vs_3s6z": Map({"stalker": 3, "zealot": 5}, {"stalker": 3, "zealot": 6}, _PROTOSS),
+    "3s_vs_5z": Map({"stalker": 3}, {"zealot": 5}),
+    "MMM": Map({"medivac": 1, "marine": 7, "marauder": 2}, {"medivac": 1, "marine": 7, "marauder": 2}, _TERRAN),
+    "MMM2": Map({"medivac": 1, "marine": 7, "marauder": 2}, {"medivac": 1, "marine": 8, "marauder": 3}, _TERRAN),
+    "2c_vs_64zg": Map({"colossus": 2}, {"zergling": 64}),
+    "bane_vs_bane": Map({"zergling": 20, "baneling": 4}, {"baneling": 4, "zergling": 20}, ("baneling", "zergling")),
+    "corridor": Map({"zealot": 6}, {"zergling": 24}),
+    "2s_vs_1sc": Map({"stalker": 2}, {"spine crawler": 1}),
+}
+
+
+def find(env_args: Mapping[str, Any]) -> Map:
+    """The map that ``env_args`` names, by ``map_name`` or, where that is ``custom``, by ``map_file``."""
+    map_name, map_file = env_args["map_name"], env_args.get("map_file")
+    if map_name == CUSTOM:
+        if not map_file:
+            raise ConfigError(
+                "env_args.map_name=custom reads its battle from a file, and none is named; set env_args.map_file to a "
+                "SMAClite map in JSON."
+            )
+        return read(Path(map_file))
+    if map_name not in MAPS:
+        raise ConfigError(
+            f"env_args.map_name={map_name} is no map of env=smaclite{did_you_mean(map_name, MAPS)}; set it to one of: "
+            f"{', '.join(MAPS)}, or to custom with env_args.map_file."
+        )
+    if map_file:
+        raise ConfigError(
+            f"env_args.map_file={map_file} cannot be used with env_args.map_name={map_name}; set "
+            "env_args.map_name=custom to play it."
+        )
+    return MAPS[map_name]
+
+
+def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
+    """How many agents and actions the map of ``env_args`` has; ConfigError where there is no such map."""
+    battle = find(env_args)
+    return battle.n_agents, N_BASE_ACTIONS + battle.n_targets
+
+
+def read(path: Path) -> Map:
+    """A custom map's JSON file; ConfigError where SMAClite could not play it or a unit has no words."""
+    try:
+        content = json.loads(path.read_text())
+        groups = [(group["faction"], group["units"]) for group in content["groups"]]
+        type_ids = content.get("unit_type_ids") or {}
+        n_types = content["num_unit_types"]
+        declared = {"ALLY": content["num_allied_units"], "ENEMY": content["num_enemy_units"]}
+        shields = {"ALLY": content["ally_has_shields"], "ENEMY": content["enemy_has_shields"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise ConfigError(
+            f"env_args.map_file={path} {reason}; set env_args.map_file to a SMAClite map in JSON, with "
+            "num_allied_units, num_enemy_units, groups, num_unit_types, ally_has_shields and enemy_has_shields."
+        ) from error
+    teams: dict[str, Counter[str]] = {"ALLY": Counter(), "ENEMY": Counter()}
+    for faction, units in groups:
+        teams[faction].update({_unit(name, path): count for name, count in units.items()})
+    types = tuple(_unit(name, path) for name in sorted(type_ids, key=type_ids.get)) if n_types > 1 else ()
+    for faction, team in teams.items():
+        _check_team(path, faction, team, declared[faction], shields[faction], types)
+    battle = Map(teams["ALLY"], teams["ENEMY"], types)
+    _check_healers(path, battle)
+    return battle
+
+
+def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
+    """Layouts of a SMAClite map."""
+    battle = find(env_args)
+    kinds = indices(*battle.types)
+    # SMAClite has no flags: those are what it always does.
+    return battle_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
+
+
+def _unit(name: str, path: Path) -> str:
+    """SMAClite's spelling (``SPINE_CRAWLER``) to ours."""
+    words = name.lower().replace("_", " ")
+    if words not in NAMES:
+        raise ConfigError(
+            f"The unit {name} of env_args.map_file={path} has no place in prompts; use units among: {', '.join(NAMES)}."
+        )
+    return words
+
+
+def _check_team(
+    path: Path, faction: str, team: Mapping[str, int], declared: int, shields: bool, types: tuple[str, ...]
+) -> None:
+    key = {"ALLY": "num_allied_units", "ENEMY": "num_enemy_units"}[faction]
+    if sum(team.values()) != declared or not declared:
+        raise ConfigError(
+            f"env_args.map_file={path} says {key}={declared}, but its groups have {sum(team.values())}; correct {key}."
+        )
+    if bool(shields) != has_shields(team) or (shields and not all(UNIVERSE[index(name)].max_shield for name in team)):
+        raise ConfigError(
+            f"env_args.map_file={path} says shields={bool(shields)} for {faction} units, but {', '.join(team)} "
+            f"{'have' if has_shields(team) else 'have not'}; SMAClite needs either all or none of a side shielded."
+        )
+    if (types and not set(team) <= set(types)) or (not types and len(team) > 1):
+        raise ConfigError(
+            f"env_args.map_file={path} has {', '.join(team)} among its {faction} units but type bits for "
+            f"{', '.join(types) or 'none'}; list every unit in unit_type_ids and set num_unit_types."
+        )
+
+
+def _check_healers(path: Path, battle: Map) -> None:
+    """SMAClite has no target action for a healable ally whose id is beyond its target actions."""
+    healers = [name for name in battle.allies if UNIVERSE[index(name)].heals]
+    ids = [name for name, count in battle.allies.items() for _ in range(count)]
+    if healers and any(name not in healers for name in ids[battle.n_targets :]):
+        raise ConfigError(
+            f"env_args.map_file={path} lists healers before units that they could not reach by an action; put the "
+            "group with the healers last."
+        )
