@@ -27,6 +27,8 @@ class Host:
 
     ``registries`` holds the host's own dicts under each of ``KINDS``, so an entry put there is seen by its
     loop; ``run(_run, config, log)`` trains or evaluates as ``config`` says, ``_run`` being Sacred's run object;
+    ``env_maker(name)`` gives the constructor ``(**env_args) -> env`` of an environment, which cloudpickle can carry
+    to a fresh process: calling it there brings in what it needs. ConfigError when there is no such environment.
     ``version`` is the git commit of a checkout ("unknown" without git data) or the version of the plugin.
     """
 
@@ -37,6 +39,7 @@ class Host:
     registries: dict[str, dict[str, Any]]
     EpisodeBatch: type
     ReplayBuffer: type
+    env_maker: Callable[[str], Callable[..., Any]]
     run: Callable[[Any, dict[str, Any], Any], None]
 
     def describe(self) -> str:
@@ -105,8 +108,8 @@ def register(host: Host) -> None:
         for name, where in entries.items():
             assert name not in table or _where(table[name]) == where, f"{host.name} has its own {kind} {name!r}"
             entry = registry.Deferred(where)
-            # Runners fill the host's batches, and must not import a host to get at the class.
-            table[name] = partial(entry, batch_class=host.EpisodeBatch) if kind == "runner" else entry
+            # Runners fill the host's batches and build its environments, and must not import a host for it.
+            table[name] = partial(entry, host=host) if kind == "runner" else entry
 
 
 def _where(entry: Any) -> str | None:

@@ -8,7 +8,9 @@ import importlib
 import logging
 import sys
 import warnings
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,24 @@ OPTIONAL = {"smaclite": (), "gymnasium": ("spaces", "wrappers")}
 
 # The package behind each of EPyMARL's environments.
 ENV_PACKAGES = {"smaclite": "smaclite", "gymma": "gymnasium", "sc2": "smac", "sc2v2": "smacv2"}
+
+# Environments that EPyMARL registers only when a runner is built for them: both of them break pysc2.
+REGISTERED_LATE = {"sc2": "register_smac", "sc2v2": "register_smacv2"}
+
+
+class CheckoutEnv:
+    """Constructor of one of EPyMARL's environments, for a fresh process; imports no more of EPyMARL than that."""
+
+    def __init__(self, env: str, checkout: Path) -> None:
+        self.env = env
+        self.checkout = checkout
+
+    def __call__(self, **env_args: Any) -> Any:
+        with _importable(self.checkout):
+            envs = importlib.import_module("envs")
+            if self.env in REGISTERED_LATE:
+                getattr(envs, REGISTERED_LATE[self.env])()
+        return envs.REGISTRY[self.env](**env_args)
 
 
 class MissingEnv:
@@ -78,63 +98,74 @@ def load(path: Path) -> Host:
     Raises ConfigError when a package that EPyMARL cannot do without is missing, or when one of its top-level
     names was already imported from elsewhere.
     """
-    src = path / "src"
-    _check_names(path)
-    missing = {package for package in ENV_PACKAGES.values() if not _installed(package)}
-    placeholders = _placeholders(missing)
-    sys.path.insert(0, str(src))
-    sys.modules.update(placeholders)
-    if not (src / "utils/__init__.py").exists():
-        # Without an __init__.py it would lose to any other installed package called utils.
-        utils = ModuleType("utils")
-        utils.__path__ = [str(src / "utils")]
-        sys.modules["utils"] = utils
-    try:
+    missing = _missing()
+    with _importable(path):
         host = _import(path)
-        _check_names(path)
-    except BaseException:
-        sys.path.remove(str(src))
-        for name in [name for name in sys.modules if name.split(".")[0] in NAMES]:
-            del sys.modules[name]
-        raise
-    finally:
-        # Nobody else must take a stand-in for the package.
-        for name in placeholders:
-            del sys.modules[name]
     # Its batches index with lists, which torch deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", module=r"components\.episode_buffer")
     _mark_missing_envs(host, missing)
     return host
 
 
-def _import(path: Path) -> Host:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(PettingZoo|VMAS) is not installed")
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            run = importlib.import_module("run")
-            buffers = importlib.import_module("components.episode_buffer")
-            registries = {
-                kind: importlib.import_module(module).REGISTRY
-                for kind, module in {
-                    "env": "envs",
-                    "runner": "runners",
-                    "mac": "controllers",
-                    "agent": "modules.agents",
-                    "critic": "modules.critics",
-                    "learner": "learners",
-                    "action_selector": "components.action_selectors",
-                }.items()
-            }
-        except ModuleNotFoundError as error:
-            if str(error.name).split(".")[0] in NAMES:
-                raise ConfigError(
-                    f"The EPyMARL checkout at {path} has no module {error.name}; use a newer checkout."
-                ) from error
+@contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """Within it, the modules of the checkout can be imported; those that were stay so, unless there is an error.
+
+    Raises ConfigError as ``load`` does.
+    """
+    src = path / "src"
+    _check_names(path)
+    loaded = set(sys.modules)
+    placeholders = _placeholders(_missing())
+    sys.path.insert(0, str(src))
+    sys.modules.update(placeholders)
+    if "utils" not in loaded and not (src / "utils/__init__.py").exists():
+        # Without an __init__.py it would lose to any other installed package called utils.
+        utils = ModuleType("utils")
+        utils.__path__ = [str(src / "utils")]
+        sys.modules["utils"] = utils
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(PettingZoo|VMAS) is not installed")
+            warnings.simplefilter("ignore", SyntaxWarning)
+            yield
+        _check_names(path)
+    except BaseException as error:
+        sys.path.remove(str(src))
+        for name in set(sys.modules) - loaded:
+            if name.split(".")[0] in NAMES:
+                del sys.modules[name]
+        if not isinstance(error, ModuleNotFoundError):
+            raise
+        if str(error.name).split(".")[0] in NAMES:
             raise ConfigError(
-                f"EPyMARL at {path} needs the Python package {error.name}, which is not installed; "
-                f"run `pip install -r {path / 'requirements.txt'}`."
+                f"The EPyMARL checkout at {path} has no module {error.name}; use a newer checkout."
             ) from error
+        raise ConfigError(
+            f"EPyMARL at {path} needs the Python package {error.name}, which is not installed; "
+            f"run `pip install -r {path / 'requirements.txt'}`."
+        ) from error
+    finally:
+        # Nobody else must take a stand-in for the package.
+        for name in placeholders:
+            del sys.modules[name]
+
+
+def _import(path: Path) -> Host:
+    run = importlib.import_module("run")
+    buffers = importlib.import_module("components.episode_buffer")
+    registries = {
+        kind: importlib.import_module(module).REGISTRY
+        for kind, module in {
+            "env": "envs",
+            "runner": "runners",
+            "mac": "controllers",
+            "agent": "modules.agents",
+            "critic": "modules.critics",
+            "learner": "learners",
+            "action_selector": "components.action_selectors",
+        }.items()
+    }
 
     def checked_run(_run: Any, config: dict[str, Any], log: Any) -> None:
         # A worker that cannot build its environment would leave EPyMARL waiting for it for ever.
@@ -151,8 +182,18 @@ def _import(path: Path) -> Host:
         registries=registries,
         EpisodeBatch=buffers.EpisodeBatch,
         ReplayBuffer=buffers.ReplayBuffer,
+        env_maker=partial(_env_maker, registries["env"], path),
         run=checked_run,
     )
+
+
+def _env_maker(registry: dict[str, Any], checkout: Path, env: str) -> Callable[..., Any]:
+    """See ``Host.env_maker``. What EPyMARL did not register itself is taken as it is."""
+    if env not in registry and env not in REGISTERED_LATE:
+        raise ConfigError(f"env={env} is not known to EPyMARL, which has {', '.join(sorted(registry))}; change env.")
+    entry = registry.get(env)
+    own = entry is None or getattr(entry, "__module__", "").split(".")[0] == "envs"
+    return CheckoutEnv(env, checkout) if own else entry
 
 
 def _check_names(path: Path) -> None:
@@ -172,6 +213,10 @@ def _installed(package: str) -> bool:
     if package in sys.modules:
         return sys.modules[package] is not None
     return find_spec(package) is not None
+
+
+def _missing() -> set[str]:
+    return {package for package in ENV_PACKAGES.values() if not _installed(package)}
 
 
 def _placeholders(missing: set[str]) -> dict[str, _Placeholder]:

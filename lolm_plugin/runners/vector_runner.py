@@ -4,8 +4,6 @@ It stores exactly what EPyMARL's parallel runner stores, without that runner's p
 """
 
 from argparse import Namespace
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,10 @@ from lolm_plugin.envs.vector_env import VectorEnv, env_info
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.registry import VECTOR_ENVS, load
-from lolm_plugin.runners.episode_stats import EpisodeStats
+from lolm_plugin.runners.runner import HostParts, Runner
 
 
-class VectorRunner:
+class VectorRunner(Runner):
     """``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
 
     Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such runs there were at
@@ -27,61 +25,26 @@ class VectorRunner:
     Args:
         args: the host's configuration.
         logger: the host's logger.
-        batch_class: the host's ``EpisodeBatch``.
+        host: the host, for the class of its batches.
 
     Raises:
         ConfigError: the env has no vector form or refuses its arguments, or a key asks for what this
             runner does not do (``common_reward=False``, ``render``, ``save_replay``).
     """
 
-    def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
-        self.args = args
-        self.logger = logger
-        self.batch_size = args.batch_size_run
+    def __init__(self, args: Namespace, logger: Any, host: HostParts) -> None:
+        super().__init__(args, logger, host.EpisodeBatch)
         self.env = _make_env(args)
         self.episode_limit = self.env.episode_limit
-        self.stats = EpisodeStats(args, logger, self.batch_size)
-        self.t_env = 0
-        self._batch_class = batch_class
         self._run_key: tuple[str, int] | None = None
-        self._evaluated: Any = None  # the last batch of a finished evaluation
-        self._episodes_left = args.test_nepisode if getattr(args, "evaluate", False) else None
-
-    @property
-    def log_train_stats_t(self) -> int:
-        """The env step at which training statistics were logged last."""
-        return self.stats.log_train_stats_t
-
-    @log_train_stats_t.setter
-    def log_train_stats_t(self, t_env: int) -> None:
-        self.stats.log_train_stats_t = t_env
 
     def get_env_info(self) -> dict[str, int]:
         """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return env_info(self.env)
 
-    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Any) -> None:
-        """Say what batches look like and which controller acts; called once, before the first ``run``."""
-        self.mac = mac
-        self._new_batch = partial(
-            self._batch_class,
-            scheme,
-            groups,
-            self.batch_size,
-            self.episode_limit + 1,
-            preprocess=preprocess,
-            device=self.args.device,
-        )
-
-    def run(self, test_mode: bool = False) -> Any:
-        """Play one episode in every copy; returns the batch. Test episodes do not count as env steps.
-
-        With ``evaluate=True`` the host asks for ``test_nepisode`` runs, not episodes. Once that many episodes are
-        played, nothing more is, so that an evaluation is as long as it says.
-        """
-        if self._evaluated is not None:
-            return self._evaluated
-        batch = self._new_batch()
+    def play(self, test_mode: bool) -> Any:
+        """One episode in every copy."""
+        batch = self.new_batch()
         self.env.reset(self._episode_seeds(test_mode))
         self.mac.init_hidden(batch_size=self.batch_size)
         actions = np.zeros((self.batch_size, self.env.n_agents), dtype=np.int64)
@@ -111,10 +74,7 @@ class VectorRunner:
             t += 1
             self._store_view(batch, acting, t)
 
-        self._finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
-        if self._episodes_left is not None:
-            self._episodes_left -= self.batch_size
-            self._evaluated = batch if self._episodes_left <= 0 else None
+        self.finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
         return batch
 
     def close_env(self) -> None:
@@ -140,20 +100,12 @@ class VectorRunner:
         tensors = {key: torch.from_numpy(value[rows][:, None]).to(self.args.device) for key, value in data.items()}
         batch.update(tensors, bs=rows, ts=t, mark_filled=mark_filled)
 
-    def _finish(self, returns: list[float], lengths: list[int], infos: list[dict], test_mode: bool) -> None:
-        if not test_mode:
-            self.t_env += sum(lengths)
-        if self.stats.record(returns, lengths, infos, self.t_env, test_mode):
-            selector = getattr(self.mac, "action_selector", None)
-            if hasattr(selector, "epsilon"):
-                self.logger.log_stat("epsilon", selector.epsilon, self.t_env)
-
 
 def _make_env(args: Namespace) -> VectorEnv:
     if args.env not in VECTOR_ENVS:
         raise ConfigError(
             f"runner=vector cannot step env={args.env}, as only {' and '.join(sorted(VECTOR_ENVS))} step many "
-            "copies in one call: set runner=parallel."
+            "copies in one call: set runner=parallel or runner=supervised_parallel."
         )
     if not args.common_reward:
         raise ConfigError("common_reward=False cannot be used with runner=vector: set common_reward=True.")

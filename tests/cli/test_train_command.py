@@ -60,7 +60,8 @@ def test_logs_exactly_what_the_documentation_lists(trained):
     metrics = json.loads((folder / "results/sacred/lolm_mappo_tiny/2m_vs_1m/1/metrics.json").read_text())
     rows = [line for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert set(metrics) == documented
+    # Of another runner; see tests/faults/test_command_line.py.
+    assert set(metrics) == documented - {"env_restarts"}
     assert all(isinstance(value, float | int) for value in metrics["test_return_mean"]["values"])
 
 

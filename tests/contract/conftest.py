@@ -1,8 +1,14 @@
 """Every test that takes ``host`` runs against the bundled host and, if there is a checkout, against EPyMARL."""
 
+import cloudpickle
 import pytest
 
 from lolm_plugin.host import locate, open_host, register
+
+from . import fakes
+
+# Workers that are not forked get the fakes without what this module imports.
+cloudpickle.register_pickle_by_value(fakes)
 
 CHECKOUT = locate(None)
 PATHS = {"bundled": None} if CHECKOUT is None else {"bundled": None, "EPyMARL": CHECKOUT}

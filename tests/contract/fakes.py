@@ -1,6 +1,7 @@
 """A tiny environment, controller and learner with known answers."""
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +119,7 @@ class Scalars:
     def __init__(self):
         self.logged = {}
         self.info = {}
+        self.console_logger = logging.getLogger("contract")
 
     def log_stat(self, name, value, t_env):
         self.logged.setdefault(name, []).append((t_env, value))

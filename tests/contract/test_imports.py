@@ -30,9 +30,13 @@ STUB = {
         from gymnasium.spaces import flatdim
         warnings.warn("VMAS is not installed, so these environments will not be available!")
         class Flat(Wrapper): pass
+        class Easy:
+            def __init__(self, **env_args): self.env_args = env_args
         class Space:
             size = staticmethod(lambda: spaces.flatdim(3))
-        REGISTRY = {"smaclite": Flat, "gymma": Flat, "flat": Flat, "space": Space.size, "easy": object}
+        REGISTRY = {"smaclite": Flat, "gymma": Flat, "flat": Flat, "space": Space.size, "easy": Easy}
+        def register_smac():
+            REGISTRY["sc2"] = lambda **env_args: ("battle", env_args)
     """,
 }
 
@@ -171,3 +175,29 @@ def test_the_checkout_is_not_written_to(outcome, tmp_path):
     outcome("open_host(checkout)")
     after = {path: path.read_text() for path in (tmp_path / "epymarl").rglob("*.py")}
     assert after == before
+
+
+def test_environments_are_built_in_a_fresh_process_without_the_rest_of_epymarl(outcome, tmp_path):
+    outcome("""
+        sys.modules["smac"] = sys  # some module or other, so that it counts as installed
+        host = open_host(checkout)
+        for env in ("easy", "sc2"):
+            Path(env).write_bytes(pickle.dumps(host.env_maker(env)))
+    """)
+    out, _ = outcome("""
+        easy, sc2 = (pickle.loads(Path(env).read_bytes()) for env in ("easy", "sc2"))
+        print(easy(map_name="3m").env_args, sc2(map_name="8m"))
+        print(sorted({"run", "learners", "components", "torch"} & sys.modules.keys()), sys.modules.get("smaclite"))
+    """)
+    assert out == ["{'map_name': '3m'} ('battle', {'map_name': '8m'})", "[] None"]
+
+
+def test_what_epymarl_did_not_register_itself_is_taken_as_it_is(outcome):
+    out, _ = outcome("""
+        host = open_host(checkout)
+        host.registries["env"]["mine"] = mine = lambda **env_args: 0
+        print(host.env_maker("mine") is mine, host.env_maker("smaclite") is host.registries["env"]["smaclite"])
+        attempt(host.env_maker, "yours")
+    """)
+    assert out[0] == "True True"
+    assert out[1].startswith("env=yours is not known to EPyMARL, which has easy, flat, gymma, mine")

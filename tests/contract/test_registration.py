@@ -16,8 +16,8 @@ OWN = {
 
 
 class Runner:
-    def __init__(self, args, logger, batch_class):
-        self.given = (args, logger, batch_class)
+    def __init__(self, args, logger, host):
+        self.given = (args, logger, host)
 
 
 @pytest.fixture
@@ -57,11 +57,12 @@ def test_entries_import_nothing_before_they_are_called_and_can_be_pickled(spare,
         entry()
 
 
-def test_runners_are_given_the_batch_class(spare, monkeypatch):
+def test_runners_are_given_the_host(spare, monkeypatch):
     monkeypatch.setattr(registry, "ENTRIES", {"runner": {"mine": f"{__name__}:Runner"}})
     register(spare)
-    entry = pickle.loads(pickle.dumps(spare.registries["runner"]["mine"]))
-    assert entry(args="args", logger="logger").given == ("args", "logger", spare.EpisodeBatch)
+    args, logger, host = spare.registries["runner"]["mine"](args="args", logger="logger").given
+    assert (args, logger) == ("args", "logger")
+    assert host is spare
 
 
 def test_the_log_line_says_which_host_and_from_where(host):

@@ -6,6 +6,9 @@ import torch
 
 from .fakes import LIMIT, N_ACTIONS, N_AGENTS, FakeEnv, FakeMAC, Scalars, episode_length, settings
 
+PARALLEL = ("parallel", "supervised_parallel")
+SIZES = [("episode", 1), *((name, 2) for name in PARALLEL)]
+
 FILES = {"bundled": "parallel_runner.py", "EPyMARL": "src/runners"}
 
 # EPyMARL's own indexing; see host/epymarl.py.
@@ -84,8 +87,9 @@ def test_episode_runner_stores_the_episode(build, seed):
     assert runner.env.actions == [[t % 3, (t + 1) % 3] for t in range(episode_length(seed))]
 
 
-def test_parallel_runner_stores_every_episode(build):
-    runner, mac, _ = build("parallel", batch_size_run=4, env_args={"map_name": "field", "seed": 0})
+@pytest.mark.parametrize("name", PARALLEL)
+def test_parallel_runner_stores_every_episode(build, name):
+    runner, mac, _ = build(name, batch_size_run=4, env_args={"map_name": "field", "seed": 0})
     batch = runner.run()
     assert (batch.batch_size, batch.max_seq_length) == (4, LIMIT + 1)
     for i in range(4):
@@ -97,7 +101,7 @@ def test_parallel_runner_stores_every_episode(build):
     assert runner.t_env == 2 + 3 + 4 + 2
 
 
-@pytest.mark.parametrize(("runner", "size"), [("episode", 1), ("parallel", 2)])
+@pytest.mark.parametrize(("runner", "size"), SIZES)
 def test_test_episodes_do_not_count_as_steps(build, runner, size):
     runner, mac, _ = build(runner, batch_size_run=size)
     batch = runner.run(test_mode=True)
@@ -110,15 +114,15 @@ def test_test_episodes_do_not_count_as_steps(build, runner, size):
     assert not mac.calls[-1]["test_mode"]
 
 
-def test_statistics_of_training(build):
-    runner, _, logger = build(
-        "parallel", batch_size_run=3, runner_log_interval=10, env_args={"map_name": "field", "seed": 0}
-    )
+@pytest.mark.parametrize("name", PARALLEL)
+def test_statistics_of_training(build, name):
+    runner, _, logger = build(name, batch_size_run=3, runner_log_interval=10, env_args={"map_name": "field", "seed": 0})
     runner.run()  # logged at once, being the first
     runner.run()
     assert set(logger.logged) == {
         *("return_mean", "return_std", "ep_length_mean", "battle_won_mean", "won_twice_mean"),
         *("episode_limit_mean", "epsilon"),
+        *(["env_restarts"] if name == "supervised_parallel" else []),
     }
     assert [t for t, _ in logger.logged["return_mean"]] == [9]
     assert logger.logged["return_mean"][0][1] == pytest.approx((3 + 6 + 10) / 3)
@@ -131,7 +135,7 @@ def test_statistics_of_training(build):
     assert [t for t, _ in logger.logged["return_mean"]] == [9, 27]  # 18 - 9 < 10 <= 27 - 9
 
 
-@pytest.mark.parametrize(("runner", "size"), [("episode", 1), ("parallel", 2)])
+@pytest.mark.parametrize(("runner", "size"), SIZES)
 def test_statistics_of_tests(build, runner, size):
     runner, _, logger = build(runner, batch_size_run=size, test_nepisode=4)
     runner.run()
@@ -151,7 +155,7 @@ def test_statistics_of_tests(build, runner, size):
     assert "test_epsilon" not in logger.logged
 
 
-@pytest.mark.parametrize(("runner", "size"), [("episode", 1), ("parallel", 2)])
+@pytest.mark.parametrize(("runner", "size"), SIZES)
 def test_rewards_of_each_agent(build, runner, size):
     runner, _, logger = build(runner, batch_size_run=size, common_reward=False)
     batch = runner.run()
@@ -175,8 +179,9 @@ def test_the_loop_can_put_off_training_statistics(build):
     assert runner.log_train_stats_t == 5000
 
 
-def test_a_test_alone_logs_once_when_the_loop_put_off_training_statistics(build):
-    runner, _, logger = build("parallel", batch_size_run=2, test_nepisode=4)
+@pytest.mark.parametrize("name", PARALLEL)
+def test_a_test_alone_logs_once_when_the_loop_put_off_training_statistics(build, name):
+    runner, _, logger = build(name, batch_size_run=2, test_nepisode=4)
     runner.log_train_stats_t = runner.t_env
     for _ in range(4):
         runner.run(test_mode=True)
@@ -184,10 +189,19 @@ def test_a_test_alone_logs_once_when_the_loop_put_off_training_statistics(build)
     assert set(logger.logged) == {name for name in logger.logged if name.startswith("test_")}
 
 
-@pytest.mark.parametrize(("runner", "size"), [("episode", 1), ("parallel", 2)])
+@pytest.mark.parametrize(("runner", "size"), SIZES)
 def test_replays(build, runner, size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner, _, _ = build(runner, batch_size_run=size)
     runner.save_replay()
     runner.run()  # a worker has answered by now
     assert (tmp_path / "replay").read_text() == "saved"
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("parallel", 4), ("supervised_parallel", 2)])
+def test_the_supervised_runner_knows_when_an_evaluation_is_over(build, name, rounds):
+    runner, mac, logger = build(name, batch_size_run=2, test_nepisode=4, evaluate=True)
+    batches = [runner.run(test_mode=True) for _ in range(4)]
+    assert len(mac.hidden) == rounds
+    assert len(logger.logged["test_return_mean"]) == rounds // 2
+    check_episode(batches[-1], 0, seed=1)

@@ -121,7 +121,7 @@ def batch_arguments(info):
 
 
 def make(**changes):
-    runner = VectorRunner(settings(**changes), Log(), EpisodeBatch)
+    runner = VectorRunner(settings(**changes), Log(), SimpleNamespace(EpisodeBatch=EpisodeBatch))
     runner.setup(**batch_arguments(runner.get_env_info()), mac=Mac())
     return runner
 

@@ -3,6 +3,7 @@
 It has what every run needs and no algorithm of its own; nothing goes into it that EPyMARL lacks.
 """
 
+from functools import partial
 from typing import Any
 
 from lolm_plugin.errors import ConfigError
@@ -37,6 +38,7 @@ def load() -> Host:
         registries=REGISTRIES,
         EpisodeBatch=EpisodeBatch,
         ReplayBuffer=ReplayBuffer,
+        env_maker=partial(find, "env"),
         run=run,
     )
 

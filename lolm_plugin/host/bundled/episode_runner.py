@@ -6,14 +6,15 @@ from typing import Any
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.bundled import find
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
-from lolm_plugin.host.bundled.runner import Runner, observe
+from lolm_plugin.runners.env_worker import observe
+from lolm_plugin.runners.runner import Runner
 
 
 class EpisodeRunner(Runner):
     """Runs ``args.env``; ``batch_size_run`` must be 1 (ConfigError)."""
 
     def __init__(self, args: Namespace, logger: Any) -> None:
-        super().__init__(args, logger)
+        super().__init__(args, logger, EpisodeBatch)
         if self.batch_size != 1:
             raise ConfigError(
                 f"batch_size_run={self.batch_size} cannot be run by runner=episode, which has one environment; "
@@ -41,7 +42,7 @@ class EpisodeRunner(Runner):
         batch = self.new_batch()
         self.env.reset()
         self.mac.init_hidden(batch_size=1)
-        episode_return, t, over, info = self._zero_return(), 0, False, {}
+        episode_return, t, over, info = self.zero_return(), 0, False, {}
 
         while not over:
             batch.update(self._seen(), ts=t)
@@ -61,7 +62,7 @@ class EpisodeRunner(Runner):
         actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, test_mode=test_mode)
         batch.update({"actions": actions}, ts=t)
 
-        self._finish([episode_return], [t], [info], test_mode)
+        self.finish([episode_return], [t], [info], test_mode)
         return batch
 
     def _seen(self) -> dict[str, list]:

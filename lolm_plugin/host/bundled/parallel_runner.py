@@ -1,7 +1,7 @@
 """One process per environment, stepped together."""
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe, Process
@@ -11,20 +11,21 @@ from typing import Any
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.bundled import find
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
-from lolm_plugin.host.bundled.runner import Runner, observe
+from lolm_plugin.runners.env_worker import execute
+from lolm_plugin.runners.lockstep import LockstepRunner
 
 # How long a worker may take to close its environment before it is killed, in seconds.
 CLOSE_TIMEOUT = 5.0
 
 
-class ParallelRunner(Runner):
+class ParallelRunner(LockstepRunner):
     """``batch_size_run`` copies of ``args.env``, each in a process of its own; copy i is seeded ``seed + i``.
 
     Raises ConfigError when an environment refuses its arguments, RuntimeError when a worker dies.
     """
 
     def __init__(self, args: Namespace, logger: Any) -> None:
-        super().__init__(args, logger)
+        super().__init__(args, logger, EpisodeBatch)
         make_env = find("env", args.env)
         shared = {
             **args.env_args,
@@ -36,7 +37,7 @@ class ParallelRunner(Runner):
             env_args = {**shared, "seed": args.env_args["seed"] + i}
             self.workers.append(Worker(i, partial(make_env, **env_args), self.workers))
         try:
-            self.env_info = self._ask_all("get_env_info")[0]
+            self.env_info = self.ask("get_env_info", dict.fromkeys(range(self.batch_size)))[0]
         except BaseException:
             self.close_env()
             raise
@@ -48,7 +49,7 @@ class ParallelRunner(Runner):
 
     def save_replay(self) -> None:
         """Asks the first environment to save its replay."""
-        self.workers[0].ask("save_replay")
+        self.ask("save_replay", {0: None})
 
     def close_env(self) -> None:
         """Closes every environment and ends its process."""
@@ -58,53 +59,14 @@ class ParallelRunner(Runner):
             worker.end()
 
     def run(self, test_mode: bool = False) -> EpisodeBatch:
-        """Plays one episode in each environment; test episodes do not count as environment steps."""
-        batch = self.new_batch()
-        batch.update(_columns(self._ask_all("reset")), ts=0)
-        self.mac.init_hidden(batch_size=self.batch_size)
-        returns = [self._zero_return() for _ in self.workers]
-        lengths = [0] * self.batch_size
-        last_infos: dict[int, dict] = {}
-        acting, t = list(range(self.batch_size)), 0
+        """Plays one episode in each environment, as often as it is asked to."""
+        return self.play(test_mode)
 
-        while True:
-            actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
-            batch.update({"actions": actions.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
-            # An episode that ended at the last step has acted in its last state now, and is left out from here.
-            for i, action in zip(acting, actions.cpu().numpy(), strict=True):
-                if i not in last_infos:
-                    self.workers[i].send("step", action)
-            acting = [i for i in acting if i not in last_infos]
-            if not acting:
-                break
-            replies = [self.workers[i].receive() for i in acting]
-            if test_mode and self.args.render and acting[0] == 0:
-                self.workers[0].ask("render")
-
-            ended = []
-            for i, reply in zip(acting, replies, strict=True):
-                returns[i] = returns[i] + reply["reward"]
-                lengths[i] += 1
-                if reply["over"]:
-                    last_infos[i] = reply["info"]
-                # An episode cut off by its limit is not stored as terminated: its value goes on.
-                ended.append((reply["over"] and not reply["info"].get("episode_limit", False),))
-            rewards = [(reply["reward"],) for reply in replies]
-            batch.update({"reward": rewards, "terminated": ended}, bs=acting, ts=t, mark_filled=False)
-            t += 1
-            batch.update(_columns([reply["seen"] for reply in replies]), bs=acting, ts=t)
-
-        self._finish(returns, lengths, list(last_infos.values()), test_mode)
-        return batch
-
-    def _ask_all(self, command: str) -> list[Any]:
-        for worker in self.workers:
-            worker.send(command)
-        return [worker.receive() for worker in self.workers]
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
-    return {key: [row[key] for row in rows] for key in rows[0]}
+    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """Answers to a command; see ``LockstepRunner.ask``. RuntimeError when a worker has died."""
+        for i, value in data.items():
+            self.workers[i].send(command, value)
+        return {i: self.workers[i].receive() for i in data}
 
 
 class Worker:
@@ -137,11 +99,6 @@ class Worker:
         if isinstance(answer, ConfigError):
             raise answer
         return answer
-
-    def ask(self, command: str) -> Any:
-        """Sends a command and waits for the answer."""
-        self.send(command)
-        return self.receive()
 
     def end(self) -> None:
         """Waits for the process, which was told to close, and kills it if it does not end."""
@@ -181,17 +138,4 @@ def _serve(remote: Connection, inherited: Sequence[Connection], make_env: Callab
         if command == "close":
             env.close()
             return
-        remote.send(_execute(env, command, data))
-
-
-def _execute(env: Any, command: str, data: Any) -> Any:
-    match command:
-        case "step":
-            _, reward, terminated, truncated, info = env.step(data)
-            return {"reward": reward, "over": terminated or truncated, "info": info, "seen": observe(env)}
-        case "reset":
-            env.reset()
-            return observe(env)
-        case "get_env_info" | "get_stats" | "render" | "save_replay":
-            return getattr(env, command)()
-    raise NotImplementedError(command)
+        remote.send(execute(env, command, data))

@@ -1,0 +1,95 @@
+"""What all runners have in common: sizes of batches, statistics of episodes, the end of an evaluation."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from lolm_plugin.runners.episode_stats import EpisodeStats
+
+
+class HostParts(Protocol):
+    """What a runner needs of the host, which it must not import."""
+
+    @property
+    def EpisodeBatch(self) -> Callable[..., Any]:
+        """The class of the batches that the host's buffer, controllers and learners take."""
+
+    @property
+    def env_maker(self) -> Callable[[str], Callable[..., Any]]:
+        """Name of an environment -> its constructor ``(**env_args) -> env``, fit for another process."""
+
+
+class Runner:
+    """Plays episodes with a controller and returns them as a batch; subclasses say how, in ``play``."""
+
+    episode_limit: int
+
+    def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
+        self.args = args
+        self.logger = logger
+        self.batch_size = args.batch_size_run
+        self.stats = EpisodeStats(args, logger, self.batch_size)
+        self.t_env = 0
+        self._batch_class = batch_class
+        self._evaluated: Any = None  # the last batch of a finished evaluation
+        self._episodes_left = args.test_nepisode if getattr(args, "evaluate", False) else None
+
+    @property
+    def log_train_stats_t(self) -> int:
+        """The environment step at which training statistics were logged last."""
+        return self.stats.log_train_stats_t
+
+    @log_train_stats_t.setter
+    def log_train_stats_t(self, t_env: int) -> None:
+        self.stats.log_train_stats_t = t_env
+
+    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Any) -> None:
+        """Says what batches look like and which controller acts; called once, before the first ``run``."""
+        self.mac = mac
+        self.new_batch = partial(
+            self._batch_class,
+            scheme,
+            groups,
+            self.batch_size,
+            self.episode_limit + 1,
+            preprocess=preprocess,
+            device=self.args.device,
+        )
+
+    def run(self, test_mode: bool = False) -> Any:
+        """Plays ``batch_size_run`` episodes; returns the batch. Test episodes do not count as environment steps.
+
+        With ``evaluate=True`` the host asks for ``test_nepisode`` runs, not episodes. Once that many episodes are
+        played, nothing more is, so that an evaluation is as long as it says.
+        """
+        if self._evaluated is not None:
+            return self._evaluated
+        batch = self.play(test_mode)
+        if self._episodes_left is not None:
+            self._episodes_left -= self.batch_size
+            self._evaluated = batch if self._episodes_left <= 0 else None
+        return batch
+
+    def play(self, test_mode: bool) -> Any:
+        """One ``run``, whatever was played before."""
+        raise NotImplementedError
+
+    def train_stats(self) -> dict[str, float]:
+        """What is logged along with the statistics of training episodes."""
+        selector = getattr(self.mac, "action_selector", None)
+        return {"epsilon": selector.epsilon} if hasattr(selector, "epsilon") else {}
+
+    def zero_return(self) -> float | np.ndarray:
+        """The return of an episode without steps; float ``[n_agents]`` with ``common_reward=False``."""
+        return 0.0 if self.args.common_reward else np.zeros(self.args.n_agents)
+
+    def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
+        """Counts the steps of the episodes of one ``run`` and logs what is due; see ``EpisodeStats.record``."""
+        if not test_mode:
+            self.t_env += sum(lengths)
+        if self.stats.record(returns, lengths, infos, self.t_env, test_mode):
+            for name, value in self.train_stats().items():
+                self.logger.log_stat(name, value, self.t_env)

@@ -1,0 +1,133 @@
+"""One process per environment, stepped together; one that fails costs an episode and not the run."""
+
+import weakref
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, close
+from lolm_plugin.runners.lockstep import LockstepRunner
+from lolm_plugin.runners.runner import HostParts
+
+# For the host's own algorithms, which are run without our default.yaml.
+DEFAULTS = {"worker_timeout": 300.0, "worker_restarts": 5}
+
+# SMAC answers a crash of its game with the end of the episode and an empty info.
+SMAC = ("sc2", "sc2v2")
+
+
+class SupervisedParallelRunner(LockstepRunner):
+    """EPyMARL's parallel runner: copy i of ``args.env`` is seeded ``seed + i`` and keeps its process.
+
+    A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it
+    started and replaced by one seeded ``batch_size_run`` further. Its episode is dropped, and played again when
+    the others are over. The number of such restarts is logged as ``env_restarts``.
+
+    Raises:
+        ConfigError: the environment is unknown or refuses its arguments.
+        RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without an episode in between.
+    """
+
+    def __init__(self, args: Namespace, logger: Any, host: HostParts) -> None:
+        super().__init__(args, logger, host.EpisodeBatch)
+        self.timeout = getattr(args, "worker_timeout", DEFAULTS["worker_timeout"])
+        self.max_restarts = getattr(args, "worker_restarts", DEFAULTS["worker_restarts"])
+        self.restarts = [0] * self.batch_size
+        self._in_a_row = [0] * self.batch_size  # restarts since the worker's last whole episode
+        self._shown = ""  # the traceback in the log, which a worker that keeps failing would repeat
+        self._make_env = host.env_maker(args.env)
+        self.workers: list[EnvProcess] = []
+        self._unbuilt = set(range(self.batch_size))
+        # Also when the runner is forgotten and when Python ends: after an exception, EPyMARL does not close it.
+        self._close = weakref.finalize(self, close, self.workers)
+        try:
+            for i in range(self.batch_size):
+                self.workers.append(self._start(i))
+            self._build(range(self.batch_size))
+            while not (sizes := self.ask("get_env_info", {0: None})):
+                pass
+        except BaseException:
+            self.close_env()
+            raise
+        self.env_info = sizes[0]
+        self.episode_limit = self.env_info["episode_limit"]
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
+        return self.env_info
+
+    def save_replay(self) -> None:
+        """Has the first environment save its replay; RuntimeError when it fails."""
+        if not self.ask("save_replay", {0: None}):
+            raise RuntimeError("The replay was not saved; the log says what the environment did instead.")
+
+    def close_env(self) -> None:
+        """Closes every environment and ends its process with all it started; doing so again does nothing."""
+        self._close()
+
+    def train_stats(self) -> dict[str, float]:
+        """Adds the restarts of all workers so far."""
+        return {**super().train_stats(), "env_restarts": sum(self.restarts)}
+
+    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """Answers to a command; see ``LockstepRunner.ask``. Workers that fail are restarted."""
+        self._build(data)
+        asked = {i: self.workers[i] for i in data}
+        for i, worker in asked.items():
+            worker.send(command, data[i])
+        outcomes = {i: self._checked(i, outcome) for i, outcome in sorted(answers(asked, self.timeout))}
+        for i, outcome in outcomes.items():
+            if isinstance(outcome, WorkerFault):
+                self._restart(i, outcome)
+            elif command == "step" and outcome["over"]:
+                self._in_a_row[i] = 0
+        return {i: outcome for i, outcome in outcomes.items() if not isinstance(outcome, WorkerFault)}
+
+    def _checked(self, i: int, outcome: Any) -> Any:
+        lost = isinstance(outcome, dict) and outcome.get("over") and "battle_won" not in outcome["info"]
+        if lost and self.args.env in SMAC:
+            # It has started another game by then, but the environment is half in the old one.
+            return WorkerFault(f"lost its game {self.workers[i].place}")
+        return outcome
+
+    def _start(self, i: int) -> EnvProcess:
+        args = self.args
+        env_args = {
+            **args.env_args,
+            # A restarted worker must not play its old episodes again.
+            "seed": args.env_args["seed"] + i + self.restarts[i] * self.batch_size,
+            "common_reward": args.common_reward,
+            "reward_scalarisation": args.reward_scalarisation,
+        }
+        return EnvProcess(f"env worker {i}", partial(self._make_env, **env_args))
+
+    def _build(self, indices: Any) -> None:
+        """Waits until the environments of these workers are built, however often one has to be started."""
+        while unbuilt := self._unbuilt & set(indices):
+            self._unbuilt -= unbuilt
+            for i, outcome in sorted(answers({i: self.workers[i] for i in unbuilt}, self.timeout)):
+                if isinstance(outcome, WorkerFault):
+                    self._restart(i, outcome)
+
+    def _restart(self, i: int, fault: WorkerFault) -> None:
+        """Replaces a failed worker by a new one, whose environment is built while the others play on."""
+        self.workers[i].kill()
+        what = f"Environment worker {i} (env={self.args.env}) {fault}"
+        # One that keeps failing is not to fill the log.
+        details = f"\n{fault.details.rstrip()}" if fault.details not in ("", self._shown) else ""
+        self._shown = fault.details or self._shown
+        if self._in_a_row[i] >= self.max_restarts:
+            self.close_env()
+            raise RuntimeError(
+                f"{what}, and worker_restarts={self.max_restarts} allows no further restart before it has played a "
+                f"whole episode: mend the environment, or raise worker_timeout ({self.timeout:g} seconds) if it is "
+                f"only slow, or worker_restarts if it may fail more often.{details}"
+            )
+        self._in_a_row[i] += 1
+        self.restarts[i] += 1
+        self.logger.console_logger.warning(
+            "%s; it is restarted (env_restarts=%d) and its episode played again.%s", what, sum(self.restarts), details
+        )
+        self.workers[i] = self._start(i)
+        self._unbuilt.add(i)

@@ -1,0 +1,148 @@
+"""A runner of faulty battles in each host, and what became of its processes."""
+
+import logging
+import os
+import signal
+import time
+from argparse import Namespace
+from types import SimpleNamespace
+
+import cloudpickle
+import pytest
+import torch
+import yaml
+
+from lolm_plugin.host import locate, open_host, register
+
+from . import battles
+from .battles import N_ACTIONS, N_AGENTS, Battle
+
+# Workers get the battle without what this module imports.
+cloudpickle.register_pickle_by_value(battles)
+
+CHECKOUT = locate(None)
+PATHS = {"bundled": None} if CHECKOUT is None else {"bundled": None, "EPyMARL": CHECKOUT}
+
+# A limit for the case that something never happens.
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="session", params=PATHS)
+def host(request):
+    host = open_host(PATHS[request.param])
+    register(host)
+    return host
+
+
+class Controller:
+    """Acts on what it sees in its own episode alone; ``at`` maps steps to something that happens then."""
+
+    def __init__(self):
+        self.action_selector = SimpleNamespace()
+        self.hidden, self.calls, self.at = [], [], {}
+
+    def init_hidden(self, batch_size):
+        self.hidden.append(batch_size)
+
+    def select_actions(self, ep_batch, t_ep, t_env, bs=slice(None), test_mode=False):
+        obs = ep_batch["obs"][bs, t_ep]
+        assert (obs[..., 0] == t_ep).all(), "must see the step it acts in"
+        assert t_ep > 0 or not ep_batch["actions"][bs].any(), "an episode starts with an empty row"
+        self.calls.append((t_ep, bs))
+        self.at.pop(t_ep, lambda: None)()
+        return (obs[..., 0] + obs[..., 1] + obs[..., 2]).long() % N_ACTIONS
+
+
+class Log:
+    def __init__(self):
+        self.logged = {}
+        self.console_logger = logging.getLogger("faults")
+
+    def log_stat(self, name, value, t_env):
+        self.logged.setdefault(name, []).append((t_env, value))
+
+
+class OneHot:
+    def transform(self, tensor):
+        return torch.nn.functional.one_hot(tensor[..., 0], N_ACTIONS).float()
+
+    def infer_output_info(self, vshape_in, dtype_in):
+        return (N_ACTIONS,), torch.float32
+
+
+@pytest.fixture
+def build(host, monkeypatch, tmp_path):
+    """``build(faults, batch_size_run=2)``: a supervised runner that is set up; its copy i has the seed i."""
+    started = []
+
+    def make(faults=None, runner="supervised_parallel", env="battle", seed=0, **changes):
+        monkeypatch.setitem(host.registries["env"], env, Battle)
+        config = yaml.safe_load((host.config_dir / "default.yaml").read_text())
+        folder = None if runner == "episode" else str(tmp_path)  # that one plays here
+        env_args = {"map_name": "field", "seed": seed, "folder": folder, "faults": faults or {}}
+        config |= {"runner": runner, "env": env, "env_args": env_args, "device": "cpu", "batch_size_run": 2}
+        config |= {"test_nepisode": 2, "runner_log_interval": 1}
+        runner = host.registries["runner"][runner](args=Namespace(**{**config, **changes}), logger=Log())
+        started.append(runner)
+        sizes = runner.get_env_info()
+        runner.args.n_agents = sizes["n_agents"]
+        scheme = {
+            "state": {"vshape": sizes["state_shape"]},
+            "obs": {"vshape": sizes["obs_shape"], "group": "agents"},
+            "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+            "avail_actions": {"vshape": (N_ACTIONS,), "group": "agents", "dtype": torch.int},
+            "terminated": {"vshape": (1,), "dtype": torch.uint8},
+            "reward": {"vshape": (1,)},
+        }
+        preprocess = {"actions": ("actions_onehot", [OneHot()])}
+        runner.setup(scheme=scheme, groups={"agents": N_AGENTS}, preprocess=preprocess, mac=Controller())
+        return runner
+
+    yield make
+    for runner in started:
+        runner.close_env()
+    none_left(tmp_path)
+
+
+@pytest.fixture
+def undisturbed(build, host):
+    """``undisturbed(seed)``: an episode of the battle with this seed, played by the host's own episode runner."""
+
+    def play(seed, episode=0):
+        runner = build(runner="episode", seed=seed, batch_size_run=1)
+        for _ in range(episode + 1):
+            batch = runner.run()
+        return batch
+
+    return play
+
+
+def processes(folder):
+    """Every worker and every game there ever was."""
+    files = [file for file in folder.iterdir() if file.name.isdigit()]
+    return {int(file.name) for file in files} | {int(file.read_text()) for file in files}
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def none_left(folder, but=()):
+    """No worker and no game is left soon, but those named."""
+    others = processes(folder) - set(but)
+    try:
+        wait_until(lambda: not any(alive(pid) for pid in others))
+    finally:
+        for pid in filter(alive, others):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,274 @@
+"""Whatever a worker does, the run gets a whole batch, and nothing it started is left."""
+
+import gc
+import logging
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.runners import env_process
+
+from .battles import STEPS
+from .conftest import alive, none_left, processes
+
+FILES = {"bundled": "episode_batch.py", "EPyMARL": "src/components/episode_buffer.py"}
+
+# EPyMARL's own indexing; see host/epymarl.py.
+pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+
+# What worker 1 does, and what is said of it.
+FAULTS = [
+    ("step", "be_killed", r"died at step 2 \(exit code -9\)"),
+    ("step", "be_killed_with_a_copy_left", r"died at step 2 \(exit code -9\)"),
+    ("step", "exit", r"died at step 2 \(exit code 0\)"),
+    ("step", "go_wrong", "raised ZeroDivisionError: two by nothing at step 2"),
+    ("step", "end_of_file", "raised EOFError at step 2"),
+    ("step", "answer_what_cannot_be_sent", "raised .*pickle.* at step 2"),
+    ("step", "answer_what_cannot_be_received", "gave an answer at step 2 that cannot be read: ValueError"),
+    ("step", "hang", "did not answer at step 2 within worker_timeout=3 seconds"),
+    ("reset", "be_killed", r"died in reset \(exit code -9\)"),
+    ("reset", "go_wrong", "raised ZeroDivisionError: two by nothing in reset"),
+    ("reset", "stop", "did not answer in reset within worker_timeout=3 seconds"),
+    ("build", "be_killed", r"died while it was built \(exit code -9\)"),
+    ("build", "go_wrong", "raised ZeroDivisionError: two by nothing while it was built"),
+    ("build", "hang", "did not answer while it was built within worker_timeout=3 seconds"),
+]
+
+
+def check_row(batch, row, expected):
+    """The row holds that episode and nothing else."""
+    for key in batch.scheme:
+        assert batch[key][row].tolist() == expected[key][0].tolist(), key
+
+
+def living(runner, folder):
+    """The workers in use and their games."""
+    workers = [worker.process.pid for worker in runner.workers]
+    return {*workers, *(int((folder / str(pid)).read_text()) for pid in workers)}
+
+
+@pytest.mark.parametrize(("place", "how", "said"), FAULTS)
+def test_a_fault_costs_its_episode_alone(build, undisturbed, tmp_path, caplog, place, how, said):
+    # A timeout that a healthy worker on a busy machine does not reach.
+    timeout = 3.0 if "timeout" in said else 60.0
+    runner = build({"1": [place, how]}, worker_timeout=timeout)
+    batch = runner.run()
+    check_row(batch, 0, undisturbed(0))
+    check_row(batch, 1, undisturbed(1 + 2))  # the seed of its first restart
+    assert runner.t_env == STEPS[0] + STEPS[3]
+    logged = {name: values[0][1] for name, values in runner.logger.logged.items()}
+    returns = [sum(t + seed for t in range(1, STEPS[seed] + 1)) for seed in (0, 3)]
+    assert logged["return_mean"] == np.mean(returns)
+    assert logged["ep_length_mean"] == (STEPS[0] + STEPS[3]) / 2
+    assert logged["battle_won_mean"] == 1
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 1)]
+    none_left(tmp_path, but=living(runner, tmp_path))
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    line, *traceback = record.getMessage().splitlines()
+    assert line.startswith("Environment worker 1 (env=battle) ")
+    assert re.search(said, line), line
+    assert any("Traceback" in line for line in traceback) == ("raised" in said)
+    runner.close_env()
+    none_left(tmp_path)
+
+
+def test_the_others_play_on_and_the_lost_episode_is_played_after_them(build):
+    runner = build({"1": ["step", "go_wrong"]}, batch_size_run=3)
+    runner.run()
+    assert runner.mac.calls == [
+        *((0, [0, 1, 2]), (1, [0, 1, 2]), (2, [0, 2]), (3, [0, 2]), (4, [2])),
+        *((t, [1]) for t in range(STEPS[0] + 1)),  # seed 1 + 3
+    ]
+    assert runner.mac.hidden == [3, 3]
+
+
+def test_a_worker_killed_from_outside_in_the_middle_of_an_episode(build, undisturbed, tmp_path):
+    runner = build()
+    pid = runner.workers[1].process.pid
+    runner.mac.at[2] = lambda: os.kill(pid, signal.SIGKILL)
+    batch = runner.run()
+    check_row(batch, 1, undisturbed(3))
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 1)]
+    none_left(tmp_path, but=living(runner, tmp_path))
+
+
+def test_a_worker_killed_between_episodes(build, undisturbed):
+    runner = build()
+    runner.run()
+    os.kill(runner.workers[0].process.pid, signal.SIGKILL)
+    batch = runner.run()
+    check_row(batch, 0, undisturbed(2))
+    check_row(batch, 1, undisturbed(1, episode=1))
+    assert [value for _, value in runner.logger.logged["env_restarts"]] == [0, 1]
+
+
+def test_two_at_once(build, undisturbed):
+    runner = build({"0": ["step", "be_killed"], "1": ["step", "go_wrong"]})
+    batch = runner.run()
+    check_row(batch, 0, undisturbed(2))
+    check_row(batch, 1, undisturbed(3))
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 2)]
+
+
+def test_twice_in_one_batch_with_a_seed_of_its_own_each_time(build, undisturbed, tmp_path):
+    runner = build({"1": ["step", "be_killed"], "3": ["reset", "go_wrong"]})
+    batch = runner.run()
+    check_row(batch, 1, undisturbed(1 + 2 * 2))
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 2)]
+    none_left(tmp_path, but=living(runner, tmp_path))
+
+
+def test_in_a_test(build, undisturbed):
+    runner = build({"1": ["step", "go_wrong"]})
+    check_row(runner.run(test_mode=True), 1, undisturbed(3))
+    assert runner.t_env == 0
+    lengths = STEPS[0], STEPS[3]
+    assert runner.logger.logged["test_ep_length_mean"] == [(0, np.mean(lengths))]
+    assert not any("restarts" in name for name in runner.logger.logged)
+    runner.run()
+    assert runner.logger.logged["env_restarts"] == [(sum(lengths), 1)]
+
+
+def test_while_drawing(build, undisturbed):
+    runner = build({"0": ["render", "go_wrong"]}, render=True)
+    check_row(runner.run(test_mode=True), 0, undisturbed(2))
+    assert sum(runner.restarts) == 1
+
+
+def test_a_replay_that_cannot_be_saved_is_an_error(build):
+    runner = build({"0": ["save_replay", "go_wrong"]})
+    with pytest.raises(RuntimeError, match="The replay was not saved"):
+        runner.save_replay()
+
+
+@pytest.mark.parametrize("env", ["sc2", "sc2v2"])
+def test_a_crash_that_smac_hides_is_a_fault(build, undisturbed, env, caplog, tmp_path):
+    runner = build({"1": ["step", "lose_its_game"]}, env=env)
+    batch = runner.run()
+    check_row(batch, 1, undisturbed(3))
+    assert f"Environment worker 1 (env={env}) lost its game at step 2" in caplog.text
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 1)]
+    none_left(tmp_path, but=living(runner, tmp_path))
+
+
+def test_other_environments_need_not_say_who_won(build):
+    runner = build({"1": ["step", "lose_its_game"]})
+    batch = runner.run()
+    assert batch["filled"][1].sum() == 2 + 1
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 0)]
+
+
+def test_restarts_are_bounded(build, tmp_path, caplog):
+    runner = build({"every": ["step", "go_wrong"]}, worker_restarts=2)
+    with pytest.raises(RuntimeError) as error:
+        runner.run()
+    message = str(error.value)
+    assert message.startswith(
+        "Environment worker 0 (env=battle) raised ZeroDivisionError: two by nothing at step 2, and worker_restarts=2 "
+        "allows no further restart"
+    )
+    assert "raise worker_timeout (300 seconds)" in message
+    assert (caplog.text + message).count("Traceback") == 1, "the same traceback again and again"
+    none_left(tmp_path)
+
+
+def test_no_restart_at_all(build, tmp_path):
+    runner = build({"1": ["reset", "be_killed"]}, worker_restarts=0)
+    with pytest.raises(RuntimeError, match=r"worker 1 .* died in reset .* worker_restarts=0 allows no further"):
+        runner.run()
+    none_left(tmp_path)
+
+
+def test_a_worker_that_plays_an_episode_in_between_may_fail_for_ever(build):
+    runner = build({"every": ["later", "go_wrong"]}, worker_restarts=1)
+    for _ in range(4):
+        runner.run()
+    # Every second episode of each of the two.
+    assert [value for _, value in runner.logger.logged["env_restarts"]] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("how", ["be_killed", "go_wrong"])
+def test_an_environment_that_is_never_built(build, tmp_path, how):
+    with pytest.raises(RuntimeError, match=r"worker [01] .* while it was built.*, and worker_restarts=1 allows"):
+        build({"every": ["build", how]}, worker_restarts=1)
+    none_left(tmp_path)
+
+
+REFUSAL = r"^map_name=field is no map; set map_name to meadow\.$"
+
+
+def test_an_environment_that_refuses_what_was_set(build, tmp_path):
+    with pytest.raises(ConfigError, match=REFUSAL) as error:
+        build({"1": ["build", "refuse"]})
+    none_left(tmp_path)
+    assert error.traceback, "what the exception holds was not forgotten before"
+
+
+def test_a_refusal_later_on_is_no_fault_either(build):
+    runner = build({"1": ["reset", "refuse"]})
+    with pytest.raises(ConfigError, match=REFUSAL):
+        runner.run()
+    assert sum(runner.restarts) == 0
+
+
+def test_closing_is_gentle_complete_and_done_once(build, tmp_path):
+    runner = build()
+    runner.run()
+    workers = [worker.process for worker in runner.workers]
+    assert len(processes(tmp_path)) == 4
+    runner.close_env()
+    runner.close_env()
+    assert all((tmp_path / f"{worker.pid}.closed").exists() for worker in workers)
+    assert not any(alive(pid) for pid in [worker.pid for worker in workers])
+    none_left(tmp_path)  # the games, which they forgot to close
+
+
+def test_a_hanging_worker_does_not_keep_the_run_from_ending(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(env_process, "CLOSE_TIMEOUT", 0.2)
+    runner = build()
+    os.kill(runner.workers[0].process.pid, signal.SIGSTOP)
+    runner.close_env()
+    none_left(tmp_path)
+
+
+def test_a_runner_that_is_forgotten_closes(build, host, tmp_path):
+    runner = build()
+    arguments = {"args": runner.args, "logger": runner.logger}
+    forgotten = host.registries["runner"]["supervised_parallel"](**arguments)
+    pids = living(forgotten, tmp_path)
+    assert all(alive(pid) for pid in pids)
+    del forgotten
+    gc.collect()
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_restarts_leave_no_open_files(build):
+    runner = build({"every": ["later", "be_killed"]})
+    runner.run()
+    runner.run()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    runner.run()
+    runner.run()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert sum(runner.restarts) == 6
+
+
+def test_workers_may_be_spawned_where_there_is_no_fork_server(build, undisturbed, monkeypatch):
+    monkeypatch.setattr(env_process, "CLOSE_TIMEOUT", 0.2)  # here a game may look like its worker
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    runner = build({"1": ["step", "be_killed"]})
+    assert "Spawn" in type(runner.workers[0].process).__name__
+    check_row(runner.run(), 1, undisturbed(3))
+
+
+def test_an_unknown_environment_is_refused(build, host):
+    runner = build()
+    runner.args.env = "nowhere"
+    with pytest.raises(ConfigError, match=r"^env=nowhere is not known to "):
+        host.registries["runner"]["supervised_parallel"](args=runner.args, logger=runner.logger)
