@@ -91,5 +91,5 @@ def test_help_teaches_with_examples(arguments, capsys, monkeypatch):
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
     assert training.main(["main.py", *arguments]) == 0
     text = capsys.readouterr().out
-    assert "python main.py --config=lolm_mappo --env-config=smax with env_args.map_name=3s5z_vs_3s6z" in text
+    assert "python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2" in text
     assert "lolm_mappo_tiny" in text

@@ -40,6 +40,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
         (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),
         (["prompt"], ["--env-config is missing"]),
         (["prompt", "--env-config=probe", "--foo"], ["--foo"]),
+        (["prompt", "--env-config=sc2", "--epymarl=none"], ["--env-config=sc2 needs an EPyMARL checkout"]),
     ],
 )
 def test_misuse_ends_in_one_sentence_and_code_2(arguments, words, capsys):
@@ -51,3 +52,12 @@ def test_misuse_ends_in_one_sentence_and_code_2(arguments, words, capsys):
 def test_train_is_the_same_as_main(capsys):
     assert cli.main(["lolm", "train", "--config=nothing", "--env-config=probe", "--epymarl=none"]) == 2
     assert "--config=nothing" in capsys.readouterr().err
+
+
+def test_an_environment_that_cannot_start_is_told_in_a_sentence(capsys, monkeypatch):
+    def broken(**env_args):
+        raise OSError("no game here")
+
+    monkeypatch.setattr("lolm_plugin.envs.probe.make_env", broken)
+    assert cli.main(["lolm", "prompt", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]) == 2
+    assert "env=probe could not start a battle (OSError: no game here); `lolm doctor` tells" in capsys.readouterr().err

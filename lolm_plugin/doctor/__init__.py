@@ -1,28 +1,21 @@
 """``lolm doctor``: what this machine can run, and how to get the rest. Nothing slow is loaded, nothing is changed."""
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lolm_plugin import __version__
 from lolm_plugin import host as hosts
+from lolm_plugin.doctor import packages, starcraft
+from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import cache_dir
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
 EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
-
-
-class Finding(NamedTuple):
-    usable: bool
-    what: str
-    detail: str
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,10 +28,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if "--fetch-epymarl" in arguments:
         print(f"EPyMARL is in {fetch_epymarl()}")
-    for title, findings in SECTIONS.items():
+    for title, findings in _sections().items():
         print(f"\n{title}")
-        for finding in findings():
-            print(f"  [{'ok' if finding.usable else '--'}] {finding.what}: {finding.detail}")
+        for finding in findings:
+            print(f"  {finding}")
     return 0
 
 
@@ -93,23 +86,30 @@ def _host() -> Iterator[Finding]:
     yield Finding(True, "bundled host", "always here; --epymarl=none forces it")
 
 
-def _environments() -> Iterator[Finding]:
+def environments(found: Sequence[Finding], checkout: bool, probes: packages.Packages) -> Iterator[Finding]:
+    """A line for every environment LoLM plays, given what was found of StarCraft II and whether EPyMARL is there."""
     yield Finding(True, "probe", "tiny battles with known answers")
     yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install -e '.[smax]'")
-    epymarl = "in EPyMARL's requirements"
-    yield _package(
-        "smaclite",
-        "smaclite",
-        "for EPyMARL's own algorithms",
-        f"pip install smaclite from its repository, as {epymarl}",
-    )
-    game = os.environ.get("SC2PATH")
-    if not _version("pysc2"):
-        yield Finding(False, "sc2", f"needs StarCraft II, pysc2 and smac ({epymarl})")
-    elif not (game and Path(game).is_dir()):
-        yield Finding(False, "sc2", "SC2PATH does not point at StarCraft II; install it and set SC2PATH")
-    else:
-        yield Finding(True, "sc2", f"StarCraft II at {game}; for EPyMARL's own algorithms")
+    host = [] if checkout else ["an EPyMARL checkout (see Host)"]
+    for name, use in (("sc2", "SMAC's battles"), ("sc2v2", "SMACv2's battles")):
+        lacking = starcraft.lacking(name, found)
+        below = [f"{', '.join(lacking)} (see StarCraft II)"] if lacking else []
+        yield _in_epymarl(name, f"{use} in the real game", [*host, *below])
+    path = probes.folder("smaclite")
+    fine = path is not None and (path / "env/smaclite.py").is_file()
+    install = [] if fine else ["smaclite (pip install git+https://github.com/uoe-agents/smaclite.git)"]
+    yield _in_epymarl("smaclite", "SMAC's battles without StarCraft", [*host, *install])
+
+
+def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> Finding:
+    return Finding(not needs, name, f"{use}; needs {' and '.join(needs)}" if needs else f"{use}, inside EPyMARL")
+
+
+def _has_checkout() -> bool:
+    try:
+        return hosts.locate(None) is not None
+    except ConfigError:  # the section Host tells why
+        return False
 
 
 def _language_models() -> Iterator[Finding]:
@@ -127,29 +127,26 @@ def _language_models() -> Iterator[Finding]:
 
 
 def _trackers() -> Iterator[Finding]:
-    yield Finding(True, "Sacred files", f"results/sacred, sacred {_version('sacred')}")
+    yield Finding(True, "Sacred files", f"results/sacred, sacred {packages.version('sacred')}")
     yield _package(
         "TensorBoard", "tensorboard-logger", "use_tensorboard=True, inside EPyMARL", "pip install tensorboard-logger"
     )
     yield _package("Weights & Biases", "wandb", "use_wandb=True, inside EPyMARL", "pip install wandb")
 
 
-SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "Machine": _machine,
-    "Host": _host,
-    "Environments": _environments,
-    "Language models": _language_models,
-    "Trackers": _trackers,
-}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _sections() -> dict[str, Iterable[Finding]]:
+    machine = starcraft.this_machine()
+    found = starcraft.findings(machine)
+    return {
+        "Machine": _machine(),
+        "Host": _host(),
+        "Environments": environments(found, _has_checkout(), machine.packages),
+        "StarCraft II": found,
+        "Language models": _language_models(),
+        "Trackers": _trackers(),
+    }
 
 
 def _package(what: str, package: str, use: str, how: str) -> Finding:
-    version = _version(package)
+    version = packages.version(package)
     return Finding(bool(version), what, f"{use} ({package} {version})" if version else f"{package} is missing; {how}")

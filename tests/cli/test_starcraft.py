@@ -1,0 +1,125 @@
+"""The paper's command on real EPyMARL, real SMAC and a fake game; beside it SMAClite and EPyMARL's own algorithms."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lolm_plugin import cli
+from lolm_plugin.host import locate
+from tests.fake_sc2.install import install, requirements_missing
+
+ROOT = Path(__file__).parents[2]
+# A language model of no size and one short update: what is tested is everything around it.
+SMALL = ("llm.model=tiny-llama", "epochs=1", "batch_size_run=2", "batch_size=2", "buffer_size=2", "torch_threads=1")
+SHORT = ("t_max=30", "test_nepisode=2", "test_interval=10", "runner_log_interval=1", "learner_log_interval=1")
+SAVE = ("save_model=True", "save_model_interval=10")
+
+
+@pytest.fixture
+def checkout():
+    """An EPyMARL checkout, or the test is skipped."""
+    if locate(None) is None:
+        pytest.skip("needs an EPyMARL checkout (EPYMARL_HOME)")
+    return locate(None)
+
+
+@pytest.fixture
+def starcraft(checkout, tmp_path, monkeypatch):
+    """SMAC with a fake game behind it, or the test is skipped."""
+    if reason := requirements_missing():
+        pytest.skip(reason)
+    monkeypatch.setenv("SC2PATH", str(install(tmp_path / "sc2")))
+
+
+@pytest.fixture
+def smaclite(checkout):
+    if importlib.util.find_spec("smaclite") is None:
+        pytest.skip("needs smaclite")
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Run ``main.py`` in an empty folder; returns what it printed."""
+
+    def run(*arguments, code=0, **environment):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "main.py"), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == code, done.stdout[-4000:]
+        return done.stdout
+
+    return run
+
+
+def metrics(tmp_path, algorithm, map_name, run=1):
+    """``{name: values}`` of a run's Sacred record."""
+    record = json.loads((tmp_path / f"results/sacred/{algorithm}/{map_name}/{run}/metrics.json").read_text())
+    return {name: series["values"] for name, series in record.items()}
+
+
+def checkpoint(printed):
+    return re.search(r"checkpoints\s+(results/models/.*)", printed)[1]
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["healthy", "one game crashes"])
+def test_the_papers_command_trains_and_plays_another_map(starcraft, train, tmp_path, crash):
+    faults = {"FAKE_SC2_FAULT": "crash:60", "FAKE_SC2_FAULT_ONCE": str(tmp_path / "crashed")} if crash else {}
+    line = ("--config=lolm_mappo", "--env-config=sc2", "with", "env_args.map_name=MMM2")
+    printed = train(*line, *SMALL, *SHORT, *SAVE, **faults)
+    assert "Host: EPyMARL at" in printed
+    assert "kl.anneal_steps=5000000 come from config/maps/lolm_mappo.yaml for MMM2" in printed
+    found = metrics(tmp_path, "lolm_mappo", "MMM2")
+    assert set(found["test_battle_won_mean"]) <= {0.0, 0.5, 1.0}
+    assert found["env_restarts"][-1] == crash
+    assert all(ratio == pytest.approx(1, abs=1e-4) for ratio in found["ratio_epoch0"])
+
+    zero_shot = ("evaluate=True", f"checkpoint_path={checkpoint(printed)}")
+    printed = train(*line[:3], "env_args.map_name=3s5z_vs_3s6z", *SMALL, *SHORT, *zero_shot)
+    assert "lolm_mappo on sc2 3s5z_vs_3s6z" in printed
+    assert "test_battle_won_mean" in metrics(tmp_path, "lolm_mappo", "3s5z_vs_3s6z")
+
+
+def test_a_fork_with_other_type_bits_stops_before_anything_is_learned(starcraft, train, tmp_path):
+    """The environment is right and the option wrong: the same mismatch as with such a fork and no option."""
+    line = ("--config=lolm_mappo", "--env-config=sc2", "with", "env_args.map_name=3s5z_vs_3s6z")
+    printed = train(*line, *SMALL, *SHORT, "layout.aligned_enemy_types=True", code=2)
+    error = printed.strip().splitlines()[-1]
+    assert error.startswith("error: What env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout (enemy team")
+
+
+def test_smaclite_trains_and_plays_another_map(smaclite, train, tmp_path):
+    line = ("--config=lolm_mappo", "--env-config=smaclite", "with")
+    printed = train(*line, "env_args.map_name=MMM2", *SMALL, *SHORT, *SAVE)
+    assert metrics(tmp_path, "lolm_mappo", "MMM2")["ratio_epoch0"]
+    zero_shot = ("evaluate=True", f"checkpoint_path={checkpoint(printed)}")
+    train(*line, "env_args.map_name=3s5z", *SMALL, *SHORT, *zero_shot)
+    assert "test_battle_won_mean" in metrics(tmp_path, "lolm_mappo", "3s5z")
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "qmix"])
+def test_epymarls_own_algorithms_run_through_our_command_line(smaclite, train, tmp_path, algorithm):
+    short = ("t_max=60", "test_nepisode=2", "test_interval=50", "env_args.time_limit=20", "use_cuda=False")
+    line = (f"--config={algorithm}", "--env-config=smaclite", "with", "env_args.map_name=2s3z")
+    sizes = ("batch_size_run=2", "batch_size=2", "buffer_size=2") if algorithm == "mappo" else ("batch_size=2",)
+    train(*line, *short, *sizes)
+    assert "test_battle_won_mean" in metrics(tmp_path, algorithm, "2s3z")
+
+
+def test_prompts_of_a_host_environment_can_be_looked_at(smaclite, capsys):
+    arguments = ("--config=lolm_mappo_tiny", "--env-config=smaclite", "--steps=2")
+    assert cli.main(["lolm", "prompt", *arguments, "with", "env_args.map_name=MMM2"]) == 0
+    printed = capsys.readouterr().out
+    assert "You: medivac hp 1.00" in printed
+    assert "heal" in printed
+    assert printed.count("# agent") == 10
