@@ -25,8 +25,12 @@ REQUIRED = [
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
-    # Tests on both cores, lint, and the websocket of the fake StarCraft.
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "websockets>=15"],
+    "dev": [
+        *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
+        "ruff>=0.9",  # lint
+        *("websockets>=15", "websocket-client>=1.8"),  # the fake StarCraft's server, and pysc2's own client
+        *("s2clientprotocol>=5.0.17.98310.0", "protobuf<3.21"),  # its messages, which do not load with a newer protobuf
+    ],
 }
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 

@@ -63,14 +63,19 @@ def fresh_python():
     return run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
+def _host_config_dir(scenarios):
+    """Whatever host the test before has used."""
+    use_host_config_dir(scenarios)
+
+
+@pytest.fixture(scope="session")
 def scenarios(tmp_path_factory):
     """A host's configuration folder with a SMACv2 scenario of each race, as EPyMARL has them."""
     folder = tmp_path_factory.mktemp("host_config")
     (folder / "envs/smacv2_configs").mkdir(parents=True)
     for race, units in (("terran", "medivac"), ("protoss", "colossus"), ("zerg", "baneling")):
         _write_scenario(folder / f"envs/smacv2_configs/{race}_5_vs_5.yaml", race, units)
-    use_host_config_dir(folder)
     return folder
 
 

@@ -7,19 +7,20 @@ from .install import install, requirements_missing
 
 @pytest.fixture(scope="session")
 def needs_smac():
-    """Skips whatever speaks the protocol where a package of it is missing."""
+    """Skips what plays through the real SMAC where that is not installed."""
     reason = requirements_missing()
     if reason:
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def game_folder(needs_smac, tmp_path_factory):
+def game_folder(tmp_path_factory):
+    """A folder for ``SC2PATH``."""
     return install(tmp_path_factory.mktemp("sc2"))
 
 
 @pytest.fixture
-def new_env(game_folder, monkeypatch):
+def new_env(needs_smac, game_folder, monkeypatch):
     """Builds a StarCraft2Env on the fake game; what was built is closed at the end."""
     monkeypatch.setenv("SC2PATH", str(game_folder))
     from smac.env import StarCraft2Env

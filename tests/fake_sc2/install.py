@@ -40,7 +40,7 @@ def requirements_missing() -> str | None:
 
     Imports none of the packages: smac and smacv2 cannot both be imported in one process.
     """
-    for package in ("pysc2", "s2clientprotocol", "websockets", "smac"):
+    for package in ("smac", "pysc2", "s2clientprotocol", "websockets"):
         if find_spec(package) is None:
             return f"The fake StarCraft II needs the package {package}, which is not installed."
     if int(metadata.version("websockets").split(".")[0]) < OLDEST_WEBSOCKETS:

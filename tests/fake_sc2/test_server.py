@@ -31,10 +31,9 @@ server.main()
 @pytest.fixture
 def command(game_folder):
     """What pysc2 runs, options that mean nothing here included."""
-    import portpicker
-
     executable = str(game_folder / "Versions" / "Base75689" / "SC2_x64")
-    port = str(portpicker.pick_unused_port())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
     return [executable, "-listen", "127.0.0.1", "-port", port, "-dataDir", "x/", "-tempDir", "y/", "-verbose"]
 
 

@@ -4,8 +4,6 @@ import pytest
 
 from .maps import MAPS
 
-pytestmark = pytest.mark.usefixtures("needs_smac")
-
 MOVE, ATTACK, STOP, HEAL = 16, 23, 4, 386
 
 
@@ -47,7 +45,7 @@ class Client:
 
 
 @pytest.fixture
-def client(needs_smac):
+def client():
     return Client()
 
 
@@ -150,7 +148,7 @@ def test_a_restart_plays_the_same_game_again(client):
     assert client.units() == before
 
 
-def test_faults_count_the_loops_of_all_games(needs_smac):
+def test_faults_count_the_loops_of_all_games():
     class Recorder:
         loops = ()
 

@@ -91,8 +91,7 @@ def scenario_file(scenarios, tmp_path):
         use_host_config_dir(tmp_path)
         return arguments
 
-    yield write
-    use_host_config_dir(scenarios)
+    return write
 
 
 @pytest.mark.parametrize("flags", product([False, True], repeat=len(FLAGS)), ids=lambda f: "".join("FT"[i] for i in f))

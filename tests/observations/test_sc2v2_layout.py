@@ -43,8 +43,7 @@ def scenario(scenarios, tmp_path):
         env_args = {"map_name": "mine", "time_limit": 150}
         return build_layouts("sc2v2", env_args, *sizes(env_args))
 
-    yield build
-    use_host_config_dir(scenarios)
+    return build
 
 
 @pytest.mark.parametrize("teams", SIZES)
