@@ -11,7 +11,6 @@ from lolm_plugin import registry
 from lolm_plugin.config_files import Resolved, flatten, known_keys, map_settings, merge, read
 from lolm_plugin.errors import ConfigError
 
-BATTLE_ENVS = ("sc2", "sc2v2", "smaclite", "smax", "probe")
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
@@ -33,6 +32,7 @@ RANGES = {
     ),
 }
 NULLABLE = ("llm.num_layers", "torch_threads")  # null is a choice although other files give a number
+NULL_TEXTS = {"env_args.game_version": "4.10.0"}  # null is their default, and a text what else they take
 TWO_TYPES = {  # keys whose value may also be of another type than their default
     "target_update_interval_or_tau": float,
     "lora.targets": list,
@@ -85,11 +85,15 @@ def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> N
 
 def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     """``value`` if it can stand where ``like`` stood (1e6 for an integer becomes one), else ConfigError."""
-    if like is None or isinstance(like, list):
+    if like is None and key in NULL_TEXTS:
+        like = NULL_TEXTS[key]
+    if like is None or isinstance(like, list) or (value is None and key in NULL_TEXTS):
         return value
     if value is None and key in NULLABLE:
         return None
     wanted = type(like)
+    if wanted is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # Sacred reads a name of digits, such as a difficulty, as a number
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
@@ -100,6 +104,11 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
         names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
         power = re.fullmatch(r"(\d+)(e[+-]?\d+)", str(value))  # yaml reads 1e-4 as a text and 1.0e-4 as a number
         example = f"{power[1]}.0{power[2]}" if power and wanted in (int, float) else like
+        if wanted is str and isinstance(value, float):
+            raise ConfigError(
+                f"{key}={value} {where} is a number to Sacred, where a text is wanted; set {key} to a value such as "
+                f"{like}, or quote it twice: '{key}=\"...\"'."
+            )
         raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {example}.")
     return value
 
@@ -145,7 +154,7 @@ def _check_env(config: Mapping[str, Any]) -> None:
     ours = config.get("mac") in registry.ENTRIES["mac"] or env in registry.ENTRIES["env"]
     if ours and env in registry.MAP_SIZES:
         registry.load(registry.MAP_SIZES[env])(env_args)
-    if env in BATTLE_ENVS and not config["common_reward"]:
+    if env in registry.ENVS and not config["common_reward"]:
         raise ConfigError(
             f"common_reward=False cannot be used with env={env}, whose agents share one reward; set common_reward=True."
         )

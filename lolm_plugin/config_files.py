@@ -115,7 +115,7 @@ def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
 def map_settings(algorithm: Path, map_name: Any) -> tuple[Path, dict[str, Any]]:
     """What an algorithm's file changes on a map, and in which file that stands: ``config/maps/ALGORITHM.yaml``."""
     path = plugin_config_dir() / "maps" / algorithm.name
-    shipped = algorithm.parent == plugin_config_dir() / "algs" and path.is_file()
+    shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve() and path.is_file()
     return path, read(path).get(str(map_name), {}) if shipped else {}
 
 

@@ -94,12 +94,15 @@ def show(env: Any, config: dict[str, Any], steps: int) -> None:
 def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
     """The environment as the host's runners build it; closed at the end."""
     shared = {key: config[key] for key in ("common_reward", "reward_scalarisation")}
+    env = None
     try:
         env = host.env_maker(config["env"])(**{**config["env_args"], **shared, "seed": config.get("seed") or 0})
         env.reset()
     except ConfigError:
         raise
     except Exception as error:
+        if env is not None:
+            env.close()
         raise ConfigError(
             f"env={config['env']} could not start a battle ({type(error).__name__}: {error}); `lolm doctor` tells what "
             "it needs, or set another --env-config."

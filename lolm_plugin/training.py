@@ -98,6 +98,10 @@ def _main(argv: list[str]) -> int:
     config = config_check.apply_updates(resolved, updates, host_dir)
     config_check.check(config)
     changed = _map_settings(resolved, config)
+    if config["env"] in ("sc2", "sc2v2") and options["COMMAND"] is None:
+        from lolm_plugin.doctor import starcraft
+
+        starcraft.require(config["env"], config["env_args"]["map_name"])
     if config.get("mac") in registry.ENTRIES["mac"] and options["COMMAND"] is None:
         from lolm_plugin.controllers.prompter import check_prompts
 
@@ -160,12 +164,20 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
 
 
 def _map_settings(resolved: config_files.Resolved, config: Mapping[str, Any]) -> list[str]:
-    """A line that says what the map changed in the algorithm's settings, if anything."""
+    """Lines that say what the map changed in the algorithm's settings, and what became of it."""
     path, settings = config_files.map_settings(resolved.files[-1], config["env_args"].get("map_name"))
     flat = config_files.flatten(config)
     kept = [f"{key}={value}" for key, value in config_files.flatten(settings).items() if flat[key] == value]
-    where = f"config/maps/{path.name} for {config['env_args'].get('map_name')}"
-    return [f"{', '.join(kept)} come from {where}; set them after `with` to change them."] if kept else []
+    notes = []
+    if kept:
+        where = f"config/maps/{path.name} for {config['env_args']['map_name']}"
+        notes.append(f"From {where}: {', '.join(kept)}; what stands after `with` wins.")
+    if flat.get("kl.enabled") and flat["kl.anneal_steps"] > flat["t_max"]:
+        notes.append(
+            f"The KL's weight does not come down to 0: kl.anneal_steps={flat['kl.anneal_steps']} is beyond "
+            f"t_max={flat['t_max']}."
+        )
+    return notes
 
 
 def _run(

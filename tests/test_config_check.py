@@ -123,7 +123,8 @@ def test_an_unknown_key_is_refused_with_the_nearest(configured, updates, parts):
         ({"t_max": 1.5}, ("t_max=1.5", "is not a whole number", "such as ")),
         ({"t_max": "1m"}, ("t_max=1m", "is not a whole number")),
         ({"epochs": True}, ("epochs=True", "is not a whole number")),
-        ({"critic_type": 3}, ("critic_type=3", "is not a text")),
+        ({"critic_type": [3]}, ("critic_type=[3]", "is not a text")),
+        ({"critic_type": 3.5}, ("critic_type=3.5", "is a number to Sacred", "quote it twice: 'critic_type=\"...\"'")),
         ({"llm": {"token_budget": "big"}}, ("llm.token_budget=big", "is not a whole number")),
         ({"llm": {"num_layers": "four"}}, ("llm.num_layers=four",)),
         ({"env_args": {"shuffle_obs": "yes"}}, ("env_args.shuffle_obs=yes", "is not True or False")),
@@ -282,3 +283,20 @@ def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir
     mine = configured(t_max=99)
     assert (mine["t_max"], mine["kl"]["anneal_steps"]) == (99, 5_000_000)
     assert configured()["kl"]["direction"] == "forward"
+
+
+@pytest.mark.parametrize(
+    ("update", "value"),
+    [({"difficulty": 7}, "7"), ({"map_name": 25}, "25"), ({"game_version": "4.10.0"}, "4.10.0"), ({"seed": 3}, 3)],
+)
+def test_names_of_digits_are_texts(host_dir, update, value):
+    resolved = resolve("lolm_mappo", str(plugin_config_dir() / "envs/sc2.yaml"), host_dir)
+    config = apply_updates(resolved, {"env_args": update}, host_dir)
+    assert config["env_args"][next(iter(update))] == value
+
+
+def test_a_game_version_that_was_read_as_a_number_is_refused_with_the_way_to_write_it(host_dir):
+    resolved = resolve("lolm_mappo", str(plugin_config_dir() / "envs/sc2.yaml"), host_dir)
+    assert apply_updates(resolved, {}, host_dir)["env_args"]["game_version"] is None
+    with pytest.raises(ConfigError, match=r"env_args.game_version=4.1 .* to a value such as 4.10.0"):
+        apply_updates(resolved, {"env_args": {"game_version": 4.1}}, host_dir)

@@ -1,6 +1,7 @@
 """Finding, reading and merging yaml files."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -183,6 +184,7 @@ def test_a_map_changes_the_settings_of_the_shipped_algorithm_alone(tree):
     assert map_settings(ours, "hill") == (tree.ours / "maps/ours.yaml", {"d": 7})
     assert map_settings(ours, "isle")[1] == {}
     assert map_settings(ours, None)[1] == {}
+    assert map_settings(Path("ours/algs/ours.yaml"), "hill")[1] == {"d": 7}  # the tree is the current folder
     assert map_settings(tree.ours / "algs/both.yaml", "hill")[1] == {}
     assert map_settings(tree.write("mine/ours.yaml", "d: 5"), "hill")[1] == {}
 

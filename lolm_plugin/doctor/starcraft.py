@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.packages import Packages
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import sc2_maps
 
 GET_LINUX_GAME = "https://github.com/Blizzard/s2client-proto#downloads"
@@ -67,6 +68,28 @@ def findings(machine: Machine) -> list[Finding]:
         smac(machine.packages),
         smacv2(machine.packages),
     ]
+
+
+def require(env: str, map_name: str, machine: Machine | None = None) -> None:
+    """Raise ConfigError with what keeps ``env`` (``sc2`` or ``sc2v2``) from playing a map, before a game is started.
+
+    A map that only the user's SMAC knows is left to that.
+    """
+    machine = machine or this_machine()
+    game, found = game_folder(machine)
+    names, title = (MAPS_V2, "SMACv2's map") if env == "sc2v2" else ([map_name], "SMAC's map")
+    checks = [lambda: found, lambda: game_version(game, machine.system)]
+    if env == "sc2v2" or map_name in MAPS:
+        checks.append(lambda: maps(game, title, names, f"unzip {GET_MAPS_V2 if env == 'sc2v2' else GET_MAPS}"))
+    checks += [lambda: s2clientprotocol(machine.packages), lambda: pysc2(machine.packages)]
+    checks.append(lambda: (smacv2 if env == "sc2v2" else smac)(machine.packages))
+    for check in checks:
+        finding = check()
+        if not finding.usable:
+            raise ConfigError(
+                f"env={env} cannot be played on this machine: {finding.what}: {finding.detail}; `lolm doctor` lists "
+                "everything, or set --env-config=smaclite or smax."
+            )
 
 
 def lacking(env: str, found: Sequence[Finding]) -> list[str]:

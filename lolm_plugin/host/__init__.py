@@ -12,7 +12,7 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import cache_dir
+from lolm_plugin.paths import cache_dir, use_host_config_dir
 
 KINDS = ("env", "runner", "mac", "agent", "critic", "learner", "action_selector")
 BUNDLED = Path(__file__).parent / "bundled"
@@ -92,6 +92,7 @@ def open_host(path: Path | None) -> Host:
     Raises ConfigError when the checkout cannot be imported: a package it needs is not installed, or another
     module already took one of its top-level names.
     """
+    use_host_config_dir(config_dir(path))
     if path is None:
         from lolm_plugin.host import bundled
 

@@ -171,7 +171,9 @@ class StateReader(Protocol):
     @property
     def size(self) -> int: ...
 
-    def decode(self, state: Tensor) -> tuple[Units, Units]: ...
+    def decode(self, state: Tensor) -> tuple[Units, Units]:
+        """States [..., state_size] -> (allies, enemies)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,16 @@ class StateLayout:
 
 @dataclass(frozen=True)
 class Layouts:
-    """Both layouts of a map and, where its teams never change, how many units of each universe index they have."""
+    """Both layouts of a map and, where its teams never change, how many units of each universe index they have.
+
+    ``swapped_types`` is the key to set where the enemies turn out to have each other's types.
+    """
 
     observation: ObservationLayout
     state: StateReader
     ally_team: Mapping[int, int] | None = None
     enemy_team: Mapping[int, int] | None = None
+    swapped_types: str = ""
 
 
 def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:

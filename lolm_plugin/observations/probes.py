@@ -86,10 +86,10 @@ def check_first_state(layouts: Layouts, state: Tensor) -> None:
         if (counts != expected).any():
             found = {kind: int(count) for kind, count in enumerate(counts[0].tolist()) if count}
             hint = ""
-            if side == "enemy" and sorted(found.values()) == sorted(team.values()):
+            if side == "enemy" and layouts.swapped_types and sorted(found.values()) == sorted(team.values()):
                 hint = (
-                    "the enemies' type bits stand in the allies' order, as in some forks of SMAC (set "
-                    "layout.aligned_enemy_types=True), or "
+                    "the enemies' type bits stand in another order, as in some forks of SMAC (set "
+                    f"{layouts.swapped_types}), or "
                 )
             raise _mismatch(
                 layouts.observation,

@@ -1,6 +1,7 @@
 """SMAC: the observation and state of every map and flag, as ``StarCraft2Env`` writes them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lolm_plugin.observations.layout import Layouts
@@ -12,8 +13,9 @@ from lolm_plugin.observations.units import indices
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
     """Layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks that mended the enemies' type bits."""
     battle = find(env_args["map_name"])
-    kinds = type_bits(battle, options.get("aligned_enemy_types", False))
-    return battle_layouts("sc2", env_args["map_name"], battle, kinds, Flags.of(env_args))
+    aligned = options.get("aligned_enemy_types", False)
+    layouts = battle_layouts("sc2", env_args["map_name"], battle, type_bits(battle, aligned), Flags.of(env_args))
+    return replace(layouts, swapped_types=f"layout.aligned_enemy_types={not aligned}")
 
 
 def type_bits(battle: Battle, aligned_enemy_types: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -50,6 +50,13 @@ def scenario(map_name: str) -> dict[str, Any]:
         hint = did_you_mean(str(map_name), known)
         raise ConfigError(f"env_args.map_name={map_name} is no SMACv2 scenario of the host{hint}; {what}.")
     arguments = yaml.safe_load(path.read_text())["env_args"]
+    capabilities = arguments.get("capability_config") or {}
+    for key in ("n_units", "n_enemies", "team_gen"):
+        if key not in capabilities:
+            raise ConfigError(
+                f"The scenario {path} has no env_args.capability_config.{key}, so that its units are not known; add it "
+                "or choose another env_args.map_name."
+            )
     if arguments["map_name"] not in TYPES:
         raise ConfigError(
             f"The scenario env_args.map_name={map_name} is played on {arguments['map_name']}, whose unit types SMACv2 "
@@ -110,6 +117,8 @@ def _exceptions(arguments: Mapping[str, Any]) -> frozenset[str]:
     """Which probes an unusual scenario does not keep."""
     capabilities = arguments["capability_config"]
     broken = {"targets are seen"}
+    if "health" in capabilities:  # a share of what is above a level that kills: 0 or less for a moment
+        broken |= {"shares", "own health"}
     if "enemy_mask" in capabilities or not capabilities["team_gen"]["observe"]:
         broken.add("one type bit")
     if not arguments.get("action_mask", True):

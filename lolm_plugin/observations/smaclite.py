@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,8 @@ def read(path: Path) -> Map:
     for faction, team in teams.items():
         _check_team(path, faction, team, declared[faction], shields[faction], types)
     battle = Map(teams["ALLY"], teams["ENEMY"], types)
-    _check_healers(path, battle)
+    order = [(_unit(name, path), n) for faction, units in groups if faction == "ALLY" for name, n in units.items()]
+    _check_healers(path, battle, [name for name, count in order for _ in range(count)])
     return battle
 
 
@@ -139,12 +140,11 @@ def _check_team(
         )
 
 
-def _check_healers(path: Path, battle: Map) -> None:
-    """SMAClite has no target action for a healable ally whose id is beyond its target actions."""
-    healers = [name for name in battle.allies if UNIVERSE[index(name)].heals]
-    ids = [name for name, count in battle.allies.items() for _ in range(count)]
-    if healers and any(name not in healers for name in ids[battle.n_targets :]):
+def _check_healers(path: Path, battle: Map, by_id: Sequence[str]) -> None:
+    """Every healer needs a target action for each other ally, other healers too; ``by_id`` are the allies in order."""
+    healers = [i for i, name in enumerate(by_id) if UNIVERSE[index(name)].heals]
+    if any(healers and healers != [i] for i in range(battle.n_targets, battle.n_agents)):
         raise ConfigError(
-            f"env_args.map_file={path} lists healers before units that they could not reach by an action; put the "
-            "group with the healers last."
+            f"env_args.map_file={path} has {len(healers)} healers that SMAClite gives no action for some allies; list "
+            "the group with an only healer last, or have num_enemy_units be at least num_allied_units."
         )

@@ -22,6 +22,7 @@ class CompactStyle:
     goal = "Goal: kill all enemies, weakest first, and stay alive.\n"
 
     def describe(self, scene: Scene) -> PromptParts:
+        """One short line a unit."""
         me = scene.me
         actions = [_SHORT_ACTION.get(name) or _SIDE.sub(" ", name) for name in scene.actions]
         return PromptParts(

@@ -18,6 +18,7 @@ class PaperStyle:
     )
 
     def describe(self, scene: Scene) -> PromptParts:
+        """Every part in full sentences, numbers to two decimals."""
         me = scene.me
         where = "" if me.x is None else f", at {me.x:.2f} of the map's width and {me.y:.2f} of its height"
         condition = _condition(me.health, me.shield, me.cooldown)

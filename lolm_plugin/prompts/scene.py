@@ -46,6 +46,8 @@ class Self:
 
 @dataclass(frozen=True)
 class Scene:
+    """All that one agent sees and may do; ``actions`` are the words for its available actions."""
+
     me: Self
     allies: tuple[SeenUnit, ...]
     enemies: tuple[SeenUnit, ...]

@@ -31,7 +31,9 @@ class PromptStyle(Protocol):
     instruction: str
     goal: str
 
-    def describe(self, scene: Scene) -> PromptParts: ...
+    def describe(self, scene: Scene) -> PromptParts:
+        """What changes with the agent and the timestep, in words."""
+        ...
 
 
 def build_style(name: str) -> PromptStyle:

@@ -30,19 +30,19 @@ class WorkerFault(Exception):
 class EnvProcess:
     """One environment in a process of its own, which leads its own session and dies with this process.
 
-    The environment is not built yet when this returns: ``receive`` says so once it is, with None.
+    ``seed`` is for Python's and numpy's own generators, which some environments draw from. The environment is not
+    built yet when this returns: ``receive`` says so once it is, with None.
     """
 
-    def __init__(self, name: str, make_env: Callable[[], Any]) -> None:
+    def __init__(self, name: str, make_env: Callable[[], Any], seed: int = 0) -> None:
         import cloudpickle
 
         context = _context()
         self.connection, remote = context.Pipe()
         # Nothing is ever sent here: its end at the other side means that this process is gone.
         lifeline, self._lifeline = context.Pipe(duplex=False)
-        self.process = context.Process(
-            name=name, target=serve, args=(remote, lifeline, cloudpickle.dumps(make_env), dict(os.environ)), daemon=True
-        )
+        content = (cloudpickle.dumps(make_env), dict(os.environ), seed)
+        self.process = context.Process(name=name, target=serve, args=(remote, lifeline, *content), daemon=True)
         self.process.start()
         remote.close()
         lifeline.close()
@@ -131,5 +131,4 @@ def close(workers: Sequence[EnvProcess]) -> None:
 
 def _context() -> Any:
     """How processes are started: never as a copy of this one, which may hold threads, a GPU and a language model."""
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    return multiprocessing.get_context("forkserver")

@@ -5,6 +5,7 @@ Imported by every worker, so it must stay light: neither torch nor anything that
 
 import faulthandler
 import os
+import random
 import signal
 import sys
 import threading
@@ -43,11 +44,12 @@ def execute(env: Any, command: str, data: Any) -> Any:
     raise NotImplementedError(command)
 
 
-def serve(connection: Connection, lifeline: Connection, make_env: bytes, environ: Mapping[str, str]) -> None:
+def serve(connection: Connection, lifeline: Connection, make_env: bytes, environ: Mapping[str, str], seed: int) -> None:
     """Runs an environment until it is told to ``close``.
 
     ``make_env`` is a cloudpickled constructor: read here, what goes wrong with it is reported like any error.
-    ``environ`` are the parent's environment variables, which a fork server saw long ago.
+    ``environ`` are the parent's environment variables, which a fork server saw long ago; ``seed`` is for the
+    generators of Python and numpy that no environment owns.
 
     The first message says that the environment is built; each later one answers a command. A ConfigError
     or another exception is sent as such and ends the process.
@@ -62,7 +64,10 @@ def serve(connection: Connection, lifeline: Connection, make_env: bytes, environ
     os.environ.update(environ)
     try:
         import cloudpickle
+        import numpy as np
 
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         env = cloudpickle.loads(make_env)()
         _tell(connection, ANSWER, None)
         for command, data in _requests(connection):

@@ -1,11 +1,13 @@
 """One process per environment, stepped together; one that fails costs an episode and not the run."""
 
+import os
 import weakref
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, close
 from lolm_plugin.runners.lockstep import LockstepRunner
 from lolm_plugin.runners.runner import HostParts
@@ -25,12 +27,17 @@ class SupervisedParallelRunner(LockstepRunner):
     the others are over. The number of such restarts is logged as ``env_restarts``.
 
     Raises:
-        ConfigError: the environment is unknown or refuses its arguments.
+        ConfigError: the environment is unknown or refuses its arguments, or the operating system is Windows.
         RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without an episode in between.
     """
 
     def __init__(self, args: Namespace, logger: Any, host: HostParts) -> None:
         super().__init__(args, logger, host.EpisodeBatch)
+        if not hasattr(os, "killpg"):
+            raise ConfigError(
+                "runner=supervised_parallel needs process groups, which this operating system does not have; set "
+                "runner=episode and batch_size_run, batch_size and buffer_size to 1."
+            )
         self.timeout = getattr(args, "worker_timeout", DEFAULTS["worker_timeout"])
         self.max_restarts = getattr(args, "worker_restarts", DEFAULTS["worker_restarts"])
         self.restarts = [0] * self.batch_size
@@ -66,6 +73,12 @@ class SupervisedParallelRunner(LockstepRunner):
         """Closes every environment and ends its process with all it started; doing so again does nothing."""
         self._close()
 
+    def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
+        """As ``Runner.finish``; an evaluation, which has no training statistics, ends with the restarts."""
+        super().finish(returns, lengths, infos, test_mode)
+        if self._episodes_left is not None and self._episodes_left <= self.batch_size:
+            self.logger.log_stat("env_restarts", sum(self.restarts), self.t_env)
+
     def train_stats(self) -> dict[str, float]:
         """Adds the restarts of all workers so far."""
         return {**super().train_stats(), "env_restarts": sum(self.restarts)}
@@ -100,7 +113,7 @@ class SupervisedParallelRunner(LockstepRunner):
             "common_reward": args.common_reward,
             "reward_scalarisation": args.reward_scalarisation,
         }
-        return EnvProcess(f"env worker {i}", partial(self._make_env, **env_args))
+        return EnvProcess(f"env worker {i}", partial(self._make_env, **env_args), env_args["seed"])
 
     def _build(self, indices: Any) -> None:
         """Waits until the environments of these workers are built, however often one has to be started."""

@@ -5,6 +5,7 @@ import pytest
 from lolm_plugin.doctor import starcraft
 from lolm_plugin.doctor.packages import Packages
 from lolm_plugin.doctor.starcraft import Machine
+from lolm_plugin.errors import ConfigError
 
 S2 = "s2clientprotocol"
 DESCRIPTORS = "TypeError: Descriptors cannot be created directly."
@@ -352,3 +353,38 @@ def test_a_machine_that_can_play(machine, tmp_path):
     assert "game version" in [finding.what for finding in found]
     (game / "Versions/Base75689" / LINUX_EXE).unlink()
     assert starcraft.lacking("sc2", starcraft.findings(able)) == ["game version"]
+
+
+@pytest.fixture
+def able(machine, tmp_path):
+    """A machine that lacks nothing for 3m and SMACv2."""
+    game, site = tmp_path / "game", tmp_path / "site"
+    add_build(game, 75689)
+    add_maps(game / "Maps/SMAC_Maps", ["3m", "32x32_flat"])
+    for _, name, file in BENCHMARKS:
+        (site / name / file).parent.mkdir(parents=True)
+        (site / name / file).touch()
+    folders = {name: site / name for _, name, _ in BENCHMARKS}
+    return machine(SC2PATH=str(game))._replace(packages=packages({S2: "4.10", "pysc2": "3.0.0"}, folders))
+
+
+def test_a_run_needs_no_more_than_it_plays(able):
+    starcraft.require("sc2", "3m", able)
+    starcraft.require("sc2", "a_map_of_the_users_own", able)
+    starcraft.require("sc2v2", "terran_5_vs_5", able)
+
+
+@pytest.mark.parametrize(
+    ("env", "map_name", "broken", "words"),
+    [
+        ("sc2", "MMM2", {}, "SMAC's map: MMM2 missing"),
+        ("sc2", "3m", {"environ": {"SC2PATH": "/nowhere"}}, "game folder: SC2PATH=/nowhere is not a folder"),
+        ("sc2", "3m", {"packages": packages({S2: "4.10"})}, "pysc2: not installed"),
+        ("sc2", "3m", {"packages": packages({"pysc2": "3.0.0"})}, "s2clientprotocol: not installed"),
+        ("sc2", "3m", {"packages": packages({S2: "4.10", "pysc2": "3.0.0"})}, "smac: not installed"),
+        ("sc2v2", "terran_5_vs_5", {"packages": packages({S2: "4.10", "pysc2": "3.0.0"})}, "smacv2: not installed"),
+    ],
+)
+def test_what_a_run_lacks_is_told_first(able, env, map_name, broken, words):
+    with pytest.raises(ConfigError, match=f"^env={env} cannot be played on this machine: {words}.*lolm doctor"):
+        starcraft.require(env, map_name, able._replace(**broken))

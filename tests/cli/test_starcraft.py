@@ -78,7 +78,8 @@ def test_the_papers_command_trains_and_plays_another_map(starcraft, train, tmp_p
     line = ("--config=lolm_mappo", "--env-config=sc2", "with", "env_args.map_name=MMM2")
     printed = train(*line, *SMALL, *SHORT, *SAVE, **faults)
     assert "Host: EPyMARL at" in printed
-    assert "kl.anneal_steps=5000000 come from config/maps/lolm_mappo.yaml for MMM2" in printed
+    assert "From config/maps/lolm_mappo.yaml for MMM2: kl.anneal_steps=5000000; what stands" in printed
+    assert "kl.anneal_steps=5000000 is beyond t_max=30" in printed
     found = metrics(tmp_path, "lolm_mappo", "MMM2")
     assert set(found["test_battle_won_mean"]) <= {0.0, 0.5, 1.0}
     assert found["env_restarts"][-1] == crash
@@ -96,6 +97,17 @@ def test_a_fork_with_other_type_bits_stops_before_anything_is_learned(starcraft,
     printed = train(*line, *SMALL, *SHORT, "layout.aligned_enemy_types=True", code=2)
     error = printed.strip().splitlines()[-1]
     assert error.startswith("error: What env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout (enemy team")
+    assert "(set layout.aligned_enemy_types=False)" in error
+
+
+def test_a_missing_game_or_map_is_told_before_anything_is_started(starcraft, train, tmp_path):
+    line = ("--config=qmix", "--env-config=sc2", "with", "env_args.map_name=MMM2")
+    (tmp_path / "sc2/Maps/SMAC_Maps/MMM2.SC2Map").unlink()
+    error = train(*line, code=2).strip().splitlines()[-1]
+    assert error.startswith("error: env=sc2 cannot be played on this machine: SMAC's map: MMM2 missing in ")
+    error = train(*line, code=2, SC2PATH=str(tmp_path / "nowhere")).strip().splitlines()[-1]
+    assert "game folder: SC2PATH=" in error
+    assert "`lolm doctor` lists everything" in error
 
 
 def test_smaclite_trains_and_plays_another_map(smaclite, train, tmp_path):

@@ -11,8 +11,9 @@ import pytest
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners import env_process
+from lolm_plugin.runners.env_process import EnvProcess, answers
 
-from .battles import STEPS
+from .battles import STEPS, Dice
 from .conftest import alive, none_left, processes
 
 FILES = {"bundled": "episode_batch.py", "EPyMARL": "src/components/episode_buffer.py"}
@@ -259,12 +260,32 @@ def test_restarts_leave_no_open_files(build):
     assert sum(runner.restarts) == 6
 
 
-def test_workers_may_be_spawned_where_there_is_no_fork_server(build, undisturbed, monkeypatch):
-    monkeypatch.setattr(env_process, "CLOSE_TIMEOUT", 0.2)  # here a game may look like its worker
-    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    runner = build({"1": ["step", "be_killed"]})
-    assert "Spawn" in type(runner.workers[0].process).__name__
-    check_row(runner.run(), 1, undisturbed(3))
+def test_windows_is_refused_with_what_to_set(build, monkeypatch):
+    monkeypatch.delattr("os.killpg")
+    with pytest.raises(ConfigError, match=r"process groups.*set runner=episode"):
+        build()
+
+
+def test_restarts_of_an_evaluation_are_logged_once_at_its_end(build):
+    runner = build({"1": ["step", "be_killed"]}, evaluate=True, test_nepisode=4)
+    runner.log_train_stats_t = runner.t_env  # as the host does
+    for _ in range(4):
+        runner.run(test_mode=True)
+    assert runner.logger.logged["env_restarts"] == [(0, 1)]
+
+
+def test_generators_that_no_environment_owns_are_seeded():
+    def draws(seed):
+        worker = EnvProcess("dice", Dice, seed)
+        try:
+            assert dict(answers({0: worker}, 60)) == {0: None}
+            worker.send("get_env_info")
+            return dict(answers({0: worker}, 60))[0]
+        finally:
+            worker.kill()
+
+    assert draws(5) == draws(5)
+    assert all(one != other for one, other in zip(draws(5), draws(6), strict=True))
 
 
 def test_an_unknown_environment_is_refused(build, host):

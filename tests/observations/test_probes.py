@@ -202,3 +202,14 @@ def test_only_the_first_battles_are_probed(view):
         first.look(wrong, 1, [0])
     first.look(wrong, 0, [0])  # a second battle begins
     first.look(wrong, 1, [0])
+
+
+def test_the_hint_is_the_other_value_of_the_option_and_only_where_there_is_one():
+    aligned = sc2(aligned_enemy_types=True)
+    stock = first_state(sc2(), ALLIES, ["stalker"] * 3 + ["zealot"] * 6)
+    with pytest.raises(ConfigError, match=r"set layout.aligned_enemy_types=False\)"):
+        check_first_state(aligned, stock)
+    smaclite = build_layouts("smaclite", {"map_name": "3s5z_vs_3s6z"}, 8, 15)
+    with pytest.raises(ConfigError, match="enemy team") as error:
+        check_first_state(smaclite, first_state(smaclite, ALLIES, ["stalker"] * 6 + ["zealot"] * 3))
+    assert "aligned" not in str(error.value)

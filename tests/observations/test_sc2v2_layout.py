@@ -6,6 +6,7 @@ import yaml
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.probes import check_view
 from lolm_plugin.observations.sc2v2 import sizes
 from lolm_plugin.observations.units import NAMES
 from lolm_plugin.paths import use_host_config_dir
@@ -143,6 +144,26 @@ def test_the_timestep_stands_after_the_own_block(scenario):
     layout = scenario("zerg", obs_timestep_number=True).observation
     assert layout.size == layout.own.end + 1
     assert not layout.living(torch.tensor([0.0] * layout.own.end + [0.5]))
+
+
+def test_levels_of_health_are_no_shares(scenario):
+    """SMACv2 shows (share - level) / (1 - level), which is below 0 just before the unit is killed."""
+    layouts = scenario("terran", capabilities={"health": {"observe": True}})
+    obs = torch.zeros(1, layouts.observation.size)
+    start = layouts.observation.own.start
+    obs[0, start : start + 4] = torch.tensor([-0.0133, 0.25, 0.5, 0.5])
+    obs[0, start + 4] = 1
+    check_view(layouts, obs, torch.tensor([[0, 1] + [0] * 9]))
+
+
+def test_a_scenario_without_teams_is_refused(scenario, tmp_path):
+    scenario("terran")
+    path = tmp_path / "envs/smacv2_configs/mine.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["env_args"]["capability_config"]["n_units"]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"mine.yaml has no env_args.capability_config.n_units"):
+        sizes({"map_name": "mine"})
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def build(map_name, flags, **options):
 def test_the_maps_are_smacs(map_name):
     env = starcraft2.StarCraft2Env(map_name=map_name)
     battle = MAPS[map_name]
-    assert (env.n_agents, env.n_enemies, env.episode_limit) == (battle.n_agents, battle.n_enemies, battle.limit)
+    assert (env.n_agents, env.n_enemies) == (battle.n_agents, battle.n_enemies)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,29 @@ def test_one_unit_type_has_no_bits(custom):
         ),
         (
             {"groups": [{"faction": "ALLY", "units": {"MEDIVAC": 1, "MARINE": 4}}, *CUSTOM["groups"][2:]]},
-            "put the group with the healers last",
+            "list the group with an only healer last",
+        ),
+        (  # the healer is listed last, but not by its id
+            {
+                "num_allied_units": 10,
+                "num_enemy_units": 5,
+                "groups": [
+                    {"faction": "ALLY", "units": {"MARINE": 2, "MEDIVAC": 1}},
+                    {"faction": "ALLY", "units": {"MARINE": 7}},
+                    {"faction": "ENEMY", "units": {"MARINE": 5}},
+                ],
+            },
+            "has 1 healers that SMAClite gives no action for some allies",
+        ),
+        (
+            {
+                "num_enemy_units": 3,
+                "groups": [
+                    {"faction": "ALLY", "units": {"MARINE": 3, "MEDIVAC": 2}},
+                    {"faction": "ENEMY", "units": {"MARINE": 3}},
+                ],
+            },
+            "has 2 healers .* have num_enemy_units be at least num_allied_units",
         ),
         ({"groups": 3}, "cannot be read"),
     ],
