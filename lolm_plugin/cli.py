@@ -14,7 +14,7 @@ lolm COMMAND, or python -m lolm_plugin COMMAND
   lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [with KEY=VALUE ...]
       what each agent's language model reads in a live battle, with tokens per part
   lolm doctor [--fetch-epymarl]
-      which host, environments, language models, GPU and trackers are usable here, and how to get the others
+      which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get the others
 
 Try
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z
