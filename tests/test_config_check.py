@@ -287,7 +287,13 @@ def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir
 
 @pytest.mark.parametrize(
     ("update", "value"),
-    [({"difficulty": 7}, "7"), ({"map_name": 25}, "25"), ({"game_version": "4.10.0"}, "4.10.0"), ({"seed": 3}, 3)],
+    [
+        ({"difficulty": 7}, "7"),
+        ({"map_name": 25}, "25"),
+        ({"game_version": "4.10.0"}, "4.10.0"),
+        ({"game_version": None}, None),
+        ({"seed": 3}, 3),
+    ],
 )
 def test_names_of_digits_are_texts(host_dir, update, value):
     resolved = resolve("lolm_mappo", str(plugin_config_dir() / "envs/sc2.yaml"), host_dir)

@@ -38,6 +38,14 @@ def starcraft(checkout, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def starcraft_v2(checkout, tmp_path, monkeypatch):
+    """SMACv2 with a fake game behind it, or the test is skipped."""
+    if reason := requirements_missing("smacv2"):
+        pytest.skip(reason)
+    monkeypatch.setenv("SC2PATH", str(install(tmp_path / "sc2")))
+
+
+@pytest.fixture
 def smaclite(checkout):
     if importlib.util.find_spec("smaclite") is None:
         pytest.skip("needs smaclite")
@@ -135,3 +143,17 @@ def test_prompts_of_a_host_environment_can_be_looked_at(smaclite, capsys):
     assert "You: medivac hp 1.00" in printed
     assert "heal" in printed
     assert printed.count("# agent") == 10
+
+
+def test_smacv2_trains_and_plays_another_scenario(starcraft_v2, train, tmp_path):
+    line = ("--config=lolm_mappo", "--env-config=sc2v2", "with")
+    printed = train(*line, "env_args.map_name=terran_5_vs_5", *SMALL, *SHORT, *SAVE)
+    assert "lolm_mappo on sc2v2 terran_5_vs_5" in printed
+    found = metrics(tmp_path, "lolm_mappo", "terran_5_vs_5")
+    assert set(found["test_battle_won_mean"]) <= {0.0, 0.5, 1.0}
+    assert found["ratio_epoch0"] == pytest.approx([1] * len(found["ratio_epoch0"]), abs=1e-4)
+
+    zero_shot = ("evaluate=True", f"checkpoint_path={checkpoint(printed)}")
+    printed = train(*line, "env_args.map_name=protoss_5_vs_5", *SMALL, *SHORT, *zero_shot)
+    assert "lolm_mappo on sc2v2 protoss_5_vs_5" in printed
+    assert "test_battle_won_mean" in metrics(tmp_path, "lolm_mappo", "protoss_5_vs_5")

@@ -112,6 +112,7 @@ class Battle:
             self.units.pop(tag, None)
 
     def add(self, unit: Unit) -> None:
+        unit.x, unit.y = self._inside(unit.x, unit.y)
         self.units[unit.tag] = unit
 
     def step(self) -> None:

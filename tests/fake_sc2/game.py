@@ -1,4 +1,4 @@
-"""A game on one map: battle after battle, as the trigger in SMAC's maps starts them."""
+"""A game on one map: battle after battle, as the trigger in SMAC's maps starts them or the client makes them."""
 
 import math
 import random
@@ -25,24 +25,35 @@ class Game:
         self.battles = 0
         # A tag is never used twice, in no battle: an order or a kill meant for the dead reaches nobody.
         self._tags = count(FIRST_TAG)
+        self._requested: list[Unit] = []
         self._begin()
 
     def step(self) -> None:
-        """One game loop. When nobody is left the next loop starts a new battle; a team alone waits for ever."""
+        """One game loop. When nobody is left the next loop starts a new battle; a team alone waits for ever.
+
+        On a map without teams that is a battle of nobody, until units are made on request.
+        """
         self.loop += 1
         if not self.battle.units:
             self._begin()
-            return
-        computer.command(self.battle, self.loop)
-        self.battle.step()
+        else:
+            computer.command(self.battle, self.loop)
+            self.battle.step()
+        for unit in self._requested:
+            self.battle.add(unit)
+        self._requested.clear()
 
     def create(self, type_id: int, owner: int, x: float, y: float) -> bool:
-        """A new unit at that place in cells; False when there is no such type on this map or no such player."""
+        """A new unit at that place in cells, or at the nearest where units can be; it is there after the next loop.
+
+        Returns:
+            False when there is no such type on this map or no such player.
+        """
         kinds = {kind.unit_id: kind for kind in KINDS.values()}
         kinds |= {ally_id: KINDS[name] for name, ally_id in self.map.ally_ids.items()}
         if type_id not in kinds or owner not in (ALLY, ENEMY):
             return False
-        self.battle.add(Unit.fresh(next(self._tags), kinds[type_id], type_id, owner, x, y))
+        self._requested.append(Unit.fresh(next(self._tags), kinds[type_id], type_id, owner, x, y))
         return True
 
     def _begin(self) -> None:

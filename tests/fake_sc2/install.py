@@ -6,7 +6,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from .maps import MAPS
+from .maps import ALL_MAPS
 
 BUILD = "Base75689"  # version 4.10.0, a build that pysc2 knows
 OLDEST_WEBSOCKETS = 15  # earlier ones ping their clients whether asked to or not
@@ -30,22 +30,22 @@ def install(folder: Path | str) -> Path:
     # exec: the process that pysc2 started and will end is the game itself.
     executable.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     executable.chmod(0o755)
-    for name in MAPS:
+    for name in ALL_MAPS:
         (root / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").write_text("a placeholder of the fake game\n")
     return root
 
 
-def requirements_missing() -> str | None:
-    """Why the fake game cannot be played through SMAC here, in a sentence; None where it can.
+def requirements_missing(benchmark: str = "smac") -> str | None:
+    """Why the fake game cannot be played here through ``smac`` or ``smacv2``, in a sentence; None where it can.
 
     Imports none of the packages: smac and smacv2 cannot both be imported in one process.
     """
-    for package in ("smac", "pysc2", "s2clientprotocol", "websockets"):
+    for package in (benchmark, "pysc2", "s2clientprotocol", "websockets"):
         if find_spec(package) is None:
             return f"The fake StarCraft II needs the package {package}, which is not installed."
     if int(metadata.version("websockets").split(".")[0]) < OLDEST_WEBSOCKETS:
         return f"The fake StarCraft II needs websockets {OLDEST_WEBSOCKETS} or newer."
-    folders = find_spec("smac").submodule_search_locations or []
+    folders = find_spec(benchmark).submodule_search_locations or []
     if not any((Path(folder) / "env" / "starcraft2" / "starcraft2.py").exists() for folder in folders):
-        return "The package smac is another one: the fake StarCraft II needs the smac of oxwhirl on GitHub."
+        return f"The package {benchmark} is another one: the fake StarCraft II needs the one of oxwhirl on GitHub."
     return None

@@ -1,4 +1,4 @@
-"""The map table: who fights whom on SMAC's maps, and how large they are."""
+"""The map table: who fights whom on SMAC's maps and which units SMACv2's map knows, and how large they are."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Map:
-    """A battle between two teams, ``{kind: how many}`` each."""
+    """A battle between two teams, ``{kind: how many}`` each; of none at all where the client makes the teams."""
 
     name: str
     allies: dict[str, int]  # in the order of SMAC's unit-type ids of this family of maps
@@ -51,6 +51,7 @@ def _same(name: str, team: dict[str, int], size: int = 32) -> Map:
     return Map(name, team, team, size)
 
 
+# SMAC's.
 MAPS = {
     entry.name: entry
     for entry in (
@@ -79,3 +80,9 @@ MAPS = {
         Map("2c_vs_64zg", {"colossus": 2}, {"zergling": 64}, size=64),
     )
 }
+
+# SMACv2 draws the teams itself, has no units but these and takes their ids to be in the order of their names.
+SMACV2_UNITS = ("baneling", "colossus", "hydralisk", "marauder", "marine", "medivac", "stalker", "zealot", "zergling")
+SMACV2_MAP = Map("32x32_flat", dict.fromkeys(SMACV2_UNITS, 0), {})
+
+ALL_MAPS = {**MAPS, SMACV2_MAP.name: SMACV2_MAP}

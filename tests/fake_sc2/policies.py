@@ -1,7 +1,9 @@
-"""Policies for a ``smac`` StarCraft2Env: the actions of all agents, from what the environment itself knows."""
+"""Policies for a StarCraft2Env of ``smac`` or ``smacv2``: all actions, from what the environment itself knows."""
 
 import random
+from collections.abc import Iterable
 
+STOP, NORTH, SOUTH, EAST, WEST = range(1, 6)
 N_BASE_ACTIONS = 6
 
 
@@ -16,16 +18,36 @@ def attack_nearest(env) -> list[int]:
     return [_nearest(env, agent, mask) for agent, mask in enumerate(env.get_avail_actions())]
 
 
+def hunt_nearest(env) -> list[int]:
+    """As ``attack_nearest``, but with nobody in range walk up: SMACv2's ranges are less than the enemies' true ones."""
+    masks, actions = env.get_avail_actions(), attack_nearest(env)
+    return [
+        _towards_nearest(env, agent, mask) if action == STOP else action
+        for agent, (mask, action) in enumerate(zip(masks, actions, strict=True))
+    ]
+
+
 def _nearest(env, agent: int, mask: list[int]) -> int:
     targets = [action for action in range(N_BASE_ACTIONS, len(mask)) if mask[action]]
     if not targets:
-        return 0 if mask[0] else 1
+        return 0 if mask[0] else STOP
     me = env.agents[agent]
-    heals = env.map_type == "MMM" and me.unit_type == env.medivac_id
+    heals = env.map_type in ("MMM", "terran_gen") and me.unit_type == env.medivac_id
     others = env.agents if heals else env.enemies
+    return min(targets, key=lambda action: _distance(env, me, others[action - N_BASE_ACTIONS]))
 
-    def distance(action: int) -> float:
-        other = others[action - N_BASE_ACTIONS]
-        return env.distance(me.pos.x, me.pos.y, other.pos.x, other.pos.y)
 
-    return min(targets, key=distance)
+def _towards_nearest(env, agent: int, mask: list[int]) -> int:
+    me = env.agents[agent]
+    other = min(_living(env.enemies.values()), key=lambda unit: _distance(env, me, unit))
+    east, north = other.pos.x - me.pos.x, other.pos.y - me.pos.y
+    ways = [(abs(east), EAST if east > 0 else WEST), (abs(north), NORTH if north > 0 else SOUTH)]
+    return next((action for _, action in sorted(ways, reverse=True) if mask[action]), STOP)
+
+
+def _living(units: Iterable) -> list:
+    return [unit for unit in units if unit.health > 0]
+
+
+def _distance(env, one, other) -> float:
+    return env.distance(one.pos.x, one.pos.y, other.pos.x, other.pos.y)

@@ -1,15 +1,15 @@
-"""The game's side of its protocol: one answer to each request, as pysc2 and SMAC ask them."""
+"""The game's side of its protocol: one answer to each request, as pysc2, SMAC and SMACv2 ask them."""
 
 import random
 from pathlib import PurePosixPath
 
-from s2clientprotocol import common_pb2, error_pb2, raw_pb2, sc2api_pb2
+from s2clientprotocol import common_pb2, data_pb2, error_pb2, raw_pb2, sc2api_pb2
 
 from .battle import ALLY, Order, Unit, Verb
 from .faults import Fault
 from .game import Game
-from .maps import MAPS, Map
-from .units import KINDS
+from .maps import ALL_MAPS, FIRST_ALLY_ID, Map
+from .units import KINDS, Kind
 
 VERSION = ("4.10.0", 75689)
 VERBS = {4: Verb.STOP, 16: Verb.MOVE, 23: Verb.ATTACK, 386: Verb.HEAL}  # by ability id
@@ -59,12 +59,12 @@ class Session:
         response.data_version = ""
 
     def _on_available_maps(self, request, response) -> None:
-        response.local_map_paths.extend(f"SMAC_Maps/{name}.SC2Map" for name in MAPS)
+        response.local_map_paths.extend(f"SMAC_Maps/{name}.SC2Map" for name in ALL_MAPS)
 
     def _on_create_game(self, request, response) -> None:
-        if PurePosixPath(request.local_map.map_path).stem not in MAPS:
+        if PurePosixPath(request.local_map.map_path).stem not in ALL_MAPS:
             response.error = response.InvalidMapPath
-            response.error_details = f"{request.local_map.map_path} is none of {', '.join(MAPS)}"
+            response.error_details = f"{request.local_map.map_path} is none of {', '.join(ALL_MAPS)}"
             return
         self._create, self._game = request, None
         self.status = sc2api_pb2.init_game
@@ -148,13 +148,13 @@ class Session:
     def _on_data(self, request, response) -> None:
         for ability_id, verb in VERBS.items():
             response.abilities.add(ability_id=ability_id, link_name=verb.value, hotkey="", available=True)
-        allies = {KINDS[name]: type_id for name, type_id in self.game.map.ally_ids.items()}
-        named = [(kind.name, kind.unit_id, kind) for kind in KINDS.values()]
-        named += [(f"RL_{kind.name}", type_id, kind) for kind, type_id in allies.items()]
-        for name, type_id, kind in named:
-            unit = response.units.add(unit_id=type_id, name=name, available=True, sight_range=9)
-            unit.race = common_pb2.Race.Value(kind.race)
-            unit.movement_speed = kind.speed * 16  # cells a second
+        # Every id from 0 on has an entry and the map's own types are the last: SMACv2 finds them by counting.
+        for type_id in range(FIRST_ALLY_ID):
+            response.units.add(unit_id=type_id)
+        for kind in KINDS.values():
+            _describe_type(kind.name, kind, response.units[kind.unit_id])
+        for name, type_id in self.game.map.ally_ids.items():
+            _describe_type(f"RL_{name}", KINDS[name], response.units.add(unit_id=type_id))
 
     def _on_query(self, request, response) -> None:
         """Everything asked is left open."""
@@ -164,7 +164,7 @@ class Session:
         response.data = f"fake replay: {game.map.name}, seed {game.seed}, {game.loop} game loops".encode()
 
     def _start(self) -> None:
-        map_ = MAPS[PurePosixPath(self._create.local_map.map_path).stem]
+        map_ = ALL_MAPS[PurePosixPath(self._create.local_map.map_path).stem]
         # Without a seed the game is another one every time, as the real one is.
         seed = self._create.random_seed if self._create.HasField("random_seed") else random.getrandbits(32)
         self._game, self.status = Game(map_, seed), sc2api_pb2.in_game
@@ -185,6 +185,12 @@ def _describe_map(map_: Map, raw: raw_pb2.StartRaw) -> None:
     ):
         grid.bits_per_pixel, grid.data = bits_per_pixel, data
         grid.size.x = grid.size.y = map_.size
+
+
+def _describe_type(name: str, kind: Kind, raw: data_pb2.UnitTypeData) -> None:
+    raw.name, raw.available, raw.sight_range = name, True, 9
+    raw.race = common_pb2.Race.Value(kind.race)
+    raw.movement_speed = kind.speed * 16  # cells a second
 
 
 def _describe_unit(unit: Unit, raw: raw_pb2.Unit) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from .battle import ALLY, ENEMY, Order, Verb
 from .game import FIRST_TAG, Game
-from .maps import MAPS
+from .maps import MAPS, SMACV2_MAP
 
 EVERYTHING = ["3m", "2s3z", "3s5z_vs_3s6z", "MMM2", "bane_vs_bane"]
 
@@ -108,9 +108,43 @@ def test_units_made_on_request_join_the_battle():
     stalker = game.map.ally_ids["stalker"]
     assert game.create(stalker, ALLY, 5.0, 6.0)
     assert game.create(105, ENEMY, 20.0, 20.0)
+    assert len(game.battle.units) == 10
+    game.step()
     mine, zergling = list(game.battle.units.values())[-2:]
     assert (mine.kind.name, mine.type_id, mine.owner, mine.x, mine.y) == ("stalker", stalker, ALLY, 5.0, 6.0)
     assert (zergling.kind.name, zergling.type_id, zergling.owner) == ("zergling", 105, ENEMY)
     assert not game.create(12345, ENEMY, 20.0, 20.0)
     assert not game.create(105, 3, 20.0, 20.0)
+    game.step()
     assert len(game.battle.units) == 12
+
+
+def test_a_map_without_teams_is_empty_until_units_are_made_and_after_they_are_killed():
+    game = Game(SMACV2_MAP, seed=1)
+    for battle in range(2):
+        for _ in range(10):
+            game.step()
+        assert not game.battle.units
+        marine = game.map.ally_ids["marine"]
+        assert game.create(marine, ALLY, 8.5, 16.25)
+        assert game.create(48, ENEMY, 24.0 - battle, 16.0)
+        assert game.create(48, ENEMY, 32.0, 0.0)
+        game.step()
+        mine, enemy, cornered = game.battle.units.values()
+        assert (mine.type_id, mine.owner, mine.x, mine.y) == (marine, ALLY, 8.5, 16.25)
+        assert (enemy.type_id, enemy.owner, enemy.x, enemy.y) == (48, ENEMY, 24.0 - battle, 16.0)
+        assert (cornered.x, cornered.y) == (game.map.area.east - 0.01, game.map.area.south)
+        for _ in range(400):
+            game.step()
+        assert list(game.battle.units.values()) == [enemy, cornered]  # they came and won
+        kill_all(game)
+
+
+def test_the_units_of_one_request_start_at_once_however_near_they_are():
+    game = Game(SMACV2_MAP, seed=1)
+    for owner, type_id in ((ALLY, game.map.ally_ids["colossus"]), (ENEMY, 4), (ENEMY, 4)):
+        game.create(type_id, owner, 16.0, 16.0)
+    game.step()
+    assert [(unit.x, unit.y, unit.health, unit.shield) for unit in game.battle.units.values()] == [
+        (16.0, 16.0, 200, 150)
+    ] * 3

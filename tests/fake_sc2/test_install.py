@@ -14,7 +14,7 @@ from .maps import MAPS
 def test_the_folder_has_what_pysc2_looks_for(tmp_path):
     root = install(tmp_path / "a folder" / "sc2")
     assert root == tmp_path / "a folder" / "sc2"
-    assert {path.stem for path in (root / "Maps" / "SMAC_Maps").glob("*.SC2Map")} == set(MAPS)
+    assert {path.stem for path in (root / "Maps" / "SMAC_Maps").glob("*.SC2Map")} == {*MAPS, "32x32_flat"}
     assert (root / "Replays").is_dir()
     executable = root / "Versions" / "Base75689" / "SC2_x64"
     assert os.access(executable, os.X_OK)
@@ -37,10 +37,10 @@ def test_installing_twice_changes_nothing(tmp_path):
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
-    """Packages that are installed, {name: folder}; smac is the right one."""
+    """Packages that are installed, {name: folder}; smac and smacv2 are the right ones."""
     (tmp_path / "env" / "starcraft2").mkdir(parents=True)
     (tmp_path / "env" / "starcraft2" / "starcraft2.py").touch()
-    there = dict.fromkeys(("pysc2", "s2clientprotocol", "websockets", "smac"), str(tmp_path))
+    there = dict.fromkeys(("pysc2", "s2clientprotocol", "websockets", "smac", "smacv2"), str(tmp_path))
 
     def find(name):
         if name not in there:
@@ -56,17 +56,29 @@ def packages(monkeypatch, tmp_path):
 
 def test_with_everything_there_nothing_is_missing(packages):
     assert requirements_missing() is None
+    assert requirements_missing("smacv2") is None
 
 
-@pytest.mark.parametrize("name", ["pysc2", "s2clientprotocol", "websockets", "smac"])
-def test_a_missing_package_is_named(packages, name):
-    del packages[name]
-    assert f"package {name}," in requirements_missing()
+@pytest.mark.parametrize("benchmark", ["smac", "smacv2"])
+@pytest.mark.parametrize("name", ["pysc2", "s2clientprotocol", "websockets", "itself"])
+def test_a_missing_package_is_named(packages, name, benchmark):
+    missing = benchmark if name == "itself" else name
+    del packages[missing]
+    assert f"package {missing}," in requirements_missing(benchmark)
 
 
-def test_another_smac_is_not_taken_for_the_right_one(packages, tmp_path):
-    packages["smac"] = str(tmp_path / "elsewhere")
-    assert "oxwhirl" in requirements_missing()
+def test_neither_benchmark_needs_the_other(packages):
+    smac = packages.pop("smac")
+    assert requirements_missing("smacv2") is None
+    packages["smac"] = smac
+    del packages["smacv2"]
+    assert requirements_missing() is None
+
+
+@pytest.mark.parametrize("benchmark", ["smac", "smacv2"])
+def test_another_package_of_that_name_is_not_taken_for_the_right_one(packages, tmp_path, benchmark):
+    packages[benchmark] = str(tmp_path / "elsewhere")
+    assert f"package {benchmark} is another one" in requirements_missing(benchmark)
 
 
 def test_old_websockets_are_refused(packages, monkeypatch):

@@ -4,7 +4,7 @@ from itertools import groupby
 import pytest
 
 from .game import Game
-from .maps import BORDERS, FIRST_ALLY_ID, MAPS, mixed
+from .maps import ALL_MAPS, BORDERS, FIRST_ALLY_ID, MAPS, SMACV2_MAP, SMACV2_UNITS, mixed
 
 # Sizes of the teams as SMAC's own table has them.
 SIZES = {
@@ -74,3 +74,12 @@ def test_everyone_starts_inside_the_walls(name):
     for unit in Game(entry, seed=0).battle.units.values():
         assert area.west + 1 < unit.x < area.east - 1
         assert area.south + 1 < unit.y < area.north - 1
+
+
+def test_only_smacv2s_map_has_no_teams_but_all_units():
+    empty = [name for name, entry in ALL_MAPS.items() if not mixed(entry.allies) and not mixed(entry.enemies)]
+    assert empty == ["32x32_flat"]
+    assert len(SMACV2_UNITS) == 9
+    assert list(SMACV2_MAP.ally_ids) == sorted(SMACV2_UNITS)
+    assert list(SMACV2_MAP.ally_ids.values()) == list(range(FIRST_ALLY_ID, FIRST_ALLY_ID + 9))
+    assert {name for entry in MAPS.values() for name in entry.allies} <= set(SMACV2_UNITS)

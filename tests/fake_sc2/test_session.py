@@ -2,7 +2,7 @@
 
 import pytest
 
-from .maps import MAPS
+from .maps import MAPS, SMACV2_UNITS
 
 MOVE, ATTACK, STOP, HEAL = 16, 23, 4, 386
 
@@ -76,7 +76,8 @@ def test_an_unknown_map_cannot_be_created(client):
 
 
 def test_all_maps_are_available(client):
-    assert len(client.send(available_maps={}).local_map_paths) == len(MAPS)
+    paths = client.send(available_maps={}).local_map_paths
+    assert sorted(paths) == sorted(f"SMAC_Maps/{name}.SC2Map" for name in (*MAPS, "32x32_flat"))
 
 
 def test_the_grid_is_walkable_in_the_playable_area_and_nowhere_else(client):
@@ -134,6 +135,8 @@ def test_debug_kills_and_creates(client):
     assert len(client.units()) == 5
     new = {"unit_type": 73, "owner": 2, "pos": {"x": 20, "y": 21}, "quantity": 2}
     client.send(debug={"debug": [{"create_unit": new}]})
+    assert len(client.units()) == 5
+    client.send(step={"count": 1})
     zealots = [unit for unit in client.units(2) if unit.unit_type == 73]
     assert [(unit.pos.x, unit.pos.y) for unit in zealots] == [(20, 21)] * 2
     assert client.raw(debug={"debug": [{"create_unit": {**new, "unit_type": 1}}]}).error
@@ -177,3 +180,42 @@ def test_the_data_names_every_type_on_the_map(client):
     names = {unit.unit_id: unit.name for unit in client.send(data={}).units}
     assert {names[unit.unit_type] for unit in client.units(1)} == {"RL_marauder", "RL_marine", "RL_medivac"}
     assert {names[unit.unit_type] for unit in client.units(2)} == {"marauder", "marine", "medivac"}
+
+
+def test_the_units_of_smacv2_have_the_last_ids_of_the_data(client):
+    """It takes the number of types less its nine units for the first of their ids."""
+    client.start("32x32_flat")
+    types = client.send(data={}).units
+    assert [entry.unit_id for entry in types] == list(range(len(types)))
+    assert [entry.name for entry in types[-9:]] == [f"RL_{name}" for name in SMACV2_UNITS]
+    assert all(entry.available == bool(entry.name) for entry in types)
+
+
+def test_the_teams_of_smacv2_are_made_killed_and_made_again(client):
+    client.start("32x32_flat")
+    first = len(client.send(data={}).units) - 9
+    for _ in range(2):
+        assert not client.units()
+        new = [
+            {"create_unit": {"unit_type": unit_type, "owner": owner, "pos": {"x": x, "y": 16}, "quantity": 1}}
+            for owner, x, unit_types in ((1, 8, range(first, first + 9)), (2, 24, (9, 4, 107, 51, 48, 54, 74, 73, 105)))
+            for unit_type in unit_types
+        ]
+        client.send(debug={"debug": new})
+        client.send(step={"count": 1})
+        units = client.units()
+        asked = [command["create_unit"] for command in new]
+        assert [(unit.unit_type, unit.owner, unit.pos.x, unit.pos.y) for unit in units] == [
+            (unit["unit_type"], unit["owner"], unit["pos"]["x"], 16) for unit in asked
+        ]
+        assert [unit.health_max for unit in units[:9]] == [unit.health_max for unit in units[9:]]
+        client.send(debug={"debug": [{"kill_unit": {"tag": [unit.tag for unit in units]}}]})
+        client.send(step={"count": 2})
+
+
+def test_smacs_maps_know_no_other_unit_types_than_theirs(client):
+    client.start("3m")
+    types = client.send(data={}).units
+    assert types[-1].name == "RL_marine"
+    unknown = {"unit_type": len(types), "owner": 1, "pos": {"x": 9, "y": 9}, "quantity": 1}
+    assert client.raw(debug={"debug": [{"create_unit": unknown}]}).error

@@ -212,4 +212,4 @@ def test_the_hint_is_the_other_value_of_the_option_and_only_where_there_is_one()
     smaclite = build_layouts("smaclite", {"map_name": "3s5z_vs_3s6z"}, 8, 15)
     with pytest.raises(ConfigError, match="enemy team") as error:
         check_first_state(smaclite, first_state(smaclite, ALLIES, ["stalker"] * 6 + ["zealot"] * 3))
-    assert "aligned" not in str(error.value)
+    assert "fork" not in str(error.value)
