@@ -1,11 +1,13 @@
 import copy
 import dataclasses
 import pickle
+from pathlib import Path
 
 import pytest
 
 from lolm_plugin import registry
-from lolm_plugin.host import KINDS, register
+from lolm_plugin.host import KINDS, open_host, register
+from lolm_plugin.paths import host_config_dir, use_host_config_dir
 
 FILES = {"bundled": "__init__.py", "EPyMARL": "src"}
 
@@ -75,3 +77,9 @@ def test_the_log_line_says_which_host_and_from_where(host):
     else:
         assert "EPYMARL_HOME" in line
     assert (host.config_dir / "default.yaml").is_file()
+
+
+def test_opening_a_host_tells_observations_where_its_configuration_is(host):
+    use_host_config_dir(Path("elsewhere"))
+    open_host(None if host.name == "bundled" else host.path)
+    assert host_config_dir() == host.config_dir
