@@ -34,9 +34,7 @@ def available(kind: str, host_dir: Path) -> dict[str, Path]:
     """
     folders = (host_dir / kind, plugin_config_dir() / kind)
     found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-    missing = (
-        [name for name in HOST_ENVS if not (host_dir / "envs" / f"{name}.yaml").is_file()] if kind == "envs" else ()
-    )
+    missing = {name for name in HOST_ENVS if kind == "envs" and not (host_dir / f"envs/{name}.yaml").is_file()}
     return {name: path for name, path in found.items() if name not in missing}
 
 

@@ -90,20 +90,20 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     sides = (Side(capabilities["n_units"], shields, kinds), Side(capabilities["n_enemies"], shields, kinds))
     flags = Flags.of(arguments)
     # Random hit chances and health levels, shown or not, have a number of their own.
-    abilities = tuple(name for name in ("attack", "health") if name in capabilities)
+    abilities = tuple(f"{name}_level" for name in ("attack", "health") if name in capabilities)
     observation = battle_observation(
         "sc2v2",
         map_name,
         sides,
         flags,
         _n_targets(arguments),
-        abilities=tuple(f"{name}_level" for name in abilities),
+        abilities=abilities,
         # The environment forgets all of an agent's enemy rows when it meets an enemy that nobody knows of.
         hidden_targets=arguments.get("action_mask", True),
         exceptions=_exceptions(arguments),
         **_ranges(arguments),
     )
-    return Layouts(observation, battle_state(observation, sides, flags, tuple(f"{name}_level" for name in abilities)))
+    return Layouts(observation, battle_state(observation, sides, flags, abilities))
 
 
 def _n_targets(arguments: Mapping[str, Any]) -> int:

@@ -1,5 +1,7 @@
 """The fake game behind the real smac, where that is installed."""
 
+import os
+
 import pytest
 
 from .install import install, requirements_missing
@@ -34,3 +36,12 @@ def new_env(needs_smac, game_folder, monkeypatch):
     yield build
     for env in envs:
         env.close()
+
+
+def is_running(pid):
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

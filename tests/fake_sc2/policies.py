@@ -1,7 +1,7 @@
 """Policies for a StarCraft2Env of ``smac`` or ``smacv2``: all actions, from what the environment itself knows."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 STOP, NORTH, SOUTH, EAST, WEST = range(1, 6)
 N_BASE_ACTIONS = 6
@@ -11,6 +11,12 @@ def act_randomly(env, rng: random.Random) -> list[int]:
     """Any available action, each agent."""
     masks = env.get_avail_actions()
     return [rng.choice([action for action, allowed in enumerate(mask) if allowed]) for mask in masks]
+
+
+def randomly(seed: int = 0) -> Callable[..., list[int]]:
+    """``act_randomly`` with a generator of its own."""
+    rng = random.Random(seed)
+    return lambda env: act_randomly(env, rng)
 
 
 def attack_nearest(env) -> list[int]:

@@ -3,7 +3,6 @@
 Run by ``test_smacv2.py`` in a process of its own: pysc2 cannot hold SMAC's and SMACv2's maps at once.
 """
 
-import os
 import random
 from collections import Counter
 
@@ -12,8 +11,9 @@ import pytest
 from smacv2.env.starcraft2 import distributions
 from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
 
+from .conftest import is_running
 from .maps import SMACV2_MAP
-from .policies import act_randomly, hunt_nearest
+from .policies import hunt_nearest, randomly
 from .units import KINDS
 
 # The units of a race in the order of SMACv2's type bits, and how often it draws each.
@@ -67,19 +67,6 @@ def episode(env, policy):
         rewards.append(reward)
         seen.append((env.get_obs(), env.get_state()))
     return seen, rewards, info
-
-
-def randomly(seed=0):
-    rng = random.Random(seed)
-    return lambda env: act_randomly(env, rng)
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def names(units):

@@ -1,13 +1,11 @@
 """Whole episodes of the real smac and pysc2 on the fake game."""
 
-import os
-import random
-
 import numpy as np
 import pytest
 
+from .conftest import is_running
 from .maps import MAPS
-from .policies import act_randomly, attack_nearest
+from .policies import attack_nearest, randomly
 
 # (agents, enemies, actions, observation, state with last actions, steps) as SMAC's documentation has them.
 SIZES = {
@@ -28,24 +26,11 @@ def episode(env, policy):
     return seen, rewards, info
 
 
-def randomly(seed=0):
-    rng = random.Random(seed)
-    return lambda env: act_randomly(env, rng)
-
-
 def kill(env, units):
     from s2clientprotocol import debug_pb2
 
     tags = [unit.tag for unit in units]
     env._controller.debug([debug_pb2.DebugCommand(kill_unit=debug_pb2.DebugKillUnit(tag=tags))])
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("name", SIZES)

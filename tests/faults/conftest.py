@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from lolm_plugin.host import locate, open_host, register
+from lolm_plugin.host.bundled.transforms import OneHot
 
 from . import battles
 from .battles import N_ACTIONS, N_AGENTS, Battle
@@ -62,14 +63,6 @@ class Log:
         self.logged.setdefault(name, []).append((t_env, value))
 
 
-class OneHot:
-    def transform(self, tensor):
-        return torch.nn.functional.one_hot(tensor[..., 0], N_ACTIONS).float()
-
-    def infer_output_info(self, vshape_in, dtype_in):
-        return (N_ACTIONS,), torch.float32
-
-
 @pytest.fixture
 def build(host, monkeypatch, tmp_path):
     """``build(faults, batch_size_run=2)``: a supervised runner that is set up; its copy i has the seed i."""
@@ -94,7 +87,7 @@ def build(host, monkeypatch, tmp_path):
             "terminated": {"vshape": (1,), "dtype": torch.uint8},
             "reward": {"vshape": (1,)},
         }
-        preprocess = {"actions": ("actions_onehot", [OneHot()])}
+        preprocess = {"actions": ("actions_onehot", [OneHot(N_ACTIONS)])}
         runner.setup(scheme=scheme, groups={"agents": N_AGENTS}, preprocess=preprocess, mac=Controller())
         return runner
 
