@@ -46,7 +46,10 @@ setup(
     packages=[*find_packages(include=["lolm_plugin", "lolm_plugin.*"]), "lolm_plugin.config"],
     package_dir={"lolm_plugin.config": "config"},
     package_data={
-        "lolm_plugin.config": ["*.yaml", "algs/*.yaml", "envs/*.yaml", "maps/*.yaml"],
+        "lolm_plugin.config": [
+            "*.yaml",
+            *(f"{kind}/*.yaml" for kind in ("algs", "envs", "learners", "maps", "presets")),
+        ],
         "lolm_plugin.host.bundled": ["config/*.yaml"],
     },
     install_requires=REQUIRED,

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.config_files import Resolved, flatten, known_keys, map_settings, merge, read
+from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, stack
 from lolm_plugin.errors import ConfigError
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
+LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
+FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -20,6 +22,7 @@ RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
     **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE),
+    **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
     **dict.fromkeys(
         (
             *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
@@ -27,12 +30,22 @@ RANGES = {
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "llm.num_layers", "llm.token_budget"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
+            *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
+            *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
+            *("asn_attention.head_width", "asn_attention.heads", "dt2gs.subtasks", "dt2gs.latent", "dt2gs.temperature"),
+            *(f"{trunk}.feature_width" for trunk in ("updet", "asn_attention", "dt2gs")),
         ),
         _POSITIVE,
     ),
 }
-NULLABLE = ("llm.num_layers", "torch_threads")  # null is a choice although other files give a number
-NULL_TEXTS = {"env_args.game_version": "4.10.0"}  # null is their default, and a text what else they take
+NULLABLE = {  # keys that take null, with an example of what else they take
+    "llm.num_layers": 4,
+    "torch_threads": 1,
+    "preset": "reference",
+    "learner_preset": "standard",
+    "entity.init_gain": 0.01,
+    "env_args.game_version": "4.10.0",
+}
 TWO_TYPES = {  # keys whose value may also be of another type than their default
     "target_update_interval_or_tau": float,
     "lora.targets": list,
@@ -43,13 +56,15 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
     """The final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
     known = known_keys(host_dir) | FREE_KEYS
     config: dict[str, Any] = {}
-    for path in resolved.files:
-        ours = not path.is_relative_to(host_dir)
-        config = merge(config, _checked(read(path), known, f"in {path}", free="env_args") if ours else read(path))
-    known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
-    path, settings = map_settings(resolved.files[-1], flatten(merge(config, updates)).get("env_args.map_name"))
-    config = merge(config, _checked(settings, known, f"in {path}"))
-    return merge(config, _checked(updates, known, "on the command line"))
+    for layer in stack(resolved, updates):
+        whole_file = layer.path is not None and not layer.section and not layer.preset
+        if not whole_file:  # by now the environment has said which arguments it takes
+            known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
+        settings = layer.settings
+        if layer.path is None or not layer.path.is_relative_to(host_dir):
+            settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
+        config = merge(config, settings)
+    return config
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -85,12 +100,12 @@ def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> N
 
 def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     """``value`` if it can stand where ``like`` stood (1e6 for an integer becomes one), else ConfigError."""
-    if like is None and key in NULL_TEXTS:
-        like = NULL_TEXTS[key]
-    if like is None or isinstance(like, list) or (value is None and key in NULL_TEXTS):
+    if key in NULLABLE:
+        if value is None:
+            return None
+        like = NULLABLE[key]
+    if like is None or isinstance(like, list):
         return value
-    if value is None and key in NULLABLE:
-        return None
     wanted = type(like)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Sacred reads a name of digits, such as a difficulty, as a number
@@ -147,7 +162,7 @@ def _check_env(config: Mapping[str, Any]) -> None:
     env, env_args = config["env"], config["env_args"]
     if config.get("mac") in registry.ENTRIES["mac"] and env not in registry.LAYOUTS:
         raise ConfigError(
-            f"mac={config['mac']} cannot put env={env} into words, as it has no observation layout; "
+            f"mac={config['mac']} cannot read env={env}, which has no observation layout; "
             f"set --env-config to one of: {', '.join(sorted(registry.LAYOUTS))}."
         )
     # The host's own algorithms may play the host's environments on any map that those know.
@@ -203,27 +218,91 @@ def _check_results(path: str) -> None:
 
 
 def _check_policy(config: Mapping[str, Any]) -> None:
+    mac, agent = config["mac"], config["agent"]
     if config["learner"] not in registry.ENTRIES["learner"]:
         raise ConfigError(
-            f"learner={config['learner']} cannot train mac={config['mac']}: it keeps a second copy of the policy and "
+            f"learner={config['learner']} cannot train mac={mac}: it keeps a second copy of the policy and "
             f"evaluates it timestep by timestep; set learner to one of: {', '.join(registry.ENTRIES['learner'])}."
         )
-    choices = {
-        "prompt.style": (config["prompt"]["style"], tuple(registry.PROMPT_STYLES)),
-        "head.attack_keys": (config["head"]["attack_keys"], ("shared",)),
-        "kl.direction": (config["kl"]["direction"], ("forward", "reverse")),
-        "llm.dtype": (config["llm"]["dtype"], ("auto", "float32", "bfloat16")),
-        "critic_type": (config["critic_type"], tuple(registry.ENTRIES["critic"])),
-        "agent": (config["agent"], ("llm",)),
-        "action_selector": (config["action_selector"], ("keyed",)),
-        "runner": (config["runner"], ("episode", "parallel", *registry.ENTRIES["runner"])),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{key}={value} is not a choice; set it to one of: {', '.join(allowed)}.")
+    agents = ("llm",) if mac == LLM_MAC else tuple(name for name in registry.ENTRIES["agent"] if name != "llm")
+    if agent not in agents:
+        raise ConfigError(f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}.")
+    _check_choices(config, _choices(config))
     width, heads = config["critic"]["width"], config["critic"]["heads"]
-    if width % heads:
+    if config["critic_type"] == "transformer_critic" and width % heads:
         raise ConfigError(
             f"critic.width={width} is not a multiple of critic.heads={heads}; set critic.width to one that is."
         )
+    if mac == LLM_MAC:
+        _check_language_model(config)
+    else:
+        _check_network(config)
+
+
+def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What the keys that this policy reads may be."""
+    choices = {
+        "kl.direction": ("forward", "reverse"),
+        "critic_type": tuple(registry.ENTRIES["critic"]),
+        "action_selector": ("keyed",),
+        "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
+        "entity.heal_mode": ("ally_tokens", "ignore"),
+        "asn_attention.combine": ("hadamard", "inner"),
+        "dt2gs.noise_mode": ("stored", "frozen", "redraw"),
+    }
+    if config["mac"] == LLM_MAC:
+        choices |= {
+            "prompt.style": tuple(registry.PROMPT_STYLES),
+            "head.attack_keys": ("shared",),
+            "llm.dtype": ("auto", "float32", "bfloat16"),
+            "llm.train": ("lora", "full"),
+        }
+    return choices
+
+
+def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str, ...]]) -> None:
+    flat = flatten(config)
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {', '.join(allowed)}.")
+
+
+def _check_language_model(config: Mapping[str, Any]) -> None:
     registry.load("lolm_plugin.llm.sources:resolve")(config["llm"]["model"])
+    if config["llm"]["train"] == "full" and config["kl"]["enabled"]:
+        raise ConfigError(
+            "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
+            "set kl.enabled=False or llm.train=lora."
+        )
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    mac, agent = config["mac"], config["agent"]
+    if config["kl"]["enabled"]:
+        raise ConfigError(
+            f"kl.enabled=True cannot be used with mac={mac}, which has no frozen pretrained model to stay near; "
+            "set kl.enabled=False."
+        )
+    _check_sections(config)
+    tied = [key for key in ("obs_agent_id", "obs_last_action") if config[key]]
+    if tied and agent in registry.TRUNKS:
+        raise ConfigError(
+            f"{tied[0]}=True cannot be used with agent={agent}, whose weights fit any team as they read units alone; "
+            f"set {tied[0]}=False."
+        )
+    fields, known = config["entity"]["further_fields"], registry.load(FURTHER_FIELDS)
+    if not isinstance(fields, list) or not all(field in known for field in fields):
+        raise ConfigError(
+            f"entity.further_fields={fields} is not a list of fields; set it to any of {list(known)}, such as [] or "
+            f"{list(known[:1])}."
+        )
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """A network over units has its shape in a section of its name, of which only its own yaml need know."""
+    for key, trunk in (("agent", config["agent"]), ("critic_type", config["critic_type"].removesuffix("_critic"))):
+        if trunk in registry.TRUNKS and trunk not in config:
+            raise ConfigError(
+                f"{key}={config[key]} has no section {trunk}: with its shape in this configuration; set --config to an "
+                f"algorithm whose yaml has one, such as {trunk}_mappo."
+            )

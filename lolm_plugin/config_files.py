@@ -1,6 +1,7 @@
 """Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,42 @@ OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 @dataclass(frozen=True)
 class Resolved:
-    """A merged configuration and the files it came from, last one strongest."""
+    """The files of a run, weakest first: defaults and environment, then the algorithm's with those it extends."""
 
-    config: dict[str, Any]
-    files: tuple[Path, ...]
+    base: tuple[Path, ...]
+    algorithms: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.base + self.algorithms
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What they say together, with presets and map, and nothing after ``with``; keys and types unchecked."""
+        return merge_all(layer.settings for layer in stack(self, {}))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings that stand together: those of a file, or of its ``section`` for a map or a preset."""
+
+    settings: Mapping[str, Any]
+    path: Path | None = None  # None: the command line
+    section: str = ""  # a map's or a preset's name
+    preset: bool = False
+
+    @property
+    def where(self) -> str:
+        """For sentences: ``in FILE``."""
+        return f"in {self.path}" if self.path else "on the command line"
+
+    @property
+    def source(self) -> str:
+        """For the log: a file of ours as in a checkout, and which part of it."""
+        assert self.path is not None, "what the command line sets is not news"
+        name = f"config/{self.path.parent.name}/{self.path.name}"
+        return f"{name} for {self.section}" if self.section else name
 
 
 def plugin_config_dir() -> Path:
@@ -38,10 +71,10 @@ def available(kind: str, host_dir: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name not in missing}
 
 
-def find(kind: str, name: str | None, host_dir: Path) -> Path:
-    """The file behind a name or a path (with or without ``.yaml``)."""
+def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
+    """The file behind a name or a path (with or without ``.yaml``); ``option`` is where the name was given."""
     known = available(kind, host_dir)
-    option = OPTIONS[kind]
+    option = option or OPTIONS[kind]
     if not name:
         raise ConfigError(f"{option} is missing; set it to one of: {', '.join(sorted(known))}.")
     if name in known:
@@ -94,27 +127,45 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def merge_all(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All of them merged, the last one strongest."""
+    return functools.reduce(merge, settings, {})
+
+
 def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
     """Defaults, then the environment's file, then the algorithm's, as EPyMARL merges them.
 
-    Our defaults are left out for the host's own algorithms, whose records stay as the host writes them.
+    An algorithm that ``extends`` another stands on that one's files. Our defaults are left out for the host's own
+    algorithms, whose records stay as the host writes them.
     """
-    alg_file, env_file = find("algs", alg, host_dir), find("envs", env, host_dir)
+    algorithms, env_file = _extended(find("algs", alg, host_dir), host_dir), find("envs", env, host_dir)
     defaults = [host_dir / "default.yaml"]
-    if not alg_file.is_relative_to(host_dir):
+    if not algorithms[-1].is_relative_to(host_dir):
         defaults.append(plugin_config_dir() / "default.yaml")
-    files = (*defaults, env_file, alg_file)
-    config: dict[str, Any] = {}
-    for path in files:
-        config = merge(config, read(path))
-    return Resolved(config, files)
+    return Resolved((*defaults, env_file), algorithms)
 
 
-def map_settings(algorithm: Path, map_name: Any) -> tuple[Path, dict[str, Any]]:
-    """What an algorithm's file changes on a map, and in which file that stands: ``config/maps/ALGORITHM.yaml``."""
-    path = plugin_config_dir() / "maps" / algorithm.name
-    shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve() and path.is_file()
-    return path, read(path).get(str(map_name), {}) if shipped else {}
+def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
+    """All that makes up a configuration, weakest first, ``updates`` from the command line last.
+
+    What an algorithm changes on a map stands right above its file; a preset stands right below the place that names
+    it. So an algorithm's own file wins over what it is based on, and the command line over everything.
+    """
+    files = [Layer(_settings(path), path) for path in resolved.files]
+    chosen = merge_all([*(layer.settings for layer in files), updates])
+    map_name = str(flatten(chosen).get("env_args.map_name"))
+    layers: list[Layer] = []
+    for layer in files:
+        layers.append(layer)
+        if layer.path in resolved.algorithms:
+            layers += _map_layer(layer.path, map_name)
+    layers.append(Layer(updates))
+    for key, find_preset in (("learner_preset", _learner_preset), ("preset", _preset)):
+        naming = [i for i, layer in enumerate(layers) if key in layer.settings]
+        name = layers[naming[-1]].settings[key] if naming else None
+        if name is not None:
+            layers[naming[-1] : naming[-1]] = find_preset(str(name), resolved, layers[naming[-1]])
+    return layers
 
 
 def known_keys(host_dir: Path) -> dict[str, Any]:
@@ -125,7 +176,72 @@ def known_keys(host_dir: Path) -> dict[str, Any]:
     known: dict[str, Any] = {}
     paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
     for path in paths:
-        for key, value in flatten(read(path)).items():
+        for key, value in flatten(_settings(path)).items():
             if value is not None or key not in known:  # null tells no type
                 known[key] = value
     return {key: value for key, value in known.items() if not key.startswith("env_args")}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file sets; which other it extends is no setting."""
+    return {key: value for key, value in read(path).items() if key != "extends"}
+
+
+def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
+    """An algorithm's file after those that it extends, the most basic one first."""
+    chain = [path]
+    while (name := read(chain[0]).get("extends")) is not None:
+        where = f"{chain[0]}: extends"
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}={name} is no name; write `extends: ALGORITHM`.")
+        below = find("algs", name, host_dir, option=where)
+        if any(below.resolve() == above.resolve() for above in chain):
+            loop = " -> ".join(file.stem for file in (*chain[::-1], below))
+            raise ConfigError(f"{where}={name} closes a loop ({loop}); let one of them extend nothing.")
+        chain.insert(0, below)
+    return tuple(chain)
+
+
+def _ours(folder: str, algorithm: Path) -> Path | None:
+    """Our file about a shipped algorithm, if there is one."""
+    shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve()
+    path = plugin_config_dir() / folder / algorithm.name
+    return path if shipped and path.is_file() else None
+
+
+def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
+    """What an algorithm changes on a map, from ``config/maps/ALGORITHM.yaml``, or from the table which that names."""
+    path = _ours("maps", algorithm)
+    if path is None:
+        return []
+    table = read(path)
+    if "same_as" in table:
+        path = path.with_name(f"{table['same_as']}.yaml")
+        table = read(path)
+    return [Layer(table[map_name], path, map_name)] if map_name in table else []
+
+
+def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
+    """A file of ``config/learners``; the host's own algorithms have no such keys."""
+    ours = plugin_config_dir() / "default.yaml" in resolved.base
+    files = {path.stem: path for path in sorted((plugin_config_dir() / "learners").glob("*.yaml")) if ours}
+    _check_preset("learner_preset", name, files, resolved, named)
+    return [Layer(read(files[name]), files[name], preset=True)]
+
+
+def _preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
+    """The sections of that name in ``config/presets`` of an algorithm and those it extends."""
+    tables = {path: read(path) for algorithm in resolved.algorithms if (path := _ours("presets", algorithm))}
+    _check_preset("preset", name, {key for table in tables.values() for key in table}, resolved, named)
+    return [Layer(table[name], path, name, preset=True) for path, table in tables.items() if name in table]
+
+
+def _check_preset(key: str, name: str, known: Collection[str], resolved: Resolved, named: Layer) -> None:
+    algorithm = resolved.algorithms[-1].stem
+    if not known:
+        raise ConfigError(f"{key}={name} {named.where} cannot be used, as {algorithm} has none; leave {key} out.")
+    if name not in known:
+        raise ConfigError(
+            f"{key}={name} {named.where} is unknown to {algorithm}{did_you_mean(name, known)}; "
+            f"set {key} to one of: {', '.join(sorted(known))}."
+        )

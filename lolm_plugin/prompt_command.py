@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"lolm prompt does not know {stray[0]}; see lolm prompt --help.")
     resolved = config_files.resolve(algorithm, environment, host_dir)
     config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
-    if config.get("mac") not in registry.ENTRIES["mac"]:
+    if config.get("mac") != config_check.LLM_MAC:
         raise ConfigError(f"--config={algorithm} asks no language model; set --config to one with mac=prompt_mac.")
     config_check.check(config)
     if config["env"] not in registry.LAYOUTS:

@@ -21,3 +21,23 @@ def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
 def keyed_seeds(seed: int, *key: int | str, count: int) -> np.ndarray:
     """``count`` independent 32-bit seeds for ``key``: uint32 ``[count]``."""
     return _sequence(seed, key).generate_state(count, np.uint32)
+
+
+class KeyedDraws:
+    """The n-th draw for ``purpose`` at a value of ``t_env`` comes from ``(seed, purpose, mode, t_env, n)``.
+
+    ``t_env`` moves on after every batch of training episodes, so a resumed run draws what the uninterrupted one
+    would have drawn.
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self.seed = seed
+        self.purpose = purpose
+        self._drawn: dict[str, tuple[int, int]] = {}  # mode -> (t_env, draws so far)
+
+    def generator(self, mode: str, t_env: int) -> np.random.Generator:
+        """A fresh generator for the next draw."""
+        at, draws = self._drawn.get(mode, (t_env, 0))
+        draws = draws if at == t_env else 0
+        self._drawn[mode] = (t_env, draws + 1)
+        return keyed_generator(self.seed, self.purpose, mode, t_env, draws)

@@ -44,6 +44,13 @@ LAYOUTS: dict[str, str] = {name: env.layout for name, env in ENVS.items()}
 MAP_SIZES: dict[str, str] = {name: env.sizes for name, env in ENVS.items()}
 VECTOR_ENVS: dict[str, str] = {name: env.vector for name, env in ENVS.items() if env.vector}
 
+# Entity networks: each is an agent of this name and a critic NAME_critic, whose shape is the config section NAME.
+TRUNKS: dict[str, str] = {
+    "updet": "lolm_plugin.modules.trunks.updet:UPDeT",
+    "asn_attention": "lolm_plugin.modules.trunks.asn_attention:ASNAttention",
+    "dt2gs": "lolm_plugin.modules.trunks.dt2gs:DT2GS",
+}
+
 # Host registries: kind -> name in a yaml -> "module:attribute".
 ENTRIES: dict[str, dict[str, str]] = {
     "env": {name: env.make for name, env in ENVS.items() if env.make},
@@ -51,9 +58,20 @@ ENTRIES: dict[str, dict[str, str]] = {
         "vector": "lolm_plugin.runners.vector_runner:VectorRunner",
         "supervised_parallel": "lolm_plugin.runners.supervised_parallel_runner:SupervisedParallelRunner",
     },
-    "mac": {"prompt_mac": "lolm_plugin.controllers.prompt_controller:PromptMAC"},
-    "agent": {"llm": "lolm_plugin.modules.agents.llm_agent:LLMAgent"},
-    "critic": {"transformer_critic": "lolm_plugin.modules.critics.transformer_critic:TransformerCritic"},
+    "mac": {
+        "prompt_mac": "lolm_plugin.controllers.prompt_controller:PromptMAC",
+        "network_mac": "lolm_plugin.controllers.network_controller:NetworkMAC",
+    },
+    "agent": {
+        "llm": "lolm_plugin.modules.agents.llm_agent:LLMAgent",
+        "gru": "lolm_plugin.modules.agents.gru_agent:GRUAgent",
+        **dict.fromkeys(TRUNKS, "lolm_plugin.modules.agents.entity_agent:EntityAgent"),
+    },
+    "critic": {
+        "transformer_critic": "lolm_plugin.modules.critics.transformer_critic:TransformerCritic",
+        "mlp_critic": "lolm_plugin.modules.critics.mlp_critic:MLPCritic",
+        **{f"{trunk}_critic": "lolm_plugin.modules.critics.entity_critic:EntityCritic" for trunk in TRUNKS},
+    },
     "learner": {"mappo_learner": "lolm_plugin.learners.mappo_learner:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
 }

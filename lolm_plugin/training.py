@@ -16,7 +16,8 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import use_host_config_dir
 
 USAGE = """\
-Train, or play, language-model policies on multi-agent battles, inside EPyMARL where a checkout is found.
+Train, or play, language-model policies and their baselines on multi-agent battles, inside EPyMARL where a checkout is
+found.
 
   python main.py --config=ALGORITHM --env-config=ENVIRONMENT [--epymarl=PATH|none] [with KEY=VALUE ...]
 
@@ -27,11 +28,15 @@ Try
       a real pretrained model, SmolLM2-135M, on a CPU
   python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2
       the paper's run, on StarCraft II inside EPyMARL; Qwen3-0.6B comes from the Hugging Face hub and wants a GPU
+  python main.py --config=updet_mappo --env-config=smax with env_args.map_name=3m
+      a baseline: UPDeT under the same learner; so are asn_attention_mappo, dt2gs_mappo and rnn_mappo
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
       play a checkpoint, on its own map or zero-shot on another
 
 Keys after `with`
   seed=1  t_max=20000  env_args.map_name=8m  llm.model=smollm2-135m  prompt.style=compact  kl.enabled=False
+  preset=reference: a baseline as it was published; config/presets has all of them
+  learner_preset=dt2gs_ref|epymarl|standard: the learner's settings of that code; config/learners
   Every key with a one-line comment: config/default.yaml and the yaml of the algorithm.
 
 Options
@@ -97,17 +102,17 @@ def _main(argv: list[str]) -> int:
     updates, options = _parse(command, arguments)
     config = config_check.apply_updates(resolved, updates, host_dir)
     config_check.check(config)
-    changed = _map_settings(resolved, config)
+    notes = _notes(config_files.stack(resolved, updates), config)
     if config["env"] in ("sc2", "sc2v2") and options["COMMAND"] is None:
         from lolm_plugin.doctor import starcraft
 
         starcraft.require(config["env"], config["env_args"]["map_name"])
-    if config.get("mac") in registry.ENTRIES["mac"] and options["COMMAND"] is None:
+    if config.get("mac") == config_check.LLM_MAC and options["COMMAND"] is None:
         from lolm_plugin.controllers.prompter import check_prompts
 
         check_prompts(config)
     full_command = shlex.join([*_interpreter(), *argv[0].split(), *argv[1:]])
-    return _run(config, options, hosts.open_host(checkout), full_command, notes=changed)
+    return _run(config, options, hosts.open_host(checkout), full_command, notes=notes)
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
@@ -163,15 +168,22 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
     return updates, options
 
 
-def _map_settings(resolved: config_files.Resolved, config: Mapping[str, Any]) -> list[str]:
-    """Lines that say what the map changed in the algorithm's settings, and what became of it."""
-    path, settings = config_files.map_settings(resolved.files[-1], config["env_args"].get("map_name"))
+def _notes(layers: Sequence[config_files.Layer], config: Mapping[str, Any]) -> list[str]:
+    """Lines that say what map and presets set, as far as nothing stronger undid it, and what became of the KL."""
     flat = config_files.flatten(config)
-    kept = [f"{key}={value}" for key, value in config_files.flatten(settings).items() if flat[key] == value]
+    unused = "" if flat.get("kl.enabled") else "kl."
     notes = []
-    if kept:
-        where = f"config/maps/{path.name} for {config['env_args']['map_name']}"
-        notes.append(f"From {where}: {', '.join(kept)}; what stands after `with` wins.")
+    for layer in layers:
+        if not (layer.section or layer.preset):
+            continue
+        settings = config_files.flatten(layer.settings)
+        kept = [
+            f"{key}={value}"
+            for key, value in settings.items()
+            if flat[key] == value and not (unused and key.startswith(unused))
+        ]
+        if kept:
+            notes.append(f"From {layer.source}: {', '.join(kept)}; what stands after `with` wins.")
     if flat.get("kl.enabled") and flat["kl.anneal_steps"] > flat["t_max"]:
         notes.append(
             f"The KL's weight does not come down to 0: kl.anneal_steps={flat['kl.anneal_steps']} is beyond "
@@ -196,7 +208,8 @@ def _run(
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
     hosts.register(host)
     if config.get("mac") in registry.ENTRIES["mac"]:
-        _announce(config, logger)
+        if config["mac"] == config_check.LLM_MAC:
+            _announce(config, logger)
         for note in notes:
             logger.info(note)
         threads = config["torch_threads"]

@@ -201,9 +201,9 @@ def _random_states(args, shape, rng):
     return torch.from_numpy(np.concatenate([unit.reshape(*shape, -1) for unit in units], -1))
 
 
-def _tiny_args(changes=None, n_agents=2, n_enemies=2):
-    """The arguments a host would pass for ``lolm_mappo_tiny`` on a SMAX battle; ``changes`` has dotted keys."""
-    config = config_files.resolve("lolm_mappo_tiny", "probe", BUNDLED / "config").config
+def _tiny_args(changes=None, n_agents=2, n_enemies=2, algorithm="lolm_mappo_tiny"):
+    """The arguments a host would pass for an algorithm on a SMAX battle; ``changes`` has dotted keys."""
+    config = config_files.resolve(algorithm, "probe", BUNDLED / "config").config
     config |= {"env": "smax", "env_args": {"map_name": f"{n_agents}m_vs_{n_enemies}z"}, "seed": 1, "device": "cpu"}
     config |= {"n_agents": n_agents, "n_actions": N_BASE_ACTIONS + n_enemies}
     # What the file tunes is not what is tested.
@@ -249,11 +249,10 @@ class Log:
 
 def _new_learner(args):
     """A learner with its own controller, as a host builds them."""
-    from lolm_plugin.controllers.prompt_controller import PromptMAC
     from lolm_plugin.learners.mappo_learner import MAPPOLearner
 
     scheme = _scheme(args)
-    mac = PromptMAC(scheme, {"agents": args.n_agents}, args)
+    mac = registry.load(registry.ENTRIES["mac"][args.mac])(scheme, {"agents": args.n_agents}, args)
     return MAPPOLearner(mac, scheme, Log(), args)
 
 
@@ -265,7 +264,7 @@ def _play(mac, lengths=(4, 2, 3), t_env=0, seed=0, unseen=0.3):
     """
     from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 
-    args, layout = mac.args, mac.agent.prompter.layout
+    args, layout = mac.args, mac.layouts.observation
     batch = EpisodeBatch(_scheme(args), {"agents": args.n_agents}, len(lengths), max(lengths) + 1)
     shape = (len(lengths), max(lengths) + 1, args.n_agents)
     obs, mask = (x.unflatten(0, shape) for x in _random_views(layout, np.prod(shape), seed, unseen))
@@ -273,6 +272,7 @@ def _play(mac, lengths=(4, 2, 3), t_env=0, seed=0, unseen=0.3):
     mask[:, 1:, -1, 0] = 1
     rng = np.random.default_rng(seed)
     state = _random_states(args, shape[:2], rng)
+    mac.init_hidden(batch_size=len(lengths))
     for t in range(max(lengths) + 1):
         there = [i for i, length in enumerate(lengths) if t <= length]
         batch.update({"obs": obs[there, t], "avail_actions": mask[there, t], "state": state[there, t]}, there, t)

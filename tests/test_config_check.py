@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from lolm_plugin import registry
 from lolm_plugin.config_check import apply_updates, check
-from lolm_plugin.config_files import merge, plugin_config_dir, resolve
+from lolm_plugin.config_files import flatten, merge, plugin_config_dir, read, resolve
 from lolm_plugin.errors import ConfigError
 
 ALGORITHMS = sorted(path.stem for path in (plugin_config_dir() / "algs").glob("*.yaml"))
@@ -87,6 +88,19 @@ def test_nested_updates_leave_their_neighbours_alone(configured):
     assert config["env_args"] == {**configured()["env_args"], "map_name": "duel"}
 
 
+@pytest.mark.parametrize("fields", [[], ["x", "y"]])
+def test_the_further_fields_are_a_list(configured, fields):
+    config = configured({"entity": {"further_fields": fields}}, "updet_mappo")
+    check(config)
+    assert config["entity"]["further_fields"] == fields
+
+
+@pytest.mark.parametrize(("gain", "value"), [(None, None), (1, 1.0), (0.01, 0.01)])
+def test_the_initial_gain_is_null_or_a_number(configured, gain, value):
+    taken = configured({"entity": {"init_gain": gain}}, "updet_mappo")["entity"]["init_gain"]
+    assert (taken, type(taken)) == (value, type(value))
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
 def test_lora_targets_may_be_a_word_or_a_list(configured, targets):
     assert configured({"lora": {"targets": targets}})["lora"]["targets"] == targets
@@ -130,6 +144,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(configured, updates, parts):
         ({"env_args": {"shuffle_obs": "yes"}}, ("env_args.shuffle_obs=yes", "is not True or False")),
         ({"seed": "abc"}, ("seed=abc", "is not a whole number")),
         ({"seed": -1}, ("seed=-1",)),
+        ({"entity": {"init_gain": "small"}}, ("entity.init_gain=small", "is not a number", "such as 0.01")),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(configured, updates, parts):
@@ -210,10 +225,68 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"critic": {"heads": 0}}, ("critic.heads=0", "greater than 0")),
         ({"critic": {"width": 0}}, ("critic.width=0", "greater than 0")),
         ({"llm": {"model": "no model"}}, ("llm.model=no model", "neither an existing folder nor a hub id")),
+        ({"llm": {"train": "some"}}, ("llm.train=some", "lora, full")),
+        ({"llm": {"train": "full"}}, ("llm.train=full", "kl.enabled=True", "set kl.enabled=False or llm.train=lora")),
+        ({"agent": "gru"}, ("agent=gru", "mac=prompt_mac", "one of: llm")),
+        ({"mac": "network_mac"}, ("agent=llm", "mac=network_mac", "updet")),
     ],
 )
 def test_values_that_cannot_go_together_are_refused(configured, changes, parts):
     refused(lambda: check(merge(configured(), changes)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "parts"),
+    [
+        ("updet_mappo", {"kl": {"enabled": True}}, ("kl.enabled=True", "mac=network_mac", "set kl.enabled=False")),
+        ("updet_mappo", {"obs_agent_id": True}, ("obs_agent_id=True", "agent=updet", "set obs_agent_id=False")),
+        (
+            "dt2gs_mappo",
+            {"obs_last_action": True},
+            ("obs_last_action=True", "agent=dt2gs", "set obs_last_action=False"),
+        ),
+        ("updet_mappo", {"mac": "prompt_mac"}, ("agent=updet", "mac=prompt_mac", "one of: llm")),
+        ("updet_mappo", {"agent": "llm"}, ("agent=llm", "mac=network_mac", "gru", "dt2gs")),
+        ("updet_mappo", {"agent": "rnn"}, ("agent=rnn", "mac=network_mac")),
+        ("updet_mappo", {"critic_type": "cv_critic"}, ("critic_type=cv_critic", "updet_critic", "mlp_critic")),
+        ("updet_mappo", {"entity": {"heal_mode": "self"}}, ("entity.heal_mode=self", "ally_tokens, ignore")),
+        (
+            "asn_attention_mappo",
+            {"asn_attention": {"combine": "sum"}},
+            ("asn_attention.combine=sum", "hadamard, inner"),
+        ),
+        ("dt2gs_mappo", {"dt2gs": {"noise_mode": "new"}}, ("dt2gs.noise_mode=new", "stored, frozen, redraw")),
+        (
+            "updet_mappo",
+            {"entity": {"further_fields": "x"}},
+            ("entity.further_fields=x", "list", "cooldown", "such as"),
+        ),
+        ("updet_mappo", {"entity": {"further_fields": ["z"]}}, ("entity.further_fields=['z']", "cooldown")),
+        ("updet_mappo", {"entity": {"further_fields": [3]}}, ("entity.further_fields=[3]", "cooldown")),
+        ("updet_mappo", {"critic_type": "updet_critic", "env": "gymma"}, ("mac=network_mac", "env=gymma", "layout")),
+        ("rnn_mappo", {"learner": "ppo_learner"}, ("learner=ppo_learner", "mac=network_mac", "mappo_learner")),
+        ("rnn_mappo", {"action_selector": "soft_policies"}, ("action_selector=soft_policies", "keyed")),
+    ],
+)
+def test_what_does_not_fit_a_network_is_refused(configured, algorithm, changes, parts):
+    refused(lambda: check(merge(configured(alg=algorithm), changes)), *parts)
+
+
+def test_a_network_is_held_to_no_rule_of_language_models(configured):
+    changes = {"llm": {"model": "no model", "train": "some"}, "prompt": {"style": "haiku"}, "head": {"attack_keys": ""}}
+    check(merge(configured(alg="updet_mappo"), changes))
+    check(merge(configured(alg="rnn_mappo"), {"obs_last_action": True, "critic": {"width": 30}}))
+
+
+@pytest.mark.parametrize("critic", sorted(registry.ENTRIES["critic"]))
+@pytest.mark.parametrize("algorithm", ["updet_mappo", "rnn_mappo", "lolm_mappo_tiny"])
+def test_every_policy_may_have_every_critic(configured, algorithm, critic):
+    check(configured({"critic_type": critic}, algorithm))
+
+
+def test_a_random_model_may_be_trained_by_an_adapter_and_a_pretrained_one_in_full(configured):
+    check(configured({"llm": {"train": "lora"}}, "transformer_mappo"))
+    check(configured({"llm": {"train": "full"}, "kl": {"enabled": False}}))
 
 
 def test_a_policy_on_an_environment_without_a_layout_is_refused_before_it_is_built(configured):
@@ -268,10 +341,31 @@ def test_env_args_without_a_task_are_refused(configured):
         ({"torch_threads": -1}, "torch_threads=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
         ({"test_nepisode": 0}, "test_nepisode=0"),
+        ({"critic_minibatches": 0}, "critic_minibatches=0"),
+        ({"microbatch": 0}, "microbatch=0"),
+        ({"entity": {"init_gain": 0.0}}, "entity.init_gain=0.0"),
+        ({"gru": {"width": 0}}, "gru.width=0"),
+        ({"dt2gs": {"temperature": 0.0}}, "dt2gs.temperature=0.0"),
+        ({"dt2gs": {"reconstruction_coef": -1.0}}, "dt2gs.reconstruction_coef=-1.0"),
+        ({"dt2gs": {"subtask_kl_coef": -1.0}}, "dt2gs.subtask_kl_coef=-1.0"),
     ],
 )
 def test_values_out_of_range_are_refused(configured, changes, part):
     refused(lambda: check(merge(configured(), changes)), part, "out of range")
+
+
+NUMBERS = sorted(
+    f"{section}.{key}"
+    for section in ("updet", "asn_attention", "dt2gs", "gru")
+    for key, value in read(plugin_config_dir() / "default.yaml")[section].items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_every_number_of_a_networks_shape_has_a_range(configured, key):
+    section, name = key.split(".")
+    refused(lambda: check(merge(configured(), {section: {name: -1}})), f"{key}=-1", "out of range")
 
 
 def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir):
@@ -283,6 +377,30 @@ def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir
     mine = configured(t_max=99)
     assert (mine["t_max"], mine["kl"]["anneal_steps"]) == (99, 5_000_000)
     assert configured()["kl"]["direction"] == "forward"
+
+
+@pytest.mark.parametrize("game_map", ["3m", "3s5z_vs_3s6z"])
+def test_all_algorithms_get_equally_many_steps_on_a_map(host_dir, game_map):
+    sized_for_a_cpu = {"lolm_mappo_smol", "lolm_mappo_tiny"}
+    updates = {"env_args": {"map_name": game_map}}
+    steps = {
+        apply_updates(resolve(algorithm, "smax", host_dir), updates, host_dir)["t_max"]
+        for algorithm in set(ALGORITHMS) - sized_for_a_cpu
+    }
+    assert len(steps) == 1
+
+
+def test_an_ablation_differs_from_the_method_in_what_it_leaves_out(host_dir):
+    def settings(algorithm):
+        return flatten(apply_updates(resolve(algorithm, "smax", host_dir), {}, host_dir))
+
+    method = settings("lolm_mappo")
+    for algorithm, changes in {
+        "lolm_mappo_no_kl": {"kl.enabled": False},
+        "lolm_mappo_static_prompt": {"prompt.dynamic": False},
+        "transformer_mappo": {"llm.pretrained": False, "llm.train": "full", "kl.enabled": False},
+    }.items():
+        assert settings(algorithm) == {**method, **changes, "name": algorithm}
 
 
 @pytest.mark.parametrize(

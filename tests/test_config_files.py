@@ -1,7 +1,6 @@
 """Finding, reading and merging yaml files."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +11,12 @@ from lolm_plugin.config_files import (
     find,
     flatten,
     known_keys,
-    map_settings,
     merge,
+    merge_all,
     plugin_config_dir,
     read,
     resolve,
+    stack,
 )
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import config_dir, locate
@@ -178,15 +178,77 @@ def test_our_own_files_are_found():
     assert (plugin_config_dir() / "algs/lolm_mappo.yaml").is_file()
 
 
+def on_hill(algorithm, tree, **updates):
+    return merge_all(layer.settings for layer in stack(resolve(str(algorithm), "field", tree.host), updates))
+
+
 def test_a_map_changes_the_settings_of_the_shipped_algorithm_alone(tree):
     tree.write("ours/maps/ours.yaml", "hill: {d: 7}")
-    ours = tree.ours / "algs/ours.yaml"
-    assert map_settings(ours, "hill") == (tree.ours / "maps/ours.yaml", {"d": 7})
-    assert map_settings(ours, "isle")[1] == {}
-    assert map_settings(ours, None)[1] == {}
-    assert map_settings(Path("ours/algs/ours.yaml"), "hill")[1] == {"d": 7}  # the tree is the current folder
-    assert map_settings(tree.ours / "algs/both.yaml", "hill")[1] == {}
-    assert map_settings(tree.write("mine/ours.yaml", "d: 5"), "hill")[1] == {}
+    assert on_hill("ours", tree)["d"] == 7
+    assert on_hill("ours", tree, env_args={"map_name": "isle"})["d"] == 5
+    assert on_hill("ours", tree, env_args={"map_name": None})["d"] == 5
+    assert on_hill("ours/algs/ours.yaml", tree)["d"] == 7  # the tree is the current folder
+    assert on_hill("both", tree)["d"] == 5
+    assert on_hill(tree.write("mine/ours.yaml", "d: 6"), tree)["d"] == 6
+
+
+def test_an_algorithm_stands_on_the_files_it_extends(tree):
+    tree.write("ours/algs/middle.yaml", "extends: ours\nd: 6\nmiddle: 6")
+    mine = tree.write("mine/try.yaml", "extends: middle\nsection: {x: 7}")
+    resolved = resolve(str(mine), "field", tree.host)
+    assert resolved.algorithms == (tree.ours / "algs/ours.yaml", tree.ours / "algs/middle.yaml", mine)
+    assert resolved.config == {
+        **{"a": 1, "b": 2, "c": 3, "d": 6, "middle": 6},
+        **{"section": {"x": 7, "y": 3, "z": 5}, "env": "field", "env_args": {"map_name": "hill"}},
+    }
+    assert "extends" not in known_keys(tree.host)
+
+
+@pytest.mark.parametrize("name", ["mine/base.yaml", "mine/base"])
+def test_a_path_can_be_extended(tree, name):
+    tree.write("mine/base.yaml", "extends: ours\nd: 6")
+    mine = tree.write("mine/try.yaml", f"extends: {name}\na: 7")
+    config = resolve(str(mine), "field", tree.host).config
+    assert (config["a"], config["d"], config["section"]["z"]) == (7, 6, 5)
+
+
+def test_an_algorithm_of_the_host_can_be_extended_and_then_has_our_defaults(tree):
+    config = resolve(str(tree.write("mine/try.yaml", "extends: theirs\na: 7")), "field", tree.host).config
+    assert (config["a"], config["b"], config["d"]) == (7, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("extends: our", "try.yaml: extends=our is neither a yaml file nor a known name (did you mean ours?)"),
+        ("extends: mine/try", "try.yaml: extends=mine/try closes a loop (try -> try)"),
+        ("extends: mine/other", "other.yaml: extends=mine/try closes a loop (try -> other -> try)"),
+        ("extends: [ours]", "try.yaml: extends=['ours'] is no name"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tree, lines, complaint):
+    tree.write("mine/other.yaml", "extends: mine/try")
+    tree.write("mine/try.yaml", lines)
+    with pytest.raises(ConfigError) as error:
+        resolve("mine/try", "field", tree.host)
+    assert complaint in str(error.value)
+
+
+def test_what_a_map_changes_is_inherited_below_the_file_that_extends(tree):
+    tree.write("ours/maps/ours.yaml", "hill: {a: 7, d: 7}")
+    tree.write("ours/algs/ablation.yaml", "extends: ours\nb: 8")
+    mine = tree.write("mine/try.yaml", "extends: ablation\nd: 8")
+    assert (on_hill("ablation", tree)["a"], on_hill("ablation", tree)["d"]) == (7, 7)
+    assert (on_hill(mine, tree)["a"], on_hill(mine, tree)["b"], on_hill(mine, tree)["d"]) == (7, 8, 8)
+    assert on_hill(mine, tree, d=9)["d"] == 9
+
+
+def test_a_table_of_maps_may_be_that_of_another_algorithm(tree):
+    tree.write("ours/maps/ours.yaml", "hill: {d: 7}")
+    tree.write("ours/maps/both.yaml", "same_as: ours")
+    assert on_hill("both", tree)["d"] == 7
+    layers = stack(resolve("both", "field", tree.host), {})
+    assert [layer.source for layer in layers if layer.section] == ["config/maps/ours.yaml for hill"]
 
 
 def test_our_files_for_the_hosts_environments_count_only_where_the_host_has_them(tree):

@@ -3,157 +3,118 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
-from lolm_plugin.controllers.action_selector import KeyedActionSelector
+from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.controllers.prompter import build_prompter
-from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.batching import plan_microbatches
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
-from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
-from lolm_plugin.observations.probes import FirstBattles
 
 
 @dataclass(frozen=True)
-class AgentSteps:
-    """The decisions of a batch: every agent-step with at least two available actions.
-
-    Dead agents (one action) and padding (none) are not among them: their action is forced, so their
-    log-probability and entropy are 0, they have no gradient, and the LM never reads them.
-    """
+class PromptSteps:
+    """The decisions of a batch (see ``AgentSteps``) and what the LM reads for them; it never reads for the others."""
 
     index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
     available: Tensor  # bool [rows, n_actions]
     prompts: list[list[int]]  # token ids of every different prompt's own part
     prompt: Tensor  # int64 [rows]: which of the prompts a row reads
+    together: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
 
 
-class PromptMAC:
-    """Shares one LLM agent between all agents; the host's controller contract plus what a learner needs."""
+class PromptMAC(Controller):
+    """Shares one LLM agent between all agents. Every prompt holds all that its agent knows: there is no memory."""
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
-        layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
-        check_sizes(layouts, scheme, args.n_actions)
-        self.first_battles = FirstBattles(layouts, wanted=args.layout["probes"])
-        self.args = args
-        self.n_agents = args.n_agents
-        self.device = torch.device(args.device)
-        prompter = build_prompter(args.llm, args.prompt, layouts.observation)
+        super().__init__(scheme, groups, args)
+        prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
-        self.action_selector = KeyedActionSelector(args)
-        # Log-probabilities of the actions taken in the last training rollout, [batch, time, agents].
-        self.behaviour_log_probs: Tensor | None = None
 
-    # The host's contract.
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """LoRA, or the whole language model, and the action head."""
+        trained = "lora" if self.agent.backbone.has_reference else "backbone"
+        return [
+            {"name": trained, "params": self.agent.backbone.trainable(), "lr": self.args.lr},
+            {"name": "head", "params": list(self.agent.head.parameters()), "lr": self.args.head_lr},
+        ]
 
-    def init_hidden(self, batch_size: int) -> None:
-        """Nothing to reset: every prompt holds all that its agent knows."""
+    def take_usage(self) -> dict[str, float]:
+        """What the language model was used for since the last call."""
+        return self.agent.take_usage()
 
-    def select_actions(
-        self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
-    ) -> Tensor:
-        """Actions [len(bs), agents] of the running episodes ``bs`` at timestep ``t_ep``."""
-        self.first_battles.look(ep_batch, t_ep, bs)
-        available = ep_batch["avail_actions"][:, t_ep] > 0
-        running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
-        running[bs] = True
-        log_probs = self._log_probs(ep_batch["obs"][:, t_ep], available & running[:, None, None])
-        actions = self.action_selector.select_action(log_probs.exp(), available, t_env, test_mode)
-        if not test_mode:
-            self._remember(log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
-        return actions[bs]
-
-    def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
-        """Probabilities [batch, agents, actions] at one timestep, without gradient; learners call ``logits``."""
-        return self._log_probs(ep_batch["obs"][:, t], ep_batch["avail_actions"][:, t] > 0).exp()
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """Everything that is trained: LoRA and the action head."""
-        return [*self.agent.backbone.lora_parameters(), *self.agent.head.parameters()]
-
-    def cuda(self) -> None:
-        """Move to the GPU."""
-        self.agent.cuda()
+    def fingerprint(self) -> dict[str, Any]:
+        """The language model, its adapter and head; and the seed where that made weights that are not saved."""
+        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys",)}
+        if self.agent.backbone.has_reference:
+            keys["lora"] = ("rank", "alpha", "targets")
+        settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}
+        drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
+        return {**settings, "seed": self.args.seed} if drawn else settings
 
     def save_models(self, path: str) -> None:
-        """Adapter in PEFT's own format and action head, as safetensors."""
-        self.agent.backbone.save_adapter(f"{path}/adapter")
+        """Adapter in PEFT's own format, or the whole language model, and action head, as safetensors."""
+        self.agent.backbone.save(path)
         save_tensors(f"{path}/head.safetensors", self.agent.head.state_dict())
 
     def load_models(self, path: str) -> None:
         """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
-        self.agent.backbone.load_adapter_state(load_tensors(f"{path}/adapter/adapter_model.safetensors"))
+        self.agent.backbone.load(path)
         tensors = load_tensors(f"{path}/head.safetensors", expected=self.agent.head.state_dict())
         self.agent.head.load_state_dict(tensors)
 
-    def __deepcopy__(self, memo: dict) -> NoReturn:
-        raise ConfigError(
-            f"learner={self.args.learner} copies its controller, which would put a second language model into memory; "
-            "set learner=mappo_learner, which needs no copy."
-        )
+    @torch.no_grad()
+    def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
+        """The policy at timestep ``t`` of the episodes ``running``; in the others action 0 is certain."""
+        available = (ep_batch["avail_actions"][:, t] > 0) & running[:, None, None]
+        log_probs, index = certain_log_probs(available)
+        if len(index[0]):
+            rows = available[index]
+            prompts, prompt = _distinct(self.agent.prompter.encode(ep_batch["obs"][:, t][index], rows, index[1]))
+            hidden = self._hidden(prompts)[prompt.to(rows.device)]
+            log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
+        return Acting(log_probs)
 
-    # What a policy-gradient learner needs.
+    def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> PromptSteps:
+        """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
+        index, rows = decisions(batch, valid)
+        obs = batch["obs"][:, : valid.shape[1]][index]
+        prompts, prompt = _distinct(self.agent.prompter.encode(obs, rows, index[2]))
+        return PromptSteps(index, rows, prompts, prompt.to(rows.device))
 
-    def agent_steps(self, batch: Any, valid: Tensor) -> AgentSteps:
-        """The decisions of a batch within ``valid`` [batch, time], in a fixed order, ready to evaluate."""
-        steps = valid.shape[1]
-        available = batch["avail_actions"][:, :steps] > 0
-        deciding = (available.sum(-1) > 1) & valid.unsqueeze(-1)
-        index = torch.nonzero(deciding, as_tuple=True)
-        rows = available[index]
-        prompts, prompt = _distinct(self.agent.prompter.encode(batch["obs"][:, :steps][index], rows, index[2]))
-        return AgentSteps(index, rows, prompts, prompt.to(rows.device))
-
-    def microbatches(self, steps: AgentSteps, rows: Tensor) -> list[Tensor]:
+    def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
         read = steps.prompt[rows]
         distinct = read.unique()
         groups = self._groups([steps.prompts[i] for i in distinct.tolist()])
         return [rows[torch.isin(read, distinct[torch.tensor(group, device=read.device)])] for group in groups]
 
-    def logits(self, steps: AgentSteps, rows: Tensor) -> Tensor:
+    def logits(self, steps: PromptSteps, rows: Tensor) -> Tensor:
         """Action logits [len(rows), n_actions] of the current policy, with gradient; equal prompts are read once."""
         distinct, read = steps.prompt[rows].unique(return_inverse=True)
         hidden = self.agent.hidden([steps.prompts[i] for i in distinct.tolist()])
         return self.agent.logits(hidden)[read]
 
-    def reference_hidden(self, steps: AgentSteps) -> Tensor:
+    def evaluate(self, steps: PromptSteps, rows: Tensor) -> Evaluation:
+        """The current policy on ``rows`` [n] of the steps."""
+        return Evaluation(self.logits(steps, rows))
+
+    def reference_hidden(self, steps: PromptSteps) -> Tensor:
         """Hidden states [len(steps), hidden] of the frozen pretrained LM; the same all through an update."""
         return self._hidden(steps.prompts, reference=True)[steps.prompt]
 
     def reference_logits(self, hidden: Tensor) -> Tensor:
         """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
         return self.agent.logits(hidden).detach()
-
-    @torch.no_grad()
-    def _log_probs(self, obs: Tensor, available: Tensor) -> Tensor:
-        """Log-probabilities [batch, agents, actions] without gradient, -inf where unavailable.
-
-        Where nothing is available (padding) action 0 is certain. obs [batch, agents, obs_size],
-        available bool [batch, agents, actions].
-        """
-        forced = ~available.any(-1)  # padding: action 0, as certain as a dead agent's
-        available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
-        log_probs = torch.full(available.shape, -torch.inf, device=available.device)
-        log_probs[available] = 0.0  # right where there is at most one action; the others follow
-        index = torch.nonzero(available.sum(-1) > 1, as_tuple=True)
-        if len(index[0]):
-            rows = available[index]
-            prompts, prompt = _distinct(self.agent.prompter.encode(obs[index], rows, index[1]))
-            hidden = self._hidden(prompts)[prompt.to(rows.device)]
-            log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
-        return log_probs
 
     def _groups(self, sequences: list[list[int]]) -> list[list[int]]:
         """Which sequences the LM reads together; a prefix that cannot be shared is read again by every row."""
@@ -168,14 +129,6 @@ class PromptMAC:
         for group in self._groups(sequences):
             hidden[group] = self.agent.hidden([sequences[i] for i in group], reference=reference)
         return hidden
-
-    def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:
-        shape = (actions.shape[0], steps, self.n_agents)
-        if self.behaviour_log_probs is None or self.behaviour_log_probs.shape != shape:
-            self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
-        if t_ep == 0:  # of these episodes; others of the batch may have been played before
-            self.behaviour_log_probs[bs] = 0.0
-        self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
 
 
 def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:

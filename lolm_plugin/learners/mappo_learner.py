@@ -1,25 +1,17 @@
 """One MAPPO for every algorithm, with a KL to a frozen reference that anneals to zero (paper, section 4.3)."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lolm_plugin import __version__, registry
-from lolm_plugin.checkpoints.files import (
-    load_optimiser_tensors,
-    load_tensors,
-    optimiser_tensors,
-    save_tensors,
-)
+from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.learners import ppo_core
+from lolm_plugin.learners import learner_checkpoint, ppo_core
 from lolm_plugin.learners.kl_annealing import KLAnnealing
 from lolm_plugin.learners.value_normaliser import ValueNormaliser
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
@@ -31,7 +23,8 @@ class MAPPOLearner:
 
     No old copy of the policy is kept. Before its first step the policy still is the behaviour policy, so the
     first epoch's log-probabilities are the old ones; ``ratio_epoch0`` compares them with those recorded while
-    playing and has to be 1.
+    playing and has to be 1. What it asks of a policy is in ``controllers/controller.py``: memory, losses of the
+    policy's own and the noise it draws stay the controller's business.
     """
 
     def __init__(self, mac: Any, scheme: Mapping[str, Mapping], logger: Any, args: SimpleNamespace) -> None:
@@ -42,11 +35,7 @@ class MAPPOLearner:
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLAnnealing(args.kl["enabled"], args.kl["anneal_steps"], args.kl["eps"], args.kl["coef_max"])
-        lora = mac.agent.backbone.lora_parameters()
-        self.actor_optimiser = torch.optim.Adam(
-            [{"params": lora, "lr": args.lr}, {"params": mac.agent.head.parameters(), "lr": args.head_lr}],
-            eps=args.optim_eps,
-        )
+        self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps)
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps)
         self._base_lrs = [group["lr"] for group in self._groups()]
         self._last_log = -args.learner_log_interval - 1
@@ -54,35 +43,41 @@ class MAPPOLearner:
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """One update: ``epochs`` passes over a batch of whole episodes [batch, time, ...]."""
-        playing = self.mac.agent.take_usage()
+        playing = self.mac.take_usage()
         updating_since = time.perf_counter()
         self._decay_learning_rates(t_env)
 
         valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
         rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
         terminated = batch["terminated"][:, :-1].float()
-        with torch.no_grad():
-            old_values = self.critic(batch).squeeze(-1)
+        if not self.args.bootstrap_time_limit:
+            terminated = torch.maximum(terminated, ppo_core.last_steps(valid))
+        old_values = self._old_values(batch, t_env)
         values = self.value_normaliser.denormalise(old_values)
         advantages, returns = ppo_core.gae(rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda)
         counts = valid.expand_as(returns)
-        self.value_normaliser.update(returns, counts)
+        if self.args.normalise_values:
+            self.value_normaliser.update(returns, counts)
 
-        steps = self.mac.agent_steps(batch, valid.squeeze(-1) > 0)
+        steps = self.mac.agent_steps(batch, valid.squeeze(-1) > 0, t_env)
         chosen = SimpleNamespace(
             actions=batch["actions"][:, :-1].squeeze(-1)[steps.index],
-            advantages=ppo_core.normalise(advantages[steps.index], torch.ones(len(steps), device=valid.device)),
+            advantages=self._advantages(advantages, counts, steps),
             old_log_probs=torch.zeros(len(steps), device=valid.device),
             reference=self.mac.reference_hidden(steps) if self.kl.active(t_env) else None,
+            # How many agent-steps stand behind one decision in a mean: 1, or more if the dead count.
+            weight=1.0 if self.args.mask_dead else float(counts.sum()) / max(1, len(steps)),
         )
         stats: dict[str, list[float]] = defaultdict(list)
         if self.args.minibatches > 1:  # later minibatches of the first epoch no longer see the old policy
             self._record_old_log_probs(steps, chosen)
         for epoch in range(self.args.epochs):
             fresh = epoch == 0 and self.args.minibatches == 1
-            for rows in self._minibatches(len(steps), t_env, epoch):
+            for rows in self._minibatches(steps, t_env, epoch):
                 self._update_actor(steps, rows, chosen, fresh, t_env, stats)
-            self._update_critic(batch, old_values, self.value_normaliser.normalise(returns), counts, stats)
+            targets = self.value_normaliser.normalise(returns)
+            for episodes in self._parts(len(valid), self.args.critic_minibatches, "critic_minibatch", t_env, epoch):
+                self._update_critic(batch, episodes, old_values, targets, counts, t_env, stats)
 
         if t_env - self._last_log >= self.args.learner_log_interval:
             self._last_log = t_env
@@ -92,7 +87,7 @@ class MAPPOLearner:
             stats["explained_variance"].append(float(ppo_core.explained_variance(values[:, :-1], returns, counts)))
             self._log(stats, t_env)
             self._log_speed(len(steps), playing, updating_since, t_env)
-        self.mac.agent.take_usage()  # this update's own forward passes are in its wall time already
+        self.mac.take_usage()  # this update's own forward passes are in its wall time already
         self._last_time = time.perf_counter()
 
     def _update_actor(
@@ -100,10 +95,12 @@ class MAPPOLearner:
     ) -> None:
         """One optimiser step on ``rows`` [n] of the decisions, gradients added up over microbatches."""
         coef = self.kl.coef(t_env)
+        count = len(rows) * chosen.weight
         sums: dict[str, float] = defaultdict(float)
         self.actor_optimiser.zero_grad(set_to_none=True)
         for micro in self.mac.microbatches(steps, rows):
-            log_policy = masked_log_softmax(self.mac.logits(steps, micro), steps.available[micro])
+            policy = self.mac.evaluate(steps, micro)
+            log_policy = masked_log_softmax(policy.logits, steps.available[micro])
             log_probs = log_policy.gather(-1, chosen.actions[micro].unsqueeze(-1)).squeeze(-1)
             if fresh:
                 chosen.old_log_probs[micro] = log_probs.detach()
@@ -112,62 +109,108 @@ class MAPPOLearner:
                 log_probs, old, chosen.advantages[micro], self.args.eps_clip
             )
             spread = entropy(log_policy)
-            policy_loss = (surrogate - self.args.entropy_coef * spread).sum() / len(rows)
+            policy_loss = (surrogate - self.args.entropy_coef * spread).sum() / count
             kl_loss = policy_loss.new_zeros(())
             if chosen.reference is not None:
                 frozen = self.mac.reference_logits(chosen.reference[micro])
                 log_frozen = masked_log_softmax(frozen, steps.available[micro])
                 pair = (log_policy, log_frozen) if self.args.kl["direction"] == "forward" else (log_frozen, log_policy)
-                kl_loss = kl_divergence(*pair).sum() / len(rows)
-            (policy_loss + coef * kl_loss).backward()
+                kl_loss = kl_divergence(*pair).sum() / count
+            own_losses = {f"{name}_loss": loss.sum() / len(rows) for name, loss in policy.losses.items()}
+            (policy_loss + coef * kl_loss + sum(own_losses.values())).backward()
             log_ratio = (log_probs - old).detach()
-            sums["policy_loss"] += policy_loss.item()
-            sums["kl_loss"] += kl_loss.item()
-            sums["entropy"] += spread.sum().item() / len(rows)
-            sums["clip_fraction"] += clipped.sum().item() / len(rows)
-            sums["approx_kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / len(rows)
+            means = {"entropy": spread, "clip_fraction": clipped, "approx_kl": log_ratio.exp() - 1 - log_ratio}
+            for name, value in (means | policy.stats).items():
+                sums[name] += value.sum().item() / len(rows)
+            for name, value in ({"policy_loss": policy_loss, "kl_loss": kl_loss} | own_losses).items():
+                sums[name] += value.item()
         if sums["kl_loss"] > self.args.kl["eps"]:
             self.kl.measure(sums["policy_loss"], sums["kl_loss"])
-        lora, head = (group["params"] for group in self.actor_optimiser.param_groups)
-        sums["lora_grad_norm"] = float(torch.nn.utils.get_total_norm([p.grad for p in lora if p.grad is not None]))
-        sums["head_grad_norm"] = float(torch.nn.utils.get_total_norm([p.grad for p in head if p.grad is not None]))
-        torch.nn.utils.clip_grad_norm_([*lora, *head], self.args.grad_norm_clip, error_if_nonfinite=True)
+        for group in self.actor_optimiser.param_groups:
+            sums[f"{group['name']}_grad_norm"] = _gradient_norm(group["params"])
+        torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.args.grad_norm_clip, error_if_nonfinite=True)
         self.actor_optimiser.step()
         for name, value in sums.items():
             stats[name].append(value)
 
-    def _update_critic(self, batch: Any, old_values: Tensor, targets: Tensor, counts: Tensor, stats: dict) -> None:
-        """One optimiser step of the critic on all states; values and targets are in its own, normalised units."""
-        values = self.critic(batch).squeeze(-1)[:, :-1]
-        losses = ppo_core.clipped_value_loss(
-            values, old_values[:, :-1], targets, self.args.value_clip, self.args.huber_delta
-        )
-        loss = ppo_core.masked_mean(losses, counts)
+    def _update_critic(
+        self,
+        batch: Any,
+        episodes: Tensor,
+        old_values: Tensor,
+        targets: Tensor,
+        counts: Tensor,
+        t_env: int,
+        stats: dict,
+    ) -> None:
+        """One optimiser step of the critic on ``episodes`` [n]; values and targets are in its own, normalised units."""
+        count = counts[episodes].sum().clamp(min=1)
+        clip = self.args.value_clip if self.args.clip_values else torch.inf
+        sums: dict[str, float] = defaultdict(float)
         self.critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        for micro in self._few_episodes(episodes, batch):
+            values, own = self.critic.evaluate(batch, t_env, micro)
+            values, weight = values.squeeze(-1)[:, :-1], counts[micro]
+            losses = {
+                "value_loss": ppo_core.clipped_value_loss(
+                    values, old_values[micro, :-1], targets[micro], clip, self.args.huber_delta
+                ),
+                **{f"critic_{name}_loss": loss[:, :-1] for name, loss in own.items()},
+            }
+            means = {name: (loss * weight).sum() / count for name, loss in losses.items()}
+            sum(means.values()).backward()
+            for name, value in means.items():
+                sums[name] += value.item()
         norm = torch.nn.utils.clip_grad_norm_(
             self.critic.parameters(), self.args.grad_norm_clip, error_if_nonfinite=True
         )
         self.critic_optimiser.step()
-        stats["value_loss"].append(loss.item())
-        stats["critic_grad_norm"].append(float(norm))
+        for name, value in (sums | {"critic_grad_norm": float(norm)}).items():
+            stats[name].append(value)
+
+    @torch.no_grad()
+    def _old_values(self, batch: Any, t_env: int) -> Tensor:
+        """Values [batch, time, agents] before the first step, in the critic's units."""
+        everything = torch.arange(batch.batch_size, device=self.mac.device)
+        parts = [self.critic.evaluate(batch, t_env, few)[0] for few in self._few_episodes(everything, batch)]
+        return torch.cat(parts).squeeze(-1)
+
+    def _few_episodes(self, episodes: Tensor, batch: Any) -> tuple[Tensor, ...]:
+        """Episodes that the critic evaluates at once: at most ``microbatch`` agent-steps, or one episode."""
+        return episodes.split(max(1, self.args.microbatch // (batch.max_seq_length * self.n_agents)))
+
+    def _advantages(self, advantages: Tensor, counts: Tensor, steps: Any) -> Tensor:
+        """Those of the decisions [rows], normalised if asked; [batch, time, agents] in."""
+        if not self.args.normalise_advantages:
+            return advantages[steps.index]
+        if not self.args.mask_dead:
+            return ppo_core.normalise(advantages, counts)[steps.index]
+        return ppo_core.normalise(advantages[steps.index], torch.ones(len(steps), device=advantages.device))
 
     @torch.no_grad()
     def _record_old_log_probs(self, steps: Any, chosen: SimpleNamespace) -> None:
         everything = torch.arange(len(steps), device=chosen.actions.device)
         for micro in self.mac.microbatches(steps, everything):
-            log_policy = masked_log_softmax(self.mac.logits(steps, micro), steps.available[micro])
+            log_policy = masked_log_softmax(self.mac.evaluate(steps, micro).logits, steps.available[micro])
             chosen.old_log_probs[micro] = log_policy.gather(-1, chosen.actions[micro].unsqueeze(-1)).squeeze(-1)
 
-    def _minibatches(self, count: int, t_env: int, epoch: int) -> Iterator[Tensor]:
-        """The decisions in ``minibatches`` random parts; one part keeps their order."""
-        device = self.mac.device
-        if self.args.minibatches == 1:
-            order = torch.arange(count, device=device)
-        else:
-            shuffled = keyed_generator(self.args.seed, "minibatch", t_env, epoch).permutation(count)
-            order = torch.from_numpy(shuffled).to(device)
-        yield from (part for part in order.tensor_split(self.args.minibatches) if len(part))
+    def _minibatches(self, steps: Any, t_env: int, epoch: int) -> Iterator[Tensor]:
+        """The decisions in ``minibatches`` random parts, those that belong together in one; one part keeps their order."""
+        if steps.together is None:
+            yield from self._parts(len(steps), self.args.minibatches, "minibatch", t_env, epoch)
+            return
+        units = int(steps.together.max()) + 1 if len(steps) else 0
+        for part in self._parts(units, self.args.minibatches, "minibatch", t_env, epoch):
+            rows = torch.isin(steps.together, part).nonzero().squeeze(-1)
+            if len(rows):
+                yield rows
+
+    def _parts(self, count: int, parts: int, purpose: str, t_env: int, epoch: int) -> Iterator[Tensor]:
+        """``range(count)`` in ``parts`` random parts; one part keeps its order."""
+        order = torch.arange(count)
+        if parts > 1:
+            order = torch.from_numpy(keyed_generator(self.args.seed, purpose, t_env, epoch).permutation(count))
+        yield from (part for part in order.to(self.mac.device).tensor_split(parts) if len(part))
 
     def _groups(self) -> list[dict[str, Any]]:
         return [*self.actor_optimiser.param_groups, *self.critic_optimiser.param_groups]
@@ -185,8 +228,9 @@ class MAPPOLearner:
         now = time.perf_counter()
         elapsed = now - self._last_time
         self.logger.log_stat("agent_steps_per_second", decisions / elapsed, t_env)
-        self.logger.log_stat("llm_time_share", (playing["seconds"] + now - updating_since) / elapsed, t_env)
-        self.logger.log_stat("prompt_tokens_mean", playing["tokens"] / max(1, playing["rows"]), t_env)
+        if playing:  # there is a language model
+            self.logger.log_stat("llm_time_share", (playing["seconds"] + now - updating_since) / elapsed, t_env)
+            self.logger.log_stat("prompt_tokens_mean", playing["tokens"] / max(1, playing["rows"]), t_env)
 
     def cuda(self) -> None:
         """Move the critic to the GPU; the controller moves the policy."""
@@ -195,37 +239,16 @@ class MAPPOLearner:
         self.value_normaliser.cuda()
 
     def save_models(self, path: str) -> None:
-        """Everything that training has changed: adapter, head, critic, optimisers, normaliser, KL."""
-        self.mac.save_models(path)
-        save_tensors(f"{path}/critic.safetensors", self.critic.state_dict())
-        save_tensors(f"{path}/value_normaliser.safetensors", self.value_normaliser.state_dict())
-        save_tensors(f"{path}/actor_optimiser.safetensors", optimiser_tensors(self.actor_optimiser))
-        save_tensors(f"{path}/critic_optimiser.safetensors", optimiser_tensors(self.critic_optimiser))
-        facts = {
-            "format": 1,
-            "version": __version__,
-            "kl_initial": self.kl.initial,
-            "shape": _shape(self.args),
-        }
-        Path(path, "learner.json").write_text(json.dumps(facts, indent=2))
+        """Everything that training has changed: policy, critic, optimisers, normaliser, KL."""
+        learner_checkpoint.save(self, path)
 
     def load_models(self, path: str) -> None:
-        """Load strictly; nothing here depends on team sizes, so a checkpoint of another map loads too."""
-        facts = _read_facts(path)
-        for key, value in _shape(self.args).items():
-            if facts["shape"].get(key) != value:
-                raise ConfigError(
-                    f"checkpoint_path={path} was trained with {key}={facts['shape'].get(key)} but this run has "
-                    f"{key}={value}; set {key} to the checkpoint's value."
-                )
-        self.mac.load_models(path)
-        for name, module in (("critic", self.critic), ("value_normaliser", self.value_normaliser)):
-            module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))
-        for name in ("actor_optimiser", "critic_optimiser"):
-            file = f"{path}/{name}.safetensors"
-            load_optimiser_tensors(getattr(self, name), load_tensors(file), where=file)
-        self.kl.initial = facts["kl_initial"]
-        self.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
+        """Load strictly; unless the policy is tied to its map's sizes, a checkpoint of another map loads too."""
+        learner_checkpoint.load(self, path)
+
+
+def _gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
+    return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 def _build_critic(scheme: Mapping[str, Mapping], args: SimpleNamespace) -> torch.nn.Module:
@@ -236,27 +259,3 @@ def _build_critic(scheme: Mapping[str, Mapping], args: SimpleNamespace) -> torch
             f"set it to one of: {', '.join(critics)}."
         )
     return registry.load(critics[args.critic_type])(scheme, args)
-
-
-def _shape(args: SimpleNamespace) -> dict[str, Any]:
-    """What has to be the same for a checkpoint's numbers to mean the same, beyond the shapes of its tensors."""
-    keys = {
-        "llm": ("model", "num_layers", "pretrained"),
-        "lora": ("rank", "alpha", "targets"),
-        "head": ("attack_keys",),
-    }
-    shape = {f"{section}.{key}": getattr(args, section)[key] for section in keys for key in keys[section]}
-    return shape if args.llm["pretrained"] else {**shape, "seed": args.seed}  # the seed then made the base model
-
-
-def _read_facts(path: str) -> dict[str, Any]:
-    file = Path(path, "learner.json")
-    if not file.is_file():
-        raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
-    try:
-        facts = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error
-    if facts.get("format") != 1:
-        raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
-    return facts

@@ -34,6 +34,12 @@ def gae(
     return advantages, (advantages + values[:, :-1]) * valid
 
 
+def last_steps(valid: Tensor) -> Tensor:
+    """1 at the last valid step of each episode, valid and result [B, T, 1]."""
+    following = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], dim=1)
+    return valid * (1 - following)
+
+
 def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5) -> Tensor:
     """x with mean 0 and variance 1 over the entries that count; the others are left meaningless."""
     mean = masked_mean(x, mask)

@@ -1,6 +1,6 @@
-"""A pretrained language model as an encoder of prompts: LoRA on top, its frozen self underneath.
+"""A language model as an encoder of prompts: LoRA on top, its frozen self underneath, or trained in full.
 
-One set of weights is both the policy's trunk (adapter on) and the reference (adapter off).
+With LoRA one set of weights is both the policy's trunk (adapter on) and the reference (adapter off).
 """
 
 import warnings
@@ -15,11 +15,13 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.pytorch_utils import Conv1D
 
+from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import sources
 from lolm_plugin.llm.batching import pad_right
 from lolm_plugin.randomness import keyed_seeds
 
+FULL_MODEL = "model.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,18 +29,20 @@ class Backbone(nn.Module):
     """Token ids in, one hidden state a row out.
 
     Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``shares_prefix``,
-    whether a common prefix is run once and not once a row.
+    whether a common prefix is run once and not once a row; ``has_reference``, whether the model as it was at the
+    start is still there.
     """
 
     def __init__(self, llm: Mapping, lora: Mapping, seed: int, device: str | torch.device = "cpu") -> None:
-        """``llm``: model, num_layers, dtype, pretrained, share_prefix. ``lora``: rank, alpha, targets.
+        """``llm``: model, num_layers, dtype, pretrained, train, share_prefix. ``lora``: rank, alpha, targets.
 
         ``seed`` decides the adapter, and the language model too if it is not pretrained; the global random
         state is left as it was. Raises ConfigError for any of these that cannot be used.
         """
         super().__init__()
         source = sources.resolve(llm["model"])
-        dtype = _dtype(llm["dtype"], torch.device(device))
+        self.has_reference: bool = llm["train"] == "lora"
+        dtype, self._autocast = _dtypes(llm["dtype"], torch.device(device), frozen=self.has_reference)
         model_seed, lora_seed = (int(word) for word in keyed_seeds(seed, "backbone", count=2))
         model = source.load_model(llm["num_layers"], dtype, llm["pretrained"], model_seed)
         self.tokenizer = source.load_tokenizer()
@@ -49,16 +53,19 @@ class Backbone(nn.Module):
         self.shares_prefix = bool(llm["share_prefix"]) and _attends_fully(model)
         self._pad_id: int = self.tokenizer.pad_token_id or 0
         _check_causal(model, source.model)
-        with sources.seeded(lora_seed):
-            self.lm = _with_lora(model, lora, source.model)
+        if self.has_reference:
+            with sources.seeded(lora_seed):
+                self.lm = _with_lora(model, lora, source.model)
+        else:
+            self.lm = model.requires_grad_(True)
         self.to(device)
 
     def encode(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
         """The final hidden state at the last token of ``prefix + sequence``: float32 ``[rows, hidden_size]``.
 
         ``prefix`` is what all rows begin with and may be empty; each sequence has at least one token.
-        ``reference`` switches the adapter off and records no gradient. All rows run at once: see
-        ``batching.plan_microbatches``. Raises ConfigError for a prompt longer than the model's context.
+        ``reference`` switches the adapter off and records no gradient; a model trained in full has none. All rows
+        run at once: see ``batching.plan_microbatches``. Raises ConfigError for a prompt longer than the context.
         """
         if not sequences:
             return torch.zeros(0, self.hidden_size, device=self.device)
@@ -71,7 +78,8 @@ class Backbone(nn.Module):
                 "longer context."
             )
         run = self._run_after_prefix if self.shares_prefix and len(prefix) else self._run_full
-        with torch.no_grad() if reference else nullcontext(), self._adapter(on=not reference):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+        with torch.no_grad() if reference else nullcontext(), self._adapter(on=not reference), autocast:
             return run(prefix, sequences).float()
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -83,9 +91,27 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def trainable(self) -> list[nn.Parameter]:
+        """What is trained: the adapter's parameters, float32, or every weight."""
+        return self.lora_parameters() if self.has_reference else list(self.lm.parameters())
+
     def lora_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters: the adapter's, float32."""
+        """The adapter's parameters, float32; none where every weight is trained."""
         return [parameter for name, parameter in self.lm.named_parameters() if "lora_" in name]
+
+    def save(self, folder: str | Path) -> None:
+        """Write what is trained: the adapter in PEFT's format to ``adapter``, or all weights to one file."""
+        if self.has_reference:
+            self.save_adapter(Path(folder, "adapter"))
+        else:
+            save_tensors(Path(folder, FULL_MODEL), self.lm.state_dict())
+
+    def load(self, folder: str | Path) -> None:
+        """Put back what ``save`` wrote, strictly. Raises ConfigError for any tensor missing, unexpected or reshaped."""
+        if self.has_reference:
+            self.load_adapter_state(load_tensors(Path(folder, "adapter/adapter_model.safetensors")))
+        else:
+            self.lm.load_state_dict(load_tensors(Path(folder, FULL_MODEL), expected=self.lm.state_dict()))
 
     def adapter_state(self) -> dict[str, Tensor]:
         """A copy of the adapter on the CPU, under PEFT's names."""
@@ -111,10 +137,10 @@ class Backbone(nn.Module):
 
     def _run_full(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Tensor:
         ids, lengths = pad_right([[*prefix, *sequence] for sequence in sequences], self._pad_id)
-        return _last(_hidden(self.lm.get_base_model(), ids.to(self.device)), lengths)
+        return _last(_hidden(self._model(), ids.to(self.device)), lengths)
 
     def _run_after_prefix(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Tensor:
-        model = self.lm.get_base_model()
+        model = self._model()
         cache = DynamicCache(config=model.config)
         _hidden(model, torch.tensor([list(prefix)], device=self.device), cache)
         for layer in cache.layers:
@@ -124,7 +150,11 @@ class Backbone(nn.Module):
         ids, lengths = pad_right(sequences, self._pad_id)
         return _last(_hidden(model, ids.to(self.device), cache), lengths)
 
+    def _model(self) -> PreTrainedModel:
+        return self.lm.get_base_model() if self.has_reference else self.lm
+
     def _adapter(self, on: bool) -> AbstractContextManager:
+        assert on or self.has_reference, "a model trained in full is no longer what it was at the start"
         return nullcontext() if on else self.lm.disable_adapter()
 
 
@@ -159,12 +189,17 @@ def _check_causal(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtypes(name: str, device: torch.device, frozen: bool) -> tuple[torch.dtype, bool]:
+    """The dtype of the weights, and whether they are only multiplied in bfloat16.
+
+    bfloat16 has three digits, in which small steps of weights that are trained would be lost.
+    """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        cuda = device.type == "cuda"
+        return (torch.bfloat16, False) if cuda and frozen else (torch.float32, cuda)
     if name not in DTYPES:
         raise ConfigError(f"llm.dtype={name} is not known: set llm.dtype to auto, {' or '.join(DTYPES)}.")
-    return DTYPES[name]
+    return DTYPES[name], False
 
 
 def _with_lora(model: PreTrainedModel, lora: Mapping, name: str) -> PeftModel:

@@ -193,7 +193,8 @@ class StateLayout:
 class Layouts:
     """Both layouts of a map and, where its teams never change, how many units of each universe index they have.
 
-    ``swapped_types`` is the key to set where the enemies turn out to have each other's types.
+    ``swapped_types`` is the key to set where the enemies turn out to have each other's types. ``cells`` is how many
+    map cells one unit of the state's x and y is, None where the configuration does not tell.
     """
 
     observation: ObservationLayout
@@ -201,6 +202,7 @@ class Layouts:
     ally_team: Mapping[int, int] | None = None
     enemy_team: Mapping[int, int] | None = None
     swapped_types: str = ""
+    cells: float | None = None
 
 
 def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:

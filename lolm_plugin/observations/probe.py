@@ -30,4 +30,5 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     return Layouts(
         ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT),
         StateLayout(state_allies, state_enemies, state_enemies.end),
+        cells=SIGHT,
     )

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lolm_plugin.observations.smac_family import Battle, Flags, battle_layouts, 
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index, indices
 
 CUSTOM = "custom"  # the map_name that reads map_file
+MAP_SIZE = 32.0  # cells, every map but custom ones, which may have another
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     battle = find(env_args)
     kinds = indices(*battle.types)
     # SMAClite has no flags: those are what it always does.
-    return battle_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
+    layouts = battle_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
+    return replace(layouts, cells=None if env_args["map_name"] == CUSTOM else MAP_SIZE)
 
 
 def _unit(name: str, path: Path) -> str:

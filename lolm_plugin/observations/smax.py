@@ -14,6 +14,7 @@ from lolm_plugin.observations.units import NAMES, UNKNOWN, index
 
 TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))
 SIGHT = {"marine": 9.0, "marauder": 10.0, "stalker": 10.0, "zealot": 9.0, "zergling": 8.0, "hydralisk": 9.0}
+MAP_SIZE = 32.0  # cells, every map
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
@@ -34,4 +35,5 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     return Layouts(
         ObservationLayout("smax", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, sight),
         StateLayout(state_allies, state_enemies, state_enemies.end),
+        cells=MAP_SIZE,
     )

@@ -45,6 +45,10 @@ CASES = {
     "an environment of EPyMARL alone": (["--config=lolm_mappo", "--env-config=sc2"], ["sc2", "EPyMARL checkout"]),
     "a stray word": ([*TINY, "fast"], ["fast", "print_config"]),
     "results that cannot be written": ([*TINY, "with", "local_results_path=README.md"], ["README.md", "local_results"]),
+    "an unknown preset": (
+        ["--config=updet_mappo", "--env-config=smax", "--epymarl=none", "with", "preset=published"],
+        ["preset=published", "set preset to one of: reference"],
+    ),
     "unknown Sacred flag": ([*TINY, "--no-such-flag"], ["--no-such-flag", "--help"]),
 }
 
@@ -93,3 +97,5 @@ def test_help_teaches_with_examples(arguments, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2" in text
     assert "lolm_mappo_tiny" in text
+    assert "preset=reference" in text
+    assert "learner_preset=dt2gs_ref" in text

@@ -40,6 +40,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
         (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),
         (["prompt"], ["--env-config is missing"]),
         (["prompt", "--env-config=probe", "--foo"], ["--foo"]),
+        (["prompt", "--env-config=probe", "--config=updet_mappo"], ["--config=updet_mappo", "mac=prompt_mac"]),
         (["prompt", "--env-config=sc2", "--epymarl=none"], ["--env-config=sc2 needs an EPyMARL checkout"]),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin.controllers import action_selector
+from lolm_plugin import randomness
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 
 ROWS = 20_000
@@ -40,7 +40,7 @@ def test_an_unavailable_action_is_never_taken_whatever_its_probability():
 @pytest.mark.parametrize("uniform", [0.0, np.nextafter(1.0, 0.0)])
 def test_the_most_extreme_draws_take_an_available_action(monkeypatch, uniform):
     constant = SimpleNamespace(random=lambda shape: np.full(shape, uniform))
-    monkeypatch.setattr(action_selector, "keyed_generator", lambda *key: constant)
+    monkeypatch.setattr(randomness, "keyed_generator", lambda *key: constant)
     assert set(draw(new(), rows=2).flatten().tolist()) == {1 if uniform == 0 else 4}
 
 

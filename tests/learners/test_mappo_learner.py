@@ -116,7 +116,8 @@ def test_each_epoch_takes_one_step_per_minibatch_of_decisions(updated, minibatch
 def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learner, tiny_args):
     learner = new_learner(tiny_args({"minibatches": 3}))
     orders = [
-        torch.cat(list(learner._minibatches(12, t_env, epoch))).tolist() for t_env, epoch in ((0, 0), (0, 1), (8, 0))
+        torch.cat(list(learner._parts(12, 3, "minibatch", t_env, epoch))).tolist()
+        for t_env, epoch in ((0, 0), (0, 1), (8, 0))
     ]
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]

@@ -11,7 +11,10 @@ from lolm_plugin.llm import tiny
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import TINY, resolve
 
-LLM = {"model": "tiny-llama", "num_layers": None, "dtype": "auto", "pretrained": True, "share_prefix": True}
+LLM = {
+    **{"model": "tiny-llama", "num_layers": None, "dtype": "auto"},
+    **{"pretrained": True, "train": "lora", "share_prefix": True},
+}
 LORA = {"rank": 4, "alpha": 8, "targets": "all-linear"}
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]

@@ -14,7 +14,7 @@ from lolm_plugin.randomness import keyed_seeds
 
 
 class LLMAgent(nn.Module):
-    """A causal LM with LoRA under an attention action head, shared by all agents.
+    """A causal LM, with LoRA or trained in full, under an attention action head, shared by all agents.
 
     ``usage`` counts rows, tokens and seconds spent in the LM since ``take_usage`` was last called.
     """
@@ -29,7 +29,7 @@ class LLMAgent(nn.Module):
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def hidden(self, sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
-        """Last hidden state of each prompt: [rows, hidden]; ``reference`` is the frozen pretrained LM."""
+        """Last hidden state of each prompt: [rows, hidden]; ``reference`` is the LM as it was at the start, frozen."""
         started = time.perf_counter()
         hidden = self.backbone.encode(self.prompter.prefix, sequences, reference=reference)
         self.usage["rows"] += len(sequences)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lolm_plugin.llm.sources import seeded
+from lolm_plugin.modules.critics.critic import Critic
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import Units, check_sizes
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
@@ -17,7 +18,7 @@ FIELDS = ("health", "shield", "cooldown", "x", "y")
 ENTITY_WIDTH = 1 + len(FIELDS) + len(UNIVERSE) + 1  # side, fields, type one-hot with "unknown"
 
 
-class TransformerCritic(nn.Module):
+class TransformerCritic(Critic):
     """Entities -> linear -> Transformer encoder -> mean over living entities -> V.
 
     No parameter depends on how many units there are, so that a critic moves between maps.
@@ -25,13 +26,14 @@ class TransformerCritic(nn.Module):
     value of the whole team, repeated over agents.
     """
 
+    reads = ("state",)
+
     def __init__(self, scheme: Mapping[str, Mapping], args: SimpleNamespace) -> None:
         super().__init__()
         layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(layouts, scheme, args.n_actions)
         self.layout = layouts.state
         self.n_agents = args.n_agents
-        self.output_type = "v"
         shape: Mapping[str, Any] = args.critic
         with seeded(int(keyed_seeds(args.seed, "critic", count=1)[0])):
             self.embed = nn.Linear(ENTITY_WIDTH, shape["width"])

@@ -1,0 +1,47 @@
+"""Deep sets (Zaheer et al., NeurIPS 2017): every unit through the same layers, and the mean of all units beside each.
+
+The cheapest network that plays any number of units in any order. It has no attention: how much a unit matters does not
+depend on who looks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.initialisation import linear
+from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
+from lolm_plugin.observations.entity_tokens import EntityTokens
+
+
+class DeepSets(Trunk):
+    """h = two ReLU layers of a token; features = ReLU(linear(h) + linear(mean of h over the units that are there))."""
+
+    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+        super().__init__(token_width, shape, entity)
+        for key in ("hidden_width", "feature_width"):
+            if shape[key] < 1:
+                raise ConfigError(f"deepsets.{key}={shape[key]} is out of range; set deepsets.{key} to 1 or more.")
+        hidden, gain = shape["hidden_width"], self.gains.relu
+        self.width = shape["feature_width"]
+        self.embed = nn.Sequential(
+            linear(token_width, hidden, gain), nn.ReLU(), linear(hidden, hidden, gain), nn.ReLU()
+        )
+        self.of_unit = linear(hidden, self.width, gain)
+        self.of_all = linear(hidden, self.width, gain, bias=False)
+
+    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+        units = self.embed(tokens.tokens)
+        counted = self.counted(tokens.present)
+        weight = counted.unsqueeze(-1).to(units.dtype)
+        # A dead agent has no unit at all; the mean of nothing is 0.
+        everyone = (units * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
+        rows = (self.of_unit(units) + self.of_all(everyone)).relu()
+        return Features(
+            own=rows[..., 0, :],
+            targets=pick(rows, tokens.targets),
+            rows=rows,
+            counted=counted,
+            memory=memory,
+        )

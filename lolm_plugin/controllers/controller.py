@@ -1,0 +1,194 @@
+"""What every controller of ours is: the host's contract, and what a policy-gradient learner needs beyond it."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lolm_plugin.controllers.action_selector import KeyedActionSelector
+from lolm_plugin.controllers.decision_log import DecisionLog
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.masked_policy import masked_log_softmax
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.layout import check_sizes
+from lolm_plugin.observations.probes import FirstBattles
+
+
+class AgentSteps(Protocol):
+    """The decisions of a batch: every agent-step with at least two available actions, in a fixed order.
+
+    Dead agents (one action) and padding (none) are not among them: their action is forced, so their
+    log-probability and entropy are 0 and they have no gradient.
+    """
+
+    index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
+    available: Tensor  # bool [rows, n_actions]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def together(self) -> Tensor | None:
+        """int64 [rows]: decisions with the same number are learned from together; None: each by itself.
+
+        Of a policy with memory, whole episodes: each step needs those before it.
+        """
+        ...
+
+
+class Evaluation(NamedTuple):
+    """What the current policy says about some decisions, with gradient."""
+
+    logits: Tensor  # [rows, n_actions], unavailable actions not yet masked
+    losses: Mapping[str, Tensor] = {}  # name -> [rows], weighted: what is learned beside the policy's objective
+    stats: Mapping[str, Tensor] = {}  # name -> [rows], without gradient: logged as means
+
+
+class Acting(NamedTuple):
+    """What the policy says about the current step of every episode, without gradient."""
+
+    log_probs: Tensor  # [batch, agents, actions], -inf where unavailable
+    attention: Tensor | None = None  # [batch, agents, entities]: self, other allies, enemies
+    subtask: Tensor | None = None  # int64 [batch, agents]
+
+
+class Controller:
+    """Acts for all agents with one shared policy; subclasses say how a policy reads a batch."""
+
+    agent: nn.Module
+
+    def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
+        self.layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
+        check_sizes(self.layouts, scheme, args.n_actions)
+        self.first_battles = FirstBattles(self.layouts, wanted=args.layout["probes"])
+        self.args = args
+        self.n_agents = args.n_agents
+        self.device = torch.device(args.device)
+        self.action_selector = KeyedActionSelector(args)
+        self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
+        # Log-probabilities of the actions taken in the last training rollout, [batch, time, agents].
+        self.behaviour_log_probs: Tensor | None = None
+
+    # The host's contract.
+
+    def init_hidden(self, batch_size: int) -> None:
+        """New episodes begin; a policy with memory forgets."""
+
+    def select_actions(
+        self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
+    ) -> Tensor:
+        """Actions [len(bs), agents] of the running episodes ``bs`` at timestep ``t_ep``."""
+        self.first_battles.look(ep_batch, t_ep, bs)
+        available = ep_batch["avail_actions"][:, t_ep] > 0
+        running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
+        running[bs] = True
+        acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
+        actions = self.action_selector.select_action(acting.log_probs.exp(), available, t_env, test_mode)
+        if not test_mode:
+            self._remember(acting.log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
+        elif self.decision_log.wanted:
+            self.decision_log.write(ep_batch, t_ep, t_env, running, acting, actions)
+        return actions[bs]
+
+    def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
+        """Probabilities [batch, agents, actions] at one timestep, without gradient; learners call ``evaluate``."""
+        running = torch.ones(ep_batch.batch_size, dtype=torch.bool, device=ep_batch["avail_actions"].device)
+        # As in a test, whatever is asked: nothing is played, so nothing is to be remembered.
+        return self.act(ep_batch, t, 0, running, test_mode=True).log_probs.exp()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return [parameter for group in self.parameter_groups() for parameter in group["params"]]
+
+    def cuda(self) -> None:
+        """Move to the GPU."""
+        self.agent.cuda()
+
+    def save_models(self, path: str) -> None:
+        """Write the policy's weights into a folder, as safetensors."""
+        raise NotImplementedError
+
+    def load_models(self, path: str) -> None:
+        """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict) -> NoReturn:
+        raise ConfigError(
+            f"learner={self.args.learner} copies its controller, which would put a second policy into memory; "
+            "set learner=mappo_learner, which needs no copy."
+        )
+
+    # What a policy-gradient learner needs.
+
+    def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
+        """The policy at timestep ``t`` of the episodes ``running`` (bool [batch]); in the others action 0 is certain."""
+        raise NotImplementedError
+
+    def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> AgentSteps:
+        """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
+        raise NotImplementedError
+
+    def microbatches(self, steps: AgentSteps, rows: Tensor) -> list[Tensor]:
+        """Cut ``rows`` [n] of the steps into groups that are evaluated one after the other to save memory."""
+        raise NotImplementedError
+
+    def evaluate(self, steps: AgentSteps, rows: Tensor) -> Evaluation:
+        """The current policy on ``rows`` [n] of the steps."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, in groups for an optimiser: ``name``, ``params`` and ``lr``."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that a checkpoint's weights only make sense with, beyond the shapes of its tensors."""
+        raise NotImplementedError
+
+    def map_bound(self) -> dict[str, int]:
+        """The sizes of the map that the weights are tied to; empty where they play on any map."""
+        return {}
+
+    def take_usage(self) -> dict[str, float]:
+        """What the language model was used for since the last call: ``rows``, ``tokens``, ``seconds``."""
+        return {}
+
+    def reference_hidden(self, steps: AgentSteps) -> Tensor:
+        """Only a language model has a pretrained self to stay near; the KL is refused for others."""
+        raise NotImplementedError
+
+    def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:
+        shape = (actions.shape[0], steps, self.n_agents)
+        if self.behaviour_log_probs is None or self.behaviour_log_probs.shape != shape:
+            self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
+        if t_ep == 0:  # of these episodes; others of the batch may have been played before
+            self.behaviour_log_probs[bs] = 0.0
+        self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
+
+
+def decisions(batch: Any, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Where in a batch within ``valid`` [batch, time] there is something to decide: ``AgentSteps.index, .available``."""
+    available = batch["avail_actions"][:, : valid.shape[1]] > 0
+    episode, step, agent = torch.nonzero((available.sum(-1) > 1) & valid.unsqueeze(-1), as_tuple=True)
+    return (episode, step, agent), available[episode, step, agent]
+
+
+def certain_log_probs(available: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Log-probabilities [..., actions] that are right where nothing is to decide, and the index of the other rows.
+
+    ``available`` is bool [..., actions]. The only available action is certain; where there is none (padding),
+    action 0 is.
+    """
+    forced = ~available.any(-1)
+    available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
+    log_probs = torch.full(available.shape, -torch.inf, device=available.device)
+    log_probs[available] = 0.0
+    return log_probs, torch.nonzero(available.sum(-1) > 1, as_tuple=True)
+
+
+def fill_log_probs(available: Tensor, logits: Tensor) -> Tensor:
+    """Log-probabilities [..., actions] of ``logits`` [..., actions], as certain as ``certain_log_probs`` elsewhere."""
+    log_probs, index = certain_log_probs(available)
+    if len(index[0]):
+        log_probs[index] = masked_log_softmax(logits[index], available[index])
+    return log_probs

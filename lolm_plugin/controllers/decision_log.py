@@ -1,0 +1,73 @@
+"""Test episodes decision by decision, for analysis: one line of JSON each, readable while they are played."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lolm_plugin.modules.masked_policy import entropy
+from lolm_plugin.observations.layout import ObservationLayout
+from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
+
+if TYPE_CHECKING:
+    from lolm_plugin.controllers.controller import Acting
+
+
+class DecisionLog:
+    """Appends to ``path`` what each agent that had a choice decided, and what it looked at.
+
+    A line has ``t_env``, ``test_episode`` (counted from 0 in this process), ``step``, ``agent``, ``unit``, ``action``,
+    ``probability`` of that action and ``entropy`` in nats; with an entity policy ``attention``, the shares by name
+    (``self``, ``ally 1``, ``enemy 0``; units that are not there are left out); with DT2GS ``subtask``.
+    """
+
+    def __init__(self, path: str, layout: ObservationLayout) -> None:
+        self.wanted = bool(path)
+        self.path = Path(path)
+        self.layout = layout
+        self._begun = 0  # test episodes of the batches before this one
+        self._rows = 0
+        # Runners ask once more in the state after an episode's last step, so a decision is known to have been played
+        # only when its episode is seen to go on.
+        self._unplayed: dict[int, list[str]] = {}
+
+    def write(self, batch: Any, t: int, t_env: int, running: Tensor, acting: "Acting", actions: Tensor) -> None:
+        """The decisions of the episodes ``running`` (bool [batch]) at timestep ``t``; actions [batch, agents]."""
+        if t == 0:
+            self._begun += self._rows
+            self._rows = batch.batch_size
+            self._unplayed = {}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        going_on = running.nonzero().flatten().tolist()
+        with self.path.open("a") as file:
+            file.writelines(line for episode in going_on for line in self._unplayed.pop(episode, []))
+        observed = self.layout.decode(batch["obs"][:, t])
+        deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
+        spread, chosen = entropy(acting.log_probs), acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
+        for episode, agent in deciding.nonzero().tolist():
+            heals = bool(observed.heals[episode, agent])
+            kind = int(observed.own.kind[episode, agent, 0])
+            line: dict[str, Any] = {
+                "t_env": t_env,
+                "test_episode": self._begun + episode,
+                "step": t,
+                "agent": agent,
+                "unit": "unknown unit" if kind == UNKNOWN else UNIVERSE[kind].name,
+                "action": self.layout.action_names(heals)[int(actions[episode, agent])],
+                "probability": round(float(chosen[episode, agent]), 4),
+                "entropy": round(float(spread[episode, agent]), 4),
+            }
+            if acting.attention is not None:
+                there = [True, *observed.allies.present[episode, agent].tolist()]
+                there += observed.enemies.present[episode, agent].tolist()
+                shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there, strict=True)
+                line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
+            if acting.subtask is not None:
+                line["subtask"] = int(acting.subtask[episode, agent])
+            self._unplayed.setdefault(episode, []).append(json.dumps(line) + "\n")
+
+    def _names(self, agent: int) -> list[str]:
+        """The entities in the order of an agent's tokens."""
+        allies = [f"ally {i}" for i in range(self.layout.n_agents) if i != agent]
+        return ["self", *allies, *(f"enemy {j}" for j in range(self.layout.n_enemies))]

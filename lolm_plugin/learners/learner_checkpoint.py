@@ -1,0 +1,98 @@
+"""What a learner writes to a checkpoint's folder, and whether what lies there fits the run that loads it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lolm_plugin import __version__
+from lolm_plugin.checkpoints.files import (
+    load_optimiser_tensors,
+    load_tensors,
+    optimiser_tensors,
+    save_tensors,
+)
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.network_settings import network_settings
+
+MODULES = ("critic", "value_normaliser")
+OPTIMISERS = ("actor_optimiser", "critic_optimiser")
+
+
+def save(learner: Any, path: str) -> None:
+    """Everything that training has changed: policy, critic, optimisers, normaliser, KL."""
+    learner.mac.save_models(path)
+    for name in MODULES:
+        save_tensors(f"{path}/{name}.safetensors", getattr(learner, name).state_dict())
+    for name in OPTIMISERS:
+        save_tensors(f"{path}/{name}.safetensors", optimiser_tensors(getattr(learner, name)))
+    facts = {
+        "format": 1,
+        "version": __version__,
+        "kl_initial": learner.kl.initial,
+        "algorithm": learner.args.name,
+        "map": _map(learner.args),
+        "map_bound": learner.mac.map_bound(),
+        "shape": _shape(learner),
+    }
+    Path(path, "learner.json").write_text(json.dumps(facts, indent=2))
+
+
+def load(learner: Any, path: str) -> None:
+    """Load strictly; ConfigError names what does not fit: the map, a setting or a tensor."""
+    facts = _read_facts(path)
+    _check_same_sizes(learner, path, facts)
+    for key, value in _shape(learner).items():
+        # What an older version did not write down, it did not have.
+        if facts["shape"].get(key, value) != value:
+            raise ConfigError(
+                f"checkpoint_path={path} was trained with {key}={facts['shape'][key]} but this run has "
+                f"{key}={value}; set {key} to the checkpoint's value."
+            )
+    learner.mac.load_models(path)
+    for name in MODULES:
+        module = getattr(learner, name)
+        module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))
+    for name in OPTIMISERS:
+        file = f"{path}/{name}.safetensors"
+        load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
+    learner.kl.initial = facts["kl_initial"]
+    learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
+
+
+def _check_same_sizes(learner: Any, path: str, facts: Mapping[str, Any]) -> None:
+    theirs, ours = facts.get("map_bound", {}), learner.mac.map_bound()
+    if not theirs or not ours or theirs == ours:
+        return
+    sizes = [", ".join(f"{value} {name}" for name, value in side.items()) for side in (theirs, ours)]
+    raise ConfigError(
+        f"checkpoint_path={path} was trained on {facts['map']} ({sizes[0]}) and cannot play {_map(learner.args)} "
+        f"({sizes[1]}): {learner.args.name} reads the whole observation and writes all actions through layers of fixed "
+        "width, which fit one map alone; to transfer, train a policy that reads units, such as --config=updet_mappo, "
+        "or set env_args.map_name to the checkpoint's map."
+    )
+
+
+def _shape(learner: Any) -> dict[str, Any]:
+    """What has to be the same for a checkpoint's numbers to mean the same, beyond the shapes of its tensors."""
+    args = learner.args
+    critic = network_settings(args.critic_type.removesuffix("_critic"), args)
+    return {**learner.mac.fingerprint(), "critic_type": args.critic_type, **critic}
+
+
+def _map(args: SimpleNamespace) -> str:
+    return f"{args.env} {args.env_args.get('map_name') or args.env_args.get('key')}"
+
+
+def _read_facts(path: str) -> dict[str, Any]:
+    file = Path(path, "learner.json")
+    if not file.is_file():
+        raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
+    try:
+        facts = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error
+    if facts.get("format") != 1:
+        raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
+    return facts

@@ -1,0 +1,82 @@
+"""ASN-Attention: action semantics (Wang et al., ICLR 2020) with an environment embedding of any number of units.
+
+ASN keeps what an action does to a unit apart from what it does not: the environment's embedding comes from all units
+(here by attention, as in the released code of DT2GS), a target's from its own token alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.attention import Attention
+from lolm_plugin.modules.heads.inner_action_head import InnerActionHead
+from lolm_plugin.modules.initialisation import linear, orthogonal
+from lolm_plugin.modules.trunks.trunk import Features, Trunk, at, pick
+from lolm_plugin.observations.entity_tokens import EntityTokens
+
+COMBINE = ("hadamard", "inner")
+
+
+class ASNAttention(Trunk):
+    """The own token's attention over all units gives e, each target's token alone y; the features are their products.
+
+    ``combine`` hadamard: a linear layer of e and of e*y, element by element; inner: e and y as they are, whose inner
+    product is the target action. ``layer_norm`` brings e and y to the same size at the start, without which their
+    product is all but flat and learns late. ``recurrent``: e goes through a GRU, whose state is the memory.
+    """
+
+    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+        super().__init__(token_width, shape, entity)
+        if shape["combine"] not in COMBINE:
+            raise ConfigError(
+                f"asn_attention.combine={shape['combine']} is unknown; set it to one of: {', '.join(COMBINE)}."
+            )
+        gain, model_width = self.gains.plain, shape["heads"] * shape["head_width"]
+        self.embed = linear(token_width, model_width, gain)
+        self.attention = Attention(model_width, shape["heads"], shape["head_width"], gain, bias=True, project=False)
+        self.embed_target = linear(token_width, model_width, gain)
+        self.gru = orthogonal(nn.GRU(model_width, model_width)) if shape["recurrent"] else None
+        self.memory_width = model_width if shape["recurrent"] else 0
+        norms = (nn.LayerNorm(model_width) if shape["layer_norm"] else nn.Identity() for _ in range(2))
+        self.environment_norm, self.target_norm = norms
+        self.inner = shape["combine"] == "inner"
+        self.width = model_width if self.inner else shape["feature_width"]
+        self.final = nn.Identity() if self.inner else linear(model_width, self.width, gain)
+
+    def make_head(self) -> nn.Module:
+        return InnerActionHead(self.width, self.gains.head) if self.inner else super().make_head()
+
+    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+        return self.unroll(at(tokens, None), memory).map(lambda value: value[0])
+
+    def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+        embedded = self.embed(tokens.tokens)
+        environment, attention = self.attention(embedded[..., :1, :], embedded, self.allowed(tokens))
+        environment = self.environment_norm(environment)
+        if self.gru is not None:
+            environment = self._remember(environment, memory)
+            memory = environment.squeeze(-2)
+        else:
+            memory = memory.expand(len(embedded), *memory.shape)
+        targets = self.target_norm(self.embed_target(pick(tokens.tokens, tokens.targets)))
+        rows = self.final(torch.cat([environment, environment * targets], dim=-2))
+        there = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)
+        counted = self.counted(torch.cat([tokens.present[..., :1], there], dim=-1))
+        counted[..., 1:] &= tokens.targets >= 0
+        return Features(
+            own=rows[..., 0, :],
+            targets=targets if self.inner else rows[..., 1:, :],
+            rows=rows,
+            counted=counted,
+            memory=memory,
+            attention=attention,
+        )
+
+    def _remember(self, environment: Tensor, memory: Tensor) -> Tensor:
+        """e [time, ..., 1, width] through the GRU, from the memory [..., width] on."""
+        assert self.gru is not None
+        rows = environment.reshape(len(environment), -1, environment.shape[-1])
+        return self.gru(rows, memory.reshape(1, *rows.shape[1:]))[0].view_as(environment)

@@ -1,0 +1,60 @@
+"""UPDeT (Hu et al., ICLR 2021): a Transformer over units, each target's action read off its own token.
+
+The default is the form inside the released code of DT2GS, which is trained with MAPPO; ``wide_heads`` and
+``recurrent_token`` give the form of UPDeT's own code.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lolm_plugin.modules.attention import Attention
+from lolm_plugin.modules.attention_block import AttentionBlock
+from lolm_plugin.modules.initialisation import linear
+from lolm_plugin.modules.trunks.trunk import Features, Trunk
+from lolm_plugin.observations.entity_tokens import EntityTokens
+
+
+class UPDeT(Trunk):
+    """Linear -> Transformer blocks -> linear, on every token. ``recurrent_token`` adds one that is the memory."""
+
+    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+        super().__init__(token_width, shape, entity)
+        wide, heads, head_width = shape["wide_heads"], shape["heads"], shape["head_width"]
+        model_width = head_width if wide else heads * head_width
+        self.width = shape["feature_width"]
+        self.memory_width = model_width if shape["recurrent_token"] else 0
+        self.embed = linear(token_width, model_width, self.gains.plain)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(
+                Attention(model_width, heads, head_width, self.gains.plain, shape["attention_bias"], project=wide),
+                model_width,
+                shape["ff_mult"] * head_width,
+                self.gains,
+            )
+            for _ in range(shape["depth"])
+        )
+        self.final = linear(model_width, self.width, self.gains.plain)
+
+    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+        units, allowed = self.embed(tokens.tokens), self.allowed(tokens)
+        n = units.shape[-2]
+        if self.memory_width:
+            units = torch.cat([units, memory.unsqueeze(-2)], dim=-2)
+            allowed = None if allowed is None else functional.pad(allowed, (0, 1), value=True)
+        for block in self.blocks[:-1]:
+            units, _ = block(units, units, allowed)
+        asking = self.wanted(tokens, units[..., :n, :])
+        if self.memory_width:
+            asking = torch.cat([asking, units[..., n:, :]], dim=-2)
+        encoded, attention = self.blocks[-1](asking, units, allowed)
+        rows = self.final(encoded)
+        if self.memory_width:
+            # As published, memory has been through the final layer, where that leaves its width as it is.
+            memory = (rows if self.width == self.memory_width else encoded)[..., -1, :]
+            rows, attention = rows[..., :-1, :], attention[..., :n]
+            attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+        return Features(**self.told_apart(tokens, rows), memory=memory, attention=attention)

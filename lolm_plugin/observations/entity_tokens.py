@@ -1,0 +1,190 @@
+"""Every unit as one row of numbers of the same width on every map: what an entity network reads.
+
+The rows are those of the released code of DT2GS, 16 numbers for an actor and 20 for a critic, and what the ``entity``
+section of the configuration adds to them. A unit type is a bit of the unit universe, so that a marine is the same token
+on every map.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.observations.joint_state import JointStateLayout
+from lolm_plugin.observations.layout import (
+    N_BASE_ACTIONS,
+    Layouts,
+    ObservationLayout,
+    StateLayout,
+    StateReader,
+    Units,
+)
+from lolm_plugin.observations.units import UNKNOWN
+
+# Fields that some environment shows beyond the published ones.
+FURTHER_FIELDS = ("cooldown", "energy", "x", "y", "attack_level", "health_level")
+HEAL_MODES = ("ally_tokens", "ignore")
+NO_TOKEN = -1
+
+_Teams = TypeVar("_Teams", ObservationLayout, StateLayout)
+
+
+@dataclass(frozen=True)
+class EntityTokens:
+    """What an entity network reads, whatever the leading dimensions ``[...]``; ``n`` is agents + enemies.
+
+    ``tokens`` float [..., n, width] has the observer first, then its allies in the order of their ids, then the
+    enemies; the row of an absent unit is all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets]
+    is the token that each target action is about, -1 where there is none.
+    """
+
+    tokens: Tensor
+    present: Tensor
+    targets: Tensor
+
+
+class _Tokenizer:
+    """What the tokens of actors and critics have in common: type bits, roles, further fields and targets."""
+
+    def __init__(self, layout: ObservationLayout, entity: Mapping[str, Any], published: int) -> None:
+        assert entity["heal_mode"] in HEAL_MODES, entity["heal_mode"]
+        self.layout = _as_published(layout) if entity["legacy_type_bug"] else layout
+        self.further = tuple(entity["further_fields"])
+        _check_fields(self.further, layout)
+        self.width = published + 3 * entity["role_flag"] + len(self.further)
+        self._heals_allies = entity["heal_mode"] == "ally_tokens"
+        self._role_flag = entity["role_flag"]
+        role = torch.tensor([0] + [1] * (layout.n_agents - 1) + [2] * layout.n_enemies)
+        self._roles = functional.one_hot(role, 3)
+        enemies = torch.arange(layout.n_agents, layout.n_agents + layout.n_enemies)
+        self._enemy_targets = functional.pad(enemies, (0, layout.further_targets), value=NO_TOKEN)
+
+    def _assemble(self, units: Units, columns: Sequence[Tensor]) -> Tensor:
+        """Units [..., n] and the ``columns`` [..., n] before their type bits -> tokens [..., n, width]."""
+        numbers = torch.stack(list(columns), -1)
+        parts = [numbers, functional.one_hot(units.kind, UNKNOWN + 1)[..., :UNKNOWN]]
+        if self._role_flag:
+            parts.append(self._roles.to(numbers.device).expand(*units.kind.shape, -1))
+        parts += [units.fields[name].unsqueeze(-1) for name in self.further]
+        return torch.cat(parts, -1).masked_fill(~units.present.unsqueeze(-1), 0.0)
+
+    def _role(self, units: Units, role: int) -> Tensor:
+        """1 for the units of a role (0 self, 1 ally, 2 enemy) and 0 for the others: [..., n]."""
+        return self._roles[:, role].to(units.kind.device).expand_as(units.kind)
+
+
+class ActorTokenizer(_Tokenizer):
+    """One agent's observation as tokens: [flag, dist, dx, dy, health, shield, type bits 10, further].
+
+    The flag says of an enemy that it can be attacked now, of others that they are seen. ``dist``, ``dx`` and ``dy``
+    are shares of the observer's sight. A dead agent has no token at all.
+    """
+
+    def __init__(self, layout: ObservationLayout, entity: Mapping[str, Any]) -> None:
+        super().__init__(layout, entity, published=6 + UNKNOWN)
+        observer, ally = torch.meshgrid(torch.arange(layout.n_agents), torch.arange(layout.n_targets), indexing="ij")
+        # Token 0 is the observer's, whatever its id: the ids below its own move up by one.
+        token = ally + (ally < observer)
+        self._ally_targets = token.masked_fill((ally == observer) | (ally >= layout.n_agents), NO_TOKEN)
+
+    def __call__(self, obs: Tensor, agents: Tensor) -> EntityTokens:
+        """Observations [..., obs_size] of the ``agents`` int64 [...] (ids, broadcastable) -> their tokens."""
+        assert obs.shape[-1] == self.layout.size, f"{obs.shape[-1]} numbers where the layout has {self.layout.size}"
+        observed = self.layout.decode(obs)
+        # As published, the flag of a healer's enemies is what the environment wrote there: about the ally of that id.
+        enemies = observed.enemies if self._heals_allies else self.layout.enemies.decode(obs)
+        names = ("visible", "can_target", "dist", "dx", "dy", "health", "shield", *self.further)
+        units = _joined((observed.own, observed.allies, enemies), names)
+        flag = self._role(units, 0) + units.fields["visible"] + units.fields["can_target"]
+        tokens = self._assemble(units, [flag, *(units.fields[name] for name in names[2:7])])
+        heals = (observed.heals & self._heals_allies).unsqueeze(-1)
+        of_healers = self._ally_targets.to(obs.device)[agents]
+        return EntityTokens(tokens, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device)))
+
+
+class CriticTokenizer(_Tokenizer):
+    """The global state as seen from each agent: what the critic of one agent reads.
+
+    A token is [self, in sight, dist, dx, dy, readiness, health, shield, x, y, type bits 10, further]. Every living
+    unit has one, also out of sight. Readiness says of an enemy that it can be attacked now, of an ally its weapon
+    cooldown or energy, of the agent itself nothing. ``x`` and ``y`` are the state's. ``dist``, ``dx`` and ``dy`` are
+    shares of the agent's sight where the layouts know how long the state's unit of length is (``Layouts.cells``) and
+    are in that unit where not. They are 0 where the state has no positions. A dead agent has no token at all.
+    """
+
+    def __init__(self, layouts: Layouts, entity: Mapping[str, Any]) -> None:
+        super().__init__(layouts.observation, entity, published=10 + UNKNOWN)
+        self.state = _state_as_published(layouts.state) if entity["legacy_type_bug"] else layouts.state
+        self.cells = layouts.cells
+        units = torch.arange(len(self._roles)).expand(self.layout.n_agents, -1)
+        others = units != torch.arange(self.layout.n_agents).unsqueeze(-1)
+        self._order = torch.argsort(others.int(), dim=-1, stable=True)  # [agents, n]: itself first, else by id
+
+    def __call__(self, state: Tensor, obs: Tensor, available: Tensor) -> EntityTokens:
+        """States [..., state_size], obs [..., agents, obs_size], available [..., agents, n_actions] -> each agent's."""
+        assert state.shape[-1] == self.state.size, f"{state.shape[-1]} numbers where the state has {self.state.size}"
+        n_agents, n_enemies = self.layout.n_agents, self.layout.n_enemies
+        observed, teams = self.layout.decode(obs), self.state.decode(state)
+        order = self._order.to(state.device)
+        names = ("cooldown", "energy", "health", "shield", "x", "y", *self.further)
+        units = _rearranged(_joined(teams, names), order)
+        units = replace(units, present=units.present & units.present[..., :1])
+        located = torch.cat([torch.full_like(team.present, "x" in team.fields) for team in teams], -1)[..., order]
+        scale = 1.0 if self.cells is None else (self.cells / observed.sight).unsqueeze(-1)
+        dx, dy = ((units.fields[name] - units.fields[name][..., :1]) * scale * located for name in ("x", "y"))
+        seen = torch.cat([observed.own.present, observed.allies.present, observed.enemies.present], -1)
+        weapons = (units.fields["cooldown"] + units.fields["energy"])[..., 1:n_agents]
+        attackable = available[..., N_BASE_ACTIONS : N_BASE_ACTIONS + n_enemies].to(state.dtype)
+        if self._heals_allies:
+            attackable = attackable.masked_fill(observed.heals.unsqueeze(-1), 0.0)
+        readiness = functional.pad(torch.cat([weapons, attackable], -1), (1, 0))
+        columns = [self._role(units, 0), seen, torch.hypot(dx, dy), dx, dy, readiness]
+        columns += [units.fields[name] for name in names[2:6]]
+        tokens = self._assemble(units, columns)
+        targets = self._enemy_targets.to(state.device).expand(*units.kind.shape[:-1], -1)
+        return EntityTokens(tokens, units.present, targets)
+
+
+def _joined(teams: Sequence[Units], names: Sequence[str]) -> Units:
+    """Teams [..., k] one after the other, with the fields ``names``: 0 where a team lacks one."""
+
+    def column(name: str) -> Tensor:
+        none = [torch.zeros(team.kind.shape, device=team.kind.device) for team in teams]
+        return torch.cat([team.fields.get(name, zeros) for team, zeros in zip(teams, none, strict=True)], -1)
+
+    fields = {name: column(name) for name in names}
+    return Units(torch.cat([t.present for t in teams], -1), fields, torch.cat([t.kind for t in teams], -1))
+
+
+def _rearranged(units: Units, order: Tensor) -> Units:
+    """Units [..., n] in each of the orders [agents, n] -> [..., agents, n]."""
+    fields = {name: values[..., order] for name, values in units.fields.items()}
+    return Units(units.present[..., order], fields, units.kind[..., order])
+
+
+def _as_published(layout: _Teams) -> _Teams:
+    """The enemies' type bits read in the allies' order, which on SMAC's maps makes Stalkers of Zealots."""
+    if set(layout.enemies.kinds) != set(layout.allies.kinds):
+        return layout
+    return replace(layout, enemies=replace(layout.enemies, kinds=layout.allies.kinds))
+
+
+def _state_as_published(state: StateReader) -> StateReader:
+    if isinstance(state, JointStateLayout):
+        return replace(state, observation=_as_published(state.observation))
+    return _as_published(state)
+
+
+def _check_fields(names: Sequence[str], layout: ObservationLayout) -> None:
+    blocks = (layout.own, layout.allies, layout.enemies)
+    known = {*FURTHER_FIELDS, *(field for block in blocks for field in block.fields)}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"entity.further_fields names {name}, which no environment shows{did_you_mean(name, known)}; choose "
+                f"among: {', '.join(FURTHER_FIELDS)}."
+            )

@@ -1,0 +1,112 @@
+"""Followed to the letter on a copy of the repository, the example takes three files; it trains, moves and is tested."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples/add_an_algorithm"
+FILES = ("config/algs/deepsets_mappo.yaml", "lolm_plugin/modules/trunks/deepsets.py")
+EIGHT = ("batch_size_run=8", "batch_size=8", "buffer_size=8")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A repository with the example's steps done."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("lolm_plugin", "config", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("main.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in FILES:
+        assert not (folder / name).exists()
+        shutil.copy(EXAMPLE / name, folder / name)
+    registry = folder / "lolm_plugin/registry.py"
+    beginning = "TRUNKS: dict[str, str] = {\n"
+    assert registry.read_text().count(beginning) == 1
+    registry.write_text(
+        registry.read_text().replace(beginning, beginning + (EXAMPLE / "registry_entry.txt").read_text())
+    )
+    return folder
+
+
+def run(copy, *command):
+    environment = {**os.environ, "PYTHONPATH": str(copy), "EPYMARL_HOME": "none", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def play(copy, env, *updates):
+    return run(copy, "main.py", "--config=deepsets_mappo", f"--env-config={env}", "with", *EIGHT, *updates)
+
+
+def test_it_touches_three_files(copy):
+    touched = [
+        str(path.relative_to(copy))
+        for folder in ("lolm_plugin", "config")
+        for path in (copy / folder).rglob("*")
+        if path.suffix in (".py", ".yaml") and path.read_bytes() != _original(path.relative_to(copy))
+    ]
+    assert sorted(touched) == sorted([*FILES, "lolm_plugin/registry.py"])
+
+
+def _original(path):
+    return (ROOT / path).read_bytes() if (ROOT / path).exists() else b""
+
+
+def test_it_trains_by_the_common_command_line(copy):
+    done = play(copy, "probe", "env_args.map_name=duel", "t_max=300", "test_nepisode=8", "save_model=False")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "deepsets_mappo on probe duel" in done.stdout
+    assert "ratio_epoch0       1.0000" in done.stdout
+
+
+def test_its_checkpoint_of_one_map_plays_another_of_another_size(copy):
+    few = ("test_nepisode=2", "env_args.time_limit=8", "critic_type=deepsets_critic")
+    trained = play(copy, "smax", "env_args.map_name=2m", "t_max=64", "save_model_interval=32", *few)
+    assert trained.returncode == 0, trained.stdout[-3000:]
+    (folder,) = (copy / "results/models").iterdir()
+    settings = ("evaluate=True", f"checkpoint_path={folder}", "env_args.map_name=3m_vs_4m")
+    played = play(copy, "smax", *settings, *few)
+    assert played.returncode == 0, played.stdout[-3000:]
+    assert "no tensor missing, none unexpected" in played.stdout
+    assert re.search(r"test win rate +\d", played.stdout), played.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("update", "sentence"),
+    [
+        ("deepsets.hidden_width=wide", "deepsets.hidden_width=wide on the command line is not a whole number"),
+        ("deepsets.hidden_width=0", "deepsets.hidden_width=0 is out of range; set deepsets.hidden_width to 1 or more."),
+        ("deepsets.hiden_width=8", "did you mean deepsets.hidden_width?"),
+        ("obs_agent_id=True", "obs_agent_id=True cannot be used with agent=deepsets"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_a_sentence(copy, update, sentence):
+    done = play(copy, "probe", update)
+    assert done.returncode == 2, done.stdout[-3000:]
+    assert sentence in done.stdout
+
+
+def test_the_tests_over_the_registry_test_it_at_once(copy):
+    folders = ("tests/modules", "tests/learners/test_all_algorithms.py", "tests/test_config_check.py")
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA")
+    done = run(copy, "-m", "pytest", *options, "-k", "deepsets or every_registered_network", *folders)
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = re.findall(r"^PASSED (\S+)::\S*deepsets", done.stdout, re.M)
+    assert {Path(file).stem for file in passed} >= {
+        *("test_policies", "test_entity_agents", "test_entity_critics", "test_trunk"),
+        *("test_all_algorithms", "test_config_check"),
+    }
+    assert len(passed) > 40

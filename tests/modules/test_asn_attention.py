@@ -1,0 +1,123 @@
+"""ASN-Attention against the case worked out by hand, and what makes its action semantics."""
+
+import pytest
+import torch
+from torch import nn
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.trunks.asn_attention import ASNAttention
+from lolm_plugin.observations.entity_tokens import EntityTokens
+
+from .networks import new_agent, random_tokens, settings
+
+ENTITY = {"init_gain": 1.5, "mask_absent": False}
+
+
+def new_trunk(token_width=2, **shape):
+    return ASNAttention(token_width, settings()["asn_attention"] | {"layer_norm": False} | shape, ENTITY)
+
+
+def everybody(rows, n_allies):
+    tokens = torch.tensor(rows)
+    targets = torch.arange(1 + n_allies, len(rows))
+    return EntityTokens(tokens, torch.ones(len(rows), dtype=torch.bool), targets)
+
+
+def test_by_hand():
+    trunk = new_trunk(head_width=2, heads=1, feature_width=2)
+    for layer in (trunk.embed, trunk.attention.value, trunk.embed_target, trunk.final):
+        nn.init.eye_(layer.weight)
+    for layer in (trunk.attention.query, trunk.attention.key):
+        nn.init.zeros_(layer.weight)
+    head = trunk.make_head()
+    nn.init.ones_(head.actions.weight)
+    tokens = everybody([[1.0, 0], [0, 1], [1, 1], [2, 0]], n_allies=1)
+    features = trunk(tokens, torch.zeros(0))
+    assert features.own.tolist() == pytest.approx([1, 0.5])
+    assert features.attention.tolist() == pytest.approx([0.25] * 4)
+    logits = head(features.own, features.targets, tokens.targets)
+    assert logits.tolist() == pytest.approx([1.5] * 6 + [1.5, 2.0])
+    assert features.rows.shape == (3, 2)  # a critic averages itself and the enemies
+
+
+@pytest.mark.parametrize("combine", ["hadamard", "inner"])
+def test_an_enemys_token_reaches_others_only_through_the_environment(combine):
+    trunk = new_trunk(5, combine=combine)
+    head = trunk.make_head()
+    nn.init.zeros_(trunk.attention.value.weight)
+    nn.init.normal_(trunk.attention.value.bias)
+    tokens = random_tokens(5, 2, 4, 8)
+    changed = tokens.tokens.clone()
+    changed[:, 5] += torch.randn(8, 5)
+    before, after = (
+        head(features.own, features.targets, tokens.targets)
+        for features in (
+            trunk(EntityTokens(each, tokens.present, tokens.targets), torch.zeros(8, 0))
+            for each in (tokens.tokens, changed)
+        )
+    )
+    moved = (after - before).abs()
+    assert (moved[:, 6 + 2] > 1e-3).all()
+    assert torch.allclose(moved[:, [*range(8), 9]], torch.zeros(8, 9), atol=1e-5)
+
+
+def test_features_are_products_of_environment_and_raw_enemy():
+    trunk, tokens = new_trunk(5), random_tokens(5, 2, 3, 8)
+    embedded = trunk.embed(tokens.tokens)
+    environment = trunk.attention(embedded[:, :1], embedded)[0]
+    enemies = trunk.embed_target(tokens.tokens[:, 3:])
+    features = trunk(tokens, torch.zeros(8, 0))
+    assert torch.allclose(features.own, trunk.final(environment[:, 0]), atol=1e-6)
+    assert torch.allclose(features.targets, trunk.final(environment * enemies), atol=1e-6)
+
+
+def test_inner_logits_are_inner_products():
+    trunk, tokens = new_trunk(5, combine="inner"), random_tokens(5, 2, 3, 8)
+    features = trunk(tokens, torch.zeros(8, 0))
+    head = trunk.make_head()
+    logits = head(features.own, features.targets, tokens.targets)
+    enemies = trunk.embed_target(tokens.tokens[:, 3:])
+    assert torch.allclose(logits[:, 6:], (features.own.unsqueeze(1) * enemies).sum(-1) / 192**0.5, atol=1e-5)
+    assert head.actions.weight.shape == (6, 192)
+
+
+def test_environment_and_targets_are_normalised_before_they_meet():
+    trunk, tokens = new_trunk(5, layer_norm=True), random_tokens(5, 2, 3, 8)
+    embedded = trunk.embed(tokens.tokens)
+    environment = nn.functional.layer_norm(trunk.attention(embedded[:, :1], embedded)[0], [192])
+    enemies = nn.functional.layer_norm(trunk.embed_target(tokens.tokens[:, 3:]), [192])
+    features = trunk(tokens, torch.zeros(8, 0))
+    assert torch.allclose(features.own, trunk.final(environment[:, 0]), atol=1e-5)
+    assert torch.allclose(features.targets, trunk.final(environment * enemies), atol=1e-5)
+
+
+def test_one_network_serves_different_numbers_of_enemies_in_turn():
+    trunk = new_trunk(5)
+    for n_enemies in (1, 4, 2):
+        features = trunk(random_tokens(5, 2, n_enemies, 8), torch.zeros(8, 0))
+        assert features.targets.shape == (8, n_enemies, 64)
+
+
+def test_memory_is_a_gru_cell_on_the_environment():
+    trunk, tokens = new_trunk(5, recurrent=True, combine="inner"), random_tokens(5, 2, 3, 8)
+    assert trunk.memory_width == 192
+    cell = nn.GRUCell(192, 192)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in trunk.gru.state_dict().items()})
+    embedded, memory = trunk.embed(tokens.tokens), torch.randn(8, 192)
+    expected = cell(trunk.attention(embedded[:, :1], embedded)[0][:, 0], memory)
+    features = trunk(tokens, memory)
+    assert torch.allclose(features.memory, expected, atol=1e-6)
+    assert torch.allclose(features.own, expected, atol=1e-6)
+
+
+def test_only_those_there_are_counted():
+    trunk = ASNAttention(5, settings()["asn_attention"], {"init_gain": 1.0, "mask_absent": True})
+    tokens = random_tokens(5, 1, 3, 1)
+    tokens.present[0, [1, 3]] = False
+    features = trunk(EntityTokens(tokens.tokens, tokens.present, torch.tensor([[2, 3, -1]])), torch.zeros(1, 0))
+    assert features.counted.tolist() == [[True, True, False, False]]
+
+
+def test_another_way_to_combine_is_refused():
+    with pytest.raises(ConfigError, match=r"asn_attention\.combine=sum is unknown; set it to one of: hadamard, inner"):
+        new_agent("asn_attention", changes={"asn_attention.combine": "sum"})

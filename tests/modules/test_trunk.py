@@ -1,0 +1,69 @@
+"""What all trunks share: picking targets, stacking steps, learning a toy battle."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from lolm_plugin.modules.trunks.trunk import Features, at, pick
+from lolm_plugin.observations.entity_tokens import EntityTokens
+
+from .networks import TRUNKS, new_agent, zeros
+
+
+def test_picked_rows_by_hand():
+    rows = torch.arange(12.0).view(2, 3, 2)
+    picked = pick(rows, torch.tensor([[2, 0, -1], [1, 1, 2]]))
+    assert picked[0, :2].tolist() == [[4, 5], [0, 1]]
+    assert picked[1].tolist() == [[8, 9], [8, 9], [10, 11]]
+
+
+def test_every_field_of_the_features_is_mapped():
+    def features(value):
+        return Features(*[torch.full((2,), value)] * 5, losses={"a": torch.tensor([value])}, subtask=torch.ones(1))
+
+    both = features(1.0).map(lambda *values: torch.stack(values), features(2.0))
+    assert both.own.tolist() == both.memory.tolist() == [[1, 1], [2, 2]]
+    assert both.losses["a"].tolist() == [[1], [2]]
+    assert both.subtask.shape == (2, 1)
+    assert both.attention is None
+
+
+def test_tokens_at_an_index():
+    tokens = EntityTokens(torch.rand(3, 2, 4, 5), torch.ones(3, 2, 4), torch.zeros(3, 2, 1))
+    one = at(tokens, 1)
+    assert torch.equal(one.tokens, tokens.tokens[1])
+    assert (one.present.shape, one.targets.shape) == ((2, 4), (2, 1))
+
+
+def toy_battle(rows, width):
+    """A marine, two allies and four enemies with nothing but health that matters, and who is the weakest."""
+    tokens = torch.zeros(rows, 3, 7, width)
+    tokens[..., :3, 0] = 1
+    tokens[..., 3:, 0] = torch.randint(2, (rows, 3, 4))
+    tokens[..., 1:, 1:4] = torch.rand(rows, 3, 6, 3) * 2 - 1
+    tokens[..., 4] = torch.rand(rows, 3, 7)
+    tokens[..., 6] = 1
+    tokens[..., 16:19] = functional.one_hot(torch.tensor([0, 1, 1, 2, 2, 2, 2]), 3)
+    targets = torch.arange(3, 7).expand(rows, 3, 4)
+    return EntityTokens(tokens, torch.ones(rows, 3, 7, dtype=torch.bool), targets), tokens[..., 3:, 4].argmin(-1)
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_it_learns_to_attack_the_weakest(name):
+    torch.manual_seed(0)
+    agent = new_agent(name, changes={"entity.further_fields": []})
+    optimiser = torch.optim.Adam(agent.parameters(), lr=5e-4)
+    generator, losses = np.random.default_rng(0), []
+    for _ in range(120):
+        tokens, weakest = toy_battle(64, agent.tokenizer.width)
+        features = agent.trunk(tokens, zeros(agent, 64, 3), agent.noise((64, 3), generator))
+        logits = agent.head(features.own, features.targets, tokens.targets)
+        losses.append(functional.cross_entropy(logits.flatten(0, 1), 6 + weakest.flatten()))
+        optimiser.zero_grad()
+        (losses[-1] + sum(loss.mean() for loss in features.losses.values())).backward()
+        optimiser.step()
+    assert losses[0].item() == pytest.approx(math.log(10), abs=0.1)
+    assert torch.stack(losses[-10:]).mean() < 0.7
