@@ -60,7 +60,8 @@ def _results(metrics: Metrics) -> list[tuple[str, str]]:
     last("test_battle_won_mean", "test win rate", "{:.1%} at the end, {:.1%} at best")
     last("battle_won_mean", "training win rate", "{:.1%} at the end, {:.1%} at best")
     last("test_return_mean", "test return", "{:.2f} at the end, {:.2f} at best")
-    last("kl_coef", "kl_coef", "{2:.4f} at first, {0:.4f} at the end")
+    if any(metrics.get("kl_coef", {}).get("values", [])):
+        last("kl_coef", "kl_coef", "{2:.4f} at first, {0:.4f} at the end")
     last("ratio_epoch0", "ratio_epoch0", "{:.6f} (has to be 1)")
     last("agent_steps_per_second", "agent-steps/s", "{:.0f}")
     return rows

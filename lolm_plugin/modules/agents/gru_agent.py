@@ -1,4 +1,4 @@
-"""The recurrent policy of MAPPO (Yu et al. 2022): flat observation -> linear -> ReLU -> GRU -> linear. Fits one map only.
+"""The recurrent policy of MAPPO (Yu et al. 2022): observation -> linear -> ReLU -> GRU -> linear. Fits one map only.
 
 As in its released code, inputs and the results of both layers are normalised.
 """
