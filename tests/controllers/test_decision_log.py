@@ -10,7 +10,7 @@ FORMS = {"dt2gs_mappo": {"attention", "subtask"}, "updet_mappo": {"attention"}, 
 COMMON = {"t_env", "test_episode", "step", "agent", "unit", "action", "probability", "entropy"}
 
 
-def tested_episode(mac, batch, lengths, t_env=50):
+def whole_episode(mac, batch, lengths, t_env=50):
     """As a runner plays it: every episode is asked once more in the state after its last step."""
     mac.init_hidden(batch.batch_size)
     actions = {}
@@ -30,7 +30,7 @@ def logged(new_learner, tiny_args, play, tmp_path):
         mac = new_learner(tiny_args({"decisions_file": str(path)}, algorithm=algorithm)).mac
         batch = play(mac, lengths=(4, 2, 3), unseen=0.5)
         assert not path.exists()  # training episodes are not written
-        actions = [tested_episode(mac, batch, (4, 2, 3)) for _ in range(2)]
+        actions = [whole_episode(mac, batch, (4, 2, 3)) for _ in range(2)]
         return [json.loads(line) for line in path.read_text().splitlines()], actions, batch, mac
 
     return run
@@ -70,7 +70,7 @@ def test_a_language_models_decisions_are_written_too(new_learner, tiny_args, pla
     path = tmp_path / "decisions.jsonl"
     mac = new_learner(tiny_args({"decisions_file": str(path)})).mac
     batch = play(mac, lengths=(2,))
-    tested_episode(mac, batch, (2,))
+    whole_episode(mac, batch, (2,))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines
     assert set(lines[0]) == COMMON
@@ -80,7 +80,7 @@ def test_a_language_models_decisions_are_written_too(new_learner, tiny_args, pla
 def test_nothing_is_written_unless_asked(new_learner, tiny_args, play, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mac = new_learner(tiny_args(algorithm="updet_mappo")).mac
-    tested_episode(mac, play(mac), (4, 2, 3))
+    whole_episode(mac, play(mac), (4, 2, 3))
     assert not list(tmp_path.iterdir())
 
 
@@ -88,7 +88,7 @@ def test_probability_and_entropy_are_those_of_the_policy(new_learner, tiny_args,
     path = tmp_path / "decisions.jsonl"
     mac = new_learner(tiny_args({"decisions_file": str(path)}, algorithm="updet_mappo")).mac
     batch = play(mac, lengths=(2,))
-    tested_episode(mac, batch, (2,))
+    whole_episode(mac, batch, (2,))
     probabilities = mac.forward(batch, 0)[0]
     for line in [json.loads(text) for text in path.read_text().splitlines()]:
         if line["step"] == 0:

@@ -96,7 +96,7 @@ class DT2GS(Trunk):
         )
 
     def _fuse(self, tokens: EntityTokens, subtask: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [..., m, width] of the wanted units under a subtask [..., K], and where the own one looks [..., n]."""
+        """Features [..., m, width] of the wanted units under a subtask [..., K], and where the own looks [..., n]."""
         units = self.embed(tokens.tokens)
         # The subtask's token asks like a unit but is not asked, so that the units do not see it.
         asking = torch.cat([self.wanted(tokens, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
