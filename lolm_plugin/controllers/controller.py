@@ -122,7 +122,7 @@ class Controller:
     # What a policy-gradient learner needs.
 
     def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
-        """The policy at timestep ``t`` of the episodes ``running`` (bool [batch]); in the others action 0 is certain."""
+        """The policy at timestep ``t`` of the episodes ``running`` (bool [batch]); elsewhere action 0 is certain."""
         raise NotImplementedError
 
     def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> AgentSteps:
