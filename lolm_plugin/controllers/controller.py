@@ -167,7 +167,7 @@ class Controller:
 
 
 def decisions(batch: Any, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Where in a batch within ``valid`` [batch, time] there is something to decide: ``AgentSteps.index, .available``."""
+    """Where a batch within ``valid`` [batch, time] has something to decide: ``AgentSteps.index, .available``."""
     available = batch["avail_actions"][:, : valid.shape[1]] > 0
     episode, step, agent = torch.nonzero((available.sum(-1) > 1) & valid.unsqueeze(-1), as_tuple=True)
     return (episode, step, agent), available[episode, step, agent]

@@ -195,7 +195,7 @@ class MAPPOLearner:
             chosen.old_log_probs[micro] = log_policy.gather(-1, chosen.actions[micro].unsqueeze(-1)).squeeze(-1)
 
     def _minibatches(self, steps: Any, t_env: int, epoch: int) -> Iterator[Tensor]:
-        """The decisions in ``minibatches`` random parts, those that belong together in one; one part keeps their order."""
+        """The decisions in ``minibatches`` random parts, what belongs together in one; one part keeps the order."""
         if steps.together is None:
             yield from self._parts(len(steps), self.args.minibatches, "minibatch", t_env, epoch)
             return
