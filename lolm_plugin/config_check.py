@@ -228,6 +228,7 @@ def _check_policy(config: Mapping[str, Any]) -> None:
     if agent not in agents:
         raise ConfigError(f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}.")
     _check_choices(config, _choices(config))
+    _check_sections(config)
     width, heads = config["critic"]["width"], config["critic"]["heads"]
     if config["critic_type"] == "transformer_critic" and width % heads:
         raise ConfigError(
@@ -283,7 +284,6 @@ def _check_network(config: Mapping[str, Any]) -> None:
             f"kl.enabled=True cannot be used with mac={mac}, which has no frozen pretrained model to stay near; "
             "set kl.enabled=False."
         )
-    _check_sections(config)
     tied = [key for key in ("obs_agent_id", "obs_last_action") if config[key]]
     if tied and agent in registry.TRUNKS:
         raise ConfigError(

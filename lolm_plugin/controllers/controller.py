@@ -154,7 +154,11 @@ class Controller:
         return {}
 
     def reference_hidden(self, steps: AgentSteps) -> Tensor:
-        """Only a language model has a pretrained self to stay near; the KL is refused for others."""
+        """Hidden states [len(steps), hidden] of the frozen pretrained self that only a language model has."""
+        raise NotImplementedError
+
+    def reference_logits(self, hidden: Tensor) -> Tensor:
+        """What the current head makes of such hidden states, detached: [rows, n_actions]."""
         raise NotImplementedError
 
     def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:

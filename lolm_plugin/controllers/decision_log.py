@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lolm_plugin.modules.masked_policy import entropy
 from lolm_plugin.observations.layout import ObservationLayout
-from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
+from lolm_plugin.prompts.scene import kind_name
 
 if TYPE_CHECKING:
     from lolm_plugin.controllers.controller import Acting
@@ -53,7 +53,7 @@ class DecisionLog:
                 "test_episode": self._begun + episode,
                 "step": t,
                 "agent": agent,
-                "unit": "unknown unit" if kind == UNKNOWN else UNIVERSE[kind].name,
+                "unit": kind_name(kind),
                 "action": self.layout.action_names(heals)[int(actions[episode, agent])],
                 "probability": round(float(chosen[episode, agent]), 4),
                 "entropy": round(float(spread[episode, agent]), 4),

@@ -50,16 +50,11 @@ class NetworkMAC(Controller):
 
     def init_hidden(self, batch_size: int) -> None:
         """New episodes begin: every agent's memory is empty."""
-        self.hidden = self.agent.init_hidden().to(self.device).expand(batch_size, self.n_agents, -1)
+        self.hidden = self.agent.init_hidden().expand(batch_size, self.n_agents, -1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """All of the network."""
         return [{"name": "actor", "params": list(self.agent.parameters()), "lr": self.args.lr}]
-
-    def cuda(self) -> None:
-        """Move to the GPU."""
-        super().cuda()
-        self._agents = self._agents.cuda()
 
     def fingerprint(self) -> dict[str, Any]:
         """Which network in which form."""
@@ -119,7 +114,7 @@ class NetworkMAC(Controller):
         index, available = decisions(batch, valid)
         inputs = torch.stack([self._inputs(batch, t) for t in range(valid.shape[1])], dim=1)
         noise = None
-        if self.agent.noise_width and self.args.dt2gs["noise_mode"] == "stored":
+        if self.agent.noise_width and self.agent.noise_mode == "stored":
             assert self.played_noise is not None, "learning from episodes that nobody has played"
             noise = self.played_noise[:, : valid.shape[1]]
         elif self.agent.noise_width:
@@ -138,17 +133,17 @@ class NetworkMAC(Controller):
         """The current policy on ``rows`` [n] of the steps; with memory, all of their episodes are played again."""
         episode, step, agent = (place[rows] for place in steps.index)
         if not self.recurrent:
-            nothing = self.agent.init_hidden().to(self.device).expand(len(rows), -1)
+            nothing = self.agent.init_hidden().expand(len(rows), -1)
             output = self.agent.evaluate(steps.inputs[episode, step, agent], nothing, agent)
             return Evaluation(output.logits, output.losses, output.stats)
         episodes, place = episode.unique(return_inverse=True)
         noise = steps.noise
-        if noise is not None and self.args.dt2gs["noise_mode"] == "redraw":
+        if noise is not None and self.agent.noise_mode == "redraw":
             noise = self._noise(noise.shape[:3], "redraw", steps.t_env)
         last = int(step.max()) + 1
         inputs = steps.inputs[episodes, :last].transpose(0, 1)
         drawn = None if noise is None else noise[episodes, :last].transpose(0, 1)
-        empty = self.agent.init_hidden().to(self.device).expand(len(episodes), self.n_agents, -1)
+        empty = self.agent.init_hidden().expand(len(episodes), self.n_agents, -1)
         output = self.agent.unroll(inputs, empty, self._agents, drawn)
 
         def at_rows(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

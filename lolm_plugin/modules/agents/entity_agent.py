@@ -28,6 +28,7 @@ class EntityAgent(Policy):
         self.trunk.every_unit = False
         self.hidden_width = self.trunk.memory_width
         self.noise_width = self.trunk.noise_width
+        self.noise_mode = self.trunk.noise_mode
 
     def evaluate(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
         tokens = self.tokenizer(inputs, agents)

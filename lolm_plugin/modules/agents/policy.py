@@ -26,6 +26,7 @@ class Policy(nn.Module):
     n_agents: int
     hidden_width: int = 0  # 0: the policy has no memory
     noise_width: int = 0  # 0: the policy draws nothing
+    noise_mode: str = "stored"  # learn with the draws that were played; frozen: new ones each update; redraw: each time
 
     def init_hidden(self) -> Tensor:
         """The memory of an agent when an episode begins: [1, hidden_width]."""

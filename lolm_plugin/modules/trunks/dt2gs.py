@@ -35,6 +35,7 @@ class DT2GS(Trunk):
         self.temperature, self.fuse_relu = shape["temperature"], shape["fuse_relu"]
         self.reconstruction_coef = shape["reconstruction_coef"]
         self.subtask_kl_coef = shape["subtask_kl_coef"]
+        self.noise_mode = shape["noise_mode"]
         self.width = shape["feature_width"]
         self.memory_width = self.noise_width = self.latent + self.subtasks
 

@@ -47,6 +47,7 @@ class Trunk(nn.Module):
     width: int  # of the features
     memory_width: int = 0  # of what an agent carries from step to step
     noise_width: int = 0  # of what it draws at each step
+    noise_mode: str = "stored"  # which draws a policy learns with; see ``Policy``
     every_unit: bool = True  # False: features of the own token and of targets alone, which is all a policy reads
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
