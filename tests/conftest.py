@@ -18,6 +18,7 @@ from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.units import HEALERS, UNIVERSE
 from lolm_plugin.paths import use_host_config_dir
+from tests.dotted import put
 
 torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
 
@@ -214,13 +215,7 @@ def _tiny_args(changes=None, n_agents=2, n_enemies=2, algorithm="lolm_mappo_tiny
         "learner_log_interval": 1,
         "prompt": {"style": "compact", "dynamic": True},
     }
-    for key, value in (changes or {}).items():
-        *parents, last = key.split(".")
-        inner = config
-        for parent in parents:
-            inner = inner[parent]
-        assert last in inner, f"{key} is no key"
-        inner[last] = value
+    put(config, changes or {})
     return SimpleNamespace(**config)
 
 

@@ -1,61 +1,20 @@
 """The example is followed to the letter on a copy of the repository: three files, and it trains and is tested."""
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples/add_an_env"
+from tests.examples.follow import follow, run, touched
+
+FILES = ("config/envs/skirmish.yaml", "lolm_plugin/envs/skirmish.py")
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A repository with the example's steps done."""
-    folder = tmp_path_factory.mktemp("copy")
-    for name in ("lolm_plugin", "config", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("main.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("lolm_plugin/envs/skirmish.py", "config/envs/skirmish.yaml"):
-        assert not (folder / name).exists()
-        shutil.copy(EXAMPLE / name, folder / name)
-    registry = folder / "lolm_plugin/registry.py"
-    beginning = "ENVS: dict[str, Env] = {\n"
-    assert registry.read_text().count(beginning) == 1
-    registry.write_text(
-        registry.read_text().replace(beginning, beginning + (EXAMPLE / "registry_entry.txt").read_text())
-    )
-    return folder
-
-
-def run(copy, *command):
-    environment = {**os.environ, "PYTHONPATH": str(copy), "EPYMARL_HOME": "none"}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return follow("add_an_env", FILES, "ENVS: dict[str, Env] = {\n", tmp_path_factory.mktemp("copy"))
 
 
 def test_it_touches_three_files(copy):
-    touched = [
-        str(path.relative_to(copy))
-        for folder in ("lolm_plugin", "config")
-        for path in (copy / folder).rglob("*")
-        if path.suffix in (".py", ".yaml") and path.read_bytes() != _original(path.relative_to(copy))
-    ]
-    assert sorted(touched) == ["config/envs/skirmish.yaml", "lolm_plugin/envs/skirmish.py", "lolm_plugin/registry.py"]
-
-
-def _original(path):
-    return (ROOT / path).read_bytes() if (ROOT / path).exists() else b""
+    assert touched(copy) == [*FILES, "lolm_plugin/registry.py"]
 
 
 def test_it_trains_by_the_common_command_line(copy):

@@ -7,6 +7,7 @@ from lolm_plugin import config_files, registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import BUNDLED
 from lolm_plugin.modules.masked_policy import masked_log_softmax
+from tests.learners.compare import differing, farthest, tensors
 
 NETWORKS = sorted(
     name
@@ -54,19 +55,6 @@ def updated(build, play):
         return learner, batch
 
     return run
-
-
-def tensors(learner):
-    named = {**learner.mac.agent.state_dict(), **{f"critic.{k}": v for k, v in learner.critic.state_dict().items()}}
-    return {name: tensor.clone() for name, tensor in named.items()}
-
-
-def differing(first, second):
-    return {name for name in first if not torch.equal(first[name], second[name])}
-
-
-def farthest(first, second):
-    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def awake(learner):

@@ -5,6 +5,7 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
+from tests.learners.compare import differing, farthest, tensors
 
 
 @pytest.fixture
@@ -19,20 +20,6 @@ def updated(new_learner, tiny_args, play):
         return learner, batch
 
     return run
-
-
-def tensors(learner):
-    """Every tensor of the policy and the critic by name, as a copy."""
-    named = {**learner.mac.agent.state_dict(), **{f"critic.{k}": v for k, v in learner.critic.state_dict().items()}}
-    return {name: tensor.clone() for name, tensor in named.items()}
-
-
-def differing(first, second):
-    return {name for name in first if not torch.equal(first[name], second[name])}
-
-
-def farthest(first, second):
-    return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner, tiny_args, play):

@@ -9,6 +9,7 @@ import torch
 from lolm_plugin import config_files, registry
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.entity_tokens import EntityTokens
+from tests.dotted import put
 
 TRUNKS = tuple(registry.TRUNKS)
 # Name -> what is registered and how its settings (dotted keys) differ from the default ones.
@@ -55,13 +56,7 @@ def network_args(form="updet", map_name="3m", changes=ORDINARY, seed=1):
     config = settings() | {"env": "sc2", "env_args": env_args, "n_agents": n_agents, "n_actions": n_actions}
     config |= {"agent": agent, "critic_type": f"{agent}_critic", "seed": seed}
     config |= {"obs_last_action": False, "obs_agent_id": False}
-    for key, value in {**own, **changes}.items():
-        *parents, last = key.split(".")
-        inner = config
-        for parent in parents:
-            inner = inner[parent]
-        assert last in inner, f"{key} is no key"
-        inner[last] = value
+    put(config, {**own, **changes})
     return SimpleNamespace(**config)
 
 

@@ -7,8 +7,7 @@ from torch import nn
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.trunks.asn_attention import ASNAttention
 from lolm_plugin.observations.entity_tokens import EntityTokens
-
-from .networks import new_agent, random_tokens, settings
+from tests.modules.networks import new_agent, random_tokens, settings
 
 ENTITY = {"init_gain": 1.5, "mask_absent": False}
 

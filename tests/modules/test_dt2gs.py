@@ -7,8 +7,15 @@ from torch import nn
 
 from lolm_plugin.modules.subtasks import consistency_kl, product_of_gaussians
 from lolm_plugin.observations.entity_tokens import EntityTokens
-
-from .networks import ORDINARY, network_args, new_agent, observations_of, random_tokens, silent_parameters, zeros
+from tests.modules.networks import (
+    ORDINARY,
+    network_args,
+    new_agent,
+    observations_of,
+    random_tokens,
+    silent_parameters,
+    zeros,
+)
 
 AGENTS = torch.arange(3)
 LATENT, SUBTASKS = 8, 4

@@ -5,8 +5,7 @@ import torch
 
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.units import HEALERS
-
-from .networks import (
+from tests.modules.networks import (
     ENTITY_FORMS,
     ORDINARY,
     TRUNKS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .networks import ENTITY_FORMS, ORDINARY, new_critic, random_batch, silent_parameters
+from tests.modules.networks import ENTITY_FORMS, ORDINARY, new_critic, random_batch, silent_parameters
 
 MAP = "8m_vs_9m"
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lolm_plugin.modules.initialisation import Gains, linear, orthogonal
-
-from .networks import ENTITY_FORMS, REFERENCE, new_agent, new_critic, observations_of, zeros
+from tests.modules.networks import ENTITY_FORMS, REFERENCE, new_agent, new_critic, observations_of, zeros
 
 
 def gain_of(weight):

@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from lolm_plugin.modules.agents.gru_agent import GRUAgent
-
-from .networks import FORMS, drawn, layouts_of, network_args, new_agent, observations_of, silent_parameters, zeros
+from tests.modules.networks import (
+    FORMS,
+    drawn,
+    layouts_of,
+    network_args,
+    new_agent,
+    observations_of,
+    silent_parameters,
+    zeros,
+)
 
 SIZES = {"3m": (3, 3), "8m_vs_9m": (8, 9), "2m_vs_1z": (2, 1), "corridor": (6, 24)}
 MAP = "8m_vs_9m"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .networks import REFERENCE, count, new_agent, new_critic
+from tests.modules.networks import REFERENCE, count, new_agent, new_critic
 
 
 @pytest.mark.parametrize("map_name", ["3m", "MMM2"])

@@ -9,8 +9,7 @@ from torch.nn import functional
 
 from lolm_plugin.modules.trunks.trunk import Features, at, pick
 from lolm_plugin.observations.entity_tokens import EntityTokens
-
-from .networks import TRUNKS, new_agent, zeros
+from tests.modules.networks import TRUNKS, new_agent, zeros
 
 
 def test_picked_rows_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from .networks import new_agent, observations_of, zeros
+from tests.modules.networks import new_agent, observations_of, zeros
 
 AGENTS = torch.arange(3)
 
