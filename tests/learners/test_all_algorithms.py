@@ -5,15 +5,10 @@ import torch
 
 from lolm_plugin import config_files, registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.modules.masked_policy import masked_log_softmax
+from tests.algorithms import HOST_DIR, NETWORKS
 from tests.learners.compare import differing, farthest, tensors
 
-NETWORKS = sorted(
-    name
-    for name, path in config_files.available("algs", BUNDLED / "config").items()
-    if config_files.resolve(name, "probe", BUNDLED / "config").config.get("mac") == "network_mac"
-)
 FORMS = [
     *((name, {}) for name in NETWORKS),
     ("updet_mappo", {"updet.recurrent_token": True}),
@@ -299,5 +294,5 @@ def test_last_actions_and_ids_are_part_of_what_a_gru_reads(build):
 
 
 def test_every_registered_network_is_among_the_forms():
-    tested = {config_files.resolve(name, "probe", BUNDLED / "config").config["agent"] for name, _ in FORMS}
+    tested = {config_files.resolve(name, "probe", HOST_DIR).config["agent"] for name, _ in FORMS}
     assert tested == set(registry.ENTRIES["agent"]) - {"llm"}

@@ -8,22 +8,34 @@ import pytest
 
 from lolm_plugin import training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
+from tests.algorithms import NETWORKS
 
 # Environment steps: about 30 updates of 256 episodes, of up to 8 steps in a duel.
 T_MAX = {"retreat": 8_000, "approach": 8_000, "duel": 38_000, "target": 5_000}
 
 
-def train(tmp_path, map_name, *updates):
+# What lolm_mappo_tiny's file says, for the algorithms whose files are sized for real battles.
+SMALL_BATTLES = (
+    *(f"{key}=256" for key in ("batch_size_run", "batch_size", "buffer_size")),
+    *("entropy_coef=0.03", "critic_lr=0.003", "torch_threads=1", "use_cuda=False"),
+)
+TINY_MODEL = (
+    *("llm.model=tiny-llama", "llm.token_budget=16384", "prompt.style=compact", "runner_log_interval=1"),
+    *("lr=0.0005", "head_lr=0.0005", "minibatches=4"),
+)
+
+
+def train(tmp_path, map_name, *updates, algorithm="lolm_mappo_tiny"):
     """Train on a probe and return its Sacred metrics."""
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
-        arguments = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
+        arguments = [f"--config={algorithm}", "--env-config=probe", "--epymarl=none"]
         settings = [f"env_args.map_name={map_name}", f"t_max={T_MAX[map_name]}", "save_model=False", *updates]
         assert training.main(["main.py", *arguments, "with", *settings]) == 0
     finally:
         os.chdir(here)
-    return json.loads((tmp_path / "results/sacred/lolm_mappo_tiny" / map_name / "1/metrics.json").read_text())
+    return json.loads((tmp_path / "results/sacred" / algorithm / map_name / "1/metrics.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -36,6 +48,22 @@ def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
     weights = metrics["kl_coef"]["values"]
     assert weights[-1] == 0
     assert (weights[0] > 0) == kl
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "map_name"),
+    [
+        *itertools.product(NETWORKS, ("retreat", "approach", "duel", "target")),
+        # Its attack logits are all equal, so target is not for it; a duel takes it a minute.
+        *itertools.product(("transformer_mappo",), ("retreat", "approach")),
+    ],
+)
+def test_every_baseline_reaches_90_percent_of_what_its_head_can_express(algorithm, map_name, tmp_path):
+    """One seed of the three in docs/baselines.md, to keep the suite short."""
+    model = TINY_MODEL if algorithm == "transformer_mappo" else ()
+    metrics = train(tmp_path, map_name, *SMALL_BATTLES, *model, "seed=1", algorithm=algorithm)
+    assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
+    assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
 @pytest.mark.parametrize("map_name", ["retreat", "approach"])

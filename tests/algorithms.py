@@ -1,0 +1,15 @@
+"""The algorithms there are, for tests that run over all of them."""
+
+from lolm_plugin import config_files
+from lolm_plugin.host import BUNDLED
+
+HOST_DIR = BUNDLED / "config"
+
+
+def controlled_by(mac):
+    """The names for ``--config`` whose controller is ``mac``."""
+    names = config_files.available("algs", HOST_DIR)
+    return sorted(name for name in names if config_files.resolve(name, "probe", HOST_DIR).config.get("mac") == mac)
+
+
+NETWORKS = controlled_by("network_mac")
