@@ -12,7 +12,7 @@ from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.llm.backbone import Backbone
-from lolm_plugin.llm.batching import plan_microbatches
+from lolm_plugin.llm.reader import Rows
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 
@@ -23,7 +23,7 @@ class PromptSteps:
 
     index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
     available: Tensor  # bool [rows, n_actions]
-    prompts: list[list[int]]  # token ids of every different prompt's own part
+    prompts: Rows  # every different prompt
     prompt: Tensor  # int64 [rows]: which of the prompts a row reads
     together: Tensor | None = None
 
@@ -56,7 +56,7 @@ class PromptMAC(Controller):
         """The language model, its adapter and head; and the seed where that made weights that are not saved."""
         keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys",)}
         if self.agent.backbone.has_reference:
-            keys["lora"] = ("rank", "alpha", "targets")
+            keys["lora"] = ("rank", "alpha", "targets", "layers")
         settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}
         drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
         return {**settings, "seed": self.args.seed} if drawn else settings
@@ -79,30 +79,31 @@ class PromptMAC(Controller):
         log_probs, index = certain_log_probs(available)
         if len(index[0]):
             rows = available[index]
-            prompts, prompt = _distinct(self.agent.prompter.encode(ep_batch["obs"][:, t][index], rows, index[1]))
-            hidden = self._hidden(prompts)[prompt.to(rows.device)]
+            prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
+            hidden = self.agent.hidden(prompts, token_budget=self.args.llm["token_budget"])[prompt]
             log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
         return Acting(log_probs)
 
     def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> PromptSteps:
         """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
         index, rows = decisions(batch, valid)
-        obs = batch["obs"][:, : valid.shape[1]][index]
-        prompts, prompt = _distinct(self.agent.prompter.encode(obs, rows, index[2]))
-        return PromptSteps(index, rows, prompts, prompt.to(rows.device))
+        prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
+        llm = self.args.llm
+        kept = self.agent.backbone.through_trunk(prompts, llm["trunk_cache_gb"] * 2**30, llm["token_budget"])
+        return PromptSteps(index, rows, kept, prompt)
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
         read = steps.prompt[rows]
         distinct = read.unique()
-        groups = self._groups([steps.prompts[i] for i in distinct.tolist()])
-        return [rows[torch.isin(read, distinct[torch.tensor(group, device=read.device)])] for group in groups]
+        packs = steps.prompts.take(distinct.tolist()).plan(self.args.llm["token_budget"])
+        members = [torch.tensor([row for group in pack for row in group], device=read.device) for pack in packs]
+        return [rows[torch.isin(read, distinct[pack])] for pack in members]
 
     def logits(self, steps: PromptSteps, rows: Tensor) -> Tensor:
         """Action logits [len(rows), n_actions] of the current policy, with gradient; equal prompts are read once."""
         distinct, read = steps.prompt[rows].unique(return_inverse=True)
-        hidden = self.agent.hidden([steps.prompts[i] for i in distinct.tolist()])
-        return self.agent.logits(hidden)[read]
+        return self.agent.logits(self.agent.hidden(steps.prompts.take(distinct.tolist()))[read])
 
     def evaluate(self, steps: PromptSteps, rows: Tensor) -> Evaluation:
         """The current policy on ``rows`` [n] of the steps."""
@@ -110,25 +111,17 @@ class PromptMAC(Controller):
 
     def reference_hidden(self, steps: PromptSteps) -> Tensor:
         """Hidden states [len(steps), hidden] of the frozen pretrained LM; the same all through an update."""
-        return self._hidden(steps.prompts, reference=True)[steps.prompt]
+        budget = self.args.llm["token_budget"]
+        return self.agent.hidden(steps.prompts, reference=True, token_budget=budget)[steps.prompt]
 
     def reference_logits(self, hidden: Tensor) -> Tensor:
         """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
         return self.agent.logits(hidden).detach()
 
-    def _groups(self, sequences: list[list[int]]) -> list[list[int]]:
-        """Which sequences the LM reads together; a prefix that cannot be shared is read again by every row."""
-        prefix, shared = len(self.agent.prompter.prefix), self.agent.backbone.shares_prefix
-        lengths = [len(sequence) + (0 if shared else prefix) for sequence in sequences]
-        return plan_microbatches(lengths, self.args.llm["token_budget"], prefix if shared else 0)
-
-    @torch.no_grad()
-    def _hidden(self, sequences: list[list[int]], reference: bool = False) -> Tensor:
-        """Hidden states [rows, hidden] without gradient, as many microbatches as the token budget asks for."""
-        hidden = torch.empty(len(sequences), self.agent.backbone.hidden_size, device=self.device)
-        for group in self._groups(sequences):
-            hidden[group] = self.agent.hidden([sequences[i] for i in group], reference=reference)
-        return hidden
+    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Rows, Tensor]:
+        """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
+        sequences, prompt = _distinct(self.agent.prompter.encode(obs, available, agent))
+        return self.agent.backbone.rows(self.agent.prompter.prefix, sequences), prompt.to(obs.device)
 
 
 def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:

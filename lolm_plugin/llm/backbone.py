@@ -3,22 +3,22 @@
 With LoRA one set of weights is both the policy's trunk (adapter on) and the reference (adapter off).
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel
 
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import sources
-from lolm_plugin.llm.batching import pad_right
+from lolm_plugin.llm.lora import first_layer, with_lora
+from lolm_plugin.llm.packing import Packing
+from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, last_states
+from lolm_plugin.llm.stages import Stages, can_be_packed
 from lolm_plugin.randomness import keyed_seeds
 
 FULL_MODEL = "model.safetensors"
@@ -28,13 +28,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Backbone(nn.Module):
     """Token ids in, one hidden state a row out.
 
-    Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``shares_prefix``,
-    whether a common prefix is run once and not once a row; ``has_reference``, whether the model as it was at the
-    start is still there.
+    Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``packs``, whether rows
+    run packed (``llm/packing.py``) and not padded, which a few architectures cannot; ``shares_prefix``, whether a
+    common prefix is run once and not once a row; ``has_reference``, whether the model as it was at the start is still
+    there; ``trunk_layers``, how many lower layers nothing trains.
     """
 
     def __init__(self, llm: Mapping, lora: Mapping, seed: int, device: str | torch.device = "cpu") -> None:
-        """``llm``: model, num_layers, dtype, pretrained, train, share_prefix. ``lora``: rank, alpha, targets.
+        """``llm``: model, num_layers, dtype, pretrained, train, share_prefix, recompute. ``lora``: see ``with_lora``.
 
         ``seed`` decides the adapter, and the language model too if it is not pretrained; the global random
         state is left as it was. Raises ConfigError for any of these that cannot be used.
@@ -50,41 +51,74 @@ class Backbone(nn.Module):
         self.num_layers: int = model.config.num_hidden_layers
         limit = getattr(model.config, "max_position_embeddings", None)  # absent where positions are relative
         self.context_length: int = limit or self.tokenizer.model_max_length
-        self.shares_prefix = bool(llm["share_prefix"]) and _attends_fully(model)
-        self._pad_id: int = self.tokenizer.pad_token_id or 0
         _check_causal(model, source.model)
         if self.has_reference:
             with sources.seeded(lora_seed):
-                self.lm = _with_lora(model, lora, source.model)
+                self.lm = with_lora(model, lora, source.model)
         else:
             self.lm = model.requires_grad_(True)
         self.to(device)
+        stages = _stages(model, first_layer(model, lora["layers"]) if self.has_reference else 0, llm["recompute"])
+        self.packs = stages is not None
+        self.trunk_layers = stages.split if stages else 0
+        self.shares_prefix = self.packs and bool(llm["share_prefix"])
+        self._reader = PackedReader(stages, self) if stages else PaddedReader(model, self.tokenizer.pad_token_id or 0)
 
-    def encode(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
-        """The final hidden state at the last token of ``prefix + sequence``: float32 ``[rows, hidden_size]``.
+    def rows(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Rows:
+        """What ``read`` takes. ``prefix`` may be empty; each sequence has at least one token.
 
-        ``prefix`` is what all rows begin with and may be empty; each sequence has at least one token.
-        ``reference`` switches the adapter off and records no gradient; a model trained in full has none. All rows
-        run at once: see ``batching.plan_microbatches``. Raises ConfigError for a prompt longer than the context.
+        Raises ConfigError for a prompt longer than the context.
         """
-        if not sequences:
-            return torch.zeros(0, self.hidden_size, device=self.device)
-        assert min(map(len, sequences)) > 0, "a sequence without tokens has no last token"
-        longest = len(prefix) + max(map(len, sequences))
+        parts = [torch.as_tensor(sequence, dtype=torch.int64) for sequence in sequences]
+        shortest, longest = min(map(len, parts), default=1), max(map(len, parts), default=1) + len(prefix)
+        assert shortest > 0, "a sequence without tokens has no last token"
         if longest > self.context_length:
             raise ConfigError(
                 f"A prompt of {longest} tokens does not fit the {self.context_length} tokens of the language "
                 "model's context: set prompt.style=compact for shorter prompts, or llm.model to a model with a "
                 "longer context."
             )
-        run = self._run_after_prefix if self.shares_prefix and len(prefix) else self._run_full
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
-        with torch.no_grad() if reference else nullcontext(), self._adapter(on=not reference), autocast:
-            return run(prefix, sequences).float()
+        if self.shares_prefix:
+            return Rows(tuple(prefix), parts)
+        beginning = torch.as_tensor(prefix, dtype=torch.int64)
+        return Rows((), [torch.cat([beginning, part]) for part in parts])
+
+    def read(self, rows: Rows, reference: bool = False, token_budget: int | None = None) -> Tensor:
+        """The final hidden state at the last token of every row: float32 ``[rows, hidden_size]``.
+
+        ``reference`` switches the adapter off and records no gradient; a model trained in full has none. At most
+        ``token_budget`` tokens run at once (None: all), which changes no result.
+        """
+        with torch.no_grad() if reference else nullcontext(), self._adapter(on=not reference), self._precision():
+            packs = rows.plan(token_budget)
+            states = [self._reader.read(rows, pack, reference).float() for pack in packs]
+        if not packs:
+            return torch.zeros(0, self.hidden_size, device=self.device)
+        order = [row for pack in packs for group in pack for row in group]
+        return torch.cat(states)[torch.tensor(order).argsort().to(self.device)]
+
+    def encode(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
+        """The states of ``prefix + sequence``, all read at once; see ``rows`` and ``read``."""
+        return self.read(self.rows(prefix, sequences), reference)
+
+    def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None = None) -> Rows:
+        """``rows`` with token ids replaced by what the layers below the adapter make of them, now and ever after.
+
+        Longest rows first until ``keep_bytes`` are used; of the others ``read`` computes it each time.
+        """
+        if not self.trunk_layers:
+            return rows
+        with self._precision():
+            return self._reader.through_trunk(rows, keep_bytes, token_budget)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode: dropout would make the policy differ from itself between passes."""
         return super().train(False)
+
+    def version(self, reference: bool) -> int:
+        """Another number after every change of what is trained; the reference never changes."""
+        # Every change in place, such as an optimiser's step or a loaded checkpoint, raises a tensor's version.
+        return 0 if reference else sum(parameter._version for parameter in self.trainable())
 
     @property
     def device(self) -> torch.device:
@@ -135,58 +169,51 @@ class Backbone(nn.Module):
         """Write the adapter in PEFT's format, for ``PeftModel.from_pretrained(base_model, folder)``."""
         self.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
 
-    def _run_full(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Tensor:
-        ids, lengths = pad_right([[*prefix, *sequence] for sequence in sequences], self._pad_id)
-        return _last(_hidden(self._model(), ids.to(self.device)), lengths)
-
-    def _run_after_prefix(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Tensor:
-        model = self._model()
-        cache = DynamicCache(config=model.config)
-        _hidden(model, torch.tensor([list(prefix)], device=self.device), cache)
-        for layer in cache.layers:
-            # expand, not repeat: gradients of all rows add up in the one prefix.
-            layer.keys = layer.keys.expand(len(sequences), -1, -1, -1)
-            layer.values = layer.values.expand(len(sequences), -1, -1, -1)
-        ids, lengths = pad_right(sequences, self._pad_id)
-        return _last(_hidden(model, ids.to(self.device), cache), lengths)
-
     def _model(self) -> PreTrainedModel:
         return self.lm.get_base_model() if self.has_reference else self.lm
+
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
 
     def _adapter(self, on: bool) -> AbstractContextManager:
         assert on or self.has_reference, "a model trained in full is no longer what it was at the start"
         return nullcontext() if on else self.lm.disable_adapter()
 
 
-def _hidden(model: PreTrainedModel, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
-    """States after the final norm ``[rows, width, hidden]``.
-
-    No attention mask: padding is on the right, where a causal model's real tokens cannot see it, and a
-    mask would cost the fast attention kernel.
-    """
-    return model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
-
-
-def _last(hidden: Tensor, lengths: Tensor) -> Tensor:
-    rows = torch.arange(len(lengths), device=hidden.device)
-    return hidden[rows, lengths.to(hidden.device) - 1]
-
-
-def _attends_fully(model: PreTrainedModel) -> bool:
-    """Whether the cache of every layer is plain keys and values of all tokens (no window, no recurrence)."""
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
 def _check_causal(model: PreTrainedModel, name: str) -> None:
     """Right padding without a mask is exact only if no token sees a later one: try it."""
     with torch.no_grad():
-        first, second = _hidden(model, torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]]))[:, :3]
-    if (first - second).abs().max() > torch.finfo(first.dtype).eps ** 0.5 * first.abs().max():
+        first = last_states(model, torch.tensor([[3, 4, 5, 6]]), [3])
+        second = last_states(model, torch.tensor([[3, 4, 5, 7]]), [3])
+    if not _agree(first, second):
         raise ConfigError(
             f"llm.model={name} lets tokens see later ones, so it is no causal language model: set llm.model to "
             "one that is, such as Qwen/Qwen3-0.6B."
         )
+
+
+@torch.no_grad()
+def _stages(model: PreTrainedModel, split: int, recompute: bool) -> Stages | None:
+    """The model packed; None where it cannot be, or where trying shows other states than the model as it comes."""
+    if not can_be_packed(model):
+        return None
+    ids = torch.tensor([3, 4, 5, 6, 7, 8], device=model.device)
+    plain = last_states(model, ids.unsqueeze(0), [len(ids)])
+    attention = model.config._attn_implementation
+    try:
+        stages = Stages(model, split, recompute)
+        packing = Packing(2, [[4]])
+        packed = stages.top(stages.trunk(ids, packing), packing)
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # built otherwise than Stages takes for granted
+        packed = torch.full_like(plain, torch.nan)
+    if not _agree(plain, packed):
+        model.set_attn_implementation(attention)
+        return None
+    return stages
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** 0.5 * one.abs().max())
 
 
 def _dtypes(name: str, device: torch.device, frozen: bool) -> tuple[torch.dtype, bool]:
@@ -200,36 +227,3 @@ def _dtypes(name: str, device: torch.device, frozen: bool) -> tuple[torch.dtype,
     if name not in DTYPES:
         raise ConfigError(f"llm.dtype={name} is not known: set llm.dtype to auto, {' or '.join(DTYPES)}.")
     return DTYPES[name], False
-
-
-def _with_lora(model: PreTrainedModel, lora: Mapping, name: str) -> PeftModel:
-    if not isinstance(lora["rank"], int) or lora["rank"] < 1:
-        raise ConfigError(f"lora.rank={lora['rank']} is no positive integer: set lora.rank to 1 or more.")
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        target_modules=_targets(model, lora["targets"]),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about GPT-2's transposed layers, which PEFT then handles
-        peft = get_peft_model(model, config)
-    peft.peft_config["default"].base_model_name_or_path = name
-    return peft
-
-
-def _targets(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
-    """The full names of the linear layers meant by ``targets``."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    if targets == "all-linear":
-        return linear
-    wanted = [targets] if isinstance(targets, str) else list(targets)
-    for target in wanted or ["(nothing)"]:
-        if not any(f".{name}".endswith(f".{target}") for name in linear):
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
-            raise ConfigError(
-                f"lora.targets names {target}, which no linear layer of the model is called: set lora.targets to "
-                f"all-linear or to some of {', '.join(kinds)}."
-            )
-    return wanted

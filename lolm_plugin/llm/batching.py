@@ -1,40 +1,37 @@
-"""Rows of unequal length into microbatches that waste little on padding."""
+"""Rows of unequal length into packs that waste little on padding."""
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+PADDING_LIMIT = 0.05  # of the tokens of a group of rows
+
+Pack = list[list[int]]  # groups of row indices
 
 
-def plan_microbatches(
-    lengths: Sequence[int], token_budget: int, prefix_tokens: int = 0, padding_limit: float = 0.06
-) -> list[list[int]]:
-    """Row indices, each exactly once, in microbatches of rows of similar length, longest first.
+def plan_packs(
+    lengths: Sequence[int], token_budget: int, prefix_tokens: int = 0, padding_limit: float = PADDING_LIMIT
+) -> list[Pack]:
+    """Row indices, each exactly once, in packs of groups of rows of similar length, longest first.
 
-    A microbatch costs ``prefix_tokens`` (the shared prefix, run once) plus rows × longest row, and is cut
-    where that would pass ``token_budget``, or where padding would be more than ``padding_limit`` of its
-    rows' tokens and more than the prefix that a further microbatch runs again. A row that alone
-    passes the budget goes alone.
+    A group costs rows × longest row; a new one begins where padding would be more than ``padding_limit`` of it. A pack
+    costs ``prefix_tokens``, run once, and its groups; a new one begins where that would pass ``token_budget``. A row
+    that alone passes the budget goes alone.
     """
-    plan: list[list[int]] = []
-    real = 0
+    packs: list[Pack] = []
+    cost = real = 0  # of the last pack, padded; of the last group, without padding
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if plan:
-            width, rows = lengths[plan[-1][0]], len(plan[-1]) + 1
-            padding = rows * width - (real + lengths[row])
-            fits = prefix_tokens + rows * width <= token_budget
-            if fits and padding <= max(padding_limit * rows * width, prefix_tokens):
-                plan[-1].append(row)
-                real += lengths[row]
-                continue
-        plan.append([row])
-        real = lengths[row]
-    return plan
-
-
-def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids int64 ``[rows, longest]`` filled up with ``pad_id``, and their lengths int64 ``[rows]``."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
-    width = max(map(len, sequences), default=0)
-    rows = [[*sequence, *[pad_id] * (width - len(sequence))] for sequence in sequences]
-    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), width), lengths
+        group = packs[-1][-1] if packs else [row]
+        width = lengths[group[0]]
+        padded = (len(group) + 1) * width
+        joins = bool(packs) and padded - real - lengths[row] <= padding_limit * padded
+        extra = width if joins else lengths[row]
+        if not packs or cost + extra > token_budget:
+            packs.append([])
+            cost, joins, extra = prefix_tokens, False, lengths[row]
+        if joins:
+            packs[-1][-1].append(row)
+            real += lengths[row]
+        else:
+            packs[-1].append([row])
+            real = lengths[row]
+        cost += extra
+    return packs

@@ -163,7 +163,9 @@ def test_prompts_are_those_of_the_agents_own_number(mac, play):
     for row in range(len(steps)):
         episode, t, agent = (index[row] for index in steps.index)
         obs, available = batch["obs"][episode, t, agent], batch["avail_actions"][episode, t, agent]
-        assert prompter.encode(obs[None], available[None], agent[None]) == [steps.prompts[steps.prompt[row]]]
+        assert prompter.encode(obs[None], available[None], agent[None]) == [
+            steps.prompts.parts[steps.prompt[row]].tolist()
+        ]
 
 
 def test_a_deep_copy_is_refused_naming_the_learner_to_use(mac):

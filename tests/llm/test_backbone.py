@@ -13,9 +13,9 @@ from lolm_plugin.llm.sources import TINY, resolve
 
 LLM = {
     **{"model": "tiny-llama", "num_layers": None, "dtype": "auto"},
-    **{"pretrained": True, "train": "lora", "share_prefix": True},
+    **{"pretrained": True, "train": "lora", "share_prefix": True, "recompute": False},
 }
-LORA = {"rank": 4, "alpha": 8, "targets": "all-linear"}
+LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
 SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enumerate((40, 3, 17, 1, 40, 29))]
@@ -73,18 +73,113 @@ def test_states_and_gradients_are_those_of_whole_prompts_one_at_a_time(model, sh
         assert want.norm() > 0
 
 
-def test_a_prefix_is_shared_where_every_layer_sees_all_of_it(model):
-    assert make(model).shares_prefix == (model != "tiny-gemma3")
+def test_a_prefix_is_shared_unless_asked_otherwise(model):
+    assert make(model).shares_prefix
     assert not make(model, share_prefix=False).shares_prefix
 
 
-def test_a_shared_prefix_runs_once(monkeypatch):
-    backbone, shapes = make(), []
-    backbone.lm.get_base_model().embed_tokens.register_forward_hook(
-        lambda module, inputs, out: shapes.append(tuple(inputs[0].shape))
-    )
+def embedded(backbone):
+    """How many tokens each call of the embedding gets, from now on."""
+    counts = []
+    embedding = backbone.lm.get_base_model().embed_tokens
+    embedding.register_forward_hook(lambda module, inputs, out: counts.append(inputs[0].numel()))
+    return counts
+
+
+def test_no_token_is_read_twice():
+    backbone = make()
+    counts = embedded(backbone)
     backbone.encode(PREFIX, SEQUENCES)
-    assert shapes == [(1, len(PREFIX)), (len(SEQUENCES), 40)]
+    assert sorted(counts) == sorted([len(PREFIX), sum(map(len, SEQUENCES))])
+
+
+def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
+    backbone = filled(make())
+    counts = embedded(backbone)
+    with torch.no_grad():
+        for _ in range(3):
+            backbone.encode(PREFIX, SEQUENCES)
+        assert counts.count(len(PREFIX)) == 1
+        before = backbone.encode(PREFIX, SEQUENCES)
+        filled(backbone, seed=1)
+        after = backbone.encode(PREFIX, SEQUENCES)
+    assert counts.count(len(PREFIX)) == 2
+    assert (after - before).abs().max() > 1e-2
+    torch.testing.assert_close(after, one_at_a_time(backbone, PREFIX, SEQUENCES), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
+def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
+    backbone = filled(make(model, share_prefix=share, lora={"layers": 1}))
+    assert backbone.trunk_layers == 1
+    rows = backbone.rows(PREFIX, SEQUENCES)
+    kept = backbone.through_trunk(rows, keep_bytes, token_budget=64)
+    floating = [part.is_floating_point() for part in kept.parts]
+    assert (any(floating), all(floating)) == (keep_bytes > 0, keep_bytes == 10**9)
+    assert sum(part.nbytes for part in kept.parts if part.is_floating_point()) <= keep_bytes
+    expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
+    states = backbone.read(kept)
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+    plain = backbone.encode(PREFIX, SEQUENCES, reference=True)
+    torch.testing.assert_close(backbone.read(kept, reference=True), plain, atol=1e-5, rtol=0)
+    with torch.no_grad():  # after the reference, whose keys and values are others
+        torch.testing.assert_close(backbone.read(kept), expected, atol=1e-5, rtol=0)
+
+
+def test_what_is_kept_of_the_trunk_is_not_computed_again():
+    backbone = filled(make(lora={"layers": 1}))
+    kept = backbone.through_trunk(backbone.rows(PREFIX, SEQUENCES), 10**9)
+    counts = embedded(backbone)
+    for reference in (False, True):
+        backbone.read(kept, reference)
+    assert counts == []
+
+
+@pytest.mark.parametrize("layers", [0, 3, 1.5, True])
+def test_more_adapted_layers_than_there_are_is_refused(layers):
+    with pytest.raises(ConfigError, match=r"lora\.layers=.* 2 layers .* 1 \.\.\. 2"):
+        make(lora={"layers": layers})
+
+
+def test_an_adapter_on_the_top_layers_alone(model):
+    named = {**LORA, "layers": 1, "targets": ["q_proj", "down_proj"]}
+    names = {name.split("layers.")[1].split(".lora")[0] for name in make(model, lora=named).adapter_state()}
+    assert names == {"1.self_attn.q_proj", "1.mlp.down_proj"}
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("budget", [64, 100, 10**6])
+def test_the_token_budget_changes_no_result(model, budget, layers):
+    backbone = filled(make(model, lora={"layers": layers}))
+    rows = backbone.rows(PREFIX, SEQUENCES)
+    expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
+    states = backbone.read(rows, token_budget=budget)
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+
+
+def test_recomputed_activations_change_nothing_and_are_not_kept(model):
+    def kept_bytes(backbone):
+        """Bytes of all tensors that the graph of one reading holds on to, and the gradients."""
+        held = {}
+
+        def pack(tensor):
+            held[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            states = backbone.encode(PREFIX, SEQUENCES)
+        return sum(held.values()), gradients(backbone, states)
+
+    plain, recomputed = (filled(make(model, recompute=recompute)) for recompute in (False, True))
+    (much, expected), (little, got) = kept_bytes(plain), kept_bytes(recomputed)
+    assert little < 0.75 * much
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_without_prefix(model):

@@ -8,8 +8,15 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.backbone import Backbone, _dtypes
 from lolm_plugin.llm.sources import TINY, resolve
 
-LLM = {"num_layers": None, "dtype": "auto", "pretrained": True, "train": "full", "share_prefix": True}
-LORA = {"rank": 4, "alpha": 8, "targets": "all-linear"}
+LLM = {
+    "num_layers": None,
+    "dtype": "auto",
+    "pretrained": True,
+    "train": "full",
+    "share_prefix": True,
+    "recompute": False,
+}
+LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 PREFIX, SEQUENCES = [3, 9, 27, 81], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 
 

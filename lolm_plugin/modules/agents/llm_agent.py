@@ -1,12 +1,13 @@
 """The language-model policy: prompt tokens in, action logits out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.reader import Rows
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
 from lolm_plugin.prompts.tokens import Prompter
@@ -28,12 +29,12 @@ class LLMAgent(nn.Module):
             self.head = AttentionActionHead(backbone.hidden_size, head["init_std"])
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
-    def hidden(self, sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
+    def hidden(self, prompts: Rows, reference: bool = False, token_budget: int | None = None) -> Tensor:
         """Last hidden state of each prompt: [rows, hidden]; ``reference`` is the LM as it was at the start, frozen."""
         started = time.perf_counter()
-        hidden = self.backbone.encode(self.prompter.prefix, sequences, reference=reference)
-        self.usage["rows"] += len(sequences)
-        self.usage["tokens"] += sum(map(len, sequences)) + len(sequences) * len(self.prompter.prefix)
+        hidden = self.backbone.read(prompts, reference, token_budget)
+        self.usage["rows"] += len(prompts)
+        self.usage["tokens"] += sum(map(len, prompts.parts)) + len(prompts) * len(prompts.prefix)
         self.usage["seconds"] += time.perf_counter() - started
         return hidden
 

@@ -1,0 +1,125 @@
+"""LoRA by PEFT, in PEFT's own modules and format, computed with fewer passes over memory.
+
+Only the arithmetic of a layer is replaced: what it is made of, and what is saved, stays PEFT's.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lolm_plugin.errors import ConfigError
+
+ADAPTER = "default"
+
+
+def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> PeftModel:
+    """``model`` with an adapter of ``lora``: rank, alpha, targets, layers (on the top so many; None: all).
+
+    ``name`` is what the adapter's file calls the model. Raises ConfigError for what cannot be.
+    """
+    if not isinstance(lora["rank"], int) or lora["rank"] < 1:
+        raise ConfigError(f"lora.rank={lora['rank']} is no positive integer: set lora.rank to 1 or more.")
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=_targets(model, lora["targets"], first_layer(model, lora["layers"])),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about GPT-2's transposed layers, which PEFT then handles
+        peft = get_peft_model(model, config)
+    peft.peft_config[ADAPTER].base_model_name_or_path = name
+    for module in peft.modules():
+        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear and _plain(module):
+            module.forward = MethodType(_forward, module)
+    return peft
+
+
+def first_layer(model: PreTrainedModel, top: int | None) -> int:
+    """Index of the lowest layer with an adapter if the ``top`` ones have it (None: all)."""
+    layers = model.config.num_hidden_layers
+    if top is None:
+        return 0
+    if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= layers:
+        raise ConfigError(
+            f"lora.layers={top} is not within the {layers} layers of the model: set lora.layers to 1 ... {layers}, "
+            "or to null for all."
+        )
+    return layers - top
+
+
+def _plain(module: LoraLinear) -> bool:
+    """Whether base layer and adapter have one dtype, so that nothing has to be cast in between."""
+    return module.base_layer.weight.dtype == module.lora_A[ADAPTER].weight.dtype
+
+
+def _forward(self: LoraLinear, x: Tensor) -> Tensor:
+    base, down, up = self.base_layer, self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+    if self.disable_adapters:
+        return base(x)
+    scale = self.scaling[ADAPTER]
+    if torch.is_grad_enabled():
+        return _LoRAProduct.apply(x, base.weight, base.bias, down, up, scale)
+    if x.numel() // x.shape[-1] * (base.in_features + base.out_features) < base.weight.numel():
+        return linear(x, base.weight, base.bias) + linear(linear(x, down), scale * up)
+    # For this one product, and never stored: adding to the frozen weights and taking away again would wear them out.
+    return linear(x, torch.addmm(base.weight, up, down, alpha=scale), base.bias)
+
+
+class _LoRAProduct(torch.autograd.Function):
+    """x (W + scale · up · down)ᵀ + bias with W and bias frozen, x [..., in], down [rank, in], up [out, rank]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        narrow = rows @ down.T
+        ctx.save_for_backward(rows, narrow, weight, down, up)
+        ctx.scale = scale
+        wide = linear(rows, weight, bias).addmm_(narrow, up.T, alpha=scale)
+        return wide.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        rows, narrow, weight, down, up = ctx.saved_tensors
+        grad_rows = grad.reshape(-1, grad.shape[-1])
+        grad_narrow = ctx.scale * (grad_rows @ up)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_rows @ weight).addmm_(grad_narrow, down).view(*grad.shape[:-1], -1)
+        grad_up = ctx.scale * (grad_rows.T @ narrow)
+        return grad_x, None, None, grad_narrow.T @ rows, grad_up, None
+
+
+def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -> list[str]:
+    """The full names of the linear layers meant by ``targets``, in layers from ``first`` on."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    if targets != "all-linear":
+        wanted = [targets] if isinstance(targets, str) else list(targets)
+        for target in wanted or ["(nothing)"]:
+            if not any(f".{name}".endswith(f".{target}") for name in names):
+                kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
+                raise ConfigError(
+                    f"lora.targets names {target}, which no linear layer of the model is called: set lora.targets to "
+                    f"all-linear or to some of {', '.join(kinds)}."
+                )
+        if not first:
+            return wanted
+        names = [name for name in names if any(f".{name}".endswith(f".{target}") for target in wanted)]
+    return [name for name in names if _layer(name) >= first]
+
+
+def _layer(name: str) -> int:
+    """Which layer a module such as ``layers.7.mlp.up_proj`` belongs to."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)

@@ -1,0 +1,160 @@
+"""Reads prompts with a causal LM: packed where the architecture lets itself be packed, padded where not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from lolm_plugin.llm.batching import Pack, plan_packs
+from lolm_plugin.llm.packing import KeysAndValues, Packing
+from lolm_plugin.llm.stages import Stages
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Prompts that all continue ``prefix``: token ids int64 [tokens] each, or the trunk's states [tokens, hidden]."""
+
+    prefix: tuple[int, ...]
+    parts: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def take(self, rows: Sequence[int]) -> "Rows":
+        """Some of the rows."""
+        return Rows(self.prefix, [self.parts[row] for row in rows])
+
+    def plan(self, token_budget: int | None = None) -> list[Pack]:
+        """The rows in packs of at most ``token_budget`` tokens (None: one pack)."""
+        lengths = [len(part) for part in self.parts]
+        return plan_packs(lengths, token_budget or 2**62, len(self.prefix))
+
+
+class Versioned(Protocol):
+    """A model that counts its changes."""
+
+    def version(self, reference: bool) -> int:
+        """Another number after every change of the policy; the reference never changes."""
+        ...
+
+
+@dataclass(frozen=True)
+class KnownPrefix:
+    """What some layers, as they were at ``version``, make of a prefix: states after, keys and values in them."""
+
+    version: int
+    states: Tensor
+    past: KeysAndValues
+
+
+class PackedReader:
+    """Reads packs. Without gradient the prefix's keys and values are kept until the weights change."""
+
+    def __init__(self, stages: Stages, model: Versioned) -> None:
+        self._stages = stages
+        self._model = model
+        self._trunks: dict[tuple[int, ...], KnownPrefix] = {}
+        self._tops: dict[tuple[tuple[int, ...], bool], KnownPrefix] = {}
+
+    def read(self, rows: Rows, pack: Pack, reference: bool) -> Tensor:
+        """Final states of the rows of ``pack``, in its order: [rows, hidden]."""
+        raw = [row for group in pack for row in group if not rows.parts[row].is_floating_point()]
+        computed = dict(zip(raw, self._states(rows.take(raw)), strict=True))
+        groups = [[computed.get(row, rows.parts[row]) for row in group] for group in pack]
+        padded = [pad_sequence(group, batch_first=True).flatten(0, 1) for group in groups]
+        past = None
+        if rows.prefix and torch.is_grad_enabled():  # in the pack, for the gradients of all rows add up in it
+            padded.insert(0, self._prefix_states(rows.prefix))
+        elif rows.prefix:
+            past = self._known_top(rows.prefix, reference).past
+        return self._stages.top(torch.cat(padded), _packing(rows.prefix, groups, past))
+
+    @torch.no_grad()
+    def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None) -> Rows:
+        """``rows`` with as many as fit into ``keep_bytes`` replaced by the trunk's states, longest first."""
+        parts = list(rows.parts)
+        for pack in rows.plan(token_budget):
+            members = [row for group in pack for row in group]
+            states = self._states(rows.take(members))
+            keep_bytes -= sum(part.nbytes for part in states)
+            if keep_bytes < 0:
+                break
+            for row, part in zip(members, states, strict=True):
+                parts[row] = part
+        return Rows(rows.prefix, parts)
+
+    def _states(self, rows: Rows) -> list[Tensor]:
+        """Token ids of all ``rows``, through the trunk at once: [tokens, hidden] each."""
+        if not len(rows):
+            return []
+        if not self._stages.split:
+            lengths = [len(part) for part in rows.parts]
+            return list(self._stages.embed(torch.cat(list(rows.parts)).to(self._stages.device)).split(lengths))
+        states: list[Tensor] = [torch.empty(0)] * len(rows)
+        with torch.no_grad():
+            for pack in rows.plan():
+                groups = [[rows.parts[row] for row in group] for group in pack]
+                past = self._known_trunk(rows.prefix).past if rows.prefix else None
+                packing = _packing(rows.prefix, groups, past)
+                ids = torch.cat([pad_sequence(group, batch_first=True).flatten() for group in groups])
+                blocks = self._stages.trunk(ids.to(self._stages.device), packing).split(
+                    [count * width for count, width in packing.groups]
+                )
+                for group, block in zip(pack, blocks, strict=True):
+                    for row, part in zip(group, block.chunk(len(group)), strict=True):
+                        states[row] = part[: len(rows.parts[row])].clone()
+        return states
+
+    def _prefix_states(self, prefix: tuple[int, ...]) -> Tensor:
+        """What the trunk makes of the prefix [tokens, hidden]."""
+        if self._stages.split:
+            return self._known_trunk(prefix).states
+        return self._stages.embed(torch.tensor(prefix, device=self._stages.device))
+
+    @torch.no_grad()
+    def _known_trunk(self, prefix: tuple[int, ...]) -> KnownPrefix:
+        if prefix not in self._trunks:
+            packing = Packing(len(prefix), [], kept={})
+            states = self._stages.trunk(torch.tensor(prefix, device=self._stages.device), packing)
+            self._trunks[prefix] = KnownPrefix(0, states, packing.kept)
+        return self._trunks[prefix]
+
+    @torch.no_grad()
+    def _known_top(self, prefix: tuple[int, ...], reference: bool) -> KnownPrefix:
+        version, known = self._model.version(reference), self._tops.get((prefix, reference))
+        if known is None or known.version != version:
+            packing = Packing(len(prefix), [], kept={})
+            states = self._stages.top(self._prefix_states(prefix), packing)
+            known = self._tops[prefix, reference] = KnownPrefix(version, states, packing.kept)
+        return known
+
+
+class PaddedReader:
+    """Reads whole prompts as transformers would, for architectures whose attention or layers cannot be reached."""
+
+    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+        self._model = model
+        self._pad_id = pad_id
+
+    def read(self, rows: Rows, pack: Pack, reference: bool) -> Tensor:
+        """Final states of the rows of ``pack``, in its order: [rows, hidden]."""
+        parts = [rows.parts[row] for group in pack for row in group]
+        ids = pad_sequence(parts, batch_first=True, padding_value=self._pad_id).to(self._model.device)
+        return last_states(self._model, ids, [len(part) for part in parts])
+
+
+def last_states(model: PreTrainedModel, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """States at the last token of rows of ids [rows, width] that are padded on the right: [rows, hidden].
+
+    No attention mask: a causal model's real tokens cannot see what is to their right.
+    """
+    states = model(input_ids=ids, use_cache=False).last_hidden_state
+    return torch.stack([row[length - 1] for row, length in zip(states, lengths, strict=True)])
+
+
+def _packing(prefix: Sequence[int], groups: Sequence[Sequence[Tensor]], past: KeysAndValues | None) -> Packing:
+    return Packing(len(prefix), [[len(row) for row in group] for group in groups], past)
