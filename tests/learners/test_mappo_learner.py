@@ -37,8 +37,8 @@ def test_dead_agents_and_padding_cost_the_language_model_nothing(new_learner, ti
     learner.mac.agent.take_usage()
     rows = []
     hidden = learner.mac.agent.hidden
-    learner.mac.agent.hidden = lambda sequences, reference=False: (
-        rows.append((len(sequences), reference)) or hidden(sequences, reference)
+    learner.mac.agent.hidden = lambda prompts, reference=False, **budget: (
+        rows.append((len(prompts), reference)) or hidden(prompts, reference, **budget)
     )
     learner.train(batch, 0, 0)
     assert sum(count for count, reference in rows if reference) == 12  # once for the frozen model
