@@ -120,12 +120,6 @@ class PromptMAC(Controller):
 
     def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Rows, Tensor]:
         """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
-        sequences, prompt = _distinct(self.agent.prompter.encode(obs, available, agent))
-        return self.agent.backbone.rows(self.agent.prompter.prefix, sequences), prompt.to(obs.device)
-
-
-def _distinct(sequences: list[list[int]]) -> tuple[list[list[int]], Tensor]:
-    """The different sequences, and for each of the given ones (int64 [rows]) which of them it is."""
-    places: dict[tuple[int, ...], int] = {}
-    place = torch.tensor([places.setdefault(tuple(sequence), len(places)) for sequence in sequences], dtype=torch.int64)
-    return [list(sequence) for sequence in places], place
+        tokens, place = self.agent.prompter.tokens(obs, available, agent).distinct()
+        sequences = torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
+        return self.agent.backbone.rows(self.agent.prompter.prefix, sequences), torch.from_numpy(place).to(obs.device)

@@ -17,6 +17,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import sources
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.packing import Packing
+from lolm_plugin.llm.products import use_fastest
 from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, last_states
 from lolm_plugin.llm.stages import Stages, can_be_packed
 from lolm_plugin.randomness import keyed_seeds
@@ -57,6 +58,8 @@ class Backbone(nn.Module):
                 self.lm = with_lora(model, lora, source.model)
         else:
             self.lm = model.requires_grad_(True)
+        if torch.device(device).type == "cpu":
+            use_fastest(self.lm)
         self.to(device)
         stages = _stages(model, first_layer(model, lora["layers"]) if self.has_reference else 0, llm["recompute"])
         self.packs = stages is not None

@@ -12,11 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm.products import linear
 
 ADAPTER = "default"
 
@@ -40,7 +41,7 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
         peft = get_peft_model(model, config)
     peft.peft_config[ADAPTER].base_model_name_or_path = name
     for module in peft.modules():
-        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear and _plain(module):
+        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear and _of_one_dtype(module):
             module.forward = MethodType(_forward, module)
     return peft
 
@@ -58,8 +59,7 @@ def first_layer(model: PreTrainedModel, top: int | None) -> int:
     return layers - top
 
 
-def _plain(module: LoraLinear) -> bool:
-    """Whether base layer and adapter have one dtype, so that nothing has to be cast in between."""
+def _of_one_dtype(module: LoraLinear) -> bool:
     return module.base_layer.weight.dtype == module.lora_A[ADAPTER].weight.dtype
 
 
@@ -67,39 +67,37 @@ def _forward(self: LoraLinear, x: Tensor) -> Tensor:
     base, down, up = self.base_layer, self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
     if self.disable_adapters:
         return base(x)
-    scale = self.scaling[ADAPTER]
-    if torch.is_grad_enabled():
-        return _LoRAProduct.apply(x, base.weight, base.bias, down, up, scale)
-    if x.numel() // x.shape[-1] * (base.in_features + base.out_features) < base.weight.numel():
-        return linear(x, base.weight, base.bias) + linear(linear(x, down), scale * up)
-    # For this one product, and never stored: adding to the frozen weights and taking away again would wear them out.
-    return linear(x, torch.addmm(base.weight, up, down, alpha=scale), base.bias)
+    if x.numel() * (base.in_features + base.out_features) < base.weight.numel() * x.shape[-1]:
+        # So few rows that adding up the weights would cost more than the two narrow products.
+        return base(x) + self.scaling[ADAPTER] * functional.linear(functional.linear(x, down), up)
+    return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[ADAPTER])
 
 
-class _LoRAProduct(torch.autograd.Function):
-    """x (W + scale · up · down)ᵀ + bias with W and bias frozen, x [..., in], down [rank, in], up [out, rank]."""
+class _Adapted(torch.autograd.Function):
+    """x (weight + scale · up · down)ᵀ + bias: x [..., in], weight [out, in] frozen, down [rank, in], up [out, rank].
+
+    The sum of weights is made for each product and never stored: added to the frozen weights and taken away again, it
+    would wear them out.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        narrow = rows @ down.T
-        ctx.save_for_backward(rows, narrow, weight, down, up)
+        ctx.save_for_backward(x, weight, down, up)
         ctx.scale = scale
-        wide = linear(rows, weight, bias).addmm_(narrow, up.T, alpha=scale)
-        return wide.view(*x.shape[:-1], -1)
+        return linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        rows, narrow, weight, down, up = ctx.saved_tensors
-        grad_rows = grad.reshape(-1, grad.shape[-1])
-        grad_narrow = ctx.scale * (grad_rows @ up)
+        x, weight, down, up = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_rows @ weight).addmm_(grad_narrow, down).view(*grad.shape[:-1], -1)
-        grad_up = ctx.scale * (grad_rows.T @ narrow)
-        return grad_x, None, None, grad_narrow.T @ rows, grad_up, None
+            grad_x = linear(grad, torch.addmm(weight, up, down, alpha=ctx.scale).T)
+        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
+        grad_narrow, narrow = linear(grad_rows, up.T), linear(rows, down)
+        grad_down, grad_up = grad_narrow.T @ rows, grad_rows.T @ narrow
+        return grad_x, None, None, grad_down.mul_(ctx.scale), grad_up.mul_(ctx.scale), None
 
 
 def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -> list[str]:

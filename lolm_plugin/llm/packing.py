@@ -8,8 +8,8 @@ packed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED = "lolm_packed"
+CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, prefix, head width] each
 
 
@@ -36,7 +37,6 @@ class Packing:
     lengths: Sequence[Sequence[int]]
     past: KeysAndValues | None = None
     kept: KeysAndValues | None = None
-    _masks: dict[tuple, Tensor] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[tuple[int, int]]:
@@ -63,16 +63,6 @@ class Packing:
         rows = [torch.arange(self.prefix, self.prefix + width).repeat(rows) for rows, width in self.groups]
         return torch.cat([torch.arange(self.lead), *rows]).unsqueeze(0).to(device)
 
-    def mask(self, width: int, window: int | None, repeats: int, device: torch.device) -> Tensor:
-        """What each of ``width`` tokens after the prefix sees: bool [repeats * width, prefix + width]."""
-        key = (width, window, repeats)
-        if key not in self._masks:
-            own = torch.arange(self.prefix, self.prefix + width, device=device).unsqueeze(1)
-            seen = torch.arange(self.prefix + width, device=device)
-            mask = (seen <= own) & (seen > own - window if window else True)
-            self._masks[key] = mask.repeat(repeats, 1)
-        return self._masks[key]
-
 
 def packed_attention(
     module: nn.Module,
@@ -91,45 +81,73 @@ def packed_attention(
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
-    lead, prefix = packing.lead, packing.prefix
-    prefix_key, prefix_value = key[:, :, :lead], value[:, :, :lead]
-    if packing.past is not None:
-        prefix_key, prefix_value = packing.past[module.layer_idx]
+    lead = packing.lead
+    prefix = packing.past[module.layer_idx] if packing.past is not None else (key[:, :, :lead], value[:, :, :lead])
     if packing.kept is not None:
-        packing.kept[module.layer_idx] = (prefix_key.clone(), prefix_value.clone())
-    heads, key_heads, head_width = query.shape[1], key.shape[1], query.shape[3]
-    repeats = heads // key_heads
-    parts = []
-    if lead:
-        window = sliding_window if sliding_window and sliding_window < lead else None
-        mask = Packing(0, ()).mask(lead, window, 1, query.device) if window else None
-        parts.append(
-            scaled_dot_product_attention(
-                query[:, :, :lead],
-                prefix_key.repeat_interleave(repeats, 1),
-                prefix_value.repeat_interleave(repeats, 1),
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-            ).transpose(1, 2)
-        )
+        packing.kept[module.layer_idx] = (prefix[0].clone(), prefix[1].clone())
+    blocks = query, key, value = [x[0].transpose(0, 1) for x in (query, key, value)]
+    seen = [_attend(*(x[None, :lead] for x in blocks), None, sliding_window, scaling)] if lead else []
     start = lead
     for rows, width in packing.groups:
         end = start + rows * width
-        own_key, own_value = (x[0, :, start:end].unflatten(1, (rows, width)).transpose(0, 1) for x in (key, value))
-        # The heads that share keys are laid side by side as further queries, which is cheaper than repeating keys.
-        asked = query[0, :, start:end].unflatten(1, (rows, width)).transpose(0, 1)
-        asked = asked.reshape(rows, key_heads, repeats * width, head_width)
-        if prefix:
-            # expand, not repeat: the gradients of all rows add up in the one prefix.
-            own_key = torch.cat([prefix_key.expand(rows, -1, -1, -1), own_key], dim=2)
-            own_value = torch.cat([prefix_value.expand(rows, -1, -1, -1), own_value], dim=2)
-        mask = packing.mask(width, sliding_window, repeats, query.device)
-        seen = scaled_dot_product_attention(asked, own_key, own_value, attn_mask=mask, scale=scaling)
-        seen = seen.view(rows, heads, width, head_width)
-        parts.append(seen.transpose(1, 2).reshape(1, rows * width, heads, head_width))
+        group = (x[start:end].unflatten(0, (rows, width)) for x in blocks)
+        seen.append(_attend(*group, prefix, sliding_window, scaling))
         start = end
-    return torch.cat(parts, dim=1), None
+    return torch.cat(seen).unsqueeze(0), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: tuple[Tensor, Tensor] | None,
+    window: int | None,
+    scaling: float | None,
+) -> Tensor:
+    """Rows of equal width: query [rows, tokens, heads, width], key and value [rows, tokens, key heads, width].
+
+    They continue ``prefix``, keys and values [1, key heads, prefix, width]. Returns [rows * tokens, heads, width].
+    """
+    rows, tokens, heads, width = query.shape
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    before = 0
+    if prefix is not None and prefix[0].shape[2]:
+        before = prefix[0].shape[2]
+        # expand, not repeat: the gradients of all rows add up in the one prefix.
+        key, value = (
+            torch.cat([p.expand(rows, -1, -1, -1), own], 2) for p, own in zip(prefix, (key, value), strict=True)
+        )
+    # The heads that share keys are laid side by side as further queries, which is cheaper than repeating the keys.
+    query = query.transpose(1, 2).unflatten(1, (key.shape[1], -1))
+    repeats, chunk = query.shape[2], CHUNK.get(query.device.type, tokens)
+    seen = []
+    for first in range(0, tokens, chunk):
+        # Nobody sees what comes later, so that early tokens need not be compared with late ones.
+        asked = query[..., first : first + chunk, :]
+        start, end = _span(before + first, asked.shape[3], window)
+        found = scaled_dot_product_attention(
+            asked.reshape(rows, key.shape[1], -1, width),
+            key[:, :, start:end],
+            value[:, :, start:end],
+            attn_mask=_mask(before + first - start, asked.shape[3], window, repeats, query.device),
+            scale=scaling,
+        )
+        seen.append(found.unflatten(2, (repeats, -1)))
+    return torch.cat(seen, dim=3).permute(0, 3, 1, 2, 4).reshape(rows * tokens, heads, width)
+
+
+def _span(first: int, tokens: int, window: int | None) -> tuple[int, int]:
+    """Which positions ``tokens`` tokens from position ``first`` on see between them."""
+    return max(0, first - window + 1) if window else 0, first + tokens
+
+
+@lru_cache(maxsize=64)
+def _mask(before: int, tokens: int, window: int | None, repeats: int, device: torch.device) -> Tensor:
+    """What ``tokens`` tokens after ``before`` others see: bool [repeats * tokens, before + tokens]."""
+    own = torch.arange(before, before + tokens, device=device).unsqueeze(1)
+    seen = torch.arange(before + tokens, device=device)
+    mask = (seen <= own) & (seen > own - window) if window else seen <= own
+    return mask.repeat(repeats, 1)
 
 
 AttentionInterface.register(PACKED, packed_attention)

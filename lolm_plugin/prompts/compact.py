@@ -2,8 +2,11 @@
 
 import re
 
-from lolm_plugin.prompts.scene import Scene, SeenUnit
-from lolm_plugin.prompts.template import PromptParts
+import numpy as np
+
+from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
+from lolm_plugin.prompts.phrases import Phrase, choose, either, kinds, optional, phrase
+from lolm_plugin.prompts.template import Listing, PromptStyle
 
 _SHORT_ACTION = {
     "no-op": "none",
@@ -15,37 +18,43 @@ _SHORT_ACTION = {
 _SIDE = re.compile(" (enemy|ally) ")  # of a target: who attacks does so to enemies, who heals to allies
 
 
-class CompactStyle:
+class CompactStyle(PromptStyle):
     """Names, health and offsets to one decimal (shares of health to two), nothing else."""
 
     instruction = "Battle. Pick one action for your unit.\n"
     goal = "Goal: kill all enemies, weakest first, and stay alive.\n"
+    actions = Listing("Actions: ", " ", "\n", spoken=lambda name: _SHORT_ACTION.get(name) or _SIDE.sub(" ", name))
+    cue = "Best:"
 
-    def describe(self, scene: Scene) -> PromptParts:
-        """One short line a unit."""
-        me = scene.me
-        actions = [_SHORT_ACTION.get(name) or _SIDE.sub(" ", name) for name in scene.actions]
-        return PromptParts(
-            me=f"You: {me.kind}{_condition(me.health, me.shield, me.cooldown)}\n",
-            allies="".join(map(_line, scene.allies)),
-            enemies="".join(map(_line, scene.enemies)),
-            actions=f"Actions: {' '.join(actions)}\n",
-            cue="Best:",
+    def me(self, me: SelfColumns) -> Phrase:
+        """Kind and condition."""
+        wait = optional(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
+        return phrase("You: {kind}{condition}{wait}\n", kind=kinds(me.kind), condition=_condition(me), wait=wait)
+
+    def unit(self, unit: UnitColumns) -> Phrase:
+        """One short line."""
+        east, north = _offset(unit.east, "east", "west"), _offset(unit.north, "north", "south")
+        here = phrase(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
+        seen = phrase(
+            ": {kind}{condition}{offset}\n",
+            kind=kinds(unit.kind),
+            condition=_condition(unit),
+            offset=east + north + here,
         )
+        hidden, gone = phrase(": in range, unknown\n"), phrase(": none\n")
+        name = phrase("{side} {number}", unit)
+        return name + either(unit.seen, seen, either(unit.in_range, hidden, gone))
 
 
-def _line(unit: SeenUnit) -> str:
-    name = f"{unit.side} {unit.number}"
-    if unit.in_range and not unit.seen:
-        return f"{name}: in range, unknown\n"
-    if not unit.seen:
-        return f"{name}: none\n"
-    offsets = [(unit.east, "east", "west"), (unit.north, "north", "south")]
-    # An offset that would print as 0.0 says nothing; a unit at the very same spot still needs a place.
-    where = [f"{abs(v):.1f} {pos if v > 0 else neg}" for v, pos, neg in offsets if abs(v) >= 0.05] or ["here"]
-    return f"{name}: {unit.kind}{_condition(unit.health, unit.shield, None)} {' '.join(where)}\n"
+def _offset(cells: np.ndarray, positive: str, negative: str) -> Phrase:
+    side = choose(cells > 0, positive, negative)
+    return phrase(" {cells:.1f} {side}", cells=abs(cells), side=side).where(~_unmoved(cells))
 
 
-def _condition(health: float | None, shield: float | None, cooldown: float | None) -> str:
-    shown = (("hp", health), ("shield", shield), ("wait", cooldown or None))
-    return "".join(f" {name} {value:.2f}" for name, value in shown if value is not None)
+def _unmoved(cells: np.ndarray) -> np.ndarray:
+    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs a place."""
+    return abs(cells) < 0.05
+
+
+def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
+    return optional(" hp {health:.2f}", unit) + optional(" shield {shield:.2f}", unit)

@@ -1,12 +1,16 @@
 """What one agent sees, as plain values ready to be put into words."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice, repeat
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, ObservationLayout, Observed, Units
-from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
+from lolm_plugin.observations.layout import Block, ObservationLayout
+from lolm_plugin.observations.units import HEALERS
+from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns, look
 
 
 @dataclass(frozen=True)
@@ -53,40 +57,44 @@ class Scene:
     enemies: tuple[SeenUnit, ...]
     actions: tuple[str, ...]
 
+    def columns(self) -> SceneColumns:
+        """The same as one row of columns."""
+        every = np.ones((1, len(self.actions)), bool)
+        return SceneColumns(
+            me=SelfColumns(**{name: column[:, 0] for name, column in _columns(Self, [self.me]).items()}),
+            allies=_unit_columns("ally", self.allies),
+            enemies=_unit_columns("enemy", self.enemies),
+            actions=ActionColumns((self.actions, self.actions), np.zeros(1, bool), every),
+        )
+
 
 def kind_name(kind: int) -> str:
     """Words for a universe index."""
-    return "unknown unit" if kind == UNKNOWN else NAMES[kind]
+    return KINDS[kind]
 
 
 def scenes(
     layout: ObservationLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True
 ) -> list[Scene]:
-    """One scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows].
-
-    ``dynamic`` leaves out every unit that is dead or out of sight (paper, section 4.2); without it
-    they stay, with zeros, so that all prompts of a map have the same sentences.
-    """
-    observed = layout.decode(obs)
-    sight = observed.sight.tolist()
-    allies, enemies = _columns(observed.allies), _columns(observed.enemies)
-    own, heals = _columns(observed.own), observed.heals.tolist()
-    names = {healer: layout.action_names(healer) for healer in (False, True)}
-    in_range = _in_range(layout, observed, available).tolist()
-    nobody = [False] * layout.n_agents
-    rows = []
-    for row, (number, mask) in enumerate(zip(agent.tolist(), available.tolist(), strict=True)):
-        # Ally rows skip the observer, so the ids after its own are one higher.
-        ally_numbers = [i for i in range(layout.n_agents) if i != number]
-        rows.append(
-            Scene(
-                me=_self(own, row, number),
-                allies=_seen("ally", allies, row, ally_numbers, sight[row], dynamic, nobody),
-                enemies=_seen("enemy", enemies, row, range(layout.n_enemies), sight[row], dynamic, in_range[row]),
-                actions=tuple(name for name, can in zip(names[heals[row]], mask, strict=True) if can),
-            )
+    """One scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows]; see ``look``."""
+    columns = look(layout, obs, available, agent, dynamic)
+    actions = columns.actions
+    return [
+        Scene(
+            me=me,
+            allies=allies,
+            enemies=enemies,
+            actions=tuple(name for name, can in zip(actions.names[heals], available, strict=True) if can),
         )
-    return rows
+        for me, allies, enemies, heals, available in zip(
+            _records(Self, columns.me, slice(None)),
+            _named(columns.allies),
+            _named(columns.enemies),
+            actions.heals.tolist(),
+            actions.available.tolist(),
+            strict=True,
+        )
+    ]
 
 
 def fullest_scenes(layout: ObservationLayout, dynamic: bool) -> list[Scene]:
@@ -119,58 +127,31 @@ def _fullest(layout: ObservationLayout, kind: int, seen: bool) -> Scene:
     )
 
 
-def _in_range(layout: ObservationLayout, observed: Observed, available: Tensor) -> Tensor:
-    """Enemies bool [rows, n_enemies] that can be attacked, where these may be hidden."""
-    if not layout.hidden_targets:
-        return torch.zeros_like(observed.enemies.present)
-    offered = available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_enemies] > 0
-    return offered & ~observed.heals.unsqueeze(-1)
+def _records(of: type, columns: SelfColumns | UnitColumns, where: np.ndarray | slice) -> Iterator[Any]:
+    """A record for every entry of the columns [...] that ``where`` picks."""
+
+    def plain(name: str) -> Iterable:
+        if name == "side":
+            return repeat(columns.side)
+        values = getattr(columns, name)[where].tolist()
+        return map(kind_name, values) if name == "kind" else (None if value != value else value for value in values)
+
+    return map(of, *(plain(field.name) for field in fields(of)))
 
 
-def _columns(units: Units) -> dict[str, list[list]]:
-    """Units [rows, units] as nested lists: Python reads lists far faster than tensor elements."""
-    columns = {name: value.tolist() for name, value in units.fields.items()}
-    return {**columns, "present": units.present.tolist(), "kind": units.kind.tolist()}
+def _named(units: UnitColumns) -> list[tuple[SeenUnit, ...]]:
+    """The named units of every row."""
+    records = _records(SeenUnit, units, units.named)
+    return [tuple(islice(records, count)) for count in units.named.sum(1).tolist()]
 
 
-def _self(own: dict[str, list[list]], row: int, number: int) -> Self:
-    def field(name: str) -> float | None:
-        return own[name][row][0] if name in own else None
-
-    kind = kind_name(own["kind"][row][0])
-    return Self(number, kind, *(field(name) for name in ("health", "shield", "cooldown", "x", "y")))
+def _unit_columns(side: str, units: Sequence[SeenUnit]) -> UnitColumns:
+    return UnitColumns(side, np.ones((1, len(units)), bool), **_columns(SeenUnit, units))
 
 
-def _seen(
-    side: str,
-    units: dict[str, list[list]],
-    row: int,
-    numbers: list[int] | range,
-    sight: float,
-    dynamic: bool,
-    in_range: list[bool],
-) -> tuple[SeenUnit, ...]:
-    seen = []
-    for i, number in enumerate(numbers):
-        present = units["present"][row][i]
-        if dynamic and not present and not in_range[i]:
-            continue
-        shown = {f: units[f][row][i] if f in units else None for f in ("health", "shield", "cooldown")}
-        kind = units["kind"][row][i]
-        if present and kind == UNKNOWN and not shown["health"]:
-            # Nobody who is there has no health: SMACv2 hides what it does not want an agent to know.
-            shown |= {"health": None, "shield": None}
-        seen.append(
-            SeenUnit(
-                side=side,
-                number=number,
-                kind=kind_name(kind),
-                seen=present,
-                distance=units["dist"][row][i] * sight,
-                east=units["dx"][row][i] * sight,
-                north=units["dy"][row][i] * sight,
-                **shown,
-                in_range=in_range[i],
-            )
-        )
-    return tuple(seen)
+def _columns(of: type, records: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The fields of records as columns [1, records]."""
+    values = {field.name: [getattr(record, field.name) for record in records] for field in fields(of)}
+    values |= {"kind": [KINDS.index(record.kind) for record in records]}
+    types = {"number": int, "kind": int, "seen": bool, "in_range": bool}
+    return {name: np.array([column], types.get(name, float)) for name, column in values.items() if name != "side"}

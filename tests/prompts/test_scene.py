@@ -37,6 +37,17 @@ def test_distances_are_in_cells_and_shares_stay_shares(layout):
     assert (ally.side, ally.kind, ally.health) == ("ally", "marine", 0.75)
 
 
+def test_distances_are_computed_as_python_would(layouts, random_views):
+    layout = layouts.observation
+    obs, mask = random_views(layout, 20, seed=2)
+    observed = layout.decode(obs)
+    for row, scene in enumerate(scenes(layout, obs, mask, torch.zeros(20, dtype=torch.long), dynamic=False)):
+        for i, enemy in enumerate(scene.enemies):
+            shares = [observed.enemies.fields[name][row, i].item() for name in ("dist", "dx", "dy")]
+            cells = [share * observed.sight[row].item() for share in shares]
+            assert [enemy.distance, enemy.east, enemy.north] == cells
+
+
 def test_the_observer_knows_its_number_kind_and_condition(layout):
     me = see(layout, agent=2).me
     assert (me.number, me.kind, me.health, me.shield, me.cooldown) == (2, "marine", 0.5, None, 0.25)

@@ -1,7 +1,6 @@
 """Token ids of prompts: how the halves join, how long they get, which tokenizers they allow for."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,7 +110,8 @@ class LetterTokenizer:
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_the_begin_token_leads_the_prefix_where_the_tokenizer_adds_one(adds_bos, layouts):
-    style = SimpleNamespace(instruction="ab\n", goal="c\n", describe=build_style("compact").describe)
+    style = build_style("compact")
+    style.instruction, style.goal = "ab\n", "c\n"
     prompter = Prompter(layouts.observation, style, LetterTokenizer(adds_bos), dynamic=True)
     assert prompter.prefix == [1] * adds_bos + [ord(letter) for letter in "ab\nc\n"]
 

@@ -1,0 +1,88 @@
+"""Prompts as token ids without tokenising them: every piece is tokenised once, prompts are gathered from these."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+Tokenize = Callable[[list[str]], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Token sequences of different lengths end to end: ``ids`` int64 [tokens], ``lengths`` int64 [rows]."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @staticmethod
+    def of(sequences: Sequence[Sequence[int]]) -> "TokenRows":
+        """From one list of ids per row."""
+        flat = [token for sequence in sequences for token in sequence]
+        return TokenRows(np.array(flat, np.int64), np.array([len(sequence) for sequence in sequences], np.int64))
+
+    def distinct(self) -> tuple["TokenRows", np.ndarray]:
+        """The different rows as they first appear, and for each row which of them it is, int64 [rows]."""
+        ends = self.lengths.cumsum()
+        rows = [self.ids[start:end] for start, end in zip(ends - self.lengths, ends, strict=True)]
+        places: dict[bytes, int] = {}
+        place = np.array([places.setdefault(row.tobytes(), len(places)) for row in rows], np.int64)
+        _, first = np.unique(place, return_index=True)
+        ids = np.concatenate([self.ids[:0], *(rows[i] for i in first)])
+        return TokenRows(ids, self.lengths[first]), place
+
+    def lists(self) -> list[list[int]]:
+        """One list of ids per row."""
+        ids, ends = self.ids.tolist(), self.lengths.cumsum().tolist()
+        return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+class Assembler:
+    """Token ids of pieces (see ``Pieces``), and prompts put together from them.
+
+    That is the same as tokenising the text where the tokenizer never merges the end of a piece with the beginning of
+    the next (``keeps_cuts``): most split a text into words, signs and digits or numbers before all else, and pieces
+    end where such a one does.
+    """
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self._tokenize = tokenize
+        self._ids = np.zeros(0, np.int64)  # of all pieces, end to end
+        self._lengths = np.zeros(0, np.int64)
+        self._starts = np.zeros(0, np.int64)
+
+    def rows(self, pieces: np.ndarray, texts: Sequence[str]) -> TokenRows:
+        """Prompts as pieces int64 [rows, width], and the text of every piece -> their token ids."""
+        self._learn(texts[len(self._lengths) :])
+        flat = pieces[pieces > 0]
+        lengths = self._lengths[flat]
+        # Where each token lies: its place in the result, moved by how far its piece lies from where it goes.
+        shift = self._starts[flat] - (lengths.cumsum() - lengths)
+        ids = self._ids[np.arange(lengths.sum()) + shift.repeat(lengths)]
+        return TokenRows(ids, self._lengths[pieces].sum(1))
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        """Tokenise the pieces that came up since the last time."""
+        if texts:
+            new = TokenRows.of(self._tokenize(list(texts)))
+            self._ids = np.concatenate([self._ids, new.ids])
+            self._lengths = np.concatenate([self._lengths, new.lengths])
+            self._starts = self._lengths.cumsum() - self._lengths
+
+
+def keeps_cuts(tokenizer: Any, pieces: Sequence[str]) -> bool:
+    """Whether a tokenizer splits the joined text at every cut between pieces before it looks for tokens.
+
+    No token reaches over such a split. Of a tokenizer that does not split texts first, or will not tell where, a
+    sample of texts cannot show that it never joins two pieces.
+    """
+    splits = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
+    if splits is None:
+        return False
+    inside = {place for _, (start, end) in splits.pre_tokenize_str("".join(pieces)) for place in range(start + 1, end)}
+    return inside.isdisjoint(accumulate(map(len, pieces)))

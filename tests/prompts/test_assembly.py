@@ -1,0 +1,167 @@
+"""Token ids put together from pieces are those of the whole text, whatever the tokenizer; or it is asked itself."""
+
+import string
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence, Split
+from transformers import PreTrainedTokenizerFast
+
+from lolm_plugin import registry
+from lolm_plugin.observations import build_layouts
+from lolm_plugin.prompts.assembly import TokenRows
+from lolm_plugin.prompts.samples import varied_views
+from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.tokens import Prompter
+
+ROWS = 50  # scenes of each layout, for each tokenizer, style and dynamic
+
+
+def _regex(numbers):
+    """How Qwen2 and Llama 3 split a text; they differ in how many digits stay together."""
+    letters = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+    signs = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    split = Split(Regex(f"{letters}|{numbers}|{signs}"), "isolated")
+    return Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+SPLITS = {
+    "smollm2": Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]),
+    "qwen2": _regex(r"\p{N}"),
+    "llama3": _regex(r"\p{N}{1,3}"),
+    "gpt2": ByteLevel(add_prefix_space=False),
+}
+# These join what lies on both sides of a cut, or change the beginning of every text they are given.
+JOINING = {
+    "nothing split": ByteLevel(add_prefix_space=False, use_regex=False),
+    "split at spaces": Sequence(
+        [Split(Regex(" ?[^ ]+"), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    ),
+    "metaspace": Metaspace(),
+    "space in front": ByteLevel(add_prefix_space=True),
+}
+
+
+def _texts(prompter, rows, seed, random_views):
+    """Random views, and the text of each row's own part."""
+    layout = prompter.layout
+    views = (*random_views(layout, rows, seed), torch.arange(rows) % layout.n_agents)
+    return views, [prompter.style.describe(scene).text for scene in prompter.scenes(*views)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Tokenizers by how they split texts, with merges learnt from prompts."""
+    layout = build_layouts("smax", {"map_name": "3s5z_vs_3s6z"}, 8, 15).observation
+    texts = []
+    for style in sorted(registry.PROMPT_STYLES):
+        prompter = Prompter(layout, build_style(style), _byte_tokenizer(), dynamic=False)
+        texts += [prompter.style.describe(scene).text for scene in prompter.scenes(*varied_views(layout, 40))]
+
+    def train(split):
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = split
+        alphabet = [*ByteLevel.alphabet(), "▁"]
+        tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet))
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+    return {name: train(split) for name, split in (SPLITS | JOINING).items()}
+
+
+def _byte_tokenizer():
+    """One token a byte."""
+    return _letter_tokenizer(ByteLevel.alphabet(), SPLITS["gpt2"])
+
+
+def _letter_tokenizer(alphabet, split):
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(sorted(alphabet))}, merges=[]))
+    if split:
+        tokenizer.pre_tokenizer = split
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
+@pytest.mark.parametrize("name", SPLITS)
+def test_ids_put_together_are_those_of_the_text(name, style, dynamic, layouts, random_views, trained):
+    prompter = Prompter(layouts.observation, build_style(style), trained[name], dynamic)
+    views, texts = _texts(prompter, ROWS, 12, random_views)
+    assert prompter.assembles
+    assert prompter.encode(*views) == trained[name](texts)["input_ids"]
+
+
+@pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
+@pytest.mark.parametrize("name", JOINING)
+def test_ids_are_those_of_the_text_where_the_tokenizer_joins_pieces(name, style, random_views, trained):
+    layout = build_layouts("smax", {"map_name": "3s_vs_4z"}, 3, 10).observation
+    prompter = Prompter(layout, build_style(style), trained[name], dynamic=True)
+    views, texts = _texts(prompter, ROWS, 12, random_views)
+    assert not prompter.assembles
+    assert prompter.encode(*views) == trained[name](texts)["input_ids"]
+
+
+@pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
+def test_ids_are_put_together_with_the_tokenizer_that_comes_with_the_plugin(style, layouts, tiny_tokenizer):
+    prompter = Prompter(layouts.observation, build_style(style), tiny_tokenizer, dynamic=True)
+    assert prompter.assembles
+    assert prompter.whole_because == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("nothing split", "can join words"), ("space in front", "otherwise than the text")]
+)
+def test_a_tokenizer_that_joins_pieces_is_asked_itself_and_a_sentence_says_why(name, why, layouts, trained):
+    prompter = Prompter(layouts.observation, build_style("paper"), trained[name], dynamic=True)
+    assert not prompter.assembles
+    assert why in prompter.whole_because
+
+
+def test_agreeing_on_a_sample_is_not_enough_where_texts_are_not_split_first(layouts):
+    apart = _byte_tokenizer()
+    together = _letter_tokenizer(ByteLevel.alphabet(), JOINING["nothing split"])
+    unsplit = _letter_tokenizer(string.printable, None)
+    assembles = [
+        Prompter(layouts.observation, build_style("paper"), tokenizer, dynamic=True).assembles
+        for tokenizer in (apart, together, unsplit)
+    ]
+    assert assembles == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "metaspace"])
+def test_rows_are_put_together_one_by_one(name, layouts, random_views, trained):
+    prompter = Prompter(layouts.observation, build_style("paper"), trained[name], dynamic=True)
+    views, texts = _texts(prompter, 10, 13, random_views)
+    alone = [prompter.encode(*(column[i : i + 1] for column in views))[0] for i in range(10)]
+    assert prompter.encode(*views) == alone
+    rows = prompter.tokens(*views)
+    assert rows.ids.dtype == rows.lengths.dtype == np.int64
+    assert rows.lengths.tolist() == prompter.count_tokens(texts)
+    assert rows.ids.tolist() == [token for ids in alone for token in ids]
+
+
+def test_the_different_rows_and_which_of_them_each_is():
+    rows = TokenRows.of([[1, 2], [], [1], [1, 2], [2, 1], []])
+    distinct, place = rows.distinct()
+    assert distinct.lists() == [[1, 2], [], [1], [2, 1]]
+    assert place.tolist() == [0, 1, 2, 0, 3, 1]
+    assert len(distinct) == 4
+
+
+def test_no_rows_have_no_different_ones():
+    distinct, place = TokenRows.of([]).distinct()
+    assert distinct.lists() == place.tolist() == []
+
+
+def test_the_sample_has_every_kind_and_action_and_who_is_seen_and_who_is_not(layouts):
+    layout = layouts.observation
+    obs, available, agent = varied_views(layout, rows=64)
+    observed = layout.decode(obs)
+    blocks = (layout.enemies, layout.allies, layout.own)
+    for block, units in zip(blocks, (observed.enemies, observed.allies, observed.own), strict=True):
+        assert set(units.kind.unique().tolist()) >= ({*(block.kinds or (block.only_kind,))} if block.rows else set())
+    assert {True, False} == set(observed.enemies.present.unique().tolist())
+    assert available.any(0).all()
+    assert not available.all(0).any()
+    assert set(agent.tolist()) == set(range(layout.n_agents))
