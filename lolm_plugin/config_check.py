@@ -260,6 +260,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             "head.attack_keys": ("shared",),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
+            "llm.product": ("auto", "torch", "onednn"),
         }
     return choices
 

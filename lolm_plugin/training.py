@@ -10,7 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import __version__, config_check, config_files, registry
+from lolm_plugin import __version__, config_check, config_files, registry, tuning
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import use_host_config_dir
@@ -212,11 +212,11 @@ def _run(
             _announce(config, logger)
         for note in notes:
             logger.info(note)
-        threads = config["torch_threads"]
+        policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
+        threads = config["torch_threads"] or tuning.threads(policy)
     else:
         threads = 1  # as the host's own main does
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
 
     SETTINGS["CAPTURE_MODE"] = "sys"
     SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False

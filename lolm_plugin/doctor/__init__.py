@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lolm_plugin import __version__
+from lolm_plugin import __version__, tuning
 from lolm_plugin import host as hosts
 from lolm_plugin.doctor import packages, starcraft
 from lolm_plugin.doctor.finding import Finding
@@ -18,14 +18,22 @@ EPYMARL = "https://github.com/uoe-agents/epymarl"
 EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
 
 
+USAGE = f"""{__doc__}
+
+  --fetch-epymarl   clone EPyMARL into the per-user cache, where every run finds it
+  --tune            try anew what is fastest on this machine, and remember it; do so while nothing else runs"""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Print what is usable; with ``--fetch-epymarl`` clone the pinned EPyMARL into the per-user cache first."""
-    unknown = [argument for argument in arguments if argument not in ("--fetch-epymarl", "-h", "--help")]
+    unknown = [argument for argument in arguments if argument not in ("--fetch-epymarl", "--tune", "-h", "--help")]
     if unknown:
-        raise ConfigError(f"lolm doctor does not know {unknown[0]}; it takes --fetch-epymarl.")
+        raise ConfigError(f"lolm doctor does not know {unknown[0]}; it takes --fetch-epymarl and --tune.")
     if "-h" in arguments or "--help" in arguments:
-        print(__doc__ + "\n\n  --fetch-epymarl   clone EPyMARL into the per-user cache, where every run finds it")
+        print(USAGE)
         return 0
+    if "--tune" in arguments:
+        _tune()
     if "--fetch-epymarl" in arguments:
         print(f"EPyMARL is in {fetch_epymarl()}")
     for title, findings in _sections().items():
@@ -54,6 +62,15 @@ def fetch_epymarl() -> Path:
     return target
 
 
+def _tune() -> None:
+    from lolm_plugin.llm import products
+
+    tuning.forget()
+    products.fastest()
+    for policy in tuning.TYPICAL:
+        tuning.threads(policy)
+
+
 def _machine() -> Iterator[Finding]:
     yield Finding(True, "lolm_plugin", f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
     import torch
@@ -66,10 +83,17 @@ def _machine() -> Iterator[Finding]:
         )
     else:
         reason = "this torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        threads = torch.get_num_threads()
-        yield Finding(
-            False, "GPU", f"{reason} (torch {torch.__version__}, {threads} threads); use --config=lolm_mappo_smol"
-        )
+        yield Finding(False, "GPU", f"{reason} (torch {torch.__version__}); use --config=lolm_mappo_smol")
+
+
+def _fastest() -> Iterator[Finding]:
+    """What was found fastest, which is what runs take where no key says otherwise."""
+    tried = tuning.known()
+    if not tried:
+        yield Finding(True, "nothing tried yet", "the first run does so in a second; lolm doctor --tune does so now")
+    for what, found in tried.items():
+        override = "torch_threads=N" if what.startswith("threads") else "llm.product=torch or onednn"
+        yield Finding(True, what, f"{found}; {override} overrides")
 
 
 def _host() -> Iterator[Finding]:
@@ -139,6 +163,7 @@ def _sections() -> dict[str, Iterable[Finding]]:
     found = starcraft.findings(machine)
     return {
         "Machine": _machine(),
+        "Fastest on this machine, as tried": _fastest(),
         "Host": _host(),
         "Environments": environments(found, _has_checkout(), machine.packages),
         "StarCraft II": found,

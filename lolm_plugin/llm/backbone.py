@@ -17,7 +17,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import sources
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.packing import Packing
-from lolm_plugin.llm.products import use_fastest
+from lolm_plugin.llm.products import choose, use_fastest
 from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, last_states
 from lolm_plugin.llm.stages import Stages, can_be_packed
 from lolm_plugin.randomness import keyed_seeds
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, llm: Mapping, lora: Mapping, seed: int, device: str | torch.device = "cpu") -> None:
-        """``llm``: model, num_layers, dtype, pretrained, train, share_prefix, recompute. ``lora``: see ``with_lora``.
+        """``llm``: the section of ``config/default.yaml``. ``lora``: see ``with_lora``.
 
         ``seed`` decides the adapter, and the language model too if it is not pretrained; the global random
         state is left as it was. Raises ConfigError for any of these that cannot be used.
@@ -59,6 +59,7 @@ class Backbone(nn.Module):
         else:
             self.lm = model.requires_grad_(True)
         if torch.device(device).type == "cpu":
+            choose(llm["product"])
             use_fastest(self.lm)
         self.to(device)
         stages = _stages(model, first_layer(model, lora["layers"]) if self.has_reference else 0, llm["recompute"])

@@ -1,13 +1,11 @@
 """Matrix products by whichever library is fastest on this machine.
 
 PyTorch's own products on a CPU are MKL's, which leaves the wide instructions of some processors unused; oneDNN, which
-PyTorch carries too, was seen to be twice as fast on one and slower on another. So it is tried, once a process.
+PyTorch carries too, was seen to be twice as fast on one processor and slower on another. So it is tried.
 """
 
-import time
 from collections.abc import Callable
 from functools import cache
-from statistics import median
 from types import MethodType
 from typing import Any
 
@@ -15,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TOKENS, WIDTH, REPEATS = 1024, 768, 7  # of the products that are timed: those of a small language model
-WORTHWHILE = 1.1  # how much faster oneDNN has to be, as timing is noisy
+from lolm_plugin import tuning
 
 Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -25,32 +22,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] times weight [out, in] transposed, plus bias: ``torch.nn.functional.linear`` without gradient."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32:
         return functional.linear(x, weight, bias)
-    return fastest()(x, weight, bias)
+    return _chosen(x, weight, bias)
+
+
+def choose(product: str) -> None:
+    """What ``linear`` multiplies by from now on, in this process: ``torch``, ``onednn`` or ``auto``, the faster."""
+    global _chosen
+    _chosen = fastest() if product == "auto" else PRODUCTS[product]
 
 
 @cache
 def fastest() -> Multiply:
-    """The faster of ``functional.linear`` and ``onednn``, by trying both."""
-    return onednn if speedup() > WORTHWHILE else functional.linear
-
-
-@cache
-def speedup() -> float:
-    """How many times faster oneDNN is than PyTorch's own product; 0 where it cannot be had or gives other results."""
+    """The faster of ``functional.linear`` and ``onednn``, by trying both; the latter only if it agrees."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(rows, WIDTH, generator=generator) for rows in (TOKENS, WIDTH))
+    rows, width = tuning.TYPICAL["language models"]
+    x, weight = torch.randn(rows, width, generator=generator), torch.randn(width, width, generator=generator)
     try:
-        if not torch.allclose(onednn(x, weight, None), functional.linear(x, weight), atol=1e-3):
-            return 0.0
+        agrees = torch.allclose(onednn(x, weight, None), functional.linear(x, weight), atol=1e-3)
     except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or one that calls it otherwise
-        return 0.0
-    seconds: dict[Multiply, list[float]] = {functional.linear: [], onednn: []}
-    for _ in range(REPEATS):
-        for product, taken in seconds.items():
-            started = time.perf_counter()
-            product(x, weight, None)
-            taken.append(time.perf_counter() - started)
-    return median(seconds[functional.linear]) / median(seconds[onednn])
+        agrees = False
+    plain, other = (lambda: functional.linear(x, weight)), (lambda: onednn(x, weight, None))
+    return onednn if agrees and tuning.faster("onednn", plain, other) else functional.linear
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,6 +50,10 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # On anything but a dense matrix or its transpose oneDNN is a hundred times slower.
     weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+PRODUCTS: dict[str, Multiply] = {"torch": functional.linear, "onednn": onednn}
+_chosen: Multiply = functional.linear
 
 
 class Product(torch.autograd.Function):

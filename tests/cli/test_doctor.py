@@ -144,3 +144,13 @@ def test_doctor_sees_what_is_wrong_and_changes_nothing(install, tmp_path, monkey
     assert "[--] sc2: " in text
     assert list(home.iterdir()) == []
     assert dict(os.environ) == before
+
+
+def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
+    for arguments, shown in ((["doctor"], "nothing tried yet"), (["doctor", "--tune"], ""), (["doctor"], "")):
+        assert cli.main(["lolm", *arguments]) == 0
+        section = capsys.readouterr().out.split("\nFastest on this machine, as tried\n")[1].split("\n\n")[0]
+        assert shown in section
+    for what in ("threads for language models", "threads for small networks", "speedup by onednn"):
+        assert f"[ok] {what}: " in section

@@ -15,6 +15,7 @@ LLM = {
     "train": "full",
     "share_prefix": True,
     "recompute": False,
+    "product": "auto",
 }
 LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 PREFIX, SEQUENCES = [3, 9, 27, 81], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]

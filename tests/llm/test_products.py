@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lolm_plugin.llm import products
+
+
+@pytest.fixture(autouse=True, params=list(products.PRODUCTS))
+def product(request):
+    before = products._chosen
+    products.choose(request.param)
+    yield request.param
+    products._chosen = before
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(7,), (2, 5), (1, 3, 4)])
+def test_it_is_the_product(leading, bias):
+    x, weight, shift = draw(*leading, 24), draw(10, 24, seed=1), draw(10, seed=2) if bias else None
+    torch.testing.assert_close(products.linear(x, weight, shift), functional.linear(x, weight, shift))
+
+
+def test_matrices_that_lie_otherwise_in_memory():
+    x, weight = draw(24, 9).T, draw(10, 48, seed=1)
+    for lying in (weight[:, ::2], weight[:, :24], draw(24, 10).T):
+        torch.testing.assert_close(products.linear(x, lying), functional.linear(x, lying))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_of_a_linear_layer(trained):
+    plain, fast = (nn.Linear(24, 10) for _ in range(2))
+    fast.load_state_dict(plain.state_dict())
+    products.use_fastest(fast)
+    found = []
+    for layer in (plain, fast):
+        layer.requires_grad_(trained)
+        x = draw(2, 5, 24).requires_grad_()
+        out = layer(x)
+        wanted = [x, *(layer.parameters() if trained else [])]
+        found.append([out, *torch.autograd.grad(out, wanted, draw(2, 5, 10, seed=3))])
+    assert fast(draw(2, 5, 24)).requires_grad == trained
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_only_single_precision_on_a_cpu_is_taken_over(monkeypatch):
+    monkeypatch.setattr(products, "_chosen", None)
+    x, weight = draw(3, 8).bfloat16(), draw(4, 8).bfloat16()
+    assert torch.equal(products.linear(x, weight), functional.linear(x, weight))
+
+
+def test_the_faster_one_is_chosen(monkeypatch):
+    for faster, expected in ((True, products.onednn), (False, functional.linear)):
+        products.fastest.cache_clear()
+        monkeypatch.setattr(products.tuning, "faster", lambda *_, faster=faster: faster)
+        products.choose("auto")
+        assert products._chosen is expected
+    products.fastest.cache_clear()
+
+
+def test_one_that_fails_or_disagrees_is_never_chosen(monkeypatch):
+    monkeypatch.setattr(products.tuning, "faster", lambda *_: True)
+
+    def absent(*_):
+        raise AttributeError("no such operation")
+
+    for broken in (absent, lambda x, weight, bias: functional.linear(x, weight) + 1):
+        products.fastest.cache_clear()
+        monkeypatch.setattr(products, "onednn", broken)
+        assert products.fastest() is functional.linear
+    products.fastest.cache_clear()

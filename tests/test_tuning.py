@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import torch
+
+from lolm_plugin import tuning
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def clock(monkeypatch, seconds):
+    """Time passes only while something named in ``seconds`` runs: returns callables that take so long."""
+    now = [0.0]
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+
+    def taking(duration):
+        def call():
+            now[0] += duration
+
+        return call
+
+    return [taking(duration) for duration in seconds]
+
+
+def test_the_other_has_to_be_clearly_faster(monkeypatch):
+    plain, little, much = clock(monkeypatch, [1.0, 0.95, 0.5])
+    assert not tuning.faster("little", plain, little)
+    assert tuning.faster("much", plain, much)
+    assert tuning.speedup(plain, much) == 2.0
+
+
+def test_a_choice_is_tried_once_and_kept_until_it_is_forgotten(monkeypatch, cache):
+    plain, other = clock(monkeypatch, [1.0, 0.5])
+    assert tuning.faster("this", plain, other)
+    assert tuning.faster("this", other, plain)  # not tried: it would be slower now
+    assert tuning.known() == {"speedup by this": 2.0}
+    (machine,) = json.loads((cache / tuning.FILE).read_text())
+    assert f"{tuning.cores()} cores, torch {torch.__version__}" in machine
+    tuning.forget()
+    assert tuning.known() == {}
+    assert not tuning.faster("this", other, plain)
+    tuning.forget()
+    tuning.forget()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_file_that_cannot_be_read_is_made_again(monkeypatch, cache, content):
+    cache.mkdir()
+    (cache / tuning.FILE).write_text(content)
+    plain, other = clock(monkeypatch, [1.0, 0.5])
+    assert tuning.faster("products", plain, other)
+    assert json.loads((cache / tuning.FILE).read_text())
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "file"))
+    plain, other = clock(monkeypatch, [1.0, 0.5])
+    assert tuning.faster("products", plain, other)
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [(1.0, 4), (0.0, 1), (0.05, 1)])
+def test_more_threads_only_where_they_are_worth_it(monkeypatch, scaling, expected):
+    now, used = [0.0], [torch.get_num_threads()]
+    before = used[0]
+    monkeypatch.setattr(tuning, "cores", lambda: 4)
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: used.__setitem__(0, count))
+
+    def multiply(x, weight):
+        now[0] += 1.0 / used[0] ** scaling
+        return x
+
+    monkeypatch.setattr(torch.nn.functional, "linear", multiply)
+    assert tuning.threads("small networks") == expected
+    assert used[0] == before
+
+
+def test_real_threads_are_within_the_cores():
+    assert 1 <= tuning.threads("small networks") <= tuning.cores()
