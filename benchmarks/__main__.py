@@ -1,0 +1,232 @@
+"""The engine next to a plain port of the same method, on real prompts from real SMAX battles.
+
+  python -m benchmarks                              everything; hours on 2 cores, nearly all of it the plain port's
+  python -m benchmarks --only rollout --steps 2 --episodes 2 --repeats 1     a first impression, in minutes
+  python -m benchmarks --only learner_full_lora --only learner_cached_trunk --style compact
+  python -m benchmarks --model tiny-gemma3 --map 3m                          any model; this one takes seconds
+  python -m benchmarks --leg cuda                   on a GPU: bfloat16, Qwen3-0.6B's shape
+
+The plain port (benchmarks/plain_port.py) is what a direct EPyMARL port would be: full right-padded prompts of every
+agent, one forward a step, a deep-copied old policy, a second frozen model evaluated in every epoch. Both sides have the
+same weights and the same data and take turns in one process; logits and gradients are compared first, and the benchmark
+ends with code 1 if they differ.
+
+Entries
+  prompts               observations to token ids; the f-string and tokenizer path is the baseline
+  rollout               choosing the actions of all episodes at every step
+  learner_full_lora     a whole update with LoRA on all layers
+  learner_cached_trunk  the same with LoRA on the top --layers layers; the baseline has it on all
+  memory                peak of one learning epoch above the weights, at equal batch
+  load                  model and tokenizer from disk, next to Hugging Face's own call
+  env                   a step of a battle, many at once, played by a small network; it has no plain port
+
+Output: a table of medians, "of the GEMM rate" being the seconds that the model's own matrix products take alone for the
+tokens that remain, measured in the same run, by the engine's seconds. JSON: {"setting", "checks", "entries"}; an entry
+has name, baseline, engine (seconds; bytes for memory), ratio, max_abs_diff and gemm_fraction, null where one does not
+apply, and those of the cuda leg are called cuda_NAME.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmarks.entries import NAMES, ON_CUDA
+from benchmarks.entry import Entry, table
+from benchmarks.setting import Setting, machine
+from lolm_plugin.errors import ConfigError, did_you_mean
+
+LEGS = ("cpu", "cuda")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 2 for what the user can mend, 1 if the two sides compute different things."""
+    from benchmarks.compare import Mismatch
+
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Mismatch as error:
+        print(f"WRONG: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    options = _parser().parse_args(argv)
+    names = _known("--only", options.only, NAMES)
+    legs = _known("--leg", options.leg, LEGS)
+    if options.json:
+        _check_writable(options.json)
+    setting = _setting(options)
+    entries, checks = [], {}
+    if "cpu" in legs:
+        measured, found = run(setting, names)
+        entries, checks = measured, found
+    if "cuda" in legs:
+        measured, found = _on_cuda(setting, [name for name in names if name in ON_CUDA])
+        entries, checks = entries + measured, checks | found
+    report = {"setting": {**asdict(setting), "machine": machine()}, "checks": checks}
+    if entries:
+        print(_printed(report, entries))
+    if options.json:
+        report["entries"] = [entry.as_json() for entry in entries]
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def run(setting: Setting, names: Sequence[str]) -> tuple[list[Entry], dict[str, float]]:
+    """One leg: the entries called ``names``, and what else was found out."""
+    import torch
+
+    from benchmarks.bench import Bench
+    from benchmarks.entries import functions
+    from benchmarks.progress import Progress
+
+    _quieten()
+    torch.set_num_threads(setting.threads)
+    bench, entries, done = Bench(setting, names), [], set()
+    with Progress(bench.planned_tokens()) as bar:
+        bench.tick = bar.tick
+        for name, function in functions().items():
+            if name in names and function not in done:
+                done.add(function)  # one function may measure several entries
+                bar.stage(name)
+                measured = function(bench)
+                for line in table(measured).splitlines()[1:]:
+                    bar.say(line)
+                entries += measured
+    return entries, bench.checks
+
+
+def _on_cuda(cpu: Setting, names: list[str]) -> tuple[list[Entry], dict[str, float]]:
+    from benchmarks import cuda_leg
+
+    if not cuda_leg.available():
+        print(cuda_leg.SKIPPED)
+        return [], {}
+    with cuda_leg.setting(cpu) as setting:
+        entries, checks = run(setting, names)
+    renamed = [replace(entry, name=f"cuda_{entry.name}") for entry in entries]
+    return renamed, {f"cuda_{name}": value for name, value in checks.items()}
+
+
+def _printed(report: dict[str, Any], entries: list[Entry]) -> str:
+    setting, found = report["setting"], {entry.name: entry for entry in entries}
+    machine = ", ".join(f"{name} {value}" for name, value in setting["machine"].items() if value is not None)
+    lines = [
+        f"{setting['model']}, {setting['map_name']}, {setting['style']} prompts, {setting['episodes']} episodes, "
+        f"{setting['steps']} of their steps ({setting['learner_steps']} to learn from), {setting['epochs']} epochs, "
+        f"{setting['threads']} threads",
+        machine,
+        "",
+        table(entries),
+    ]
+    lines += [f"{name.replace('_', ' ')}: {value:.3g}" for name, value in report["checks"].items()]
+    if {"prompts", "rollout"} <= found.keys():
+        lines.append(f"prompts are {found['prompts'].engine / found['rollout'].engine:.2%} of the engine's rollout")
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see python -m benchmarks --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Setting()
+    parser = _Parser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", action="append", metavar="NAME", help=f"an entry; may be repeated: {', '.join(NAMES)}")
+    add("--leg", action="append", metavar="LEG", help="cpu or cuda; both without it, cuda only where there is a GPU")
+    add("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
+    add("--model", default=default.model, help=f"name or folder, as for llm.model [{default.model}]")
+    add("--num-layers", type=_positive, help="keep only the first layers of the model [all]")
+    add("--map", default=default.map_name, help=f"a SMAX battle [{default.map_name}]")
+    add("--style", default=default.style, help=f"prompt.style [{default.style}]")
+    counts = {
+        "episodes": "battles played at once",
+        "steps": "steps taken evenly out of the battles for prompts and rollout",
+        "learner-steps": "the same for the learner",
+        "repeats": "rounds of rollout, prompts and load, of which medians count",
+        "learner-repeats": "rounds of the learner",
+        "epochs": "of an update",
+        "baseline-tokens": "padded tokens whose graph the plain port holds at once; memory, not results",
+        "env-seconds": "how long each measurement of env takes",
+        "memory-tokens": "padded tokens in the batch of memory, whose graph the plain port holds whole",
+    }
+    for name, text in counts.items():
+        value = getattr(default, name.replace("-", "_"))
+        add(f"--{name}", type=_positive, default=value, metavar="N", help=f"{text} [{value}]")
+    add("--layers", type=_positive, metavar="N", help=f"of learner_cached_trunk [{default.layers}, or half of fewer]")
+    add("--threads", type=_positive, metavar="N", help="of torch [its own choice]")
+    add("--seed", type=int, default=default.seed, help=f"of battles and adapter [{default.seed}]")
+    return parser
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    """Checked without loading a model or an environment."""
+    import torch
+
+    from lolm_plugin.envs.smax_scenarios import scenario
+    from lolm_plugin.llm.sources import resolve
+    from lolm_plugin.prompts.template import build_style
+
+    scenario(options.map)
+    build_style(options.style)
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed={options.seed} is no seed; set it to a whole number from 0 to 4294967295.")
+    given = vars(options)
+    model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+    source = resolve(model)
+    depth = min(options.num_layers or 10**9, source.load_config().num_hidden_layers)
+    layers = options.layers or min(Setting.layers, max(1, depth // 2))
+    if layers > depth:
+        raise ConfigError(f"--layers={layers} is more than the {depth} layers of {model}; set it to {depth} or fewer.")
+    copied = ("num_layers", "style", "episodes", "steps", "learner_steps", "repeats", "learner_repeats", "epochs")
+    copied += ("baseline_tokens", "memory_tokens", "env_seconds", "seed")
+    threads = options.threads or torch.get_num_threads()
+    kept = {name: given[name] for name in copied}
+    return Setting(model=model, map_name=options.map, layers=layers, threads=threads, **kept)
+
+
+def _quieten() -> None:
+    """Libraries say nothing that would tear the bar."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _known(option: str, given: list[str] | None, known: Sequence[str]) -> list[str]:
+    for name in given or []:
+        if name not in known:
+            raise ConfigError(f"{option}={name} is unknown{did_you_mean(name, known)}; use {', '.join(known)}.")
+    return [name for name in known if name in given] if given else list(known)
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--json={path} cannot be written ({error.strerror}); name another file.") from error
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""``memory``: the peak of one epoch of learning above what stands in memory before it, at equal batch.
+
+Each side has a process of its own and learns from the same steps of one episode. The plain port keeps the graph of the
+whole batch until its one backward pass, as a direct port does; its second, frozen model counts as weights.
+"""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import data
+from benchmarks.bench import Bench
+from benchmarks.entry import Entry
+from lolm_plugin.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def measure(bench: Bench) -> list[Entry]:
+    """Bytes."""
+    if not Path("/proc/self/clear_refs").exists():
+        print("memory skipped: this system does not tell a process its peak (no /proc/self/clear_refs)")
+        return []
+    with tempfile.TemporaryDirectory(prefix="lolm-benchmark-") as folder:
+        setting, batch = Path(folder, "setting.json"), Path(folder, "batch.pt")
+        replace(bench.setting, epochs=1).write(setting)
+        data.save(bench.memory_batch, batch)
+        peaks = {side: _peak(side, setting, batch) for side in ("baseline", "engine")}
+    bench.checks["memory_decisions"] = int(data.deciding(bench.memory_batch).sum())
+    return [Entry("memory", **peaks)]
+
+
+def _peak(side: str, setting: Path, batch: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.memory_child", side, str(setting), str(batch)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        reason = "killed" if done.returncode < 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigError(
+            f"The {side} side of the entry memory did not end well ({reason}): set --memory-tokens to fewer if memory "
+            "is short."
+        )
+    return float(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,62 @@
+"""Which matrix products are the floor: counted by hand for a model of two layers."""
+
+from collections import Counter
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel
+
+from benchmarks import gemm_rate
+from lolm_plugin.llm import tiny
+
+Q, KV, OUT, UP, DOWN = (64, 64), (32, 64), (64, 64), (128, 64), (64, 128)
+ATTENTION = Counter([Q, KV, KV, OUT])
+MLP = Counter([UP, UP, DOWN])
+
+
+@pytest.fixture(scope="module")
+def policy():
+    model = AutoModel.from_config(tiny.config("tiny-llama"))
+    return get_peft_model(model, LoraConfig(target_modules="all-linear"))
+
+
+def times(counter, tokens):
+    return {shape: count * tokens for shape, count in counter.items()}
+
+
+def test_a_rollout_multiplies_each_layer_once_and_ends_with_the_last_attention(policy):
+    work = gemm_rate.rollout_work(policy, [[30, 20], [], [50]], prefix=10, token_budget=40)
+    assert work.forward == times(ATTENTION + MLP + ATTENTION, 30 + 20 + 50 + 10)
+    assert not work.backward
+    assert work.rows == 100 // 4  # each step's 50 tokens are more than the 30 that fit beside the beginning
+
+
+@pytest.mark.parametrize(
+    ("lowest", "below", "above", "backward"),
+    [
+        # What reads the embeddings wants no gradient of its input; nor what reads the frozen trunk.
+        (0, Counter(), ATTENTION + MLP + ATTENTION, Counter([OUT]) + MLP + ATTENTION),
+        (1, ATTENTION + MLP, ATTENTION, Counter([OUT])),
+    ],
+)
+def test_an_update_is_epochs_and_one_pass_of_the_reference(policy, lowest, below, above, backward):
+    work = gemm_rate.learner_work(policy, lowest, [40, 40], prefix=10, token_budget=50, epochs=4)
+    once, each_epoch = 80 + 10, 80 + 2 * 10
+    expected = Counter(times(below, once)) + Counter(times(above, once + 4 * each_epoch))
+    assert work.forward == expected
+    assert work.backward == times(backward, 4 * each_epoch)
+    assert all(parameter.requires_grad for name, parameter in policy.named_parameters() if "lora_" in name)
+
+
+def test_seconds_are_those_of_the_products(policy, monkeypatch):
+    work = gemm_rate.Work(10, {(3, 4): 20, (5, 6): 100}, {(3, 4): 40})
+    shown = []
+
+    def second(product, device):
+        shown.append(tuple(product().shape))
+        return 1.0
+
+    monkeypatch.setattr(gemm_rate, "_seconds", second)
+    assert work.seconds("cpu", torch.float32) == 2 + 10 + 4
+    assert sorted(shown) == [(10, 3), (10, 4), (10, 5)]

@@ -1,0 +1,87 @@
+"""Settings that change memory and speed change no result: the same training, through the real command line."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lolm_plugin import training
+
+SMALL = (
+    # Short, and in small steps: a difference in the last digits grows until, one day, an action is another one.
+    *("env_args.map_name=duel", "t_max=200", "seed=1", "test_nepisode=32", "test_interval=100", "kl.anneal_steps=400"),
+    *("lr=0.0001", "head_lr=0.0001"),
+    *(f"{key}=32" for key in ("batch_size_run", "batch_size", "buffer_size")),
+)
+# What is not a result.
+TIMES = {"agent_steps_per_second", "llm_time_share", "prompt_tokens_mean"}
+VARIANTS = {
+    "the prefix in every row": ("llm.share_prefix=False",),
+    "256 tokens at once": ("llm.token_budget=256",),
+    "1024 tokens at once": ("llm.token_budget=1024",),
+    "8192 tokens at once": ("llm.token_budget=8192",),
+    "activations recomputed": ("llm.recompute=True",),
+    "PyTorch's products": ("llm.product=torch",),
+    "oneDNN's products": ("llm.product=onednn",),
+}
+TRUNKS = {
+    "no trunk kept": ("llm.trunk_cache_gb=0",),
+    "some of the trunk kept": ("llm.trunk_cache_gb=0.0001",),
+    "the prefix in every row": ("llm.share_prefix=False",),
+}
+
+
+def train(folder, *updates):
+    """Metric series and final weights of a short training of a tiny language model."""
+    folder.mkdir()
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        line = ["main.py", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none", "with", *SMALL, *updates]
+        assert training.main(line) == 0
+    finally:
+        os.chdir(here)
+    metrics = json.loads((folder / "results/sacred/lolm_mappo_tiny/duel/1/metrics.json").read_text())
+    (models,) = (folder / "results/models").iterdir()
+    last = max(models.iterdir(), key=lambda path: int(path.name))
+    weights = {f"{file.name}/{name}": t for file in last.rglob("*.safetensors") for name, t in load_file(file).items()}
+    return {name: series for name, series in metrics.items() if name not in TIMES}, weights
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trunk") / "run", "lora.layers=1")
+
+
+def check_equal(found, expected):
+    (metrics, weights), (expected_metrics, expected_weights) = found, expected
+    assert metrics.keys() == expected_metrics.keys()
+    for name, series in expected_metrics.items():
+        assert metrics[name]["steps"] == series["steps"], name  # the same battles, step for step
+        assert metrics[name]["values"] == pytest.approx(series["values"], abs=2e-3, rel=2e-3), name
+    assert weights.keys() == expected_weights.keys()
+    for name, tensor in expected_weights.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_is_the_same(variant, plain, tmp_path):
+    check_equal(train(tmp_path / "run", *VARIANTS[variant]), plain)
+
+
+@pytest.mark.parametrize("variant", TRUNKS)
+def test_training_above_a_trunk_is_the_same(variant, trunk, tmp_path):
+    check_equal(train(tmp_path / "run", "lora.layers=1", *TRUNKS[variant]), trunk)
+
+
+def test_a_trunk_is_not_the_same_as_none(plain, trunk):
+    assert trunk[1].keys() < plain[1].keys()
+    with pytest.raises(AssertionError):
+        check_equal(trunk, plain)
