@@ -25,6 +25,7 @@ REQUIRED = [
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
+    "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
         "ruff>=0.9",  # lint

@@ -260,6 +260,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             "head.attack_keys": ("shared",),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
+            "llm.quantization": ("none", "8bit", "4bit"),
             "llm.product": ("auto", "torch", "onednn"),
         }
     return choices
@@ -279,6 +280,8 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
             "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
             "set kl.enabled=False or llm.train=lora."
         )
+    check_quantization = registry.load("lolm_plugin.llm.quantization:check")
+    check_quantization(config["llm"]["quantization"], config["llm"]["train"], config["use_cuda"])
 
 
 def _check_network(config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import sources
+from lolm_plugin.llm import quantization, sources
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.packing import Packing
 from lolm_plugin.llm.products import choose, use_fastest
@@ -46,7 +46,8 @@ class Backbone(nn.Module):
         self.has_reference: bool = llm["train"] == "lora"
         dtype, self._autocast = _dtypes(llm["dtype"], torch.device(device), frozen=self.has_reference)
         model_seed, lora_seed = (int(word) for word in keyed_seeds(seed, "backbone", count=2))
-        model = source.load_model(llm["num_layers"], dtype, llm["pretrained"], model_seed)
+        loading = quantization.loading(llm["quantization"], dtype, device)
+        model = source.load_model(llm["num_layers"], dtype, llm["pretrained"], model_seed, **loading)
         self.tokenizer = source.load_tokenizer()
         self.hidden_size: int = model.config.hidden_size
         self.num_layers: int = model.config.num_hidden_layers

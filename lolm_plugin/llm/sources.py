@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lolm_plugin.errors import ConfigError
 
@@ -100,20 +100,21 @@ class Source:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
     def load_model(
-        self, num_layers: int | None, dtype: "torch.dtype", pretrained: bool, seed: int
+        self, num_layers: int | None, dtype: "torch.dtype", pretrained: bool, seed: int, **loading: Any
     ) -> "PreTrainedModel":
         """The frozen base model without a language-model head, in eval mode on the CPU.
 
         ``num_layers`` keeps the first layers and the final norm (None: all of them); ``pretrained=False``
-        draws the weights from ``seed`` instead. The global random state is left as it was. Raises
-        ConfigError for more layers than there are and for weights that are absent, broken or incomplete.
+        draws the weights from ``seed`` instead; ``loading`` is for ``from_pretrained`` (see ``quantization.py``).
+        The global random state is left as it was. Raises ConfigError for more layers than there are and for
+        weights that are absent, broken or incomplete.
         """
         config = _truncated(self.load_config(), num_layers, self.model)
         with _quiet(), seeded(seed):
-            model = self._pretrained(config, dtype) if pretrained else _random(config, dtype)
+            model = self._pretrained(config, dtype, **loading) if pretrained else _random(config, dtype)
         return model.eval().requires_grad_(False)
 
-    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype", **loading: Any) -> "PreTrainedModel":
         from transformers import AutoModel
 
         folder = self.folder(weights=True)
@@ -126,6 +127,7 @@ class Source:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **loading,
             )
         # transformers fills what a checkpoint lacks with random numbers and only warns.
         if missing := sorted(loading["missing_keys"]):
@@ -199,7 +201,7 @@ class TinySource(Source):
 
         return tiny.tokenizer()
 
-    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+    def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype", **loading: Any) -> "PreTrainedModel":
         with seeded(0):
             return _random(config, dtype)
 

@@ -13,7 +13,14 @@ from lolm_plugin.llm.sources import TINY, resolve
 
 LLM = {
     **{"model": "tiny-llama", "num_layers": None, "dtype": "auto"},
-    **{"pretrained": True, "train": "lora", "share_prefix": True, "recompute": False, "product": "auto"},
+    **{
+        "pretrained": True,
+        "train": "lora",
+        "share_prefix": True,
+        "recompute": False,
+        "product": "auto",
+        "quantization": "none",
+    },
 }
 LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.

@@ -16,6 +16,7 @@ LLM = {
     "share_prefix": True,
     "recompute": False,
     "product": "auto",
+    "quantization": "none",
 }
 LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 PREFIX, SEQUENCES = [3, 9, 27, 81], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]

@@ -1,0 +1,51 @@
+"""Frozen weights in 8 or 4 bits, by bitsandbytes, on a CUDA GPU: a half or a quarter of their memory.
+
+On a CPU there is none: PyTorch's dynamic int8 products have no gradient, so that the policy that plays would be another
+one than the policy that learns.
+"""
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from lolm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check(quantization: str, train: str, use_cuda: bool) -> None:
+    """Raise ConfigError where ``llm.quantization`` cannot be had, before anything is loaded."""
+    if quantization == "none":
+        return
+    if not use_cuda:
+        raise ConfigError(
+            f"llm.quantization={quantization} needs a CUDA GPU, and use_cuda is False or none is there; set "
+            "llm.quantization=none."
+        )
+    if train == "full":
+        raise ConfigError(
+            f"llm.quantization={quantization} freezes the weights that llm.train=full trains; set llm.train=lora or "
+            "llm.quantization=none."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"llm.quantization={quantization} needs bitsandbytes; pip install 'lolm_plugin[quantization]', or set "
+            "llm.quantization=none."
+        )
+
+
+def loading(quantization: str, dtype: "torch.dtype", device: "str | torch.device") -> dict[str, Any]:
+    """What ``from_pretrained`` has to be told; nothing where nothing is quantised. Products are made in ``dtype``."""
+    if quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    four = quantization == "4bit"
+    config = BitsAndBytesConfig(
+        load_in_8bit=not four,
+        load_in_4bit=four,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
