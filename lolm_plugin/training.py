@@ -36,7 +36,7 @@ Try
 Keys after `with`
   seed=1  t_max=20000  env_args.map_name=8m  llm.model=smollm2-135m  prompt.style=compact  kl.enabled=False
   preset=reference: a baseline as it was published; config/presets has all of them
-  learner_preset=dt2gs_ref|epymarl|standard: the learner's settings of that code; config/learners
+  learner_preset=dt2gs_ref|epymarl|large_batch|standard: named settings of the learner; config/learners
   Every key with a one-line comment: config/default.yaml and the yaml of the algorithm.
 
 Options

@@ -110,7 +110,7 @@ def test_presets_are_inherited(configured):
         (
             "lolm_mappo",
             {"learner_preset": "dt2gs"},
-            ("learner_preset=dt2gs", "dt2gs_ref?", "one of: dt2gs_ref, epymarl, standard"),
+            ("learner_preset=dt2gs", "dt2gs_ref?", "one of: dt2gs_ref, epymarl, large_batch, standard"),
         ),
         ("updet_mappo", {"preset": 3}, ("preset=3", "one of: reference")),
     ],
