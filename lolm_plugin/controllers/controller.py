@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import check_sizes
 from lolm_plugin.observations.probes import FirstBattles
@@ -188,11 +187,3 @@ def certain_log_probs(available: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     log_probs = torch.full(available.shape, -torch.inf, device=available.device)
     log_probs[available] = 0.0
     return log_probs, torch.nonzero(available.sum(-1) > 1, as_tuple=True)
-
-
-def fill_log_probs(available: Tensor, logits: Tensor) -> Tensor:
-    """Log-probabilities [..., actions] of ``logits`` [..., actions], as certain as ``certain_log_probs`` elsewhere."""
-    log_probs, index = certain_log_probs(available)
-    if len(index[0]):
-        log_probs[index] = masked_log_softmax(logits[index], available[index])
-    return log_probs

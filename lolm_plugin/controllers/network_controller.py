@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lolm_plugin import registry
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
-from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, decisions, fill_log_probs
+from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.modules.agents.policy import PolicyOutput
+from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.randomness import KeyedDraws
 
@@ -86,13 +87,15 @@ class NetworkMAC(Controller):
             noise = self._noise((ep_batch.batch_size, self.n_agents), "test" if test_mode else "train", t_env)
             if not test_mode:
                 self._remember_noise(noise, t, ep_batch.max_seq_length, running)
+        log_probs, deciding = certain_log_probs(available)
         # Memory goes on in the dead, too; without it only those are asked who have a choice.
-        where = torch.nonzero(running if self.recurrent else available.sum(-1) > 1, as_tuple=True)
+        where = torch.nonzero(running, as_tuple=True) if self.recurrent else deciding
         output: PolicyOutput = self.agent.evaluate(
             self._inputs(ep_batch, t)[where],
             self.hidden[where],
             self._agents if self.recurrent else where[1],
             None if noise is None else noise[where],
+            available[where],
         )
 
         def of_all(values: Tensor) -> Tensor:
@@ -102,9 +105,12 @@ class NetworkMAC(Controller):
             everyone[where] = values
             return everyone
 
-        self.hidden = of_all(output.hidden)
+        if self.recurrent:
+            self.hidden = of_all(output.hidden)
+        logits = of_all(output.logits)[deciding] if self.recurrent else output.logits
+        log_probs[deciding] = masked_log_softmax(logits, available[deciding])
         return Acting(
-            fill_log_probs(available, of_all(output.logits)),
+            log_probs,
             None if output.attention is None else of_all(output.attention),
             None if output.subtask is None else of_all(output.subtask.argmax(-1)),
         )
@@ -134,7 +140,8 @@ class NetworkMAC(Controller):
         episode, step, agent = (place[rows] for place in steps.index)
         if not self.recurrent:
             nothing = self.agent.init_hidden().expand(len(rows), -1)
-            output = self.agent.evaluate(steps.inputs[episode, step, agent], nothing, agent)
+            inputs = steps.inputs[episode, step, agent]
+            output = self.agent.evaluate(inputs, nothing, agent, available=steps.available[rows])
             return Evaluation(output.logits, output.losses, output.stats)
         episodes, place = episode.unique(return_inverse=True)
         noise = steps.noise

@@ -35,8 +35,10 @@ class MAPPOLearner:
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLAnnealing(args.kl["enabled"], args.kl["anneal_steps"], args.kl["eps"], args.kl["coef_max"])
-        self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps)
-        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps)
+        self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)
+        self.critic_optimiser = torch.optim.Adam(
+            self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps, fused=True
+        )
         self._base_lrs = [group["lr"] for group in self._groups()]
         self._last_log = -args.learner_log_interval - 1
         self._last_time = time.perf_counter()
@@ -130,6 +132,8 @@ class MAPPOLearner:
             sums[f"{group['name']}_grad_norm"] = _gradient_norm(group["params"])
         torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.args.grad_norm_clip, error_if_nonfinite=True)
         self.actor_optimiser.step()
+        # The fused step does not say that it changed them, by which a policy knows what it has to compute again.
+        torch.autograd.graph.increment_version(self.mac.parameters())
         for name, value in sums.items():
             stats[name].append(value)
 

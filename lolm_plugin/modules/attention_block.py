@@ -18,11 +18,25 @@ class AttentionBlock(nn.Module):
         )
         self.feed_forward_norm = nn.LayerNorm(width)
 
-    def forward(self, asking: Tensor, asked: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        asking: Tensor,
+        asked: Tensor,
+        allowed: Tensor | None = None,
+        embed: nn.Linear | None = None,
+        kept: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Tokens [..., m, width] after a look at tokens [..., n, width], and where the first one looks [..., n].
 
-        Of those asked, only the ``allowed`` bool [..., n] can be looked at; None: all.
+        Of those asked, only the ``allowed`` bool [..., n] can be looked at; None: all. With ``embed``, both are given
+        as what that layer makes tokens of. ``kept``, an index into [..., m], are the only tokens that go on after
+        attention and are returned: [kept, width]; None: all.
         """
-        seen, weights = self.attention(asking, asked, allowed)
-        tokens = self.attention_norm(asking + seen)
+        if embed is None:
+            seen, weights = self.attention(asking, asked, allowed)
+        else:
+            seen, weights = self.attention.over_raw(embed, asking, asked, allowed)
+        if kept is not None:
+            asking, seen = asking[kept], seen[kept]
+        tokens = self.attention_norm((asking if embed is None else embed(asking)) + seen)
         return self.feed_forward_norm(tokens + self.feed_forward(tokens)), weights

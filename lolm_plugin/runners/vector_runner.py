@@ -51,28 +51,28 @@ class VectorRunner(Runner):
         over = np.zeros(self.batch_size, dtype=bool)
         returns, lengths, last_infos = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int), []
         acting, t = list(range(self.batch_size)), 0
-        self._store_view(batch, acting, t)
+        self._store(batch, self._view(), acting, t, mark_filled=True)
 
         while True:
             with torch.no_grad():
                 chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
-            batch.update({"actions": chosen.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
             actions[acting] = chosen.cpu().numpy()
             # Episodes that ended at the last step have now acted in their last state, and drop out.
-            acting = [i for i in acting if not over[i]]
+            acted, acting = acting, [i for i in acting if not over[i]]
             if not acting:
+                self._store(batch, {"actions": actions}, acted, t, mark_filled=False)
                 break
             reward, terminated, info = self.env.step(actions)
             # An episode cut off by its limit is not stored as terminated where the env says so.
             ended = terminated & ~info.get("episode_limit", np.zeros_like(terminated)).astype(bool)
-            outcome = {"reward": reward[:, None], "terminated": ended[:, None].astype(np.uint8)}
-            self._store(batch, outcome, acting, t, mark_filled=False)
+            taken = {"actions": actions, "reward": reward * ~over, "terminated": (ended & ~over).astype(np.uint8)}
+            self._store(batch, taken, acted, t, mark_filled=False)
             returns[acting] += reward[acting]
             lengths[acting] += 1
             over[acting] = terminated[acting]
             last_infos += [{name: float(value[i]) for name, value in info.items()} for i in acting if over[i]]
             t += 1
-            self._store_view(batch, acting, t)
+            self._store(batch, self._view(), acting, t, mark_filled=True)
 
         self.finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
         return batch
@@ -91,14 +91,15 @@ class VectorRunner(Runner):
         self._run_key = key
         return keyed_seeds(self.args.seed, *key, self._runs_at_key, count=self.batch_size)
 
-    def _store_view(self, batch: Any, rows: list[int], t: int) -> None:
-        seen = {"state": self.env.state, "avail_actions": self.env.avail_actions, "obs": self.env.obs}
-        self._store(batch, seen, rows, t, mark_filled=True)
+    def _view(self) -> dict[str, np.ndarray]:
+        return {"state": self.env.state, "avail_actions": self.env.avail_actions, "obs": self.env.obs}
 
     def _store(self, batch: Any, data: dict[str, np.ndarray], rows: list[int], t: int, mark_filled: bool) -> None:
         """Write the ``rows`` of arrays ``[n_envs, ...]`` into step ``t`` of the batch."""
-        tensors = {key: torch.from_numpy(value[rows][:, None]).to(self.args.device) for key, value in data.items()}
-        batch.update(tensors, bs=rows, ts=t, mark_filled=mark_filled)
+        # While all envs play, hosts write without an index, which they would go through once per field and more.
+        where = slice(None) if len(rows) == self.batch_size else np.array(rows)
+        tensors = {key: torch.tensor(value[where, None], device=self.args.device) for key, value in data.items()}
+        batch.update(tensors, bs=where, ts=t, mark_filled=mark_filled)
 
 
 def _make_env(args: Namespace) -> VectorEnv:

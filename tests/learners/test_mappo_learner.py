@@ -59,7 +59,7 @@ def test_what_lies_in_dead_and_padding_rows_changes_nothing(new_learner, tiny_ar
             batch["obs"][:, 1:, -1] = 0.7  # the dead agent's
         learner.train(batch, 0, 0)
         results.append(tensors(learner))
-    assert differing(*results) == set()
+    assert farthest(*results) < 1e-6  # the critic sums over other rows, so that the last bit may differ
 
 
 def test_the_first_epoch_is_the_policy_that_played(updated):

@@ -40,6 +40,46 @@ def test_attention_is_its_formula(project, masked):
     assert not weights.requires_grad
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("bias", "project"), [(True, False), (False, True)])
+def test_over_raw_tokens_attention_is_what_it_is_over_embedded_ones(masked, bias, project):
+    torch.manual_seed(0)
+    embed = torch.nn.Linear(5, 12).double()
+    layer = Attention(12, 3, 4, gain=2.0, bias=bias, project=project).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    asking, asked = torch.randn(2, 5, 7, 5).double(), torch.randn(2, 5, 6, 5).double()
+    allowed = torch.rand(2, 5, 6) < 0.6 if masked else None
+    if masked:
+        allowed[..., 0] = True
+    parameters = [*layer.parameters(), *embed.parameters()]
+    found = []
+    for seen, weights in (
+        layer.over_raw(embed, asking, asked, allowed),
+        layer(embed(asking), embed(asked), allowed),
+    ):
+        found.append([seen, weights, *torch.autograd.grad(seen.square().sum(), parameters)])
+    assert not found[0][1].requires_grad
+    for raw, embedded in zip(*found, strict=True):
+        torch.testing.assert_close(raw, embedded)
+
+
+def test_there_may_be_nobody_to_attend():
+    seen, weights = Attention(12, 3, 4, 1.0, True, False).over_raw(
+        torch.nn.Linear(5, 12), torch.zeros(0, 7, 5), torch.zeros(0, 6, 5)
+    )
+    assert (seen.shape, weights.shape) == ((0, 7, 12), (0, 6))
+
+
+def test_a_block_goes_on_with_the_kept_tokens_alone():
+    layer, tokens = block(), torch.randn(4, 5, 12)
+    kept = (torch.rand(4, 5) < 0.5).nonzero(as_tuple=True)
+    widths = []
+    layer.feed_forward.register_forward_hook(lambda module, args, output: widths.append(args[0].shape))
+    assert torch.allclose(layer(tokens, tokens, kept=kept)[0], layer(tokens, tokens)[0][kept], atol=1e-6)
+    assert widths[0] == (len(kept[0]), 12)
+
+
 def test_wide_heads_are_brought_back_to_the_models_width():
     layer = Attention(width=8, heads=3, head_width=8, gain=1.0, bias=False, project=True)
     assert layer.query.weight.shape == (24, 8)

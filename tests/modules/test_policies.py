@@ -85,6 +85,16 @@ def test_one_row_and_single_agents(form, random_views):
         assert torch.allclose(alone.logits, together.logits[rows], atol=1e-5)
 
 
+def test_available_actions_have_the_logits_that_they_have_among_all(form, random_views):
+    agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5,))
+    available = torch.rand(5, 8, 15, generator=torch.Generator().manual_seed(0)) < 0.5
+    every = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS)
+    some = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS, available=available)
+    assert some.logits.isfinite().all()
+    logits = [output.logits.masked_fill(~available, 0.0) for output in (some, every)]
+    same(*(output._replace(logits=masked) for output, masked in zip((some, every), logits, strict=True)))
+
+
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_sequence_at_once_is_the_same_as_step_by_step(form, noisy, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5, 3))

@@ -190,6 +190,24 @@ def test_the_controller_is_asked_for_running_episodes_and_once_more_for_each_tha
     assert batch["terminated"][..., 0].argmax(1).tolist() == [length - 1 for length in lengths]
 
 
+def test_each_step_is_written_in_two_parts_and_as_a_whole_while_all_play(monkeypatch):
+    written, update = [], EpisodeBatch.update
+
+    def recorded(self, data, bs=slice(None), ts=slice(None), mark_filled=True):
+        written.append((ts, sorted(data), bs))
+        update(self, data, bs, ts, mark_filled)
+
+    monkeypatch.setattr(EpisodeBatch, "update", recorded)
+    runner = make()
+    batch = runner.run()
+    last, first_end = runner.env.length.max(), runner.env.length.min()
+    acted, seen = ["actions", "reward", "terminated"], ["avail_actions", "obs", "state"]
+    middle = [part for t in range(last) for part in ((t, acted), (t + 1, seen))]
+    assert [(t, fields) for t, fields, _ in written] == [(0, seen), *middle, (last, ["actions"])]
+    assert all((bs == slice(None)) == (t <= first_end) for t, _, bs in written if t != first_end + 1)
+    assert batch["reward"].dtype == torch.float32
+
+
 def test_a_cut_off_episode_is_stored_as_going_on():
     batch = make(env_args={"map_name": "cut"}).run()
     lengths = batch["filled"].sum(1)[:, 0] - 1

@@ -47,7 +47,7 @@ def run(_run: Any, config: dict[str, Any], log: logging.Logger) -> None:
     checkpoint = _find_checkpoint(args) if args.checkpoint_path else None
     runner = find("runner", args.runner)(args=args, logger=logger)
     try:
-        parts = _assemble(args, logger, runner)
+        parts = assemble(args, logger, runner)
         if checkpoint is not None:
             log.info("Loading model from %s", checkpoint)
             parts.learner.load_models(str(checkpoint))
@@ -90,7 +90,8 @@ def _find_checkpoint(args: Namespace) -> Path:
     return folder / str(step)
 
 
-def _assemble(args: Namespace, logger: Logger, runner: Any) -> Parts:
+def assemble(args: Namespace, logger: Logger, runner: Any) -> Parts:
+    """Builds buffer, controller and learner for the environments of ``runner``, whose sizes ``args`` gets."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]
@@ -144,13 +145,7 @@ def _train(parts: Parts) -> None:
 
     log.info("Beginning training for %s timesteps", args.t_max)
     while runner.t_env <= args.t_max:
-        parts.buffer.insert_episode_batch(runner.run(test_mode=False))
-        if parts.buffer.can_sample(args.batch_size):
-            sample = parts.buffer.sample(args.batch_size)
-            sample = sample[:, : int(sample.max_t_filled())]
-            if sample.device != args.device:
-                sample.to(args.device)
-            parts.learner.train(sample, runner.t_env, episode)
+        play_and_learn(parts, episode)
 
         if runner.t_env - last_test_t >= args.test_interval:
             elapsed = time.monotonic() - started
@@ -173,6 +168,18 @@ def _train(parts: Parts) -> None:
             logger.log_stat("episode", episode, runner.t_env)
             logger.print_recent_stats()
             last_log_t = runner.t_env
+
+
+def play_and_learn(parts: Parts, episode: int) -> None:
+    """One ``run`` into the buffer and, once there is enough in it, one update; ``episode`` were played before."""
+    args, buffer, runner = parts.args, parts.buffer, parts.runner
+    buffer.insert_episode_batch(runner.run(test_mode=False))
+    if buffer.can_sample(args.batch_size):
+        sample = buffer.sample(args.batch_size)
+        sample = sample[:, : int(sample.max_t_filled())]
+        if sample.device != args.device:
+            sample.to(args.device)
+        parts.learner.train(sample, runner.t_env, episode)
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """The policy of the entity networks: observation -> tokens -> trunk -> action head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,8 @@ from torch import Tensor
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.agents.policy import Policy, PolicyOutput
 from lolm_plugin.modules.trunks.trunk import Features, build_trunk
-from lolm_plugin.observations.entity_tokens import ActorTokenizer, EntityTokens
-from lolm_plugin.observations.layout import ObservationLayout
+from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorTokenizer, EntityTokens
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
 from lolm_plugin.randomness import keyed_seeds
 
 
@@ -30,8 +31,17 @@ class EntityAgent(Policy):
         self.noise_width = self.trunk.noise_width
         self.noise_mode = self.trunk.noise_mode
 
-    def evaluate(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
+    def evaluate(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        agents: Tensor,
+        noise: Tensor | None = None,
+        available: Tensor | None = None,
+    ) -> PolicyOutput:
         tokens = self.tokenizer(inputs, agents)
+        if available is not None:
+            tokens = replace(tokens, targets=tokens.targets.where(available[..., N_BASE_ACTIONS:], NO_TOKEN))
         return self._output(tokens, self.trunk(tokens, hidden, noise))
 
     def unroll(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:

@@ -33,7 +33,14 @@ class GRUAgent(Policy):
             self.norm = nn.LayerNorm(self.hidden_width)
             self.actions = linear(self.hidden_width, layout.n_actions, HEAD_GAIN)
 
-    def evaluate(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
+    def evaluate(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        agents: Tensor,
+        noise: Tensor | None = None,
+        available: Tensor | None = None,
+    ) -> PolicyOutput:
         output = self.unroll(inputs.unsqueeze(0), hidden, agents)
         return PolicyOutput(output.logits[0], output.hidden[0])
 

@@ -43,11 +43,19 @@ class Policy(nn.Module):
         output = self.evaluate(together, hidden, torch.arange(self.n_agents, device=inputs.device))
         return output.logits.flatten(0, 1), output.hidden.flatten(0, 1)
 
-    def evaluate(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
+    def evaluate(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        agents: Tensor,
+        noise: Tensor | None = None,
+        available: Tensor | None = None,
+    ) -> PolicyOutput:
         """One step: inputs [..., input_size] of the ``agents`` int64 [...] (ids, broadcastable).
 
         A policy with memory is asked for all agents of a step at once: [..., agents, input_size]. ``noise``
-        [..., noise_width] is what ``noise`` drew; None: decide greedily.
+        [..., noise_width] is what ``noise`` drew; None: decide greedily. ``available`` bool [..., n_actions] spares it
+        the logits of the other actions, which then are any finite number.
         """
         raise NotImplementedError
 

@@ -56,13 +56,16 @@ class TransformerCritic(Critic):
     def values(self, state: Tensor) -> Tensor:
         """States [..., state_size] -> values [...]."""
         tokens, living = self.entities(state.flatten(0, -2))
-        # Attention over nothing would be NaN; a state with no living unit attends to its first, empty one.
-        masked = ~living
-        masked[:, 0] &= living.any(1)
-        encoded = self.encoder(self.embed(tokens), src_key_padding_mask=masked)
+        # Padding, where nobody lives, is a large part of a batch; attention over nothing would be NaN, too.
+        some = living.any(1).nonzero().squeeze(1)
+        if not len(some):
+            return self.value.bias.expand(state.shape[:-1])
+        living = living[some]
+        encoded = self.encoder(self.embed(tokens[some]), src_key_padding_mask=~living)
         weight = living.unsqueeze(-1).to(encoded.dtype)
-        mean = (encoded * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return self.value(mean).squeeze(-1).unflatten(0, state.shape[:-1])
+        mean = (encoded * weight).sum(1) / weight.sum(1)
+        means = mean.new_zeros(len(tokens), mean.shape[-1]).index_put((some,), mean)
+        return self.value(means).squeeze(-1).unflatten(0, state.shape[:-1])
 
     def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """States [rows, state_size] -> (tokens [rows, units, ENTITY_WIDTH], living [rows, units])."""

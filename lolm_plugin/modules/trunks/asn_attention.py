@@ -53,14 +53,14 @@ class ASNAttention(Trunk):
         return self.unroll(at(tokens, None), memory).map(lambda value: value[0])
 
     def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        embedded = self.embed(tokens.tokens)
-        environment, attention = self.attention(embedded[..., :1, :], embedded, self.allowed(tokens))
+        raw = tokens.tokens
+        environment, attention = self.attention.over_raw(self.embed, raw[..., :1, :], raw, self.allowed(tokens))
         environment = self.environment_norm(environment)
         if self.gru is not None:
             environment = self._remember(environment, memory)
             memory = environment.squeeze(-2)
         else:
-            memory = memory.expand(len(embedded), *memory.shape)
+            memory = memory.expand(len(raw), *memory.shape)
         targets = self.target_norm(self.embed_target(pick(tokens.tokens, tokens.targets)))
         rows = self.final(torch.cat([environment, environment * targets], dim=-2))
         there = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)

@@ -40,18 +40,25 @@ class UPDeT(Trunk):
         self.final = linear(model_width, self.width, self.gains.plain)
 
     def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        units, allowed = self.embed(tokens.tokens), self.allowed(tokens)
+        units, allowed = tokens.tokens, self.allowed(tokens)
         n = units.shape[-2]
+        embed: nn.Linear | None = self.embed  # by the first block, which has the raw tokens for less
         if self.memory_width:
-            units = torch.cat([units, memory.unsqueeze(-2)], dim=-2)
+            units, embed = torch.cat([self.embed(units), memory.unsqueeze(-2)], dim=-2), None
             allowed = None if allowed is None else functional.pad(allowed, (0, 1), value=True)
         for block in self.blocks[:-1]:
-            units, _ = block(units, units, allowed)
-        asking = self.wanted(tokens, units[..., :n, :])
+            units, _ = block(units, units, allowed, embed)
+            embed = None
+        asking, kept = self.wanted(tokens, units[..., :n, :]), None
         if self.memory_width:
             asking = torch.cat([asking, units[..., n:, :]], dim=-2)
-        encoded, attention = self.blocks[-1](asking, units, allowed)
+        elif not self.every_unit:
+            # Most of the work is in what follows the attention, and most targets are out of reach most of the time.
+            kept = functional.pad(tokens.targets >= 0, (1, 0), value=True).nonzero(as_tuple=True)
+        encoded, attention = self.blocks[-1](asking, units, allowed, embed, kept)
         rows = self.final(encoded)
+        if kept is not None:
+            rows = rows.new_zeros(*asking.shape[:-1], self.width).index_put(kept, rows)
         if self.memory_width:
             # As published, memory has been through the final layer, where that leaves its width as it is.
             memory = (rows if self.width == self.memory_width else encoded)[..., -1, :]
