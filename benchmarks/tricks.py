@@ -31,7 +31,7 @@ class Tricks:
         self.batch = bench.rollout_batch
         self.port = bench.port
         self.backbone = bench.engine().mac.agent.backbone
-        self.budget = bench.engine().args.llm["token_budget"]
+        self.budget = bench.engine().mac.token_budget
         self.deciding = data.deciding(self.batch)
         self.steps = range(self.deciding.shape[1])
         self.chunk = packing.CHUNK["cpu"]

@@ -42,6 +42,7 @@ RANGES = {
 }
 NULLABLE = {  # keys that take null, with an example of what else they take
     "llm.num_layers": 4,
+    "llm.token_budget": 2048,
     "lora.layers": 8,
     "torch_threads": 1,
     "preset": "reference",

@@ -110,7 +110,7 @@ def _main(argv: list[str]) -> int:
     if config.get("mac") == config_check.LLM_MAC and options["COMMAND"] is None:
         from lolm_plugin.controllers.prompter import check_prompts
 
-        check_prompts(config)
+        notes += check_prompts(config)
     full_command = shlex.join([*_interpreter(), *argv[0].split(), *argv[1:]])
     return _run(config, options, hosts.open_host(checkout), full_command, notes=notes)
 

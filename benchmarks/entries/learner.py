@@ -56,7 +56,7 @@ def _work(bench: Bench, engine: Engine) -> Work:
     lm, args = bench.port.policy.lm, engine.args
     lowest = lm.config.num_hidden_layers - (args.lora.get("layers") or lm.config.num_hidden_layers)
     own, prefix = engine.own_tokens(bench.learner_batch), len(engine.mac.agent.prompter.prefix)
-    work = gemm_rate.learner_work(lm, lowest, own, prefix, args.llm["token_budget"], args.epochs)
+    work = gemm_rate.learner_work(lm, lowest, own, prefix, engine.mac.token_budget, args.epochs)
     bench.checks |= {
         "learner_decisions": int(data.deciding(bench.learner_batch).sum()),
         "learner_tokens": sum(own),

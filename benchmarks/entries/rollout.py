@@ -12,7 +12,7 @@ def measure(bench: Bench) -> list[Entry]:
     batch = bench.rollout_batch
     difference = compare.rollouts(engine, port, data.fullest(batch)).check(setting, "rollout")
     own = [engine.own_tokens(batch, t) for t in range(batch.max_seq_length - 1)]
-    prefix, budget = len(engine.mac.agent.prompter.prefix), engine.args.llm["token_budget"]
+    prefix, budget = len(engine.mac.agent.prompter.prefix), engine.mac.token_budget
     work = gemm_rate.rollout_work(port.frozen, own, prefix, budget)
     sides = {
         "baseline": lambda: port.play(batch),

@@ -16,6 +16,9 @@ from lolm_plugin.llm.reader import Rows
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 
+# A CPU is fastest with what fits its caches, a GPU with much at once.
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
+
 
 @dataclass(frozen=True)
 class PromptSteps:
@@ -39,6 +42,7 @@ class PromptMAC(Controller):
         prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
+        self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """LoRA, or the whole language model, and the action head."""
@@ -80,7 +84,7 @@ class PromptMAC(Controller):
         if len(index[0]):
             rows = available[index]
             prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
-            hidden = self.agent.hidden(prompts, token_budget=self.args.llm["token_budget"])[prompt]
+            hidden = self.agent.hidden(prompts, token_budget=self.token_budget)[prompt]
             log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
         return Acting(log_probs)
 
@@ -88,15 +92,15 @@ class PromptMAC(Controller):
         """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
         index, rows = decisions(batch, valid)
         prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
-        llm = self.args.llm
-        kept = self.agent.backbone.through_trunk(prompts, llm["trunk_cache_gb"] * 2**30, llm["token_budget"])
+        keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
+        kept = self.agent.backbone.through_trunk(prompts, keep_bytes, self.token_budget)
         return PromptSteps(index, rows, kept, prompt)
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
         read = steps.prompt[rows]
         distinct = read.unique()
-        packs = steps.prompts.take(distinct.tolist()).plan(self.args.llm["token_budget"])
+        packs = steps.prompts.take(distinct.tolist()).plan(self.token_budget)
         members = [torch.tensor([row for group in pack for row in group], device=read.device) for pack in packs]
         return [rows[torch.isin(read, distinct[pack])] for pack in members]
 
@@ -111,8 +115,7 @@ class PromptMAC(Controller):
 
     def reference_hidden(self, steps: PromptSteps) -> Tensor:
         """Hidden states [len(steps), hidden] of the frozen pretrained LM; the same all through an update."""
-        budget = self.args.llm["token_budget"]
-        return self.agent.hidden(steps.prompts, reference=True, token_budget=budget)[steps.prompt]
+        return self.agent.hidden(steps.prompts, reference=True, token_budget=self.token_budget)[steps.prompt]
 
     def reference_logits(self, hidden: Tensor) -> Tensor:
         """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""

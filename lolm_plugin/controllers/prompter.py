@@ -21,13 +21,15 @@ def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: Ob
     return prompter
 
 
-def check_prompts(config: Mapping[str, Any]) -> None:
+def check_prompts(config: Mapping[str, Any]) -> list[str]:
     """ConfigError if the tokenizer cannot be had or prompts cannot fit, told before any environment is built.
 
-    Where a map's sizes are known only to a running game, the controller tells later.
+    Where a map's sizes are known only to a running game, the controller tells later. Returns what the log should say.
     """
     env, env_args = config["env"], config["env_args"]
     if env in registry.MAP_SIZES:
         n_agents, n_actions = registry.load(registry.MAP_SIZES[env])(env_args)
         layouts = build_layouts(env, env_args, n_agents, n_actions, config["layout"])
-        build_prompter(config["llm"], config["prompt"], layouts.observation)
+        prompter = build_prompter(config["llm"], config["prompt"], layouts.observation)
+        return [prompter.whole_because] if prompter.whole_because else []
+    return []

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lolm_plugin.llm import products
+
 PACKED = "lolm_packed"
 CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, prefix, head width] each
@@ -123,15 +125,15 @@ def _attend(
     seen = []
     for first in range(0, tokens, chunk):
         # Nobody sees what comes later, so that early tokens need not be compared with late ones.
-        asked = query[..., first : first + chunk, :]
-        start, end = _span(before + first, asked.shape[3], window)
-        found = scaled_dot_product_attention(
-            asked.reshape(rows, key.shape[1], -1, width),
-            key[:, :, start:end],
-            value[:, :, start:end],
-            attn_mask=_mask(before + first - start, asked.shape[3], window, repeats, query.device),
-            scale=scaling,
-        )
+        count = min(chunk, tokens - first)
+        start, end = _span(before + first, count, window)
+        asked = query[..., first : first + count, :].reshape(rows, key.shape[1], -1, width)
+        asking = (asked, key[:, :, start:end], value[:, :, start:end])
+        if window is None and not torch.is_grad_enabled() and products.prefers_onednn(query):
+            found = products.causal_attention(*asking, count, scaling or width**-0.5)
+        else:
+            mask = _mask(before + first - start, count, window, repeats, query.device)
+            found = scaled_dot_product_attention(*asking, attn_mask=mask, scale=scaling)
         seen.append(found.unflatten(2, (repeats, -1)))
     return torch.cat(seen, dim=3).permute(0, 3, 1, 2, 4).reshape(rows * tokens, heads, width)
 

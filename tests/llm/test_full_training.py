@@ -36,7 +36,7 @@ def step(backbone):
 def test_it_starts_as_the_model_that_an_adapter_would_stand_on(model):
     full, adapter = make(model), make(model, train="lora")
     states = full.encode(PREFIX, SEQUENCES)
-    torch.testing.assert_close(states, adapter.encode(PREFIX, SEQUENCES, reference=True), atol=1e-6, rtol=0)
+    torch.testing.assert_close(states, adapter.encode(PREFIX, SEQUENCES, reference=True), atol=1e-5, rtol=0)
     assert states.requires_grad
 
 

@@ -74,3 +74,16 @@ def test_one_that_fails_or_disagrees_is_never_chosen(monkeypatch):
         monkeypatch.setattr(products, "onednn", broken)
         assert products.fastest() is functional.linear
     products.fastest.cache_clear()
+
+
+@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_attention_of_the_last_tokens_of_a_sequence(before, repeats):
+    query, key, value = (
+        draw(2, 4, repeats * 7, 16),
+        draw(2, 4, before + 7, 16, seed=1),
+        draw(2, 4, before + 7, 16, seed=2),
+    )
+    mask = (torch.arange(before + 7) <= torch.arange(before, before + 7).unsqueeze(1)).repeat(repeats, 1)
+    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
+    torch.testing.assert_close(products.causal_attention(query, key, value, 7, 0.3), expected)
