@@ -66,6 +66,7 @@ def _tune() -> None:
     from lolm_plugin.llm import products
 
     tuning.forget()
+    products.fastest.cache_clear()
     products.fastest()
     for policy in tuning.TYPICAL:
         tuning.threads(policy)
