@@ -1,6 +1,6 @@
 """The engine next to a plain port of the same method, on real prompts from real SMAX battles.
 
-  python -m benchmarks                              everything; hours on 2 cores, nearly all of it the plain port's
+  python -m benchmarks                              everything; about an hour on 2 cores, nearly all the plain port's
   python -m benchmarks --only rollout --steps 2 --episodes 2 --repeats 1     a first impression, in minutes
   python -m benchmarks --only learner_full_lora --only learner_cached_trunk --style compact
   python -m benchmarks --model tiny-gemma3 --map 3m                          any model; this one takes seconds

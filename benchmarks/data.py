@@ -52,12 +52,14 @@ def play(map_name: str, episodes: int, seed: int) -> Battles:
 def batch(battles: Battles, steps: int, episodes: int | None = None) -> EpisodeBatch:
     """What a learner would get, had the battles had only ``steps`` steps, spread evenly over the longest one.
 
+    A single step is the one in which as large a share of the agents has a choice as in the whole battles.
+
     All episodes keep the same columns of time: a shorter one is padding from its end on, as in a real batch.
     The reward of a step is the sum until the next one kept, and after an episode's last step stands its last view.
     """
     episodes = episodes or len(battles.lengths)
     longest = int(battles.lengths[:episodes].max())
-    columns = np.unique(((np.arange(min(steps, longest)) + 0.5) * longest / min(steps, longest)).astype(int))
+    columns = _columns(battles, steps, episodes, longest)
     sizes = {"agents": battles.obs.shape[2], "obs": battles.obs.shape[3], "state": battles.state.shape[2]}
     chosen = empty(sizes | {"actions": battles.avail_actions.shape[3]}, episodes, len(columns) + 1)
     for episode in range(episodes):
@@ -127,6 +129,17 @@ def load(path: Path, device: str) -> EpisodeBatch:
     loaded.data.transition_data.update(tensors)
     loaded.to(device)
     return loaded
+
+
+def _columns(battles: Battles, steps: int, episodes: int, longest: int) -> np.ndarray:
+    """Which steps of time are kept: int [at most ``steps``]."""
+    if steps == 1:
+        running = np.arange(longest)[:, None] < battles.lengths[:episodes]
+        choices = (battles.avail_actions[:longest, :episodes].sum(-1) > 1) & running[..., None]
+        share = choices.mean((1, 2))
+        return np.abs(share - share.mean()).argmin(keepdims=True)
+    steps = min(steps, longest)
+    return np.unique(((np.arange(steps) + 0.5) * longest / steps).astype(int))
 
 
 def _to(kept: np.ndarray) -> slice:

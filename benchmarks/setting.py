@@ -20,7 +20,7 @@ class Setting:
     map_name: str = "3s5z_vs_3s6z"
     style: str = "paper"
     episodes: int = 8
-    steps: int = 4
+    steps: int = 2
     learner_steps: int = 1
     epochs: int = 4
     layers: int = 8  # top layers with LoRA in learner_cached_trunk

@@ -1,6 +1,7 @@
 """What is fastest on this machine: tried once, remembered in the per-user cache, and overridable by a key.
 
-Remembered, because timings waver and a choice that changes between two runs would change their last digits.
+Remembered, because timings waver and a choice that changes between two runs would change their last digits. What is
+found while other work takes the cores is not: it would stay wrong after that work is over.
 """
 
 import json
@@ -16,6 +17,7 @@ from lolm_plugin.paths import cache_dir
 
 FILE = "machine.json"
 REPEATS = 7
+BUSY = 0.5  # average load a core over the last minute
 MARGIN = 1.1  # how much faster another choice than the plain one has to be
 # What is multiplied: rows and width of a typical product.
 TYPICAL = {"language models": (1024, 768), "small networks": (512, 64)}
@@ -37,14 +39,21 @@ def known() -> dict[str, float]:
 
 
 def forget() -> None:
-    """Have everything tried anew."""
-    (cache_dir() / FILE).unlink(missing_ok=True)
+    """Have everything tried anew on this machine; others may share the cache."""
+    machines = _read()
+    if machines.pop(_machine(), None):
+        _write(machines)
 
 
 def speedup(plain: Callable[[], Any], other: Callable[[], Any]) -> float:
     """How many times faster ``other`` is: the medians of both, taken in turn."""
     seconds = _in_turn({"plain": plain, "other": other})
     return round(seconds["plain"] / seconds["other"], 2)
+
+
+def busy() -> bool:
+    """Whether other work takes much of the cores, as far as the system tells."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY * cores()
 
 
 def cores() -> int:
@@ -89,8 +98,10 @@ def _remembered(what: str, measure: Callable[[], float]) -> float:
     machines = _read()
     here = machines.setdefault(_machine(), {})
     if what not in here:
+        for_now = busy()
         here[what] = measure()
-        _write(machines)
+        if not for_now:
+            _write(machines)
     return here[what]
 
 

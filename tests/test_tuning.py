@@ -9,6 +9,7 @@ from lolm_plugin import tuning
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tuning, "busy", lambda: False)
     return tmp_path / "cache"
 
 
@@ -40,11 +41,33 @@ def test_a_choice_is_tried_once_and_kept_until_it_is_forgotten(monkeypatch, cach
     assert tuning.known() == {"speedup by this": 2.0}
     (machine,) = json.loads((cache / tuning.FILE).read_text())
     assert f"{tuning.cores()} cores, torch {torch.__version__}" in machine
+    (cache / tuning.FILE).write_text(
+        json.dumps({machine: {"speedup by this": 2.0}, "another": {"speedup by this": 3.0}})
+    )
     tuning.forget()
     assert tuning.known() == {}
+    assert json.loads((cache / tuning.FILE).read_text()) == {"another": {"speedup by this": 3.0}}
     assert not tuning.faster("this", other, plain)
     tuning.forget()
     tuning.forget()
+
+
+def test_what_is_found_on_abusy_machine_is_taken_and_not_remembered(monkeypatch):
+    plain, other = clock(monkeypatch, [1.0, 0.5])
+    monkeypatch.setattr(tuning, "busy", lambda: True)
+    assert tuning.faster("this", plain, other)
+    assert tuning.known() == {}
+    monkeypatch.setattr(tuning, "busy", lambda: False)
+    assert not tuning.faster("this", other, plain)
+    assert tuning.known() == {"speedup by this": 0.5}
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.9, False), (1.1, True)])
+def test_a_machine_isbusy_by_its_load(monkeypatch, load, busy):
+    monkeypatch.undo()
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
+    monkeypatch.setattr(tuning.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert tuning.busy() == busy
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])

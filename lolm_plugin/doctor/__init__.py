@@ -65,6 +65,11 @@ def fetch_epymarl() -> Path:
 def _tune() -> None:
     from lolm_plugin.llm import products
 
+    if tuning.busy():
+        raise ConfigError(
+            f"--tune would find what is fastest while other work takes the cores (load {os.getloadavg()[0]:.1f} on "
+            f"{tuning.cores()}), which is wrong once that is over; end it, or set torch_threads and llm.product."
+        )
     tuning.forget()
     products.fastest.cache_clear()
     products.fastest()

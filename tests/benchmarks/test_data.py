@@ -37,6 +37,16 @@ def test_some_steps_keep_columns_ends_and_rewards(battles):
         )
 
 
+def test_a_single_step_has_as_many_decisions_as_steps_have_on_average(battles):
+    def share(steps):
+        return float(data.deciding(data.batch(battles, steps)).float().mean())
+
+    longest = int(battles.lengths.max())
+    by_step = data.deciding(data.batch(battles, longest)).float().mean((0, 2))
+    nearest = float((by_step - by_step.mean()).abs().min())
+    assert abs(share(1) - share(longest)) == pytest.approx(nearest, abs=1e-6)
+
+
 def test_another_seed_is_another_battle(battles):
     assert not np.array_equal(data.play("3m", episodes=3, seed=2).obs[0], battles.obs[0])
 

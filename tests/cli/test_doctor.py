@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lolm_plugin import cli, doctor
+from lolm_plugin import cli, doctor, tuning
 from lolm_plugin.doctor import packages
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.packages import Packages
@@ -148,9 +148,18 @@ def test_doctor_sees_what_is_wrong_and_changes_nothing(install, tmp_path, monkey
 
 def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "busy", lambda: False)
     for arguments, shown in ((["doctor"], "nothing tried yet"), (["doctor", "--tune"], ""), (["doctor"], "")):
         assert cli.main(["lolm", *arguments]) == 0
         section = capsys.readouterr().out.split("\nFastest on this machine, as tried\n")[1].split("\n\n")[0]
         assert shown in section
     for what in ("threads for language models", "threads for small networks", "speedup by onednn"):
         assert f"[ok] {what}: " in section
+
+
+def test_doctor_does_not_tune_on_a_busy_machine(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "busy", lambda: True)
+    assert cli.main(["lolm", "doctor", "--tune"]) == 2
+    assert "set torch_threads and llm.product" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
