@@ -1,6 +1,6 @@
-"""The plain port's prompts in words: one f-string a unit, filled in one after the other.
+"""The words of both styles as f-strings, one scene at a time: what the plain port does, and what a test compares with.
 
-The words are those of ``prompt.style``, so that both sides read the same; how they are put together is not.
+The words are those of ``prompt.style``, so that both sides of a benchmark read the same; how they are made is not.
 """
 
 from collections.abc import Callable
@@ -13,64 +13,66 @@ SHORT_ACTIONS = {"no-op": "none", **{f"move {way}": way for way in ("north", "so
 
 def describer(name: str, style: PromptStyle) -> Callable[[Scene], str]:
     """From a scene to a prompt's own part; a style of which there is no copy here describes for itself."""
-    return {"paper": paper, "compact": compact}.get(name) or (lambda scene: style.describe(scene).text)
+    if name in WORDS:
+        return lambda scene: "".join(WORDS[name](scene))
+    return lambda scene: style.describe(scene).text
 
 
-def paper(scene: Scene) -> str:
-    """Full sentences."""
+def paper(scene: Scene) -> tuple[str, ...]:
+    """Full sentences, in the order of ``PromptParts``."""
     me = scene.me
-    place = "" if me.x is None else f", at {me.x:.2f} of the map's width and {me.y:.2f} of its height"
-    allies = "".join(_sentence(unit) for unit in scene.allies) or "You see no ally.\n"
-    enemies = "".join(_sentence(unit) for unit in scene.enemies) or "You see no enemy.\n"
-    condition = _shares(health=me.health, shield=me.shield, cooldown=me.cooldown)
+    where = "" if me.x is None else f", at {me.x:.2f} of the map's width and {me.y:.2f} of its height"
+    shown = _shown(", {} {:.2f}", health=me.health, shield=me.shield, cooldown=me.cooldown)
     return (
-        f"Current state:\nYou are ally {me.number}, {_a(me.kind)}{condition}{place}.\n{allies}{enemies}"
-        f"Available actions: {', '.join(scene.actions)}.\nThe best action is:"
+        f"Current state:\nYou are ally {me.number}, {_a(me.kind)}{shown}{where}.\n",
+        "".join(map(_paper_unit, scene.allies)) or "You see no ally.\n",
+        "".join(map(_paper_unit, scene.enemies)) or "You see no enemy.\n",
+        f"Available actions: {', '.join(scene.actions)}.\n",
+        "The best action is:",
     )
 
 
-def compact(scene: Scene) -> str:
-    """One short line a unit."""
+def compact(scene: Scene) -> tuple[str, ...]:
+    """One short line a unit, in the order of ``PromptParts``."""
     me = scene.me
-    wait = f" wait {me.cooldown:.2f}" if me.cooldown else ""
-    units = "".join(_line(unit) for unit in (*scene.allies, *scene.enemies))
-    actions = " ".join(
-        SHORT_ACTIONS.get(action) or action.replace(" enemy ", " ").replace(" ally ", " ") for action in scene.actions
+    actions = [SHORT_ACTIONS.get(name, name.replace(" enemy ", " ").replace(" ally ", " ")) for name in scene.actions]
+    return (
+        f"You: {me.kind}{_shown(' {} {:.2f}', hp=me.health, shield=me.shield, wait=me.cooldown or None)}\n",
+        "".join(map(_compact_unit, scene.allies)),
+        "".join(map(_compact_unit, scene.enemies)),
+        f"Actions: {' '.join(actions)}\n",
+        "Best:",
     )
-    return f"You: {me.kind}{_short(me.health, me.shield)}{wait}\n{units}Actions: {actions}\nBest:"
 
 
-def _sentence(unit: SeenUnit) -> str:
+WORDS = {"paper": paper, "compact": compact}
+
+
+def _paper_unit(unit: SeenUnit) -> str:
     name = f"{unit.side.capitalize()} {unit.number}"
-    if unit.in_range and not unit.seen:
-        return f"{name} is in range, details unknown.\n"
     if not unit.seen:
-        return f"{name} is dead or out of sight, distance 0.00, 0.00 east and 0.00 north of you, health 0.00.\n"
+        return name + (
+            " is in range, details unknown.\n"
+            if unit.in_range
+            else " is dead or out of sight, distance 0.00, 0.00 east and 0.00 north of you, health 0.00.\n"
+        )
     east_west = f"{abs(unit.east):.2f} {'east' if unit.east >= 0 else 'west'}"
     north_south = f"{abs(unit.north):.2f} {'north' if unit.north >= 0 else 'south'}"
-    condition = _shares(health=unit.health, shield=unit.shield, cooldown=unit.cooldown)
-    return (
-        f"{name} is {_a(unit.kind)} at distance {unit.distance:.2f}, {east_west} and {north_south} of you{condition}.\n"
-    )
+    shown = _shown(", {} {:.2f}", health=unit.health, shield=unit.shield, cooldown=unit.cooldown)
+    return f"{name} is {_a(unit.kind)} at distance {unit.distance:.2f}, {east_west} and {north_south} of you{shown}.\n"
 
 
-def _line(unit: SeenUnit) -> str:
+def _compact_unit(unit: SeenUnit) -> str:
     name = f"{unit.side} {unit.number}"
-    if unit.in_range and not unit.seen:
-        return f"{name}: in range, unknown\n"
     if not unit.seen:
-        return f"{name}: none\n"
-    east = f" {abs(unit.east):.1f} {'east' if unit.east > 0 else 'west'}" if abs(unit.east) >= 0.05 else ""
-    north = f" {abs(unit.north):.1f} {'north' if unit.north > 0 else 'south'}" if abs(unit.north) >= 0.05 else ""
-    return f"{name}: {unit.kind}{_short(unit.health, unit.shield)}{east}{north}{'' if east or north else ' here'}\n"
+        return f"{name}: {'in range, unknown' if unit.in_range else 'none'}\n"
+    offsets = [(unit.east, "east", "west"), (unit.north, "north", "south")]
+    where = [f"{abs(v):.1f} {pos if v > 0 else neg}" for v, pos, neg in offsets if abs(v) >= 0.05] or ["here"]
+    return f"{name}: {unit.kind}{_shown(' {} {:.2f}', hp=unit.health, shield=unit.shield)} {' '.join(where)}\n"
 
 
-def _shares(**values: float | None) -> str:
-    return "".join(f", {name} {value:.2f}" for name, value in values.items() if value is not None)
-
-
-def _short(health: float | None, shield: float | None) -> str:
-    return "".join(f" {name} {value:.2f}" for name, value in (("hp", health), ("shield", shield)) if value is not None)
+def _shown(template: str, **values: float | None) -> str:
+    return "".join(template.format(name, value) for name, value in values.items() if value is not None)
 
 
 def _a(kind: str) -> str:

@@ -10,19 +10,8 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import tiny
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import TINY, resolve
+from tests.llm.settings import LLM, LORA
 
-LLM = {
-    **{"model": "tiny-llama", "num_layers": None, "dtype": "auto"},
-    **{
-        "pretrained": True,
-        "train": "lora",
-        "share_prefix": True,
-        "recompute": False,
-        "product": "auto",
-        "quantization": "none",
-    },
-}
-LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
 SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enumerate((40, 3, 17, 1, 40, 29))]

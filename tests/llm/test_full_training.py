@@ -7,23 +7,14 @@ from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.backbone import Backbone, _dtypes
 from lolm_plugin.llm.sources import TINY, resolve
+from tests.llm import settings
 
-LLM = {
-    "num_layers": None,
-    "dtype": "auto",
-    "pretrained": True,
-    "train": "full",
-    "share_prefix": True,
-    "recompute": False,
-    "product": "auto",
-    "quantization": "none",
-}
-LORA = {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}
+LLM = {**settings.LLM, "train": "full"}
 PREFIX, SEQUENCES = [3, 9, 27, 81], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 
 
 def make(model="tiny-llama", seed=0, **llm):
-    return Backbone({**LLM, "model": model, **llm}, LORA, seed)
+    return Backbone({**LLM, "model": model, **llm}, settings.LORA, seed)
 
 
 def step(backbone):

@@ -10,6 +10,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import smollm2
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import resolve
+from tests.llm.settings import LLM, LORA
 
 SENTENCE = "The marines moved north to attack the enemy base before the sun came up over the hills."
 
@@ -52,16 +53,7 @@ def test_every_digit_and_the_space_before_it_are_tokens_of_their_own(real):
 
 def test_its_first_layers_under_an_adapter(real):
     model, tokenizer = real
-    llm = {"model": "smollm2-135m", "num_layers": 2, "dtype": "auto"}
-    llm |= {
-        "pretrained": True,
-        "train": "lora",
-        "share_prefix": True,
-        "recompute": False,
-        "product": "auto",
-        "quantization": "none",
-    }
-    backbone = Backbone(llm, {"rank": 4, "alpha": 8, "targets": "all-linear", "layers": None}, seed=0)
+    backbone = Backbone({**LLM, "model": "smollm2-135m", "num_layers": 2}, LORA, seed=0)
     assert (backbone.hidden_size, backbone.num_layers, backbone.context_length) == (576, 2, 8192)
     prefix, rows = tokenizer(SENTENCE).input_ids, [tokenizer(text).input_ids for text in ("Attack", "Move north now")]
     for row, state in zip(rows, backbone.encode(prefix, rows), strict=True):
