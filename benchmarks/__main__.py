@@ -1,7 +1,7 @@
 """The engine next to a plain port of the same method, on real prompts from real SMAX battles.
 
-  python -m benchmarks                              everything; about an hour on 2 cores, nearly all the plain port's
-  python -m benchmarks --only rollout --steps 2 --episodes 2 --repeats 1     a first impression, in minutes
+  python -m benchmarks                              everything; half an hour on 2 cores, nearly all the plain port's
+  python -m benchmarks --only rollout --episodes 2       a first impression, in minutes
   python -m benchmarks --only learner_full_lora --only learner_cached_trunk --style compact
   python -m benchmarks --model tiny-gemma3 --map 3m                          any model; this one takes seconds
   python -m benchmarks --leg cuda                   on a GPU: bfloat16, Qwen3-0.6B's shape
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "episodes": "battles played at once",
         "steps": "steps taken evenly out of the battles for prompts and rollout",
         "learner-steps": "the same for the learner",
-        "repeats": "rounds of rollout, prompts and load, of which medians count",
+        "repeats": "rounds of rollout, of which medians count; at least 3 of prompts and load",
         "learner-repeats": "rounds of the learner",
         "epochs": "of an update",
         "baseline-tokens": "padded tokens whose graph the plain port holds at once; memory, not results",

@@ -72,8 +72,11 @@ class Bench:
             total += prompts.padded_tokens(one) + setting.repeats * prompts.padded_tokens(all_of_them)
         if learners := sum(name.startswith("learner") for name in self.wanted):
             one, all_of_them = data.fullest(self.learner_batch), self.learner_batch
-            passes = 1 + 4 * setting.epochs  # old policy; reference, forward and twice as much backward
-            total += passes * (
-                learners * prompts.padded_tokens(one) + setting.learner_repeats * prompts.padded_tokens(all_of_them)
-            )
+            total += learners * _passes(1) * prompts.padded_tokens(one)  # the comparison
+            total += setting.learner_repeats * _passes(setting.epochs) * prompts.padded_tokens(all_of_them)
         return total
+
+
+def _passes(epochs: int) -> int:
+    """Of an update: the old policy's; each epoch's reference, forward and twice as much backward."""
+    return 1 + 4 * epochs

@@ -44,12 +44,15 @@ def rollouts(engine: Engine, port: PlainPort, batch: object) -> Difference:
 
 
 def learners(engine: Engine, port: PlainPort, batch: object, graph_tokens: int | None) -> Difference:
-    """Of the logits that are learned from and of what a whole update leaves as gradients."""
+    """Of the logits that are learned from and of what an update leaves as gradients.
+
+    One epoch of the plain port is enough: its learning rate is 0, so that all its epochs are the same.
+    """
     logits = farthest(engine.logits(batch), port.logits(batch))
     advantages = engine.advantages(batch)
     engine.play(batch)  # the learner compares itself with what was played
     engine.update(batch)
-    port.update(batch, advantages, KL_COEF, graph_tokens)
+    port.update(batch, advantages, KL_COEF, graph_tokens, epochs=1)
     ours, theirs = engine.gradients(), port.gradients()
     assert ours.keys() <= theirs.keys(), "the engine trains something that the plain port does not have"
     return Difference(logits, max(farthest(ours[name], theirs[name]) for name in ours), relative(ours, theirs))

@@ -97,16 +97,19 @@ class PlainPort:
         ]
         return torch.stack(steps, 1)[data.deciding(batch)]
 
-    def update(self, batch: Any, advantages: Tensor, kl_coef: float, graph_tokens: int | None) -> None:
+    def update(
+        self, batch: Any, advantages: Tensor, kl_coef: float, graph_tokens: int | None, epochs: int | None = None
+    ) -> None:
         """A whole update of the policy; ``graph_tokens``: see the top of the file, None keeps the graph of all steps.
 
-        ``advantages`` [episodes, time, agents]. The loss is a mean over the decisions, as in the engine.
+        ``advantages`` [episodes, time, agents]. The loss is a mean over the decisions, as in the engine. Without
+        ``epochs`` as many as are set.
         """
         count = int(data.deciding(batch).sum())
         old_policy = copy.deepcopy(self.policy)
         with torch.no_grad():
             old = [self._log_policy(batch, t, old_policy) for t in range(batch.max_seq_length - 1)]
-        for _ in range(self.args.epochs):
+        for _ in range(epochs or self.args.epochs):
             self.optimiser.zero_grad(set_to_none=True)
             losses = []
             for t in range(batch.max_seq_length - 1):

@@ -24,7 +24,7 @@ class Setting:
     learner_steps: int = 1
     epochs: int = 4
     layers: int = 8  # top layers with LoRA in learner_cached_trunk
-    repeats: int = 3
+    repeats: int = 1
     learner_repeats: int = 1
     baseline_tokens: int = 8192  # padded tokens that the plain port learns from before a backward pass
     memory_tokens: int = 8192  # padded tokens of the batch of the entry memory
