@@ -29,7 +29,7 @@ apply, and those of the cuda leg are called cuda_NAME.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +40,7 @@ from benchmarks.setting import Setting, machine
 from lolm_plugin.errors import ConfigError, did_you_mean
 
 LEGS = ("cpu", "cuda")
+Keep = Callable[[list[Entry], dict[str, float]], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,24 +67,29 @@ def _main(argv: list[str]) -> int:
     if options.json:
         _check_writable(options.json)
     setting = _setting(options)
-    entries, checks = [], {}
+    entries: list[Entry] = []
+    report: dict[str, Any] = {"setting": {**asdict(setting), "machine": machine()}, "checks": {}}
+
+    def keep(measured: list[Entry], checks: dict[str, float]) -> None:
+        """Written at once: an hour's numbers are not to wait for the last of them."""
+        entries.extend(measured)
+        report["checks"] |= checks
+        if options.json:
+            shown = {**report, "entries": [entry.as_json() for entry in entries]}
+            options.json.write_text(json.dumps(shown, indent=2) + "\n")
+
+    keep([], {})
     if "cpu" in legs:
-        measured, found = run(setting, names)
-        entries, checks = measured, found
+        run(setting, names, keep)
     if "cuda" in legs:
-        measured, found = _on_cuda(setting, [name for name in names if name in ON_CUDA])
-        entries, checks = entries + measured, checks | found
-    report = {"setting": {**asdict(setting), "machine": machine()}, "checks": checks}
+        _on_cuda(setting, [name for name in names if name in ON_CUDA], keep)
     if entries:
         print(_printed(report, entries))
-    if options.json:
-        report["entries"] = [entry.as_json() for entry in entries]
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
-def run(setting: Setting, names: Sequence[str]) -> tuple[list[Entry], dict[str, float]]:
-    """One leg: the entries called ``names``, and what else was found out."""
+def run(setting: Setting, names: Sequence[str], keep: Keep = lambda measured, checks: None) -> list[Entry]:
+    """One leg: the entries called ``names``; ``keep`` is given each as it comes, with what else was found out."""
     import torch
 
     from benchmarks.bench import Bench
@@ -103,19 +109,23 @@ def run(setting: Setting, names: Sequence[str]) -> tuple[list[Entry], dict[str, 
                 for line in table(measured).splitlines()[1:]:
                     bar.say(line)
                 entries += measured
-    return entries, bench.checks
+                keep(measured, bench.checks)
+    return entries
 
 
-def _on_cuda(cpu: Setting, names: list[str]) -> tuple[list[Entry], dict[str, float]]:
+def _on_cuda(cpu: Setting, names: list[str], keep: Keep) -> None:
     from benchmarks import cuda_leg
 
     if not cuda_leg.available():
         print(cuda_leg.SKIPPED)
-        return [], {}
+        return
+
+    def renamed(measured: list[Entry], checks: dict[str, float]) -> None:
+        called = [replace(entry, name=f"cuda_{entry.name}") for entry in measured]
+        keep(called, {f"cuda_{name}": value for name, value in checks.items()})
+
     with cuda_leg.setting(cpu) as setting:
-        entries, checks = run(setting, names)
-    renamed = [replace(entry, name=f"cuda_{entry.name}") for entry in entries]
-    return renamed, {f"cuda_{name}": value for name, value in checks.items()}
+        run(setting, names, renamed)
 
 
 def _printed(report: dict[str, Any], entries: list[Entry]) -> str:

@@ -31,6 +31,8 @@ class Engine:
         sizes = {"agents": self.args.n_agents, "obs": layouts.observation.size, "state": layouts.state.size}
         scheme = data.scheme(sizes | {"actions": self.args.n_actions})
         self.mac = PromptMAC(scheme, {"agents": self.args.n_agents}, self.args)
+        # The actions learned from are those of the recorded battles, not what it has just played.
+        self.mac.ratio_tolerance = lambda: float("inf")
         self.learner = MAPPOLearner(self.mac, scheme, _Silence(), self.args)
         if setting.device != "cpu":
             self.learner.cuda()

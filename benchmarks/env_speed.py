@@ -12,7 +12,7 @@ import torch
 
 from lolm_plugin import config_files
 from lolm_plugin.host import BUNDLED, open_host, register
-from lolm_plugin.host.bundled.run import Parts, assemble, play_and_learn
+from lolm_plugin.host.parts import Parts, assemble, play
 
 WARM_UP = 2  # rounds: jax compiles, torch allocates, the probes of the first battles are done
 
@@ -41,7 +41,7 @@ def measure(
 
 def _measure(parts: Parts, seconds: float, threads: Sequence[int]) -> dict[str, float]:
     def train() -> None:
-        play_and_learn(parts, episode=0)
+        parts.learner.train(play(parts), parts.runner.t_env, 0)
 
     for _ in range(WARM_UP):
         train()
@@ -75,7 +75,7 @@ def _parts(algorithm: str, envs: int, map_name: str, seed: int) -> Parts:
     config = config_files.resolve(algorithm, "smax", BUNDLED / "config").config
     args = Namespace(**config_files.merge(config, {**run, **sizes}), device="cpu")
     logger: Any = SimpleNamespace(log_stat=lambda *_: None, console_logger=logging.getLogger(__name__))
-    return assemble(args, logger, host.registries["runner"]["vector"](args=args, logger=logger))
+    return assemble(host, args, logger, host.registries["runner"]["vector"](args=args, logger=logger))
 
 
 def _steps_per_second(parts: Parts, play: Callable[[], Any], seconds: float) -> float:

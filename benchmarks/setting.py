@@ -26,8 +26,8 @@ class Setting:
     layers: int = 8  # top layers with LoRA in learner_cached_trunk
     repeats: int = 1
     learner_repeats: int = 1
-    baseline_tokens: int = 8192  # padded tokens that the plain port learns from before a backward pass
-    memory_tokens: int = 8192  # padded tokens of the batch of the entry memory
+    baseline_tokens: int = 4096  # padded tokens that the plain port learns from before a backward pass
+    memory_tokens: int = 4096  # padded tokens of the batch of the entry memory
     env_seconds: int = 20  # of each measurement in env
     threads: int = 1
     seed: int = 1

@@ -13,8 +13,10 @@ lolm COMMAND, or python -m lolm_plugin COMMAND
       the same as python main.py; `lolm train --help` explains
   lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [with KEY=VALUE ...]
       what each agent's language model reads in a live battle, with tokens per part
-  lolm doctor [--fetch-epymarl]
+  lolm doctor [--fetch-epymarl] [--tune]
       which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get the others
+  lolm doctor --config=NAME --env-config=NAME [with KEY=VALUE ...]
+      how large that run is, and what memory and time it takes here, before it is launched
 
 Try
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z

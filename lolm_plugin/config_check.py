@@ -27,7 +27,7 @@ RANGES = {
     **dict.fromkeys(
         (
             *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
-            "worker_timeout",
+            *("worker_timeout", "keep_checkpoints"),
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
             *("llm.num_layers", "llm.token_budget"),
@@ -45,6 +45,7 @@ NULLABLE = {  # keys that take null, with an example of what else they take
     "llm.token_budget": 2048,
     "lora.layers": 8,
     "torch_threads": 1,
+    "keep_checkpoints": 3,
     "preset": "reference",
     "learner_preset": "standard",
     "entity.init_gain": 0.01,
@@ -149,6 +150,8 @@ def _check_complete(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"The configuration has no {missing[0]}; give it one in the yaml of --config or --env-config."
         )
+    if Path(str(config["name"])).name != str(config["name"]):
+        raise ConfigError(f"name={config['name']} is where results go and no plain name; set name to one such as mine.")
     env_args = config["env_args"]
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
         raise ConfigError("env_args names no task; set env_args.map_name (or env_args.key where the env has keys).")
@@ -201,6 +204,14 @@ def _check_batches(config: Mapping[str, Any]) -> None:
                 )
 
 
+def changed(config: Mapping[str, Any], updates: Mapping[str, Any], host_dir: Path) -> dict[str, Any]:
+    """A whole configuration, as a checkpoint keeps it, with updates from the command line."""
+    known = known_keys(host_dir) | FREE_KEYS
+    config = _checked(config, known, "in the checkpoint", free="env_args")
+    known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
+    return merge(config, _checked(updates, known, "on the command line"))
+
+
 def _check_checkpoint(config: Mapping[str, Any]) -> None:
     path = config["checkpoint_path"]
     if not path and (config["evaluate"] or config["save_replay"]):
@@ -250,6 +261,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         "kl.direction": ("forward", "reverse"),
         "critic_type": tuple(registry.ENTRIES["critic"]),
         "action_selector": ("keyed",),
+        "on_save_error": ("warn", "stop"),
         "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
         "entity.heal_mode": ("ally_tokens", "ignore"),
         "asn_attention.combine": ("hadamard", "inner"),

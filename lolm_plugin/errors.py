@@ -1,7 +1,8 @@
-"""The one exception for what a user can cause."""
+"""The exceptions that the command line prints as a sentence: what a user can cause, and numbers gone wrong."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(Exception):
@@ -10,6 +11,19 @@ class ConfigError(Exception):
     The message is one sentence: what was set, why it cannot be, which key to change. The command
     line prints it alone, without a traceback, and exits with code 2.
     """
+
+
+class NumbersError(Exception):
+    """Something is not finite, or not what it has to be, so that learning from it would spoil the policy.
+
+    The message names the first such tensor and where in it. The run ends as FAILED with exit code 1, and nothing of
+    this update is ever saved. ``batch`` is what was learned from, ``dumped`` the folder where it was put.
+    """
+
+    def __init__(self, message: str, batch: Any = None) -> None:
+        super().__init__(message)
+        self.batch = batch
+        self.dumped = ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

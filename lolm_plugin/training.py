@@ -1,18 +1,16 @@
 """``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
 
-import logging
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import __version__, config_check, config_files, registry, tuning
+from lolm_plugin import config_check, config_files, resuming
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.paths import use_host_config_dir
 
 USAGE = """\
@@ -20,6 +18,7 @@ Train, or play, language-model policies and their baselines on multi-agent battl
 found.
 
   python main.py --config=ALGORITHM --env-config=ENVIRONMENT [--epymarl=PATH|none] [with KEY=VALUE ...]
+  python main.py --resume RUN_DIR [--strict]
 
 Try
   python main.py --config=lolm_mappo_tiny --env-config=probe
@@ -32,6 +31,8 @@ Try
       a baseline: UPDeT under the same learner; so are asn_attention_mappo, dt2gs_mappo and rnn_mappo
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
       play a checkpoint, on its own map or zero-shot on another
+  python main.py --resume "results/models/RUN"
+      go on with a run that was stopped or killed, as if it had not been
 
 Keys after `with`
   seed=1  t_max=20000  env_args.map_name=8m  llm.model=smollm2-135m  prompt.style=compact  kl.enabled=False
@@ -42,6 +43,8 @@ Keys after `with`
 Options
   --config=NAME|PATH.yaml       {algs}
   --env-config=NAME|PATH.yaml   {envs}
+  --resume=RUN_DIR              a run's folder under results/models or results/sacred; takes the place of both --configs
+  --strict                      a damaged checkpoint ends the program; without it the one before is loaded
   --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
   -h, --help                    this text
   print_config with KEY=VALUE   show the resolved configuration; so do Sacred's flags -n NAME, -c COMMENT, -u
@@ -67,6 +70,14 @@ def take_option(arguments: list[str], name: str) -> str | None:
             del arguments[i]
             return argument.split("=", 1)[1]
     return None
+
+
+def take_flag(arguments: list[str], name: str) -> bool:
+    """Remove ``--name`` from ``arguments``; whether it was there."""
+    there = name in arguments
+    if there:
+        arguments.remove(name)
+    return there
 
 
 def usage(host_dir: Path) -> str:
@@ -98,11 +109,24 @@ def _main(argv: list[str]) -> int:
     host_dir = hosts.config_dir(checkout)
     use_host_config_dir(host_dir)
     algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
-    resolved = config_files.resolve(algorithm, environment, host_dir)
-    updates, options = _parse(command, arguments)
-    config = config_check.apply_updates(resolved, updates, host_dir)
+    resume, strict = take_option(arguments, "--resume"), take_flag(arguments, "--strict")
+    if resume is not None:
+        if algorithm or environment:
+            raise ConfigError(
+                "--resume goes on with the configuration of its checkpoint; leave out --config and --env-config, or "
+                "leave out --resume and set checkpoint_path."
+            )
+        updates, options = _parse(command, arguments)
+        found = resuming.find(resume, strict, console_logger())
+        config, notes = config_check.changed(resuming.configuration(found), updates, host_dir), []
+    else:
+        resolved = config_files.resolve(algorithm, environment, host_dir)
+        updates, options = _parse(command, arguments)
+        config = config_check.apply_updates(resolved, updates, host_dir)
+        notes = _notes(config_files.stack(resolved, updates), config)
+    if strict:
+        config["strict"] = True
     config_check.check(config)
-    notes = _notes(config_files.stack(resolved, updates), config)
     if config["env"] in ("sc2", "sc2v2") and options["COMMAND"] is None:
         from lolm_plugin.doctor import starcraft
 
@@ -111,8 +135,8 @@ def _main(argv: list[str]) -> int:
         from lolm_plugin.controllers.prompter import check_prompts
 
         notes += check_prompts(config)
-    full_command = shlex.join([*_interpreter(), *argv[0].split(), *argv[1:]])
-    return _run(config, options, hosts.open_host(checkout), full_command, notes=notes)
+    program = [*_interpreter(), *argv[0].split()]
+    return launch(config, hosts.open_host(checkout), Launch(program, argv[1:], options, notes, resume is not None))
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
@@ -190,86 +214,3 @@ def _notes(layers: Sequence[config_files.Layer], config: Mapping[str, Any]) -> l
             f"t_max={flat['t_max']}."
         )
     return notes
-
-
-def _run(
-    config: dict[str, Any], options: Mapping[str, Any], host: hosts.Host, full_command: str, notes: Sequence[str]
-) -> int:
-    import numpy as np
-    import torch
-    from sacred import SETTINGS, Experiment
-    from sacred.observers import FileStorageObserver
-    from sacred.utils import apply_backspaces_and_linefeeds
-
-    from lolm_plugin.tracking.progress import ProgressObserver
-    from lolm_plugin.tracking.summary import map_name, summarise
-
-    logger = _logger()
-    logger.info(f"lolm_plugin {__version__}. {host.describe()}")
-    hosts.register(host)
-    if config.get("mac") in registry.ENTRIES["mac"]:
-        if config["mac"] == config_check.LLM_MAC:
-            _announce(config, logger)
-        for note in notes:
-            logger.info(note)
-        policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
-        threads = config["torch_threads"] or tuning.threads(policy)
-    else:
-        threads = 1  # as the host's own main does
-    torch.set_num_threads(threads)
-
-    SETTINGS["CAPTURE_MODE"] = "sys"
-    SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
-    experiment = Experiment("pymarl", save_git_info=False)
-    experiment.logger = logger
-    experiment.captured_out_filter = apply_backspaces_and_linefeeds
-    experiment.add_config(config)
-
-    @experiment.main
-    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> None:
-        run_config = deepcopy(_config)
-        np.random.seed(run_config["seed"])
-        torch.manual_seed(run_config["seed"])
-        run_config["env_args"]["seed"] = run_config["seed"]
-        host.run(_run, run_config, _log)
-
-    runs = FileStorageObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
-    sacred_command = options["COMMAND"]
-    if sacred_command is None:
-        experiment.observers += [runs, ProgressObserver(config["t_max"])]
-    started = time.time()
-    run = experiment.run(sacred_command or experiment.default_command, options=dict(options))
-    if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
-        print(
-            "\n" + summarise(run.config, host.describe().removeprefix("Host: "), Path(runs.dir), full_command, started)
-        )
-    return 0
-
-
-def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
-    """Say at the start what makes this run other than the paper's."""
-    llm = config["llm"]
-    if not llm["pretrained"]:
-        logger.info(f"{config['name']} starts from random weights (llm.pretrained=False), as the paper's control does.")
-    notes = []
-    if llm["num_layers"]:
-        notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
-    if llm["model"].startswith("tiny-"):
-        notes.append("a random language model without any knowledge (llm.model)")
-    if config["prompt"]["style"] != "paper":
-        notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
-    if notes:
-        logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
-
-
-def _logger() -> logging.Logger:
-    """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    logger = logging.getLogger("lolm")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
-        logger.addHandler(handler)
-    return logger

@@ -1,5 +1,6 @@
 """Made-up battles: random vectors that obey a layout, and a tiny language model that plays them."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -62,6 +63,14 @@ def fresh_python():
         ).stdout
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log(monkeypatch):
+    """The command line's handler writes to the stderr it was made with, and lets nothing through to caplog."""
+    log = logging.getLogger("lolm")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
 
 
 @pytest.fixture(autouse=True)

@@ -168,3 +168,10 @@ def test_links_lead_somewhere():
     for document in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
             assert link.startswith("https://") or (document.parent / link).exists(), (document, link)
+
+
+def test_every_test_that_a_promise_names_is_there():
+    text = (ROOT / "docs/reliability.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/.]+)`", text))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -8,12 +8,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, NumbersError
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+    """Write tensors by name. Raises NumbersError rather than keep one that is not finite, OSError for a full disk."""
+    check_fit_to_save(tensors, Path(path).name)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def check_fit_to_save(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise NumbersError unless every number is finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NumbersError(f"{name} of {where} is not finite, so no checkpoint is written.")
 
 
 def load_tensors(path: str | Path, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """What every controller of ours is: the host's contract, and what a policy-gradient learner needs beyond it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.finite import check_finite
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import check_sizes
 from lolm_plugin.observations.probes import FirstBattles
+
+Result = TypeVar("Result")
 
 
 class AgentSteps(Protocol):
@@ -55,6 +59,7 @@ class Acting(NamedTuple):
 class Controller:
     """Acts for all agents with one shared policy; subclasses say how a policy reads a batch."""
 
+    MEMORY_KEYS = "the network's widths"  # what to set to less, for a sentence
     agent: nn.Module
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -82,7 +87,11 @@ class Controller:
         available = ep_batch["avail_actions"][:, t_ep] > 0
         running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
         running[bs] = True
+        seen = ep_batch["obs"][:, t_ep].where(running[:, None, None], 0.0)
+        check_finite("obs", seen, t_env, ("episode", "agent", "number"), ep_batch)
         acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
+        asked = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
+        check_finite("log_probs of the policy", asked, t_env, ("episode", "agent", "action"), ep_batch)
         actions = self.action_selector.select_action(acting.log_probs.exp(), available, t_env, test_mode)
         if not test_mode:
             self._remember(acting.log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
@@ -146,6 +155,40 @@ class Controller:
 
     def map_bound(self) -> dict[str, int]:
         """The sizes of the map that the weights are tied to; empty where they play on any map."""
+        return {}
+
+    def ratio_tolerance(self) -> float:
+        """How far from 1 ``ratio_epoch0`` may be: beyond rounding, infinity where a setting makes it another."""
+        return 1e-2
+
+    def fitting(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns, tried again in smaller parts while the GPU's memory does not hold it.
+
+        ``work`` must be free to start over; the parts change no number. Raises ConfigError when none are smaller.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                if (smaller := self.use_less_memory()) is None:
+                    raise ConfigError(
+                        f"The memory does not hold the smallest part of a batch ({str(error).splitlines()[0]}); set "
+                        f"{self.MEMORY_KEYS}, or batch_size_run to less."
+                    ) from error
+            # Out here nothing refers to what the failed try has allocated.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            logging.getLogger("lolm").warning("Out of memory: going on with %s, which changes no result.", smaller)
+
+    def use_less_memory(self) -> str | None:
+        """Halve what is evaluated at once; says to what, None where it is the least already."""
+        if self.args.microbatch <= 1:
+            return None
+        self.args.microbatch //= 2
+        return f"microbatch={self.args.microbatch}"
+
+    def settled(self) -> dict[str, Any]:
+        """What ``auto`` has come to in the configuration, nested, where another choice would change the last digits."""
         return {}
 
     def take_usage(self) -> dict[str, float]:

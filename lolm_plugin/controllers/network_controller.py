@@ -68,6 +68,11 @@ class NetworkMAC(Controller):
         size = self.layouts.observation.size
         return {"agents": self.n_agents, "actions": self.args.n_actions, "numbers an observation": size}
 
+    def ratio_tolerance(self) -> float:
+        """Infinity where the policy learns with other draws than it played with."""
+        redrawn = self.agent.noise_width and self.agent.noise_mode != "stored"
+        return float("inf") if redrawn else super().ratio_tolerance()
+
     def save_models(self, path: str) -> None:
         """The network's weights."""
         save_tensors(f"{path}/actor.safetensors", self.agent.state_dict())

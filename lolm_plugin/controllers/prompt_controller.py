@@ -11,11 +11,14 @@ from torch import Tensor
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.controllers.prompter import build_prompter
+from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.reader import Rows
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 
+LEAST_TOKENS = 16  # at once: one prompt is read whole, however long
+COARSE = 0.5  # of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths]
 # A CPU is fastest with what fits its caches, a GPU with much at once.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 
@@ -36,6 +39,8 @@ class PromptSteps:
 
 class PromptMAC(Controller):
     """Shares one LLM agent between all agents. Every prompt holds all that its agent knows: there is no memory."""
+
+    MEMORY_KEYS = "llm.recompute=True, lora.layers to fewer, llm.quantization=8bit, prompt.style=compact"
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
         super().__init__(scheme, groups, args)
@@ -65,6 +70,14 @@ class PromptMAC(Controller):
         drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
         return {**settings, "seed": self.args.seed} if drawn else settings
 
+    def settled(self) -> dict[str, Any]:
+        """Which library multiplies."""
+        return {"llm": {"product": products.chosen()}} if self.device.type == "cpu" else {}
+
+    def ratio_tolerance(self) -> float:
+        """Wide where sums have three digits, as other packs of prompts add up in another order."""
+        return super().ratio_tolerance() if self.agent.backbone.precise else COARSE
+
     def save_models(self, path: str) -> None:
         """Adapter in PEFT's own format, or the whole language model, and action head, as safetensors."""
         self.agent.backbone.save(path)
@@ -84,7 +97,7 @@ class PromptMAC(Controller):
         if len(index[0]):
             rows = available[index]
             prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
-            hidden = self.agent.hidden(prompts, token_budget=self.token_budget)[prompt]
+            hidden = self._hidden(prompts)[prompt]
             log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
         return Acting(log_probs)
 
@@ -93,7 +106,7 @@ class PromptMAC(Controller):
         index, rows = decisions(batch, valid)
         prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
         keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
-        kept = self.agent.backbone.through_trunk(prompts, keep_bytes, self.token_budget)
+        kept = self.fitting(lambda: self.agent.backbone.through_trunk(prompts, keep_bytes, self.token_budget))
         return PromptSteps(index, rows, kept, prompt)
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
@@ -115,11 +128,23 @@ class PromptMAC(Controller):
 
     def reference_hidden(self, steps: PromptSteps) -> Tensor:
         """Hidden states [len(steps), hidden] of the frozen pretrained LM; the same all through an update."""
-        return self.agent.hidden(steps.prompts, reference=True, token_budget=self.token_budget)[steps.prompt]
+        return self._hidden(steps.prompts, reference=True)[steps.prompt]
 
     def reference_logits(self, hidden: Tensor) -> Tensor:
         """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
         return self.agent.logits(hidden).detach()
+
+    def use_less_memory(self) -> str | None:
+        """Fewer tokens at once, and for the critic fewer agent-steps."""
+        if self.token_budget <= LEAST_TOKENS:
+            return None
+        super().use_less_memory()
+        self.token_budget //= 2
+        return f"llm.token_budget={self.token_budget}"
+
+    def _hidden(self, prompts: Rows, reference: bool = False) -> Tensor:
+        """States [prompts, hidden] without gradient."""
+        return self.fitting(lambda: self.agent.hidden(prompts, reference=reference, token_budget=self.token_budget))
 
     def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Rows, Tensor]:
         """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""

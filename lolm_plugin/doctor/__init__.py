@@ -1,4 +1,7 @@
-"""``lolm doctor``: what this machine can run, and how to get the rest. Nothing slow is loaded, nothing is changed."""
+"""``lolm doctor``: what this machine can run, and how to get the rest. Nothing slow is loaded, nothing is changed.
+
+With ``--config`` and ``--env-config`` it estimates that run's size, memory and time in their place.
+"""
 
 import os
 import platform
@@ -19,24 +22,38 @@ EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contr
 
 
 USAGE = f"""{__doc__}
+  lolm doctor [--fetch-epymarl] [--tune]
+  lolm doctor --config=NAME --env-config=NAME [--epymarl=PATH|none] [with KEY=VALUE ...]
 
   --fetch-epymarl   clone EPyMARL into the per-user cache, where every run finds it
-  --tune            try anew what is fastest on this machine, and remember it; do so while nothing else runs"""
+  --tune            try anew what is fastest on this machine, and remember it; do so while nothing else runs
+  --config=NAME, --env-config=NAME, --epymarl=PATH, with KEY=VALUE ...
+                    the run to estimate, written as for `lolm train`; no environment and no weights are loaded
+
+  lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12"""
+
+OPTIONS = ("--fetch-epymarl", "--tune", "-h", "--help")
+RUN = ("--config", "--env-config")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what is usable; with ``--fetch-epymarl`` clone the pinned EPyMARL into the per-user cache first."""
-    unknown = [argument for argument in arguments if argument not in ("--fetch-epymarl", "--tune", "-h", "--help")]
-    if unknown:
-        raise ConfigError(f"lolm doctor does not know {unknown[0]}; it takes --fetch-epymarl and --tune.")
-    if "-h" in arguments or "--help" in arguments:
+    """Print what is usable, or what a run needs; with ``--fetch-epymarl`` clone the pinned EPyMARL first."""
+    given = [argument for argument in arguments if argument in OPTIONS]
+    others = [argument for argument in arguments if argument not in OPTIONS]
+    about_a_run = any(argument.split("=")[0] in RUN for argument in others)
+    if others and not about_a_run:
+        raise ConfigError(
+            f"lolm doctor does not know {others[0]}; it takes --fetch-epymarl and --tune, or --config and --env-config "
+            "of a run to estimate."
+        )
+    if "-h" in given or "--help" in given:
         print(USAGE)
         return 0
-    if "--tune" in arguments:
+    if "--tune" in given:
         _tune()
-    if "--fetch-epymarl" in arguments:
+    if "--fetch-epymarl" in given:
         print(f"EPyMARL is in {fetch_epymarl()}")
-    for title, findings in _sections().items():
+    for title, findings in _estimate(others) if about_a_run else _sections().items():
         print(f"\n{title}")
         for finding in findings:
             print(f"  {finding}")
@@ -60,6 +77,12 @@ def fetch_epymarl() -> Path:
             reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             raise ConfigError(f"--fetch-epymarl could not clone {EPYMARL} ({reason}); set EPYMARL_HOME to a checkout.")
     return target
+
+
+def _estimate(arguments: Sequence[str]) -> list[tuple[str, list[Finding]]]:
+    from lolm_plugin.doctor.run_estimate import section
+
+    return [section(arguments)]
 
 
 def _tune() -> None:

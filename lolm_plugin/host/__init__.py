@@ -26,7 +26,9 @@ class Host:
     """What the plugin needs of the program it plugs into.
 
     ``registries`` holds the host's own dicts under each of ``KINDS``, so an entry put there is seen by its
-    loop; ``run(_run, config, log)`` trains or evaluates as ``config`` says, ``_run`` being Sacred's run object;
+    loop; ``run(_run, config, log)`` trains or evaluates as ``config`` says, ``_run`` being Sacred's run object, with
+    learners of the host's own (ours have ``host/loop.py``);
+    ``open_logger(log, args, config, _run)`` is its logger of statistics, writing wherever ``args`` asks for;
     ``env_maker(name)`` gives the constructor ``(**env_args) -> env`` of an environment, which cloudpickle can carry
     to a fresh process: calling it there brings in what it needs. ConfigError when there is no such environment.
     ``version`` is the git commit of a checkout ("unknown" without git data) or the version of the plugin.
@@ -41,12 +43,29 @@ class Host:
     ReplayBuffer: type
     env_maker: Callable[[str], Callable[..., Any]]
     run: Callable[[Any, dict[str, Any], Any], None]
+    open_logger: Callable[[Any, Any, dict[str, Any], Any], Any]
+
+    def find(self, kind: str, name: str) -> Any:
+        """The entry ``name`` of the registry ``kind``; ConfigError when there is none."""
+        return find(self.registries, self.name, kind, name)
 
     def describe(self) -> str:
         """One line for the log: which host runs, from where."""
         if self.name == "bundled":
             return "Host: bundled (no EPyMARL checkout in use; set EPYMARL_HOME or --epymarl to use one)"
         return f"Host: {self.name} at {self.path} (commit {self.version[:7]})"
+
+
+def find(registries: dict[str, dict[str, Any]], host: str, kind: str, name: str) -> Any:
+    """The entry ``name`` of the registry ``kind`` of the host called ``host``; ConfigError when there is none."""
+    table = registries[kind]
+    if name in table:
+        return table[name]
+    elsewhere = ", or set EPYMARL_HOME to use what an EPyMARL checkout offers" if host == "bundled" else ""
+    raise ConfigError(
+        f"{kind}={name} is not known to the {host} host, which has {', '.join(sorted(table)) or 'none'}; "
+        f"change {kind}{elsewhere}."
+    )
 
 
 def is_checkout(path: Path) -> bool:

@@ -154,6 +154,7 @@ def _importable(path: Path) -> Iterator[None]:
 def _import(path: Path) -> Host:
     run = importlib.import_module("run")
     buffers = importlib.import_module("components.episode_buffer")
+    logging_module = importlib.import_module("utils.logging")
     registries = {
         kind: importlib.import_module(module).REGISTRY
         for kind, module in {
@@ -174,6 +175,15 @@ def _import(path: Path) -> Host:
             env()
         run.run(_run, config, log)
 
+    def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
+        logger = logging_module.Logger(log)
+        if args.use_tensorboard:  # EPyMARL's own loop would write into the checkout
+            logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
+        if args.use_wandb:
+            logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
+        logger.setup_sacred(_run)
+        return logger
+
     return Host(
         name="EPyMARL",
         path=path,
@@ -184,6 +194,7 @@ def _import(path: Path) -> Host:
         ReplayBuffer=buffers.ReplayBuffer,
         env_maker=partial(_env_maker, registries["env"], path),
         run=checked_run,
+        open_logger=open_logger,
     )
 
 

@@ -15,7 +15,9 @@ from lolm_plugin.checkpoints.files import (
 )
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.network_settings import network_settings
+from lolm_plugin.observations.units import NAMES
 
+FORMAT = 2  # 1: version 0.1.0, without `last_log`, `mac` and `units`
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
 
@@ -28,9 +30,10 @@ def save(learner: Any, path: str) -> None:
     for name in OPTIMISERS:
         save_tensors(f"{path}/{name}.safetensors", optimiser_tensors(getattr(learner, name)))
     facts = {
-        "format": 1,
+        "format": FORMAT,
         "version": __version__,
         "kl_initial": learner.kl.initial,
+        "last_log": learner.last_log,
         "algorithm": learner.args.name,
         "map": _map(learner.args),
         "map_bound": learner.mac.map_bound(),
@@ -42,6 +45,7 @@ def save(learner: Any, path: str) -> None:
 def load(learner: Any, path: str) -> None:
     """Load strictly; ConfigError names what does not fit: the map, a setting or a tensor."""
     facts = _read_facts(path)
+    _check_same_policy(learner, path, facts)
     _check_same_sizes(learner, path, facts)
     for key, value in _shape(learner).items():
         # What an older version did not write down, it did not have.
@@ -58,7 +62,17 @@ def load(learner: Any, path: str) -> None:
         file = f"{path}/{name}.safetensors"
         load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
     learner.kl.initial = facts["kl_initial"]
+    learner.last_log = facts.get("last_log", learner.last_log)
     learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
+
+
+def _check_same_policy(learner: Any, path: str, facts: Mapping[str, Any]) -> None:
+    theirs, ours = (shape.get("agent") for shape in (facts["shape"], _shape(learner)))
+    if theirs is not None and theirs != ours:
+        raise ConfigError(
+            f"checkpoint_path={path} was trained by {facts['algorithm']} (agent={theirs}) but this run is "
+            f"{learner.args.name} (agent={ours}); set --config={facts['algorithm']}."
+        )
 
 
 def _check_same_sizes(learner: Any, path: str, facts: Mapping[str, Any]) -> None:
@@ -78,7 +92,8 @@ def _shape(learner: Any) -> dict[str, Any]:
     """What has to be the same for a checkpoint's numbers to mean the same, beyond the shapes of its tensors."""
     args = learner.args
     critic = network_settings(args.critic_type.removesuffix("_critic"), args)
-    return {**learner.mac.fingerprint(), "critic_type": args.critic_type, **critic}
+    units = " ".join(NAMES)
+    return {"agent": args.agent, **learner.mac.fingerprint(), "critic_type": args.critic_type, **critic, "units": units}
 
 
 def _map(args: SimpleNamespace) -> str:
@@ -93,6 +108,6 @@ def _read_facts(path: str) -> dict[str, Any]:
         facts = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error
-    if facts.get("format") != 1:
+    if facts.get("format") not in (1, FORMAT):
         raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
     return facts

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.learners import learner_checkpoint, ppo_core
+from lolm_plugin.finite import check_finite
+from lolm_plugin.learners import guards, learner_checkpoint, ppo_core
 from lolm_plugin.learners.kl_annealing import KLAnnealing
 from lolm_plugin.learners.value_normaliser import ValueNormaliser
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
@@ -40,7 +42,7 @@ class MAPPOLearner:
             self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps, fused=True
         )
         self._base_lrs = [group["lr"] for group in self._groups()]
-        self._last_log = -args.learner_log_interval - 1
+        self.last_log = -args.learner_log_interval - 1
         self._last_time = time.perf_counter()
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
@@ -49,17 +51,17 @@ class MAPPOLearner:
         updating_since = time.perf_counter()
         self._decay_learning_rates(t_env)
 
+        guards.check_batch(batch, t_env)
         valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
         rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
         terminated = batch["terminated"][:, :-1].float()
         if not self.args.bootstrap_time_limit:
             terminated = torch.maximum(terminated, ppo_core.last_steps(valid))
-        old_values = self._old_values(batch, t_env)
+        old_values = self.mac.fitting(partial(self._old_values, batch, t_env))
+        check_finite("values of the critic", old_values, t_env, ("episode", "step", "agent"), batch)
         values = self.value_normaliser.denormalise(old_values)
         advantages, returns = ppo_core.gae(rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda)
         counts = valid.expand_as(returns)
-        if self.args.normalise_values:
-            self.value_normaliser.update(returns, counts)
 
         steps = self.mac.agent_steps(batch, valid.squeeze(-1) > 0, t_env)
         chosen = SimpleNamespace(
@@ -67,24 +69,27 @@ class MAPPOLearner:
             advantages=self._advantages(advantages, counts, steps),
             old_log_probs=torch.zeros(len(steps), device=valid.device),
             reference=self.mac.reference_hidden(steps) if self.kl.active(t_env) else None,
+            ratio=1.0,
             # How many agent-steps stand behind one decision in a mean: 1, or more if the dead count.
             weight=1.0 if self.args.mask_dead else float(counts.sum()) / max(1, len(steps)),
         )
         stats: dict[str, list[float]] = defaultdict(list)
         if self.args.minibatches > 1:  # later minibatches of the first epoch no longer see the old policy
-            self._record_old_log_probs(steps, chosen)
+            self.mac.fitting(partial(self._record_old_log_probs, steps, chosen))
+            self._check_ratio(batch, steps, chosen, t_env)
         for epoch in range(self.args.epochs):
             fresh = epoch == 0 and self.args.minibatches == 1
             for rows in self._minibatches(steps, t_env, epoch):
-                self._update_actor(steps, rows, chosen, fresh, t_env, stats)
+                self._update_actor(batch, steps, rows, chosen, fresh, t_env, stats)
+            if epoch == 0 and self.args.normalise_values:
+                self.value_normaliser.update(returns, counts)
             targets = self.value_normaliser.normalise(returns)
             for episodes in self._parts(len(valid), self.args.critic_minibatches, "critic_minibatch", t_env, epoch):
                 self._update_critic(batch, episodes, old_values, targets, counts, t_env, stats)
 
-        if t_env - self._last_log >= self.args.learner_log_interval:
-            self._last_log = t_env
-            behaviour = self.mac.behaviour_log_probs[:, : valid.shape[1]][steps.index]
-            stats["ratio_epoch0"].append(float(ppo_core.farthest_ratio(chosen.old_log_probs, behaviour)))
+        if t_env - self.last_log >= self.args.learner_log_interval:
+            self.last_log = t_env
+            stats["ratio_epoch0"].append(chosen.ratio)
             stats["kl_coef"].append(self.kl.coef(t_env))
             stats["explained_variance"].append(float(ppo_core.explained_variance(values[:, :-1], returns, counts)))
             self._log(stats, t_env)
@@ -92,10 +97,34 @@ class MAPPOLearner:
         self.mac.take_usage()  # this update's own forward passes are in its wall time already
         self._last_time = time.perf_counter()
 
+    def _check_ratio(self, batch: Any, steps: Any, chosen: SimpleNamespace, t_env: int) -> None:
+        behaviour = self.mac.behaviour_log_probs[:, : batch.max_seq_length - 1][steps.index]
+        chosen.ratio = float(ppo_core.farthest_ratio(chosen.old_log_probs, behaviour))
+        guards.check_ratio(chosen.ratio, self.mac.ratio_tolerance(), t_env, batch)
+
     def _update_actor(
-        self, steps: Any, rows: Tensor, chosen: SimpleNamespace, fresh: bool, t_env: int, stats: dict
+        self, batch: Any, steps: Any, rows: Tensor, chosen: SimpleNamespace, fresh: bool, t_env: int, stats: dict
     ) -> None:
-        """One optimiser step on ``rows`` [n] of the decisions, gradients added up over microbatches."""
+        """One optimiser step on ``rows`` [n] of the decisions."""
+        sums = self.mac.fitting(partial(self._actor_gradients, batch, steps, rows, chosen, fresh, t_env))
+        if fresh:
+            self._check_ratio(batch, steps, chosen, t_env)
+        if sums["kl_loss"] > self.args.kl["eps"]:
+            self.kl.measure(sums["policy_loss"], sums["kl_loss"])
+        for group in self.actor_optimiser.param_groups:
+            sums[f"{group['name']}_grad_norm"] = _gradient_norm(group["params"])
+        norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.args.grad_norm_clip)
+        check_finite("loss's gradient norm of the policy", norm, t_env, batch=batch)
+        self.actor_optimiser.step()
+        # The fused step does not say that it changed them, by which a policy knows what it has to compute again.
+        torch.autograd.graph.increment_version(self.mac.parameters())
+        for name, value in sums.items():
+            stats[name].append(value)
+
+    def _actor_gradients(
+        self, batch: Any, steps: Any, rows: Tensor, chosen: SimpleNamespace, fresh: bool, t_env: int
+    ) -> dict[str, float]:
+        """Gradients added up over microbatches; returns what is logged. May be begun again."""
         coef = self.kl.coef(t_env)
         count = len(rows) * chosen.weight
         sums: dict[str, float] = defaultdict(float)
@@ -119,23 +148,17 @@ class MAPPOLearner:
                 pair = (log_policy, log_frozen) if self.args.kl["direction"] == "forward" else (log_frozen, log_policy)
                 kl_loss = kl_divergence(*pair).sum() / count
             own_losses = {f"{name}_loss": loss.sum() / len(rows) for name, loss in policy.losses.items()}
-            (policy_loss + coef * kl_loss + sum(own_losses.values())).backward()
+            loss = policy_loss + coef * kl_loss + sum(own_losses.values())
+            parts = {"policy_loss": policy_loss, "kl_loss": kl_loss, **own_losses}
+            guards.check_losses(log_probs, parts, loss, t_env, batch)
+            loss.backward()
             log_ratio = (log_probs - old).detach()
             means = {"entropy": spread, "clip_fraction": clipped, "approx_kl": log_ratio.exp() - 1 - log_ratio}
             for name, value in (means | policy.stats).items():
                 sums[name] += value.sum().item() / len(rows)
-            for name, value in ({"policy_loss": policy_loss, "kl_loss": kl_loss} | own_losses).items():
+            for name, value in parts.items():
                 sums[name] += value.item()
-        if sums["kl_loss"] > self.args.kl["eps"]:
-            self.kl.measure(sums["policy_loss"], sums["kl_loss"])
-        for group in self.actor_optimiser.param_groups:
-            sums[f"{group['name']}_grad_norm"] = _gradient_norm(group["params"])
-        torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.args.grad_norm_clip, error_if_nonfinite=True)
-        self.actor_optimiser.step()
-        # The fused step does not say that it changed them, by which a policy knows what it has to compute again.
-        torch.autograd.graph.increment_version(self.mac.parameters())
-        for name, value in sums.items():
-            stats[name].append(value)
+        return sums
 
     def _update_critic(
         self,
@@ -148,6 +171,19 @@ class MAPPOLearner:
         stats: dict,
     ) -> None:
         """One optimiser step of the critic on ``episodes`` [n]; values and targets are in its own, normalised units."""
+        sums = self.mac.fitting(
+            partial(self._critic_gradients, batch, episodes, old_values, targets, counts, t_env),
+        )
+        norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.grad_norm_clip)
+        check_finite("loss's gradient norm of the critic", norm, t_env, batch=batch)
+        self.critic_optimiser.step()
+        for name, value in (sums | {"critic_grad_norm": float(norm)}).items():
+            stats[name].append(value)
+
+    def _critic_gradients(
+        self, batch: Any, episodes: Tensor, old_values: Tensor, targets: Tensor, counts: Tensor, t_env: int
+    ) -> dict[str, float]:
+        """Gradients added up over a few episodes at a time; returns what is logged. May be begun again."""
         count = counts[episodes].sum().clamp(min=1)
         clip = self.args.value_clip if self.args.clip_values else torch.inf
         sums: dict[str, float] = defaultdict(float)
@@ -162,15 +198,12 @@ class MAPPOLearner:
                 **{f"critic_{name}_loss": loss[:, :-1] for name, loss in own.items()},
             }
             means = {name: (loss * weight).sum() / count for name, loss in losses.items()}
-            sum(means.values()).backward()
+            loss = sum(means.values())
+            guards.check_losses(values, means, loss, t_env, batch)
+            loss.backward()
             for name, value in means.items():
                 sums[name] += value.item()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.critic.parameters(), self.args.grad_norm_clip, error_if_nonfinite=True
-        )
-        self.critic_optimiser.step()
-        for name, value in (sums | {"critic_grad_norm": float(norm)}).items():
-            stats[name].append(value)
+        return sums
 
     @torch.no_grad()
     def _old_values(self, batch: Any, t_env: int) -> Tensor:

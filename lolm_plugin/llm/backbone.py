@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lolm_plugin.checkpoints.files import load_tensors, save_tensors
+from lolm_plugin.checkpoints.files import check_fit_to_save, load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import quantization, sources
 from lolm_plugin.llm.lora import first_layer, with_lora
@@ -32,7 +33,7 @@ class Backbone(nn.Module):
     Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``packs``, whether rows
     run packed (``llm/packing.py``) and not padded, which a few architectures cannot; ``shares_prefix``, whether a
     common prefix is run once and not once a row; ``has_reference``, whether the model as it was at the start is still
-    there; ``trunk_layers``, how many lower layers nothing trains.
+    there; ``precise``, whether sums are float32; ``trunk_layers``, how many lower layers nothing trains.
     """
 
     def __init__(self, llm: Mapping, lora: Mapping, seed: int, device: str | torch.device = "cpu") -> None:
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         if torch.device(device).type == "cpu":
             choose(llm["product"])
             use_fastest(self.lm)
+        self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
         stages = _stages(model, first_layer(model, lora["layers"]) if self.has_reference else 0, llm["recompute"])
         self.packs = stages is not None
@@ -172,7 +174,11 @@ class Backbone(nn.Module):
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter in PEFT's format, for ``PeftModel.from_pretrained(base_model, folder)``."""
-        self.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        check_fit_to_save(self.adapter_state(), "the adapter")
+        try:
+            self.lm.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
 
     def _model(self) -> PreTrainedModel:
         return self.lm.get_base_model() if self.has_reference else self.lm

@@ -31,6 +31,11 @@ def choose(product: str) -> None:
     _chosen = fastest() if product == "auto" else PRODUCTS[product]
 
 
+def chosen() -> str:
+    """The name of what ``linear`` multiplies by."""
+    return next(name for name, product in PRODUCTS.items() if product is _chosen)
+
+
 @cache
 def fastest() -> Multiply:
     """The faster of ``functional.linear`` and ``onednn``, by trying both; the latter only if it agrees."""

@@ -42,6 +42,18 @@ class EpisodeStats:
         self._train = _Tally()
         self._test = _Tally()
 
+    def state(self) -> dict[str, Any]:
+        """What is counted and not logged yet, as JSON; only of training, as tests are whole or repeated."""
+        returns = [np.asarray(value).tolist() for value in self._train.returns]
+        return {"logged_t": self.log_train_stats_t, "returns": returns, "sums": dict(self._train.sums)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned."""
+        self.log_train_stats_t = state["logged_t"]
+        self._train = _Tally()
+        self._train.returns = [np.array(value) if isinstance(value, list) else value for value in state["returns"]]
+        self._train.sums.update(state["sums"])
+
     def record(
         self,
         returns: Sequence[float | np.ndarray],
@@ -63,7 +75,8 @@ class EpisodeStats:
         tally.returns.extend(returns)
         tally.sums["ep_length"] += sum(lengths)
         for info in infos:
-            tally.sums.update(info)
+            # Environments give numpy's numbers, too, whose sums are rounded otherwise than those read from a checkpoint.
+            tally.sums.update({name: float(value) for name, value in info.items()})
 
         if test_mode:
             due = len(tally.returns) == max(1, self.args.test_nepisode // self.batch_size) * self.batch_size

@@ -77,6 +77,14 @@ class Runner:
         """One ``run``, whatever was played before."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """What another process needs, besides ``t_env``, to go on with the same statistics; JSON."""
+        return self.stats.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned."""
+        self.stats.load_state(state)
+
     def train_stats(self) -> dict[str, float]:
         """What is logged along with the statistics of training episodes."""
         selector = getattr(self.mac, "action_selector", None)

@@ -79,6 +79,16 @@ class SupervisedParallelRunner(LockstepRunner):
         if self._episodes_left is not None and self._episodes_left <= self.batch_size:
             self.logger.log_stat("env_restarts", sum(self.restarts), self.t_env)
 
+    def state(self) -> dict[str, Any]:
+        """Adds the restarts so far, which seeds of later restarts follow from, too."""
+        return {**super().state(), "restarts": self.restarts}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned; the number of workers may be another one."""
+        super().load_state(state)
+        for i, count in enumerate(state.get("restarts", ())):
+            self.restarts[i % self.batch_size] += count
+
     def train_stats(self) -> dict[str, float]:
         """Adds the restarts of all workers so far."""
         return {**super().train_stats(), "env_restarts": sum(self.restarts)}

@@ -19,8 +19,9 @@ from lolm_plugin.runners.runner import HostParts, Runner
 class VectorRunner(Runner):
     """``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
 
-    Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such runs there were at
-    this ``t_env``, so that a resumed run meets the battles the unbroken one would have met.
+    Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such episodes there were at this
+    ``t_env``, so that a resumed run meets the battles the unbroken one would have met, and that a test consists of the
+    same battles however many are played at once.
 
     Args:
         args: the host's configuration.
@@ -89,7 +90,8 @@ class VectorRunner(Runner):
         key = ("test" if test_mode else "train", self.t_env)
         self._runs_at_key = self._runs_at_key + 1 if key == self._run_key else 0
         self._run_key = key
-        return keyed_seeds(self.args.seed, *key, self._runs_at_key, count=self.batch_size)
+        begun = self._runs_at_key * self.batch_size
+        return keyed_seeds(self.args.seed, *key, 0, count=begun + self.batch_size)[begun:]
 
     def _view(self) -> dict[str, np.ndarray]:
         return {"state": self.env.state, "avail_actions": self.env.avail_actions, "obs": self.env.obs}

@@ -13,7 +13,7 @@ from tests.benchmarks.small import SIZES
 
 SMALL = ["--map=3m", "--episodes=2", "--steps=2", "--learner-steps=2", "--repeats=1", "--epochs=1", "--threads=1"]
 KEYS = ["name", "baseline", "engine", "ratio", "max_abs_diff", "gemm_fraction"]
-LM = ("prompts", "rollout", "learner_full_lora", "learner_cached_trunk", "memory", "load")
+LM = ("memory", "prompts", "rollout", "learner_full_lora", "learner_cached_trunk", "load")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_cuda_leg_runs_a_random_model_of_a_given_shape():
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     small = Setting(model="tiny-qwen3", **SIZES | {"steps": 1, "learner_steps": 1})
     with cuda_leg.setting(small, device="cpu", **sizes, **heads) as setting:
-        entries, _ = run(setting, [name for name in ON_CUDA if name != "memory"])
+        entries = run(setting, [name for name in ON_CUDA if name != "memory"])
     assert not setting.pretrained
     assert [entry.name for entry in entries] == [name for name in ON_CUDA if name != "memory"]
     assert all(entry.max_abs_diff < 1e-4 for entry in entries)
@@ -70,7 +70,7 @@ def test_the_cuda_leg_is_bfloat16():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--only=rolout"], r"--only=rolout is unknown \(did you mean rollout\?\); use prompts, "),
+        (["--only=rolout"], r"--only=rolout is unknown \(did you mean rollout\?\); use memory, prompts, "),
         (["--leg=gpu"], r"--leg=gpu is unknown.*; use cpu, cuda\."),
         (["--steps=0"], r"argument --steps: 0 is not 1 or more; see python -m benchmarks --help\."),
         (["--model=nowhere"], r"llm\.model=nowhere is neither an existing folder"),
@@ -105,6 +105,18 @@ def test_what_the_environments_speed_is_comes_from_its_own_module(monkeypatch, n
     assert report["entries"] == [dict(zip(KEYS, ("env", None, 0.002, None, None, None), strict=True))]
     assert report["checks"]["env_outside"] == 0.1
     assert asked == {"seconds": 3}  # always the same battles, whatever --map
+
+
+def test_numbers_are_written_as_they_come(monkeypatch, no_gpu, tmp_path):
+    """Here the last entry never ends well."""
+
+    def measure(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(env_speed, "measure", measure)
+    file = tmp_path / "numbers.json"
+    assert main(["--only=prompts", "--only=env", "--model=tiny-llama", f"--json={file}", *SMALL]) == 130
+    assert [entry["name"] for entry in json.loads(file.read_text())["entries"]] == ["prompts"]
 
 
 def test_help_names_every_entry(capsys):

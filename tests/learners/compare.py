@@ -4,8 +4,10 @@ import torch
 
 
 def tensors(learner):
-    """Every tensor of the policy and the critic by name, as a copy."""
-    named = {**learner.mac.agent.state_dict(), **{f"critic.{k}": v for k, v in learner.critic.state_dict().items()}}
+    """Every tensor of policy, critic and normaliser by name, as a copy."""
+    named = dict(learner.mac.agent.state_dict())
+    for part in ("critic", "value_normaliser"):
+        named |= {f"{part}.{name}": tensor for name, tensor in getattr(learner, part).state_dict().items()}
     return {name: tensor.clone() for name, tensor in named.items()}
 
 

@@ -226,7 +226,7 @@ def test_test_runs_do_not_count_and_are_said_to_be_tests():
     assert runner.mac.calls[-1].t_env == sum(first)
 
 
-def test_seeds_are_keyed_by_purpose_steps_and_run():
+def test_seeds_are_keyed_by_purpose_steps_and_episode():
     runner = make()
     runner.run(test_mode=True)
     runner.run(test_mode=True)
@@ -234,8 +234,10 @@ def test_seeds_are_keyed_by_purpose_steps_and_run():
     t_env = runner.t_env
     runner.run(test_mode=True)
     runner.run()
-    keys = [("test", 0, 0), ("test", 0, 1), ("train", 0, 0), ("test", t_env, 0), ("train", t_env, 0)]
-    assert runner.env.seeds == [keyed_seeds(9, *key, count=6).tolist() for key in keys]
+    tests = keyed_seeds(9, "test", 0, 0, count=12).tolist()
+    keys = [("train", 0), ("test", t_env), ("train", t_env)]
+    others = [keyed_seeds(9, *key, 0, count=6).tolist() for key in keys]
+    assert runner.env.seeds == [tests[:6], tests[6:], *others]
 
     resumed = make()
     resumed.t_env = t_env

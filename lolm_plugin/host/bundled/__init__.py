@@ -6,7 +6,7 @@ It has what every run needs and no algorithm of its own; nothing goes into it th
 from functools import partial
 from typing import Any
 
-from lolm_plugin.errors import ConfigError
+from lolm_plugin import host as hosts
 from lolm_plugin.host import BUNDLED, KINDS, Host
 from lolm_plugin.registry import Deferred
 
@@ -28,9 +28,10 @@ REGISTRIES["action_selector"].update(
 def load() -> Host:
     """The bundled host."""
     from lolm_plugin.host.bundled.episode_batch import EpisodeBatch, ReplayBuffer
-    from lolm_plugin.host.bundled.run import run
+    from lolm_plugin.host.bundled.logger import open_logger
+    from lolm_plugin.host.loop import run
 
-    return Host(
+    host = Host(
         name="bundled",
         path=BUNDLED,
         version=_version(),
@@ -39,19 +40,15 @@ def load() -> Host:
         EpisodeBatch=EpisodeBatch,
         ReplayBuffer=ReplayBuffer,
         env_maker=partial(find, "env"),
-        run=run,
+        run=lambda *given: run(host, *given),
+        open_logger=open_logger,
     )
+    return host
 
 
 def find(kind: str, name: str) -> Any:
     """The entry ``name`` of the registry ``kind``; ConfigError when there is none."""
-    table = REGISTRIES[kind]
-    if name not in table:
-        raise ConfigError(
-            f"{kind}={name} is not known to the bundled host, which has {', '.join(sorted(table)) or 'none'}; "
-            f"change {kind}, or set EPYMARL_HOME to use what an EPyMARL checkout offers."
-        )
-    return table[name]
+    return hosts.find(REGISTRIES, "bundled", kind, name)
 
 
 def _version() -> str:

@@ -5,9 +5,21 @@ from collections import defaultdict
 from statistics import fmean
 from typing import Any
 
+from lolm_plugin.errors import ConfigError
+
 # The console shows the mean of this many last values; of epsilon the last one.
 WINDOW = 5
 COLUMNS = 4
+
+
+def open_logger(log: logging.Logger, args: Any, config: dict[str, Any], run: Any) -> "Logger":
+    """See ``Host.open_logger``. Raises ConfigError for a kind of logging that only EPyMARL has."""
+    for key in ("use_tensorboard", "use_wandb"):
+        if config[key]:
+            raise ConfigError(f"{key}=True needs the EPyMARL host; set EPYMARL_HOME, or {key} to False.")
+    logger = Logger(log)
+    logger.setup_sacred(run)
+    return logger
 
 
 class Logger:

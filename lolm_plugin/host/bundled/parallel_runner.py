@@ -1,5 +1,6 @@
 """One process per environment, stepped together."""
 
+import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -123,6 +124,8 @@ class Portable:
 
 
 def _serve(remote: Connection, inherited: Sequence[Connection], make_env: Callable[[], Any]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's business, which ends this process with SIGKILL
+        signal.signal(number, signal.SIG_IGN)
     for connection in inherited:
         connection.close()
     try:

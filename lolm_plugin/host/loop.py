@@ -1,0 +1,319 @@
+"""The loop of every run whose learner is ours, on either host: play, learn, test now and then, save now and then.
+
+EPyMARL's own loop is left to EPyMARL's own learners: it keeps its counters to itself, so that no run of it can go on
+where it stopped. This one does the same things at the same times (``tests/contract/test_run.py`` holds it to that), and
+what a checkpoint needs besides.
+"""
+
+import datetime
+import logging
+import shutil
+import time
+from argparse import Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from lolm_plugin import __version__
+from lolm_plugin.checkpoints import store as checkpoints
+from lolm_plugin.checkpoints.store import Checkpoint, SaveError, Store
+from lolm_plugin.config_files import merge
+from lolm_plugin.errors import ConfigError, NumbersError
+from lolm_plugin.host import Host, progress
+from lolm_plugin.host.parts import Parts, assemble, play
+from lolm_plugin.host.progress import Progress
+from lolm_plugin.host.stopping import Stopped, StopRequests
+from lolm_plugin.randomness import keyed_seeds
+from lolm_plugin.versions import versions
+
+# For configurations that are none of ours.
+DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False}
+
+
+def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> None:
+    """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object.
+
+    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving.
+
+    Raises:
+        ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
+        NumbersError: something was not finite; what was learned from is in the run's folder.
+        Stopped: a signal asked for it; everything is saved.
+    """
+    args = Namespace(**{**DEFAULTS, **_checked(config, log)})
+    args.device = "cuda" if args.use_cuda else "cpu"
+    place = args.env_args.get("map_name") or args.env_args["key"]
+    args.unique_token = f"{args.name}_seed{args.seed}_{place}_{datetime.datetime.now()}"
+
+    # Before anything slow is built.
+    start = None
+    if args.checkpoint_path:
+        start = checkpoints.find(Path(args.checkpoint_path), args.load_step, args.strict, log)
+    if resume:
+        args.unique_token = Path(args.checkpoint_path).resolve().name
+    logger = host.open_logger(log, args, config, _run)
+    log.info("Experiment Parameters:\n%s\n", pformat(config, indent=4, width=1))
+    goes_on = start is not None and not (args.evaluate or args.save_replay)
+    if goes_on:
+        _new_battles(args, start)
+    with StopRequests(log) as stop:
+        with stop.for_children() if args.runner == "parallel" else nullcontext():
+            runner = host.find("runner", args.runner)(args=args, logger=logger)
+        try:
+            parts = assemble(host, args, logger, runner)
+            if start is not None:
+                log.info("Loading model from %s", start.path)
+                parts.learner.load_models(str(start.path))
+                runner.t_env = start.step
+            if goes_on or start is None:
+                _Training(host, parts, _run, config, start, resume, stop).run()
+                log.info("Finished Training")
+            else:
+                _evaluate(parts)
+                log.info("Finished Evaluation")
+        finally:
+            runner.close_env()
+    if hasattr(logger, "finish"):
+        logger.finish()
+
+
+def _checked(config: dict[str, Any], log: logging.Logger) -> dict[str, Any]:
+    config = dict(config)
+    if config["use_cuda"] and not torch.cuda.is_available():
+        config["use_cuda"] = False
+        log.warning("use_cuda was switched off, as no CUDA device is available.")
+    # Tests run in rounds of batch_size_run episodes.
+    rounds = max(1, config["test_nepisode"] // config["batch_size_run"])
+    config["test_nepisode"] = rounds * config["batch_size_run"]
+    return config
+
+
+def _new_battles(args: Namespace, start: Checkpoint) -> None:
+    """Environments with generators of their own start these from a seed: never from one of the part before."""
+    if args.runner != "vector":  # whose battles are drawn from seed and step
+        seed = int(keyed_seeds(args.seed, "resumed", start.step, count=1)[0]) // 2
+        args.env_args = {**args.env_args, "seed": seed}
+
+
+def _evaluate(parts: Parts) -> None:
+    args, logger, runner = parts.args, parts.logger, parts.runner
+    # No training statistics are due.
+    runner.log_train_stats_t = runner.t_env
+    for _ in range(args.test_nepisode):
+        runner.run(test_mode=True)
+    if args.save_replay:
+        runner.save_replay()
+    logger.log_stat("episode", runner.t_env, runner.t_env)
+    logger.print_recent_stats()
+
+
+class _Training:
+    """One training, from the start or from a checkpoint to ``t_max``."""
+
+    def __init__(
+        self,
+        host: Host,
+        parts: Parts,
+        run: Any,
+        config: dict[str, Any],
+        start: Checkpoint | None,
+        resume: bool,
+        stop: StopRequests,
+    ) -> None:
+        self.parts, self.args, self.logger, self.runner = parts, parts.args, parts.logger, parts.runner
+        self.log: logging.Logger = parts.logger.console_logger
+        self.progress = Progress(last_test_t=-parts.args.test_interval - 1)
+        self.start, self.resume, self.stop = start, resume, stop
+        folder = Path(self.args.local_results_path, "models", self.args.unique_token)
+        self.folder = Path(self.args.checkpoint_path) if resume else folder
+        self._run, self._whole, self._saved = run, True, ""
+        self._facts = {
+            "algorithm": self.args.name,
+            "env": self.args.env,
+            "env_args": {key: value for key, value in config["env_args"].items() if key != "seed"},
+            "seed": self.args.seed,
+            "sizes": {name: getattr(self.args, name) for name in ("n_agents", "n_actions", "state_shape")},
+            "host": {"name": host.name, "version": host.version},
+            "version": __version__,
+            "packages": versions(),
+            "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
+            "config": _settled(config, self.parts.learner.mac),
+        }
+
+    def run(self) -> None:
+        """Train; see ``run`` above for what it raises."""
+        with Store(self.folder, self.args.keep_checkpoints) if self.args.save_model else nullcontext() as self.store:
+            try:
+                self.stop.patient = True
+                self._loop()
+            except NumbersError as error:
+                self._dump(error)
+                raise
+            except Stopped as stopped:
+                stopped.saved = stopped.saved or self._saved
+                raise
+            except Exception:
+                if self._whole:  # else weights may be half updated
+                    self._save()
+                raise
+            finally:
+                self.stop.patient = False
+
+    def _loop(self) -> None:
+        args, runner = self.args, self.runner
+        self._began, self._first_t = time.monotonic(), runner.t_env
+        if self.start is not None and self._go_on():
+            self._after_batch()
+        self.log.info("Beginning training for %s timesteps", args.t_max)
+        while runner.t_env <= args.t_max:
+            self._learn_from(play(self.parts))
+            self._after_batch()
+        self._save()
+
+    def _go_on(self) -> bool:
+        """To where the checkpoint's run stood; whether it says what was due there.
+
+        Where it was another battle's, its step alone is taken over.
+        """
+        self._whole = False  # what is not put back yet must not take the place of what is there
+        facts, same = self.start.facts, not self.start.facts
+        if facts:
+            same = (facts["env"], facts["env_args"]) == (self._facts["env"], self._facts["env_args"])
+        if not same and self.resume:
+            raise ConfigError("--resume goes on in the same battle; set checkpoint_path in its place for another.")
+        if not same:
+            self.log.info("%s comes from another battle, so that series and tests start afresh.", self.start.path)
+            self._whole = True
+            return False
+        self.progress = progress.load(self.parts, self.start.path)
+        if self.resume and self.store is not None:
+            self.store.set_aside_after(self.start.step)
+            self._saved = str(self.start.path)
+        if self._run is not None:
+            parents = facts.get("sacred_runs") or [None]
+            self._run.info["resumed_from"] = {"checkpoint": str(self.start.path), "sacred_run": parents[-1]}
+        self.log.info("Going on at step %d, where %s was written.", self.runner.t_env, self.start.path)
+        if facts and facts["host"]["name"] != self._facts["host"]["name"]:
+            self.log.warning("Its host was %s, this one is %s.", facts["host"]["name"], self._facts["host"]["name"])
+        self._whole = True
+        return bool(facts)
+
+    def _learn_from(self, batch: Any) -> None:
+        if batch is not None:
+            self._whole = False
+            self.parts.learner.train(batch, self.runner.t_env, self.progress.episode)
+            self._whole = True
+        self.progress.episode += self.args.batch_size_run
+
+    def _after_batch(self) -> None:
+        """What is due: a test, a checkpoint, a line in the log. Due again for whoever goes on from a checkpoint."""
+        args, runner, done = self.args, self.runner, self.progress
+        tested = self.stop.number is None and self._test_if_due()
+        if self.stop.number is not None:
+            raise Stopped(self.stop.number, self._save())
+        # Before saving: the same checkpoint comes of a stop, of an interval and of the end.
+        if runner.t_env - done.last_log_t >= args.log_interval:
+            self.logger.log_stat("episode", done.episode, runner.t_env)
+            self.logger.print_recent_stats()
+            done.last_log_t = runner.t_env
+        if self.store is not None and (
+            done.last_save_t == progress.NEVER
+            or runner.t_env - done.last_save_t >= args.save_model_interval
+            or (tested and self._best_yet())
+        ):
+            self._save(again=tested)
+
+    def _test_if_due(self) -> bool:
+        """Whether a whole test was played; one that a signal cut short counts for nothing and comes again."""
+        args, runner, done = self.args, self.runner, self.progress
+        if runner.t_env - done.last_test_t < args.test_interval:
+            return False
+        elapsed = time.monotonic() - self._began
+        left = elapsed * max(0, args.t_max - runner.t_env) / max(1, runner.t_env - self._first_t)
+        self.log.info("t_env: %s / %s", runner.t_env, args.t_max)
+        self.log.info("Estimated time left: %s. Time passed: %s", _duration(left), _duration(elapsed))
+        for _ in range(max(1, args.test_nepisode // runner.batch_size)):
+            if self.stop.number is not None:
+                return False
+            runner.run(test_mode=True)
+        # What a test used is not to be told as part of the next training batch, which another process may play.
+        getattr(self.parts.learner.mac, "take_usage", dict)()
+        done.last_test_t = runner.t_env
+        names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
+        done.score = [float(self.logger.stats[name][-1][1]) for name in names if self.logger.stats.get(name)]
+        return True
+
+    def _best_yet(self) -> bool:
+        best = self.store.best_score()
+        return bool(self.progress.score) and (best is None or self.progress.score > best)
+
+    def _save(self, again: bool = False) -> str:
+        """Write a checkpoint unless this step has one, or ``again``; returns the last one's folder, empty for none."""
+        done, t_env = self.progress, self.runner.t_env
+        if self.store is None or t_env == 0:
+            return ""
+        if done.last_save_t == t_env and not again:
+            return self._saved
+        before, done.last_save_t = done.last_save_t, t_env
+        # Only the policy that was tested has the test's score.
+        score = done.score if done.last_test_t == t_env else None
+        facts = {**self._facts, "t_env": t_env, checkpoints.SCORE: score, "finished": t_env > self.args.t_max}
+        self.log.info("Saving models to %s", self.folder / str(t_env))
+        try:
+            saved = self.store.save(t_env, self._fill, facts)
+        except SaveError as error:
+            done.last_save_t = before
+            if self.args.on_save_error == "stop":
+                raise
+            self.log.warning("%s; those before it are whole, and training goes on (on_save_error=warn).", error)
+            return self._saved
+        self._saved = str(saved)
+        self._to_wandb(saved)
+        return self._saved
+
+    def _fill(self, folder: Path) -> None:
+        self.parts.learner.save_models(str(folder))
+        progress.save(self.parts, self.progress, folder)
+
+    def _to_wandb(self, saved: Path) -> None:
+        if self.args.use_wandb and self.args.wandb_save_model:
+            try:
+                shutil.copytree(saved, Path(self.logger.wandb.dir, "models", *saved.parts[-2:]), dirs_exist_ok=True)
+            except (OSError, shutil.Error) as error:
+                self.log.warning("%s could not be copied for W&B (%s).", saved, error)
+
+    def _dump(self, error: NumbersError) -> None:
+        """Keep what was learned from, for whoever looks for the cause."""
+        if error.batch is None:
+            return
+        folder = self.folder / f"not-finite-{self.runner.t_env}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            fields = error.batch.data.transition_data.items()
+            save_file({name: field.cpu().contiguous() for name, field in fields}, folder / "batch.safetensors")
+            (folder / "error.txt").write_text(f"{error}\n")
+        except (OSError, SafetensorError) as problem:
+            self.log.warning("The batch could not be written to %s (%s).", folder, problem)
+            return
+        error.dumped = str(folder)
+
+
+def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:
+    """The configuration with what was found fastest written out: another choice would add up in another order."""
+    threads = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
+    return merge(config, {**threads, **getattr(mac, "settled", dict)()})
+
+
+def _record(run: Any) -> str | None:
+    """The folder of Sacred's file record, if there is one."""
+    folders = [getattr(observer, "dir", None) for observer in getattr(run, "observers", None) or []]
+    return next((str(folder) for folder in folders if folder), None)
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,67 @@
+"""What one run is made of, built from a host's registries."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lolm_plugin.host import Host
+from lolm_plugin.host.bundled.transforms import OneHot
+
+
+@dataclass
+class Parts:
+    """One run."""
+
+    args: Namespace
+    logger: Any
+    runner: Any
+    buffer: Any
+    learner: Any
+
+
+def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
+    """Builds buffer, controller and learner for the environments of ``runner``, whose sizes ``args`` gets."""
+    info = runner.get_env_info()
+    args.n_agents = info["n_agents"]
+    args.n_actions = info["n_actions"]
+    args.state_shape = info["state_shape"]
+
+    scheme = {
+        "state": {"vshape": info["state_shape"]},
+        "obs": {"vshape": info["obs_shape"], "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (info["n_actions"],), "group": "agents", "dtype": torch.int},
+        "terminated": {"vshape": (1,), "dtype": torch.uint8},
+        "reward": {"vshape": (1 if args.common_reward else args.n_agents,)},
+    }
+    groups = {"agents": args.n_agents}
+    preprocess = {"actions": ("actions_onehot", [OneHot(args.n_actions)])}
+    buffer = host.ReplayBuffer(
+        scheme,
+        groups,
+        args.buffer_size,
+        info["episode_limit"] + 1,
+        preprocess=preprocess,
+        device="cpu" if args.buffer_cpu_only else args.device,
+    )
+    mac = host.find("mac", args.mac)(buffer.scheme, groups, args)
+    runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
+    learner = host.find("learner", args.learner)(mac, buffer.scheme, logger, args)
+    if args.use_cuda:
+        learner.cuda()
+    return Parts(args, logger, runner, buffer, learner)
+
+
+def play(parts: Parts) -> Any:
+    """One ``run`` into the buffer; returns what to learn from, None while there is not enough yet."""
+    args, buffer = parts.args, parts.buffer
+    buffer.insert_episode_batch(parts.runner.run(test_mode=False))
+    if not buffer.can_sample(args.batch_size):
+        return None
+    sample = buffer.sample(args.batch_size)
+    sample = sample[:, : int(sample.max_t_filled())]
+    if sample.device != args.device:
+        sample.to(args.device)
+    return sample

@@ -1,0 +1,131 @@
+"""A checked configuration becomes a Sacred run: observers, threads, the loop, the closing summary, the exit code."""
+
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lolm_plugin import __version__, config_check, registry, tuning
+from lolm_plugin import host as hosts
+from lolm_plugin.errors import NumbersError
+from lolm_plugin.passwords import hidden
+
+
+class Launch(NamedTuple):
+    """How a run was asked for."""
+
+    program: list[str]  # what to type before the arguments
+    arguments: list[str]
+    options: Mapping[str, Any]  # Sacred's part of the command line
+    notes: Sequence[str]  # lines for the log
+    resume: bool
+
+
+def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
+    """Train or play under Sacred; returns the exit code, 1 where the run failed with a sentence."""
+    import numpy as np
+    import torch
+    from sacred import SETTINGS, Experiment
+    from sacred.utils import apply_backspaces_and_linefeeds
+
+    from lolm_plugin.checkpoints.store import SaveError
+    from lolm_plugin.host import loop
+    from lolm_plugin.host.stopping import Stopped
+    from lolm_plugin.tracking.file_observer import FileObserver
+    from lolm_plugin.tracking.progress import ProgressObserver
+    from lolm_plugin.tracking.summary import map_name, summarise
+
+    logger = console_logger()
+    logger.info(f"lolm_plugin {__version__}. {host.describe()}")
+    hosts.register(host)
+    if config.get("mac") in registry.ENTRIES["mac"]:
+        if config["mac"] == config_check.LLM_MAC:
+            _announce(config, logger)
+        for note in asked.notes:
+            logger.info(note)
+        policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
+        threads = config["torch_threads"] or tuning.threads(policy)
+    else:
+        threads = 1  # as the host's own main does
+    torch.set_num_threads(threads)
+
+    SETTINGS["CAPTURE_MODE"] = "sys"
+    SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
+    experiment = Experiment("pymarl", save_git_info=False)
+    experiment.logger = logger
+    experiment.captured_out_filter = apply_backspaces_and_linefeeds
+    experiment.add_config(config)
+
+    @experiment.main
+    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> None:
+        run_config = deepcopy(_config)
+        np.random.seed(run_config["seed"])
+        torch.manual_seed(run_config["seed"])
+        run_config["env_args"]["seed"] = run_config["seed"]
+        if run_config["learner"] in registry.ENTRIES["learner"]:
+            loop.run(host, _run, run_config, _log, asked.resume)
+        else:
+            host.run(_run, run_config, _log)
+
+    runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
+    sacred_command = asked.options["COMMAND"]
+    if sacred_command is None:
+        experiment.observers += [runs, ProgressObserver(config["t_max"])]
+    started = time.time()
+    try:
+        run = experiment.run(sacred_command or experiment.default_command, options=dict(asked.options))
+    except Stopped as stopped:
+        again = shlex.join([*asked.program, *_epymarl(asked.arguments), "--resume", str(Path(stopped.saved).parent)])
+        how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
+        print(f"{stopped}; {how}", file=sys.stderr)
+        return stopped.exit_code
+    except NumbersError as error:
+        print(f"error: {error}{f' The batch is in {error.dumped}.' if error.dumped else ''}", file=sys.stderr)
+        return 1
+    except SaveError as error:
+        print(f"error: {error}; free some space or set on_save_error=warn.", file=sys.stderr)
+        return 1
+    if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
+        command = hidden(shlex.join([*asked.program, *asked.arguments]))
+        print("\n" + summarise(run.config, host.describe().removeprefix("Host: "), Path(runs.dir), command, started))
+    return 0
+
+
+def _epymarl(arguments: Sequence[str]) -> list[str]:
+    """What was said about the host, so that the next command says it too."""
+    said = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--epymarl"]
+    return [argument for i in said for argument in arguments[i : i + (1 if "=" in arguments[i] else 2)]]
+
+
+def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Say at the start what makes this run other than the paper's."""
+    llm = config["llm"]
+    if not llm["pretrained"]:
+        logger.info(f"{config['name']} starts from random weights (llm.pretrained=False), as the paper's control does.")
+    notes = []
+    if llm["num_layers"]:
+        notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
+    if llm["model"].startswith("tiny-"):
+        notes.append("a random language model without any knowledge (llm.model)")
+    if config["prompt"]["style"] != "paper":
+        notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
+    if notes:
+        logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
+
+
+def console_logger() -> logging.Logger:
+    """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logger = logging.getLogger("lolm")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,130 @@
+"""Numbers gone wrong, a full disk, an environment that gives up: what was saved stays good."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lolm_plugin.envs.probe import ProbeVectorEnv
+from lolm_plugin.learners.mappo_learner import MAPPOLearner
+from tests.resume.runs import line, models, record, steps, train
+
+ARGUMENTS = line("updet_mappo", "probe", "duel", "t_max=900")
+
+
+def whole(folder):
+    """No number in any checkpoint is none."""
+    for file in (folder / "results/models").rglob("[0-9]*/*.safetensors"):
+        for name, tensor in load_file(file).items():
+            assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), (file, name)
+
+
+@pytest.fixture
+def reward_of_nothing(monkeypatch):
+    """From the 20th call of ``step`` on, one copy's reward is not a number."""
+    step, calls = ProbeVectorEnv.step, []
+
+    def broken(env, actions):
+        calls.append(actions)
+        transition = step(env, actions)
+        if len(calls) < 40:
+            return transition
+        reward = transition.reward.copy()
+        reward[3] = np.nan
+        return transition._replace(reward=reward)
+
+    monkeypatch.setattr(ProbeVectorEnv, "step", broken)
+
+
+def test_a_reward_that_is_none_fails_the_run_and_is_kept(reward_of_nothing, tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "run"
+    assert train(folder, *ARGUMENTS) == 1
+    printed = capfd.readouterr().err
+    assert "error: reward is nan at environment step" in printed
+    assert "episode 3" in printed
+    (dump,) = models(folder).glob("not-finite-*")
+    assert str(dump.relative_to(folder)) in printed
+    batch = load_file(dump / "batch.safetensors")
+    assert batch["reward"][3].isnan().any()
+    assert batch["obs"].isfinite().all()
+    assert json.loads((record(folder, 1) / "run.json").read_text())["status"] == "FAILED"
+    assert steps(folder), "nothing was saved before"
+    whole(folder)
+    monkeypatch.undo()
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
+    assert steps(folder)[-1] > 900
+
+
+def full_disk(monkeypatch, when):
+    """Saving is refused by the disk for as long as ``when()``."""
+    save, tried = MAPPOLearner.save_models, []
+
+    def refusing(learner, path):
+        save(learner, path)
+        tried.append(path)
+        if when(len(tried)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MAPPOLearner, "save_models", refusing)
+    return tried
+
+
+def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, capfd):
+    tried = full_disk(monkeypatch, lambda count: count in (2, 3))
+    assert train(tmp_path / "run", *ARGUMENTS) == 0
+    printed = capfd.readouterr().err
+    assert printed.count("could not be written (No space left on device); those before it are whole") == 2
+    assert len(steps(tmp_path / "run")) == len(tried) - 2
+    assert steps(tmp_path / "run")[-1] > 900
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "COMPLETED"
+
+
+def test_a_full_disk_stops_a_run_that_asks_for_it(tmp_path, monkeypatch, capfd):
+    full_disk(monkeypatch, lambda count: count > 1)
+    assert train(tmp_path / "run", *ARGUMENTS, "on_save_error=stop") == 1
+    assert "error: The checkpoint" in capfd.readouterr().err
+    assert len(steps(tmp_path / "run")) == 1
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "FAILED"
+
+
+def test_a_disk_that_stays_full_costs_no_finished_result(tmp_path, monkeypatch, capfd):
+    full_disk(monkeypatch, lambda count: True)
+    assert train(tmp_path / "run", *ARGUMENTS) == 0
+    assert "test win rate" in capfd.readouterr().out
+    assert steps(tmp_path / "run") == []
+
+
+def test_an_environment_that_gives_up_leaves_a_checkpoint_of_that_moment(tmp_path, monkeypatch):
+    step, calls = ProbeVectorEnv.step, []
+
+    def broken(env, actions):
+        calls.append(actions)
+        if len(calls) == 60:
+            raise RuntimeError("the game is gone")
+        return step(env, actions)
+
+    monkeypatch.setattr(ProbeVectorEnv, "step", broken)
+    with pytest.raises(RuntimeError, match="the game is gone"):
+        train(tmp_path / "run", *ARGUMENTS, "save_model_interval=100000", "test_interval=100000")
+    first, last = steps(tmp_path / "run")
+    assert first < last, "only the checkpoint of the beginning"
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "FAILED"
+
+
+def test_an_update_that_breaks_off_is_not_saved(tmp_path, monkeypatch):
+    update, calls = MAPPOLearner._update_critic, []
+
+    def broken(learner, *given):
+        calls.append(given)
+        if len(calls) == 30:
+            raise RuntimeError("half way")
+        return update(learner, *given)
+
+    monkeypatch.setattr(MAPPOLearner, "_update_critic", broken)
+    with pytest.raises(RuntimeError, match="half way"):
+        train(tmp_path / "run", *ARGUMENTS, "save_model_interval=100000", "test_interval=100000")
+    assert len(steps(tmp_path / "run")) == 1

@@ -1,0 +1,93 @@
+"""Generators that nobody owns, and statistics in the making, are put back as they were."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lolm_plugin.host import progress
+from lolm_plugin.host.bundled.logger import Logger
+from lolm_plugin.host.progress import Progress
+from lolm_plugin.runners.episode_stats import EpisodeStats
+
+
+class OursRunner:
+    def __init__(self, args, logger):
+        self.t_env, self.stats = 40, EpisodeStats(args, logger, 2)
+
+    def state(self):
+        return self.stats.state()
+
+    def load_state(self, state):
+        self.stats.load_state(state)
+
+
+class HostsRunner:
+    """As EPyMARL's own are."""
+
+    def __init__(self, args, logger):
+        self.t_env, self.log_train_stats_t = 40, -1000000
+        self.train_returns, self.train_stats = [], {}
+
+
+def parts(runner, common_reward=True):
+    args = SimpleNamespace(common_reward=common_reward, test_nepisode=2, runner_log_interval=100, n_agents=2)
+    logger = Logger(SimpleNamespace(info=lambda text: None))
+    return SimpleNamespace(runner=runner(args, logger), logger=logger, args=args)
+
+
+def test_generators_go_on_where_they_stood(tmp_path):
+    before = parts(OursRunner)
+    folder = tmp_path / "40"
+    folder.mkdir()
+    progress.save(before, Progress(episode=4), folder)
+    drawn = random.random(), np.random.rand(), torch.rand(3).tolist()
+    assert drawn != (random.random(), np.random.rand(), torch.rand(3).tolist())
+    assert progress.load(parts(OursRunner), folder) == Progress(episode=4)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(3).tolist())
+
+
+@pytest.mark.parametrize("common_reward", [True, False])
+def test_statistics_in_the_making(tmp_path, common_reward):
+    returns = [2.5, 1.0] if common_reward else [np.array([2.5, 1.0]), np.array([1.0, 0.0])]
+    before = parts(OursRunner, common_reward)
+    before.runner.stats.log_train_stats_t = 30
+    infos = [{"battle_won": np.float32(1)}, {"battle_won": 0}]
+    before.runner.stats.record(returns, [3, 4], infos, t_env=40, test_mode=False)
+    folder = tmp_path / "40"
+    folder.mkdir()
+    progress.save(before, Progress(), folder)
+    after = parts(OursRunner, common_reward)
+    progress.load(after, folder)
+    for each in (before, after):
+        assert each.runner.stats.record(returns[:1], [5], [{"battle_won": 1}], t_env=200, test_mode=False)
+    assert after.logger.stats == before.logger.stats
+    assert after.logger.stats["battle_won_mean"] == [(200, pytest.approx(2 / 3))]
+
+
+def test_those_of_the_hosts_own_runners(tmp_path):
+    before = parts(HostsRunner)
+    before.runner.train_returns, before.runner.train_stats = [2.5, np.float32(1)], {"n_episodes": 2, "ep_length": 7}
+    before.runner.log_train_stats_t = 30
+    folder = tmp_path / "40"
+    folder.mkdir()
+    progress.save(before, Progress(), folder)
+    after = parts(HostsRunner)
+    progress.load(after, folder)
+    assert (after.runner.t_env, after.runner.log_train_stats_t) == (40, 30)
+    assert after.runner.train_returns == [2.5, 1.0]
+    assert after.runner.train_stats == {"n_episodes": 2, "ep_length": 7}
+
+
+def test_series_are_logged_again_in_their_order(tmp_path):
+    before = parts(OursRunner)
+    for name, t_env, value in (("loss", 10, 0.5), ("return", 10, 1.0), ("loss", 20, 0.25)):
+        before.logger.log_stat(name, value, t_env)
+    folder = tmp_path / "40"
+    folder.mkdir()
+    progress.save(before, Progress(), folder)
+    after = parts(OursRunner)
+    progress.load(after, folder)
+    assert dict(after.logger.stats) == {"loss": [(10, 0.5), (20, 0.25)], "return": [(10, 1.0)]}

@@ -1,0 +1,247 @@
+"""A run that was killed and resumed is bitwise the one that was not: weights, optimisers, counters, series."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lolm_plugin.host import locate
+from tests.resume.runs import (
+    ROOT,
+    last_checkpoint,
+    line,
+    models,
+    record,
+    series,
+    start,
+    steps,
+    train,
+    wait_for_checkpoints,
+)
+
+CHECKOUT = locate(None)
+HOSTS = {"bundled": "none"} | ({"EPyMARL": str(CHECKOUT)} if CHECKOUT else {})
+RUNS = {
+    "lolm_mappo_tiny": ("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2", "llm.product=torch"),
+    "updet_mappo": ("smax", "2m_vs_1m", "t_max=2500", "lr_decay=True"),
+    "dt2gs_mappo": ("probe", "duel", "t_max=1500", "minibatches=2"),
+    "rnn_mappo": ("smax", "2m_vs_1m", "t_max=2500", "critic_minibatches=2"),
+}
+
+
+def check_equal(found, expected):
+    """Two folders of runs: (folder, number of the Sacred record)."""
+    assert series(*found) == series(*expected)
+    for _, measured in series(*found).items():
+        assert measured[0] == sorted(set(measured[0])), "a step was doubled"
+    (step, tensors, facts), (expected_step, expected_tensors, expected_facts) = map(
+        last_checkpoint, (found[0], expected[0])
+    )
+    assert step == expected_step
+    assert tensors.keys() == expected_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], expected_tensors[name])] == []
+    assert facts == expected_facts
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def host(request):
+    return HOSTS[request.param]
+
+
+@pytest.mark.parametrize("algorithm", RUNS)
+def test_killed_and_resumed(algorithm, host, tmp_path):
+    env, map_name, *updates = RUNS[algorithm]
+    arguments = line(algorithm, env, map_name, *updates, host=host)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    process = start(killed, *arguments)
+    assert train(straight, *arguments) == 0
+    wait_for_checkpoints(killed, process, 2)
+    process.kill()
+    process.communicate()
+    at = steps(killed)[-1]
+    assert at < steps(straight)[-1], "it was not killed in time"
+
+    assert train(killed, "--resume", str(models(killed)), f"--epymarl={host}") == 0
+    check_equal((killed, 2), (straight, 1))
+    assert steps(killed) == steps(straight)
+    resumed = json.loads((record(killed, 2) / "info.json").read_text())["resumed_from"]
+    assert resumed["checkpoint"].endswith(f"/{at}")
+    assert resumed["sacred_run"].endswith(f"{algorithm}/{map_name}/1")
+    assert json.loads((record(killed, 1) / "run.json").read_text())["status"] == "RUNNING"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """(folder, arguments) of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    arguments = line("updet_mappo", "probe", "duel", "t_max=900", "lr_decay=False")
+    assert train(folder, *arguments) == 0
+    return folder, arguments
+
+
+def until(folder, source, step):
+    """A copy of a run as it stood when it had saved at ``step``."""
+    shutil.copytree(source, folder)
+    for later in steps(folder):
+        if later > step:
+            shutil.rmtree(models(folder) / str(later))
+    return folder
+
+
+def test_from_every_checkpoint_and_by_its_sacred_run(straight, tmp_path):
+    source, _ = straight
+    for step in steps(source)[:-1]:
+        folder = until(tmp_path / str(step), source, step)
+        assert train(folder, "--resume", "results/sacred/updet_mappo/duel/1", "--epymarl=none") == 0
+        check_equal((folder, 2), (source, 1))
+
+
+def test_resumed_twice(straight, tmp_path):
+    source, _ = straight
+    first, *_, _ = steps(source)
+    folder = until(tmp_path / "run", source, first)
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none", "with", f"t_max={first + 100}") == 0
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none", "with", "t_max=900") == 0
+    check_equal((folder, 3), (source, 1))
+
+
+def test_a_damaged_checkpoint_costs_its_own_part_alone(straight, tmp_path, capfd):
+    source, _ = straight
+    folder = until(tmp_path / "run", source, steps(source)[-2])
+    newest = models(folder) / str(steps(folder)[-1])
+    (newest / "critic.safetensors").write_bytes(b"")
+    assert train(folder, "--resume", str(models(folder)), "--strict", "--epymarl=none") == 2
+    assert "critic.safetensors has 0 bytes" in capfd.readouterr().err
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
+    assert f"Going back to step {steps(source)[-3]}" in capfd.readouterr().err
+    check_equal((folder, 2), (source, 1))
+
+
+def test_checkpoint_path_goes_on_too_in_a_run_of_its_own(straight, tmp_path):
+    source, arguments = straight
+    folder, step = tmp_path / "run", steps(source)[1]
+    assert train(folder, *arguments, f"checkpoint_path={models(source)}", f"load_step={step}") == 0
+    check_equal((folder, 1), (source, 1))
+    assert steps(folder) == [later for later in steps(source) if later > step]
+
+
+def test_a_checkpoint_of_another_map_is_where_a_run_of_its_own_begins(straight, tmp_path):
+    source, _ = straight
+    arguments = line("updet_mappo", "probe", "retreat", "t_max=1000")
+    assert train(tmp_path / "run", *arguments, f"checkpoint_path={models(source)}") == 0
+    first = min(steps[0] for steps, _ in series(tmp_path / "run", 1).values())
+    assert first > steps(source)[-1], "the other battle's series were taken over"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "nowhere"], "--resume=nowhere is not a folder"),
+        (["--resume", "results"], "has no checkpoint"),
+        (["--resume", "results/sacred/updet_mappo/duel/1", "--config=updet_mappo"], "leave out --config"),
+        (["--resume", "results/sacred/updet_mappo/duel/1", "with", "t_maxx=1"], "did you mean t_max"),
+        (["--resume", "results/sacred/updet_mappo/duel/1", "with", "gamma=5"], "gamma=5"),
+        (["--resume", "results/sacred/updet_mappo/duel/1", "with", "updet.heads=2"], "trained with updet.heads=3"),
+    ],
+)
+def test_refused_with_a_sentence(straight, tmp_path, capfd, arguments, message):
+    source, _ = straight
+    folder = shutil.copytree(source, tmp_path / "run")
+    assert train(folder, *arguments, *(["--epymarl=none"] if "with" not in arguments else [])) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
+    arguments = line("updet_mappo", "probe", "retreat", "t_max=600", "keep_checkpoints=2", "save_model_interval=50")
+    assert train(tmp_path / "run", *arguments) == 0
+    kept = steps(tmp_path / "run")
+    scores = {}
+    for step in kept:
+        facts = json.loads((models(tmp_path / "run") / str(step) / "manifest.json").read_text())["body"]["facts"]
+        scores[step] = facts["score"]
+    assert kept[-1] > 600, "none at the end"
+    assert 2 <= len(kept) <= 3
+    assert any(scores.values()), "the best was not kept"
+
+
+def test_a_run_that_is_over_stays_over(straight, tmp_path):
+    source, _ = straight
+    folder = shutil.copytree(source, tmp_path / "run")
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
+    check_equal((folder, 2), (source, 1))
+
+
+def test_an_interrupted_save_does_not_hide_the_one_before(straight, tmp_path):
+    source, _ = straight
+    folder = until(tmp_path / "run", source, steps(source)[1])
+    (models(folder) / ".writing-9999").mkdir()
+    assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
+    check_equal((folder, 2), (source, 1))
+    assert not list(models(folder).glob(".*"))
+
+
+STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_stopped_by_a_signal_and_resumed(straight, number, tmp_path):
+    source, arguments = straight
+    process = start(tmp_path / "run", *arguments)
+    wait_for_checkpoints(tmp_path / "run", process, 1)
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    assert process.returncode == STOPS[number], printed
+    assert f"{number.name}: this batch is finished and saved" in printed
+    assert "Traceback" not in printed
+    saved = models(tmp_path / "run") / str(steps(tmp_path / "run")[-1])
+    assert f"main.py --epymarl=none --resume '{saved.parent.relative_to(tmp_path / 'run')}'" in printed
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "INTERRUPTED"
+
+    assert train(tmp_path / "run", "--resume", str(saved.parent), "--epymarl=none") == 0
+    check_equal((tmp_path / "run", 2), (source, 1))
+
+
+ENDLESS = """
+import sys, time
+from lolm_plugin import training
+from lolm_plugin.envs.probe import ProbeVectorEnv
+
+step, calls = ProbeVectorEnv.step, []
+
+def stuck(env, actions):
+    calls.append(actions)
+    if len(calls) == 60:
+        print("stuck", flush=True)
+        time.sleep(1000)
+    return step(env, actions)
+
+ProbeVectorEnv.step = stuck
+sys.exit(training.main(sys.argv))
+"""
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    """The first one waits for the end of a batch that never comes."""
+    arguments = line("updet_mappo", "probe", "duel", "t_max=9000")
+    (tmp_path / "run").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, *arguments],
+        cwd=tmp_path / "run",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert any(printed == "stuck\n" for printed in process.stdout)
+    process.send_signal(signal.SIGINT)
+    assert any("SIGINT: this batch is finished" in printed for printed in process.stdout)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert "go on with" in printed, "the checkpoint before is not named"
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "INTERRUPTED"
