@@ -35,6 +35,7 @@ def save(parts: Parts, progress: Progress, folder: Path) -> None:
         "t_env": runner.t_env,
         "progress": asdict(progress),
         "runner": _runner_state(runner),
+        "learner_last_log": getattr(parts.learner, "last_log", None),
         "python": [python[0], list(python[1]), python[2]],
         "numpy": [gauss[0], gauss[1].tolist(), *gauss[2:]],
     }
@@ -54,6 +55,7 @@ def load(parts: Parts, folder: Path) -> Progress:
         return Progress(last_save_t=int(folder.name))
     content = json.loads(file.read_text())
     _load_runner_state(parts.runner, content["runner"])
+    parts.learner.last_log = content["learner_last_log"]
     version, words, gauss = content["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = content["numpy"]

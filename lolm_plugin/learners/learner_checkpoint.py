@@ -17,7 +17,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.observations.units import NAMES
 
-FORMAT = 2  # 1: version 0.1.0, without `last_log`, `mac` and `units`
+FORMAT = 2  # 1: version 0.1.0, without `agent` and `units`
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
 
@@ -33,7 +33,6 @@ def save(learner: Any, path: str) -> None:
         "format": FORMAT,
         "version": __version__,
         "kl_initial": learner.kl.initial,
-        "last_log": learner.last_log,
         "algorithm": learner.args.name,
         "map": _map(learner.args),
         "map_bound": learner.mac.map_bound(),
@@ -62,7 +61,6 @@ def load(learner: Any, path: str) -> None:
         file = f"{path}/{name}.safetensors"
         load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
     learner.kl.initial = facts["kl_initial"]
-    learner.last_log = facts.get("last_log", learner.last_log)
     learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
 

@@ -75,7 +75,7 @@ class EpisodeStats:
         tally.returns.extend(returns)
         tally.sums["ep_length"] += sum(lengths)
         for info in infos:
-            # Environments give numpy's numbers, too, whose sums are rounded otherwise than those read from a checkpoint.
+            # numpy's numbers, which environments give, too, add up otherwise than those read from a checkpoint.
             tally.sums.update({name: float(value) for name, value in info.items()})
 
         if test_mode:

@@ -185,7 +185,10 @@ def test_a_checkpoint_of_another_form_is_refused_by_the_key(build, updated, algo
 def test_a_checkpoint_of_another_algorithm_is_refused(build, updated, tmp_path):
     learner, _ = updated(("updet_mappo", {}))
     learner.save_models(str(tmp_path))
-    with pytest.raises(ConfigError, match="trained with agent=updet but this run has agent=dt2gs"):
+    with pytest.raises(
+        ConfigError,
+        match=r"trained by updet_mappo \(agent=updet\) but this run is dt2gs_mappo \(agent=dt2gs\); set --config=updet_mappo",
+    ):
         build(("dt2gs_mappo", {})).load_models(str(tmp_path))
 
 

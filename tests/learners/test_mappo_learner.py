@@ -26,7 +26,7 @@ def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner,
     learner = new_learner(tiny_args())
     before = tensors(learner)
     learner.train(play(learner.mac), 0, 0)
-    trained = {name for name in before if "lora_" in name or name.startswith(("head.", "critic."))}
+    trained = {name for name in before if "lora_" in name or name.startswith(("head.", "critic.", "value_normaliser."))}
     assert len(trained) < len(before)
     assert differing(before, tensors(learner)) == trained
 
@@ -73,6 +73,7 @@ def test_the_ratio_tells_when_another_policy_played(new_learner, tiny_args, play
     batch = play(learner.mac)
     with torch.no_grad():
         learner.mac.agent.head.base += torch.randn_like(learner.mac.agent.head.base)
+    learner.mac.ratio_tolerance = lambda: float("inf")  # such a batch is refused else: tests/learners/test_guards.py
     learner.train(batch, 0, 0)
     assert abs(learner.logger.logged["ratio_epoch0"][0] - 1) > 0.1
 
@@ -183,8 +184,9 @@ def test_learning_rates_fall_to_0_at_t_max_if_asked(updated):
     learner, batch = updated({"lr_decay": True, "t_max": 100, **rates}, t_env=75)
     assert [group["lr"] for group in learner._groups()] == [0.001, 0.0005, 0.002]
     before = tensors(learner)
+    learner.mac.ratio_tolerance = lambda: float("inf")  # this batch was learned from before
     learner.train(batch, 100, 1)
-    assert differing(before, tensors(learner)) == set()
+    assert {name.split(".")[0] for name in differing(before, tensors(learner))} <= {"value_normaliser"}
 
 
 def test_learning_rates_stay_otherwise(updated):
@@ -231,7 +233,7 @@ def test_a_batch_without_any_decision_trains_the_critic_alone(new_learner, tiny_
     learner.train(batch, 0, 0)
     changed = differing(before, tensors(learner))
     assert changed
-    assert all(name.startswith("critic.") for name in changed)
+    assert all(name.startswith(("critic.", "value_normaliser.")) for name in changed)
 
 
 def test_a_critic_of_the_host_is_refused_with_those_that_fit_any_map(new_learner, tiny_args):

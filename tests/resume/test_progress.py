@@ -35,7 +35,8 @@ class HostsRunner:
 def parts(runner, common_reward=True):
     args = SimpleNamespace(common_reward=common_reward, test_nepisode=2, runner_log_interval=100, n_agents=2)
     logger = Logger(SimpleNamespace(info=lambda text: None))
-    return SimpleNamespace(runner=runner(args, logger), logger=logger, args=args)
+    learner = SimpleNamespace(last_log=30)
+    return SimpleNamespace(runner=runner(args, logger), logger=logger, learner=learner, args=args)
 
 
 def test_generators_go_on_where_they_stood(tmp_path):
