@@ -185,10 +185,8 @@ def test_a_checkpoint_of_another_form_is_refused_by_the_key(build, updated, algo
 def test_a_checkpoint_of_another_algorithm_is_refused(build, updated, tmp_path):
     learner, _ = updated(("updet_mappo", {}))
     learner.save_models(str(tmp_path))
-    with pytest.raises(
-        ConfigError,
-        match=r"trained by updet_mappo \(agent=updet\) but this run is dt2gs_mappo \(agent=dt2gs\); set --config=updet_mappo",
-    ):
+    sentence = r"trained by updet_mappo \(agent=updet\) but this run is dt2gs_mappo .*set --config=updet_mappo"
+    with pytest.raises(ConfigError, match=sentence):
         build(("dt2gs_mappo", {})).load_models(str(tmp_path))
 
 
