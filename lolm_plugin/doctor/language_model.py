@@ -120,13 +120,12 @@ def measure(config: Mapping[str, Any], device: str) -> LanguageModel:
         model = sources.resolve(llm["model"]).load_model(llm["num_layers"], dtype, pretrained=False, seed=0)
         parameters, linear, once = count(model), _linear(model), _once(model)
         layers = model.config.num_hidden_layers
-        adapted, adapter, inputs = layers, 0, 0
+        adapted, adapter, inputs = layers, 0, (0, 0)
         if not every_weight:
             adapted -= first_layer(model, lora["layers"])
             peft = with_lora(model, lora, llm["model"])
-            downs = [weight for name, weight in peft.named_parameters() if "lora_A" in name]
             adapter = count(peft) - parameters
-            inputs = sum(weight.shape[1] for weight in downs) // adapted
+            inputs = _adapter_inputs(peft, adapted)
         head = count(AttentionActionHead(model.config.hidden_size, config["head"]["init_std"]))
     layer = _layer(model, inputs)
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
@@ -163,7 +162,14 @@ def _once(model: PreTrainedModel) -> int:
     return sum(_linear(layer.mlp) for layer in last if {name for name, _ in layer.named_children()} == PRE_NORM)
 
 
-def _layer(model: PreTrainedModel, adapter_inputs: int) -> Layer:
+def _adapter_inputs(model: nn.Module, layers: int) -> tuple[int, int]:
+    """What the adapters of one of ``layers`` read, in numbers a token: those of attention, and the others."""
+    inputs = [(weight.shape[1], "attn" in name) for name, weight in model.named_parameters() if "lora_A" in name]
+    attention = sum(width for width, attends in inputs if attends)
+    return attention // layers, (sum(width for width, _ in inputs) - attention) // layers
+
+
+def _layer(model: PreTrainedModel, adapted: tuple[int, int]) -> Layer:
     config = model.config
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -172,6 +178,6 @@ def _layer(model: PreTrainedModel, adapter_inputs: int) -> Layer:
         queries=heads * width,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
         inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        adapter_inputs=adapter_inputs,
         normed_heads=any(name.endswith("q_norm") for name, _ in model.named_modules()),
+        adapted=adapted,
     )

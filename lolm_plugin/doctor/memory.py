@@ -12,16 +12,17 @@ PROGRAM = 0.6 * 2**30  # bytes that Python, PyTorch and transformers take themse
 class Layer:
     """The widths of a decoder layer, in numbers a token.
 
-    ``queries`` and ``keys``: heads times their width. ``inner``: the feed-forward layer. ``adapter_inputs``: what all
-    linear layers with an adapter read, added up. ``normed_heads``: queries and keys are normalised, as in Qwen3.
+    ``queries`` and ``keys``: heads times their width. ``inner``: the feed-forward layer. ``normed_heads``: queries and
+    keys are normalised, as in Qwen3. ``adapted``: what the linear layers with an adapter read, added up, in attention
+    and in the feed-forward layer.
     """
 
     hidden: int
     queries: int
     keys: int
     inner: int
-    adapter_inputs: int
     normed_heads: bool = False
+    adapted: tuple[int, int] = (0, 0)
 
 
 def frozen_bytes(linear: int, others: int, size: int, quantization: str = "none") -> float:
@@ -34,31 +35,40 @@ def trained_bytes(parameters: int, size: int = FLOAT32) -> int:
     return ADAM * size * parameters
 
 
-def layer_bytes(layer: Layer, size: int) -> int:
-    """Bytes a token that a layer keeps until its backward pass, in numbers of ``size`` bytes."""
-    # What autograd finds there: input and result of two norms (4 hidden); queries, what attention makes of them and
-    # that once more in the order in which the output layer reads it (3 queries); keys and values (2 keys); gate, its
-    # activation, up and the product of both (4 inner); queries and keys before their norms. Frozen weights need no
-    # more, and LoRA's down-projections read what is there already.
-    numbers = 4 * layer.hidden + 3 * layer.queries + 2 * layer.keys + 4 * layer.inner
-    normed = 2 * layer.hidden
-    if layer.normed_heads:
-        numbers += layer.queries + layer.keys
-        normed += layer.queries + layer.keys
-    # Norms compute in float32 whatever they are given, and LoRA's weights, which are float32, ask for copies in it.
-    wider = normed * (FLOAT32 - size) + layer.adapter_inputs * FLOAT32 if size < FLOAT32 else 0
-    return numbers * size + wider
+def attention_bytes(layer: Layer, size: int) -> int:
+    """Bytes a token that the attention of a layer keeps until its backward pass, in numbers of ``size`` bytes."""
+    # What autograd finds there: what the norm read, and what the linear layers did; queries, keys, values and what
+    # attention made of them. Queries and keys before their own norms. Frozen weights need no more.
+    normed = layer.hidden + (layer.queries + layer.keys) * layer.normed_heads
+    between = 2 * layer.queries + 2 * layer.keys
+    return _kept(normed, between, layer.hidden + layer.queries, layer.adapted[0], size)
 
 
-def activation_bytes(layer: Layer, adapted: int, tokens: int, size: int, recompute: bool) -> int:
-    """Of ``tokens`` read at once with gradient, ``adapted`` layers of which learn.
+def feed_forward_bytes(layer: Layer, size: int) -> int:
+    """The same of its feed-forward layer: gate, its activation, up, and what norm and linear layers read."""
+    return _kept(layer.hidden, 3 * layer.inner, layer.hidden + layer.inner, layer.adapted[1], size)
 
-    Layers below the adapter keep nothing. One layer more is for the gradients on their way down. With ``recompute``
-    all layers but the one at work keep their input alone.
+
+def _kept(normed: int, between: int, read: int, adapted: int, size: int) -> int:
+    # Norms compute in float32 whatever they are given. LoRA's weights are float32, too: where the others are not, each
+    # adapter keeps a copy of its own, and none of what its layer read otherwise.
+    copies = adapted * FLOAT32 if adapted and size < FLOAT32 else read * size
+    return normed * FLOAT32 + between * size + copies
+
+
+def activation_bytes(layer: Layer, learning: int, tokens: int, size: int, recompute: bool, short_last: bool) -> int:
+    """Of ``tokens`` read at once with gradient, the top ``learning`` layers of which learn; those below keep nothing.
+
+    ``short_last``: the last layer's feed-forward layer runs for one token of each prompt. With ``recompute`` all layers
+    but the one at work keep their input alone.
     """
-    whole = layer_bytes(layer, size)
-    each = layer.hidden * size if recompute else whole
-    return tokens * ((adapted - 1) * each + 2 * whole)
+    attention = attention_bytes(layer, size)
+    whole = attention + feed_forward_bytes(layer, size)
+    below = (learning - 1) * (layer.hidden * size if recompute else whole)
+    # Gradients on their way down are about as large as what attention keeps (seen with SmolLM2, to 2 %). Most is kept
+    # when they set out, or, recomputed, wherever a whole layer is.
+    at_work = attention if short_last and not (recompute and learning > 1) else whole
+    return tokens * (below + at_work + attention)
 
 
 def trunk_bytes(hidden: int, tokens: float, size: int, limit_gb: float) -> float:

@@ -24,7 +24,8 @@ def of_language_model(config: Mapping[str, Any], run: Plan, reading: Reading, cr
     """The parts of a run with a language model."""
     llm, model = config["llm"], reading.model
     width, size = model.layer.hidden, model.dtype.itemsize
-    kept = memory.activation_bytes(model.layer, model.adapted, reading.at_once, size, llm["recompute"])
+    short_last = model.once > 0
+    kept = memory.activation_bytes(model.layer, model.adapted, reading.at_once, size, llm["recompute"], short_last)
     layers = words.several(model.adapted, "layer")
     shares = _weights(model, networks.count(critic), llm["quantization"])
     # Policy and critic learn one after the other, so that the larger of both counts.

@@ -217,6 +217,8 @@ from lolm_plugin.checkpoints import store
 from tests.checkpoints.test_store import fill, value
 
 folder, generator, step = Path(sys.argv[1]), random.Random(2), 0
+completed = folder.with_name("completed")
+completed.write_text("0")
 for kill in range(50):
     child = os.fork()
     if child == 0:  # saves without a pause; every other step comes a second time, as in a run that was resumed
@@ -224,13 +226,16 @@ for kill in range(50):
             for next_step in itertools.count(step + 1):
                 for _ in range(1 + next_step % 2):
                     opened.save(next_step, fill(next_step), {"value": next_step, "score": [next_step % 7]})
+                completed.write_text(str(next_step))
     time.sleep(generator.uniform(0.02, 0.1))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     unfinished = len(list(folder.glob(".writing-*")))
     if store.steps(folder):
+        damaged = [at for at in store.steps(folder) if store._problem(folder / str(at))]
         found = store.find(folder)
-        assert value(found) >= step, (kill, found)
+        assert value(found) >= int(completed.read_text()), (kill, found)
+        assert not damaged, (kill, damaged)
         step = found.step
     print("loaded", step, "unfinished", unfinished)
 """

@@ -25,7 +25,7 @@ from lolm_plugin.observations import build_layouts, sc2_maps
 from tests.llm.settings import LLM, LORA
 
 GIB = 2**30
-NARROW = memory.Layer(hidden=10, queries=6, keys=4, inner=20, adapter_inputs=86)
+NARROW = memory.Layer(hidden=10, queries=6, keys=4, inner=20)
 
 
 # The size of a run
@@ -107,7 +107,7 @@ def test_what_an_update_costs_in_forward_passes(changes, forwards):
 
 
 def small_reading(**changes):
-    model = LanguageModel(1000, 800, 100, 10, 5, 2, 2, memory.Layer(8, 8, 4, 16, 0), torch.float32)
+    model = LanguageModel(1000, 800, 100, 10, 5, 2, 2, memory.Layer(8, 8, 4, 16), torch.float32)
     return Reading(
         **{
             **{"model": model, "lengths": PromptLengths(4, 10.0, 20), "decision": 10.0},
@@ -143,24 +143,37 @@ def test_what_learning_asks_follows_the_configuration(tiny_args):
 
 
 @pytest.mark.parametrize(
-    ("normed_heads", "size", "of_token"),
+    ("changes", "size", "attention", "feed_forward"),
     [
-        (False, 4, 4 * (4 * 10 + 3 * 6 + 2 * 4 + 4 * 20)),
-        (True, 4, 4 * (146 + 6 + 4)),
-        # In two bytes, but what two norms read and what the adapter reads in four.
-        (False, 2, 2 * 146 + 2 * 20 + 4 * 86),
-        (True, 2, 2 * 156 + 2 * 30 + 4 * 86),
+        # Two norms and the linear layers read 10, 10 and 6, 10, 10 and 20; queries and their result 6, keys, values 4.
+        ({}, 4, 4 * (10 + 10 + 6 + 2 * 6 + 2 * 4), 4 * (10 + 10 + 20 + 3 * 20)),
+        ({"normed_heads": True}, 4, 4 * (46 + 6 + 4), 4 * 100),
+        # In two bytes, but norms read in four.
+        ({}, 2, 4 * 10 + 2 * (10 + 6 + 2 * 6 + 2 * 4), 4 * 10 + 2 * (10 + 20 + 3 * 20)),
+        # So do adapters, each for itself.
+        ({"adapted": (36, 40)}, 2, 4 * 10 + 4 * 36 + 2 * (2 * 6 + 2 * 4), 4 * 10 + 4 * 40 + 2 * 3 * 20),
+        ({"adapted": (36, 40)}, 4, 4 * 46, 4 * 100),
     ],
 )
-def test_what_a_layer_keeps(normed_heads, size, of_token):
-    layer = memory.Layer(**{**vars(NARROW), "normed_heads": normed_heads})
-    assert memory.layer_bytes(layer, size) == of_token
+def test_what_a_layer_keeps(changes, size, attention, feed_forward):
+    layer = memory.Layer(**{**vars(NARROW), **changes})
+    assert memory.attention_bytes(layer, size) == attention
+    assert memory.feed_forward_bytes(layer, size) == feed_forward
 
 
-def test_what_a_pass_keeps():
-    whole = memory.layer_bytes(NARROW, 4)
-    assert memory.activation_bytes(NARROW, 3, 100, 4, recompute=False) == 100 * 4 * whole
-    assert memory.activation_bytes(NARROW, 3, 100, 4, recompute=True) == 100 * (2 * 10 * 4 + 2 * whole)
+@pytest.mark.parametrize(
+    ("learning", "recompute", "short_last", "layers"),
+    [
+        (3, False, False, 2 * (184 + 400) + (184 + 400)),
+        (3, False, True, 2 * (184 + 400) + 184),
+        (1, False, True, 184),
+        (3, True, True, 2 * 4 * 10 + (184 + 400)),
+        (1, True, True, 184),
+    ],
+)
+def test_what_a_pass_keeps(learning, recompute, short_last, layers):
+    # And gradients, as large as what attention keeps.
+    assert memory.activation_bytes(NARROW, learning, 100, 4, recompute, short_last) == 100 * (layers + 184)
 
 
 def test_weights_and_states():
@@ -196,11 +209,12 @@ def test_the_formula_of_a_layer_is_what_autograd_keeps(model, layers, dtype, tin
     counted = language_model.measure({**vars(tiny_args()), "llm": llm, "lora": lora}, "cpu")
     rows = backbone.rows([], [[5] * 60] * 50)
     kept = networks.kept_bytes(backbone, lambda: backbone.read(rows))
-    size = counted.dtype.itemsize
-    # The last layer's feed-forward layer runs for one token a row.
-    inner = 4 * counted.layer.inner * size
-    expected = 60 * 50 * (counted.adapted * memory.layer_bytes(counted.layer, size) - inner)
-    assert kept == pytest.approx(expected, rel=0.2)
+    layer, size = counted.layer, counted.dtype.itemsize
+    attention, feed_forward = memory.attention_bytes(layer, size), memory.feed_forward_bytes(layer, size)
+    # The last layer's feed-forward layer runs for one token a row, and the first norm that learns has no gradient.
+    expected = counted.adapted * attention + (counted.adapted - 1) * feed_forward - 4 * layer.hidden
+    expected += 2 * 16 * size  # the rotation of a head of 16 numbers, once for all layers
+    assert kept / (60 * 50) == pytest.approx(expected, rel=0.1)
 
 
 def test_what_a_small_network_keeps_grows_with_what_it_reads_at_once(tiny_args):

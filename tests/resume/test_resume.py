@@ -93,11 +93,18 @@ def until(folder, source, step):
     return folder
 
 
-def test_from_every_checkpoint_and_by_its_sacred_run(straight, tmp_path):
-    source, _ = straight
-    for step in steps(source)[:-1]:
+@pytest.mark.parametrize("algorithm", ["updet_mappo", "lolm_mappo_tiny"])
+def test_from_every_checkpoint_and_by_its_sacred_run(algorithm, tmp_path):
+    source = tmp_path / "straight"
+    settings = (
+        "t_max=500",
+        "save_model_interval=1",
+        *(["llm.product=torch"] if algorithm == "lolm_mappo_tiny" else []),
+    )
+    assert train(source, *line(algorithm, "probe", "duel", *settings)) == 0
+    for step in steps(source)[:-1:2]:  # with a test before it and without
         folder = until(tmp_path / str(step), source, step)
-        assert train(folder, "--resume", "results/sacred/updet_mappo/duel/1", "--epymarl=none") == 0
+        assert train(folder, "--resume", f"results/sacred/{algorithm}/duel/1", "--epymarl=none") == 0
         check_equal((folder, 2), (source, 1))
 
 
@@ -118,6 +125,7 @@ def test_a_damaged_checkpoint_costs_its_own_part_alone(straight, tmp_path, capfd
     assert train(folder, "--resume", str(models(folder)), "--strict", "--epymarl=none") == 2
     assert "critic.safetensors has 0 bytes" in capfd.readouterr().err
     assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
     assert f"Going back to step {steps(source)[-3]}" in capfd.readouterr().err
     check_equal((folder, 2), (source, 1))
 
@@ -185,16 +193,28 @@ def test_an_interrupted_save_does_not_hide_the_one_before(straight, tmp_path):
     assert not list(models(folder).glob(".*"))
 
 
+def wait_for_line(process, text):
+    """What is printed up to a line with ``text``."""
+    printed = ""
+    for each in process.stdout:
+        printed += each
+        if text in each:
+            return printed
+    raise AssertionError(printed)
+
+
 STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @pytest.mark.parametrize("number", STOPS)
 def test_stopped_by_a_signal_and_resumed(straight, number, tmp_path):
     source, arguments = straight
-    process = start(tmp_path / "run", *arguments)
-    wait_for_checkpoints(tmp_path / "run", process, 1)
+    process = start(tmp_path / "run", *arguments, "save_model_interval=100000")
+    printed = wait_for_line(process, "Recent Stats") + wait_for_line(process, "Recent Stats")
+    between = steps(tmp_path / "run")
     process.send_signal(number)
-    printed, _ = process.communicate()
+    printed += process.communicate()[0]
+    assert steps(tmp_path / "run")[-1] > between[-1], "it did not save"
     assert process.returncode == STOPS[number], printed
     assert f"{number.name}: this batch is finished and saved" in printed
     assert "Traceback" not in printed
@@ -237,9 +257,9 @@ def test_a_second_signal_stops_at_once(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert any(printed == "stuck\n" for printed in process.stdout)
+    wait_for_line(process, "stuck")
     process.send_signal(signal.SIGINT)
-    assert any("SIGINT: this batch is finished" in printed for printed in process.stdout)
+    wait_for_line(process, "SIGINT: this batch is finished")
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
