@@ -173,8 +173,8 @@ class Controller:
                 if (smaller := self.use_less_memory()) is None:
                     raise ConfigError(
                         f"The memory does not hold the smallest part of a batch ({str(error).splitlines()[0]}); set "
-                        f"{self.MEMORY_KEYS}, or batch_size_run to less; `lolm doctor --config=... --env-config=...` says "
-                        "what a run needs."
+                        f"{self.MEMORY_KEYS}, or batch_size_run to less; `lolm doctor --config=... "
+                        "--env-config=...` says what a run needs."
                     ) from error
             # Out here nothing refers to what the failed try has allocated.
             if torch.cuda.is_available():
