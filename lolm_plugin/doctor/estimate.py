@@ -6,6 +6,11 @@ A "forward pass" is one of the whole language model for one token. Where it says
 
 from dataclasses import dataclass
 
+# Share of a language model's time that its matrix products take, seen with SmolLM2 on a CPU for playing and learning
+# alike; softmax, norms and copies take the rest (``docs/performance.md``).
+PRODUCTS = 0.6
+NARROW = 256  # models of a smaller hidden width spend most of their time elsewhere
+
 
 def typical_length(limit: int) -> int:
     """Environment steps of a battle that may last ``limit``: half of them, rounded up."""

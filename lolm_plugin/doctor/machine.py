@@ -1,7 +1,10 @@
 """What this machine has for a run: free memory, and how fast it multiplies matrices."""
 
+import math
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,27 +47,44 @@ def main_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Room | None:
     return Room(min(free, max(0, limit - used)), min(total, limit))
 
 
-def product_rate(rows: int, inputs: int, outputs: int, dtype: "torch.dtype", device: str, threads: int) -> float:
+def libraries(product: str, dtype: "torch.dtype", device: str) -> tuple[str, ...]:
+    """What ``llm.product`` lets a run multiply by: names of ``llm.products.PRODUCTS``."""
+    import torch
+
+    if device != "cpu" or dtype != torch.float32:
+        return ("torch",)
+    return ("torch", "onednn") if product == "auto" else (product,)
+
+
+def takes_onednn(product: str, dtype: "torch.dtype", device: str) -> bool:
+    """Whether a run multiplies by oneDNN, or might, where that has not been tried on this machine."""
+    choice = libraries(product, dtype, device)
+    tried = tuning.known().get("speedup by onednn", math.inf)
+    return "onednn" in choice and (len(choice) == 1 or tried > tuning.MARGIN)
+
+
+def product_rate(shape: tuple[int, int, int], dtype: "torch.dtype", device: str, product: str, threads: int) -> float:
     """Floating-point operations a second of a matrix product, measured now for about half a second.
 
-    x [rows, inputs] times a weight [outputs, inputs], on a CPU by the faster of the two libraries that a run chooses
-    from. Nothing is remembered.
+    ``shape`` is (rows, inputs, outputs): x [rows, inputs] times a weight [outputs, inputs], by the faster of the
+    libraries that ``llm.product`` allows. Nothing is remembered.
     """
     import torch
-    from torch.nn.functional import linear
 
-    from lolm_plugin.llm.products import onednn
+    from lolm_plugin.llm.products import PRODUCTS
 
+    rows, inputs, outputs = shape
     x = torch.randn(rows, inputs, device=device).to(dtype)
     weight = torch.randn(outputs, inputs, device=device).to(dtype)
-    ways: list[Callable[[], object]] = [lambda: linear(x, weight)]
-    if device == "cpu" and dtype == torch.float32:
-        ways.append(lambda: onednn(x, weight, None))
+    choice = libraries(product, dtype, device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.no_grad():
-            products = max(_times_a_second(way, device, SECONDS / len(ways)) for way in ways)
+            products = max(
+                _times_a_second(partial(PRODUCTS[name], x, weight, None), device, SECONDS / len(choice))
+                for name in choice
+            )
     finally:
         torch.set_num_threads(before)
     return products * 2 * rows * inputs * outputs
@@ -97,8 +117,6 @@ def _times_a_second(call: Callable[[], object], device: str, seconds: float) -> 
 
 def _physical() -> Room | None:
     """Where there is no /proc; what of it is free is not told, so all of it is taken for free."""
-    import os
-
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

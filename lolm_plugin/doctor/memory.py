@@ -6,6 +6,9 @@ FLOAT32 = 4  # bytes
 ADAM = 4  # numbers for each that is trained: itself, its gradient and Adam's two means
 QUANTISED = {"8bit": 1.0, "4bit": 0.53}  # bytes of a frozen weight; 4 bits come with scales, quantised in turn
 PROGRAM = 0.6 * 2**30  # bytes that Python, PyTorch and transformers take themselves
+# Bytes that oneDNN takes for compiled products, one for each of up to 1024 shapes, and that it keeps the C library from
+# giving back in between. As seen with SmolLM2 after some updates: packs of prompts come in as many shapes.
+ONEDNN = 1.5 * 2**30
 
 
 @dataclass(frozen=True)

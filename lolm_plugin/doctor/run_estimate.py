@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lolm_plugin import config_check
-from lolm_plugin.doctor import language_model, machine, memory, networks, run_memory, run_time, words
+from lolm_plugin.doctor import estimate, language_model, machine, memory, networks, run_memory, run_time, words
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.plan import Plan, configuration, plan
 
@@ -37,9 +37,9 @@ def _language_model(config: Mapping[str, Any], run: Plan, device: str) -> Iterat
         True,
         "prompts",
         f"{words.several(lengths.prefix, 'token')} that all share, then {lengths.mean:.0f} on average and at most "
-        f"{lengths.longest}, counted on made-up observations",
+        f"{lengths.longest}, counted on made-up observations, which show somewhat more than battles do",
     )
-    shares = run_memory.of_language_model(config, run, reading, critic)
+    shares = run_memory.of_language_model(config, run, reading, critic, device)
     yield from _memory(shares, device, run_memory.less_for_language_model(config, reading, device))
     yield _time(run_time.seconds(config, run, reading, device))
 
@@ -85,9 +85,11 @@ def _memory(shares: Sequence[run_memory.Share], device: str, less: Sequence[str]
 def _time(found: run_time.Seconds) -> Finding:
     total, learning = words.duration(found.play + found.learn), words.duration(found.learn)
     busy = ", while other work takes the cores" if found.busy else ""
-    return Finding(
-        True,
-        "time",
-        f"about {total}, of which {learning} to learn, at {found.rate / 1e9:,.0f} GFLOP/s of matrix products, measured "
-        f"now on {found.where}{busy}; an estimate within a factor of about 2, without the environment's own time",
-    )
+    rate = f"{found.rate / 1e9:,.0f} GFLOP/s of matrix products, measured now on {found.where}{busy}"
+    if found.least:
+        text = f"at least {total}, at {rate}; so narrow a model takes several times that, and the environment its own"
+    else:
+        share = f"products taken to be {estimate.PRODUCTS:.0%} of it"
+        error = "an estimate within a factor of about 2, without the environment's own time"
+        text = f"about {total}, of which {learning} to learn, at {rate}, {share}; {error}"
+    return Finding(True, "time", text)

@@ -1,9 +1,9 @@
 """What fills the memory of a run, part by part, and what would make it less."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lolm_plugin.doctor import memory, networks, words
+from lolm_plugin.doctor import machine, memory, networks, words
 from lolm_plugin.doctor.language_model import LanguageModel, Reading
 from lolm_plugin.doctor.plan import Plan
 from lolm_plugin.modules.agents.policy import Policy
@@ -20,7 +20,9 @@ class Share(NamedTuple):
     how: str
 
 
-def of_language_model(config: Mapping[str, Any], run: Plan, reading: Reading, critic: Critic) -> list[Share]:
+def of_language_model(
+    config: Mapping[str, Any], run: Plan, reading: Reading, critic: Critic, device: str
+) -> list[Share]:
     """The parts of a run with a language model."""
     llm, model = config["llm"], reading.model
     width, size = model.layer.hidden, model.dtype.itemsize
@@ -31,6 +33,12 @@ def of_language_model(config: Mapping[str, Any], run: Plan, reading: Reading, cr
     # Policy and critic learn one after the other, so that the larger of both counts.
     most = max(kept, _critic_activations(config, run, critic))
     shares.append(Share("activations", most, f"{reading.at_once:,} tokens at once through {layers}"))
+    if device == "cpu":  # a GPU's memory is PyTorch's own to manage
+        shares.append(Share("what was freed", most, "as much again, which the C library keeps"))
+    if machine.takes_onednn(llm["product"], model.dtype, device):
+        shares.append(
+            Share("oneDNN", memory.ONEDNN, "at most, for products of many shapes; none with llm.product=torch")
+        )
     if model.adapted < model.layers:
         below = memory.trunk_bytes(width, reading.batch, size, llm["trunk_cache_gb"])
         shares.append(Share("states below the adapter", below, f"llm.trunk_cache_gb={llm['trunk_cache_gb']:g} at most"))
@@ -59,7 +67,10 @@ def less_for_language_model(config: Mapping[str, Any], reading: Reading, device:
         ways.append(f"lower lora.layers ({model.adapted} now)")
     if device == "cuda" and model.adapter and llm["quantization"] != "4bit":
         ways.append(f"set llm.quantization={'8bit' if llm['quantization'] == 'none' else '4bit'}")
-    return ways + _fewer_battles(config)
+    ways += _fewer_battles(config)
+    if machine.takes_onednn(llm["product"], model.dtype, device):
+        ways.append("set llm.product=torch, which may be slower")
+    return ways
 
 
 def less_for_network(config: Mapping[str, Any]) -> list[str]:
@@ -105,6 +116,6 @@ def _battles(config: Mapping[str, Any], run: Plan) -> Share:
     return Share("stored battles", COPIES * size, f"{run.battles} for the runner and as many for the learner")
 
 
-def _fewer_battles(config: Mapping[str, Any]) -> Sequence[str]:
+def _fewer_battles(config: Mapping[str, Any]) -> list[str]:
     battles = config["batch_size_run"]
     return [f"lower batch_size_run ({battles} now) with batch_size and buffer_size"] if battles > 1 else []

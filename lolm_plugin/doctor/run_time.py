@@ -1,4 +1,4 @@
-"""How long the matrix products of a run with a language model take on this machine."""
+"""How long a run with a language model takes on this machine."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,13 +12,17 @@ ROWS = 4096  # of the matrix product that is timed, at most
 
 
 class Seconds(NamedTuple):
-    """Seconds to ``play`` and to ``learn``, and the ``rate`` in operations a second, as measured ``where``."""
+    """Seconds to ``play`` and to ``learn``, and the ``rate`` in operations a second, as measured ``where``.
+
+    ``busy``: other work took the cores. ``least``: a run takes longer, as its products are too small to count.
+    """
 
     play: float
     learn: float
     rate: float
     where: str
-    busy: bool  # whether other work took the cores
+    busy: bool
+    least: bool
 
 
 def seconds(config: Mapping[str, Any], run: Plan, reading: Reading, device: str) -> Seconds:
@@ -26,7 +30,7 @@ def seconds(config: Mapping[str, Any], run: Plan, reading: Reading, device: str)
     model, lengths = reading.model, reading.lengths
     threads = machine.threads(config["torch_threads"], "language models")
     shape = (min(reading.at_once, ROWS), model.layer.hidden, model.layer.inner)
-    rate = machine.product_rate(*shape, model.dtype, device, threads)
+    rate = machine.product_rate(shape, model.dtype, device, config["llm"]["product"], threads)
     # The last layer's feed-forward layer runs for one token of a prompt, which is next to nothing.
     of_token = estimate.token_operations(
         model.linear - model.once, model.layers, model.layer.queries, lengths.prefix + lengths.mean / 2
@@ -35,7 +39,9 @@ def seconds(config: Mapping[str, Any], run: Plan, reading: Reading, device: str)
     play = (run.steps + run.test_steps) * of_step
     learn = run.steps * of_step * learning(config, run, reading).forwards()
     where = "the GPU" if device == "cuda" else words.several(threads, "thread")
-    return Seconds(play / rate, learn / rate, rate, where, device == "cpu" and tuning.busy())
+    least, busy = model.layer.hidden < estimate.NARROW, device == "cpu" and tuning.busy()
+    engine = rate * (1.0 if least else estimate.PRODUCTS)
+    return Seconds(play / engine, learn / engine, rate, where, busy, least)
 
 
 def learning(config: Mapping[str, Any], run: Plan, reading: Reading) -> estimate.Learning:

@@ -14,8 +14,8 @@ def memory(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.4 h`` or ``5.0 days``."""
-    for unit, name, digits in ((86400, "days", 1), (3600, "h", 1), (60, "min", 0)):
+    """``40 s``, ``12 min``, ``3.4 h``, ``5.0 days`` or ``2.5 years``."""
+    for unit, name, digits in ((31557600, "years", 1), (86400, "days", 1), (3600, "h", 1), (60, "min", 0)):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.{digits}f} {name}"
     return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"

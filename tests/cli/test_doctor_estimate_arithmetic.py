@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin import registry
+from lolm_plugin import registry, tuning
 from lolm_plugin.doctor import (
     episode_limits,
     estimate,
@@ -20,6 +20,7 @@ from lolm_plugin.doctor.plan import Plan
 from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.host.bundled.transforms import OneHot
+from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.observations import build_layouts, sc2_maps
 from tests.llm.settings import LLM, LORA
@@ -121,14 +122,17 @@ def small_run():
     return Plan(None, 4, True, length=2, decisions=1.0, battles=5, updates=3, tests=1, test_battles=2)
 
 
-def test_the_time_of_a_run(monkeypatch, tiny_args):
+@pytest.mark.parametrize(("narrow", "rate"), [(8, 1000 * 0.6), (9, 1000)])  # the model is 8 wide
+def test_the_time_of_a_run(narrow, rate, monkeypatch, tiny_args):
     monkeypatch.setattr(machine, "product_rate", lambda *shape: 1000.0)
+    monkeypatch.setattr(estimate, "NARROW", narrow)
     config = vars(tiny_args({"kl.enabled": False, "epochs": 1, "t_max": 10}))
     found = run_time.seconds(config, small_run(), small_reading(), "cpu")
     of_token = 2 * (800 - 100) + 4 * 2 * 8 * (4 + 5)
     # 3 updates of 5 battles of 2 steps, and a test of 2 such battles; a decision a step, 10 tokens each.
-    assert found.play == pytest.approx((30 + 4) * 10 * of_token / 1000)
-    assert found.learn == pytest.approx(30 * 10 * of_token * 2 / 1000)
+    assert found.play == pytest.approx((30 + 4) * 10 * of_token / rate)
+    assert found.learn == pytest.approx(30 * 10 * of_token * 2 / rate)
+    assert found.least == (narrow == 9)
 
 
 def test_what_learning_asks_follows_the_configuration(tiny_args):
@@ -242,6 +246,32 @@ def test_memory_that_is_kept_is_counted_once_and_without_parameters():
     assert with_copy == x.nbytes
 
 
+def test_the_parts_of_memory_are_those_of_the_device(tiny_args):
+    config = vars(tiny_args({"llm.product": "onednn", "lora.layers": 1, "llm.token_budget": 500}))
+    layouts = build_layouts(config["env"], config["env_args"], 2, config["n_actions"], config["layout"])
+    run = Plan(layouts, 60, True, 30, 1.5, battles=8, updates=1, tests=1, test_battles=8)
+    critic = networks.build_critic(layouts, config)
+
+    def parts(device):
+        reading = language_model.reading(config, run, device)
+        shares = run_memory.of_language_model(config, run, reading, critic, device)
+        return reading, {share.what: share.size for share in shares}
+
+    reading, on_cpu = parts("cpu")
+    layer, trained = reading.model.layer, reading.model.trained + networks.count(critic)
+    assert on_cpu["frozen weights"] == 4 * reading.model.parameters
+    assert on_cpu["LoRA, head and critic"] == 16 * trained
+    assert on_cpu["activations"] >= memory.activation_bytes(layer, 1, reading.at_once, 4, False, True)
+    assert on_cpu["what was freed"] == on_cpu["activations"]
+    assert on_cpu["oneDNN"] == memory.ONEDNN
+    assert on_cpu["states below the adapter"] == 64 * 4 * reading.batch
+    sizes = (2, config["n_actions"], layouts.observation.size, layouts.state.size, 1)
+    assert on_cpu["stored battles"] == 2 * memory.battles_bytes(8, 61, *sizes)
+    _, on_gpu = parts("cuda")
+    assert on_cpu.keys() - on_gpu.keys() == {"what was freed", "oneDNN"}
+    assert on_gpu["frozen weights"] == 2 * reading.model.parameters  # bfloat16
+
+
 def test_agent_steps_at_once():
     run = Plan(_layouts("3m"), 60, True, 30, 2.0, battles=8, updates=1, tests=1, test_battles=8)
     at_once = run_memory.agent_steps_at_once
@@ -278,28 +308,52 @@ def test_on_a_gpu_its_own_memory_counts(monkeypatch):
     assert machine.room("cuda") == (3, 8)
 
 
-def test_the_rate_of_products_is_the_faster_librarys(monkeypatch):
-    seconds = iter([10.0, 30.0])
-    monkeypatch.setattr(machine, "_times_a_second", lambda call, device, budget: (call(), next(seconds))[1])
+@pytest.mark.parametrize(("product", "rate"), [("auto", 30.0), ("torch", 10.0), ("onednn", 10.0)])
+def test_the_rate_of_products_is_that_of_the_faster_library(product, rate, monkeypatch):
+    found = iter([10.0, 30.0])
+    monkeypatch.setattr(machine, "_times_a_second", lambda call, device, budget: (call(), next(found))[1])
     before = torch.get_num_threads()
-    assert machine.product_rate(4, 8, 16, torch.float32, "cpu", threads=1) == 30 * 2 * 4 * 8 * 16
+    assert machine.product_rate((4, 8, 16), torch.float32, "cpu", product, 1) == rate * 2 * 4 * 8 * 16
     assert torch.get_num_threads() == before
 
 
 def test_a_library_that_is_not_there_has_no_rate(monkeypatch):
-    def missing():
+    def missing(*_):
         raise AttributeError("no such operation")
 
     assert machine._times_a_second(missing, "cpu", 0.01) == 0.0
-    monkeypatch.setattr("lolm_plugin.llm.products.onednn", lambda *_: missing())
+    monkeypatch.setitem(products.PRODUCTS, "onednn", missing)
     monkeypatch.setattr(machine, "SECONDS", 0.02)
-    assert machine.product_rate(64, 64, 64, torch.float32, "cpu", threads=1) > 0
+    assert machine.product_rate((64, 64, 64), torch.float32, "cpu", "auto", 1) > 0
+
+
+def test_onednn_counts_where_a_run_would_take_it(monkeypatch):
+    def taken(product, dtype=torch.float32, device="cpu"):
+        return machine.takes_onednn(product, dtype, device)
+
+    monkeypatch.setattr(tuning, "known", dict)
+    assert [taken(product) for product in ("auto", "onednn", "torch")] == [True, True, False]
+    assert not taken("onednn", torch.bfloat16)
+    assert not taken("auto", device="cuda")
+    monkeypatch.setattr(tuning, "known", lambda: {"speedup by onednn": 1.05})
+    assert [taken(product) for product in ("auto", "onednn", "torch")] == [False, True, False]
+
+
+def test_threads_are_those_of_a_run(monkeypatch):
+    monkeypatch.setattr(tuning, "known", lambda: {"threads for language models": 3})
+    assert machine.threads(None, "language models") == 3
+    assert machine.threads(2, "language models") == 2
+    assert machine.threads(None, "small networks") == tuning.cores()
 
 
 def test_what_is_lowered_already_is_not_advised_and_a_gpu_can_quantise(tiny_args):
     less = run_memory.less_for_language_model
-    config = vars(tiny_args({"llm.recompute": True, "batch_size_run": 1}))
-    assert less(config, small_reading(), "cpu") == ["lower llm.token_budget (64 now)", "lower lora.layers (2 now)"]
+    config = vars(tiny_args({"llm.recompute": True, "batch_size_run": 1, "llm.product": "onednn"}))
+    assert less(config, small_reading(), "cpu") == [
+        "lower llm.token_budget (64 now)",
+        "lower lora.layers (2 now)",
+        "set llm.product=torch, which may be slower",
+    ]
     assert less(config, small_reading(), "cuda")[-1] == "set llm.quantization=8bit"
     config["llm"]["quantization"] = "8bit"
     assert less(config, small_reading(), "cuda")[-1] == "set llm.quantization=4bit"
@@ -308,6 +362,13 @@ def test_what_is_lowered_already_is_not_advised_and_a_gpu_can_quantise(tiny_args
 def test_numbers_in_words():
     assert [words.count(number) for number in (12345, 596_049_920, 1.7e9)] == ["12,345", "596 million", "1.7 billion"]
     assert [words.memory(size) for size in (GIB * 1.26, GIB / 2, 2**20 / 4)] == ["1.3 GiB", "512 MiB", "0.25 MiB"]
-    seconds = (0.2, 40, 3600, 7200, 5 * 86400)
-    assert [words.duration(value) for value in seconds] == ["less than 1 s", "40 s", "60 min", "2.0 h", "5.0 days"]
+    seconds = (0.2, 40, 3600, 7200, 5 * 86400, 913 * 86400)
+    assert [words.duration(value) for value in seconds] == [
+        "less than 1 s",
+        "40 s",
+        "60 min",
+        "2.0 h",
+        "5.0 days",
+        "2.5 years",
+    ]
     assert [words.several(number, "enemy", "enemies") for number in (1, 2)] == ["1 enemy", "2 enemies"]
