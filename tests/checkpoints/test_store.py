@@ -226,7 +226,8 @@ for kill in range(50):
             for next_step in itertools.count(step + 1):
                 for _ in range(1 + next_step % 2):
                     opened.save(next_step, fill(next_step), {"value": next_step, "score": [next_step % 7]})
-                completed.write_text(str(next_step))
+                completed.with_suffix(".new").write_text(str(next_step))
+                completed.with_suffix(".new").rename(completed)
     time.sleep(generator.uniform(0.02, 0.1))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -207,9 +207,9 @@ STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_stopped_by_a_signal_and_resumed(straight, number, tmp_path):
-    source, arguments = straight
-    process = start(tmp_path / "run", *arguments, "save_model_interval=100000")
+def test_stopped_by_a_signal_and_resumed(number, tmp_path):
+    arguments = line("updet_mappo", "probe", "duel", "lr_decay=False", "save_model_interval=100000000")
+    process = start(tmp_path / "run", *arguments, "t_max=100000000")
     printed = wait_for_line(process, "Recent Stats") + wait_for_line(process, "Recent Stats")
     between = steps(tmp_path / "run")
     process.send_signal(number)
@@ -222,8 +222,10 @@ def test_stopped_by_a_signal_and_resumed(straight, number, tmp_path):
     assert f"main.py --epymarl=none --resume '{saved.parent.relative_to(tmp_path / 'run')}'" in printed
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "INTERRUPTED"
 
-    assert train(tmp_path / "run", "--resume", str(saved.parent), "--epymarl=none") == 0
-    check_equal((tmp_path / "run", 2), (source, 1))
+    end = f"t_max={int(saved.name) + 300}"
+    assert train(tmp_path / "run", "--resume", str(saved.parent), "--epymarl=none", "with", end) == 0
+    assert train(tmp_path / "straight", *arguments, end) == 0
+    check_equal((tmp_path / "run", 2), (tmp_path / "straight", 1))
 
 
 ENDLESS = """
