@@ -54,8 +54,8 @@ _GROUP = re.compile(r"([1-9][0-9]*)(zg|sc|[mMszhcb])")
 _TEAM = re.compile(rf"(?:{_GROUP.pattern})+")
 _RANDOM_TEAMS = re.compile(r"smacv2_([1-9][0-9]*)_units")
 
-# SMAC's own limits, so that a map is as long here as there.
-_SMAC_LIMITS = {
+# SMAC's own limits in environment steps, of all its maps, so that a map is as long here as there.
+SMAC_LIMITS = {
     "3m": 60,
     "8m": 120,
     "25m": 150,
@@ -63,14 +63,22 @@ _SMAC_LIMITS = {
     "8m_vs_9m": 120,
     "10m_vs_11m": 150,
     "27m_vs_30m": 180,
-    "2m_vs_1z": 150,
+    "MMM": 150,
+    "MMM2": 180,
     "2s3z": 120,
     "3s5z": 150,
     "3s5z_vs_3s6z": 170,
     "3s_vs_3z": 150,
     "3s_vs_4z": 200,
     "3s_vs_5z": 250,
+    "1c3s5z": 180,
+    "2m_vs_1z": 150,
+    "corridor": 400,
     "6h_vs_8z": 150,
+    "2s_vs_1sc": 300,
+    "so_many_baneling": 100,
+    "bane_vs_bane": 200,
+    "2c_vs_64zg": 400,
 }
 _SMAX_LIMIT = 100
 
@@ -118,7 +126,7 @@ def scenario(map_name: str) -> SMAXScenario:
     for unit in ally_types + enemy_types:
         if unit not in UNIT_TYPES:
             raise _lacks(map_name, unit)
-    return SMAXScenario(map_name, ally_types, enemy_types, _SMAC_LIMITS.get(map_name, _SMAX_LIMIT))
+    return SMAXScenario(map_name, ally_types, enemy_types, SMAC_LIMITS.get(map_name, _SMAX_LIMIT))
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:

@@ -228,7 +228,10 @@ for kill in range(50):
                     opened.save(next_step, fill(next_step), {"value": next_step, "score": [next_step % 7]})
                 completed.with_suffix(".new").write_text(str(next_step))
                 completed.with_suffix(".new").rename(completed)
-    time.sleep(generator.uniform(0.02, 0.1))
+    before = completed.read_text()
+    while completed.read_text() == before:  # one more, however slow the disk is
+        time.sleep(0.001)
+    time.sleep(generator.uniform(0, 0.05))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     unfinished = len(list(folder.glob(".writing-*")))
@@ -248,5 +251,5 @@ def test_50_kills_at_random_moments_of_saving(tmp_path):
     )
     loads = [line.split() for line in done.stdout.splitlines()]
     assert len(loads) == 50, done.stderr
-    assert int(loads[-1][1]) > 50, "it hardly saved"
+    assert int(loads[-1][1]) >= 50, "it hardly saved"
     assert sum(int(unfinished) > 0 for *_, unfinished in loads) > 10, "hardly a kill hit a save"

@@ -59,9 +59,9 @@ def test_tests_are_played_in_whole_rounds():
 
 
 def test_the_limit_of_every_map_of_smac_is_known_and_smax_has_the_same():
-    assert episode_limits.SMAC.keys() == sc2_maps.MAPS.keys()
-    for name in set(smax_scenarios.KNOWN_MAPS) & set(episode_limits.SMAC):
-        assert smax_scenarios.scenario(name).episode_limit == episode_limits.SMAC[name], name
+    assert smax_scenarios.SMAC_LIMITS.keys() == sc2_maps.MAPS.keys()
+    for name in set(smax_scenarios.KNOWN_MAPS) & set(smax_scenarios.SMAC_LIMITS):
+        assert smax_scenarios.scenario(name).episode_limit == smax_scenarios.SMAC_LIMITS[name], name
 
 
 @pytest.mark.parametrize(
