@@ -4,7 +4,7 @@ RUN = .venv/bin/python
 
 .PHONY: demo test lint clean
 
-demo: .venv/installed  ## a real pretrained LM learns a real battle; about 10 minutes on 2 cores
+demo: .venv/installed  ## a real pretrained LM learns a real battle; about 4 minutes on 2 cores
 	$(RUN) main.py --config=lolm_mappo_smol --env-config=smax --epymarl=none \
 	    with env_args.map_name=3m t_max=800 kl.anneal_steps=800 test_interval=400 seed=1
 
