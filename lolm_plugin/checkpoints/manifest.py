@@ -24,12 +24,12 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        _sync(path)
+        sync(path)
     body = json.loads(json.dumps({"format": FORMAT, "files": files, "facts": dict(facts)}, default=_number))
     path = folder / NAME
     path.write_text(json.dumps({"sha256": _of(body), "body": body}, indent=1))
     for written in (path, *(child for child in folder.rglob("*") if child.is_dir()), folder):
-        _sync(written)
+        sync(written)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -58,9 +58,13 @@ def facts_alone(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names in ``folder`` are on the disk."""
-    _sync(folder)
+def sync(path: Path) -> None:
+    """Make sure that a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _body(path: Path) -> dict[str, Any]:
@@ -118,11 +122,3 @@ def _of(body: Any) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -56,7 +56,7 @@ class Store:
                 f"{self.folder} belongs to a run that still goes on; stop that one first, or resume another folder."
             )
         _clear(self.folder)
-        self._damaged = {step for step in steps(self.folder) if _problem(self.folder / str(step))}
+        self._damaged = {step for step in steps(self.folder) if not is_whole(self.folder / str(step))}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -79,12 +79,13 @@ class Store:
                 target.rename(replaced)
             unfinished.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
-            manifest.sync_folder(self.folder)
+            manifest.sync(self.folder)
         except OSError as error:
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
-            shutil.rmtree(unfinished, ignore_errors=True)
             raise SaveError(f"The checkpoint {target} could not be written ({_reason(error)})") from error
+        finally:  # whatever ended it
+            shutil.rmtree(unfinished, ignore_errors=True)
         self._damaged.discard(step)
         self._remove_old()
         return target
@@ -161,13 +162,13 @@ def find(folder: Path, load_step: int = 0, strict: bool = False, log: logging.Lo
     raise ConfigError(f"{'; '.join(damaged[:3])}: no whole checkpoint is left in {folder}, so start afresh.")
 
 
-def _problem(path: Path) -> str:
-    """What is damaged in a checkpoint; empty for nothing."""
+def is_whole(path: Path) -> bool:
+    """Whether every file of a checkpoint is what was written."""
     try:
         manifest.read(path)
-    except Damaged as problem:
-        return str(problem)
-    return ""
+    except Damaged:
+        return False
+    return True
 
 
 def _recover(folder: Path) -> None:

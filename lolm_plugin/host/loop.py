@@ -61,7 +61,7 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
     goes_on = start is not None and not (args.evaluate or args.save_replay)
     if goes_on:
         _new_battles(args, start)
-    with StopRequests(log) as stop:
+    with StopRequests() as stop:
         with stop.for_children() if args.runner == "parallel" else nullcontext():
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:

@@ -1,14 +1,15 @@
 """SIGTERM and SIGINT ask a run to stop where nothing is lost; a second one stops it at once."""
 
-import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = "this batch is finished and saved, then the run stops; once more stops it at once."
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,10 +31,9 @@ class Stopped(KeyboardInterrupt):
 class StopRequests:
     """While open, a signal raises ``Stopped`` wherever the run is; if ``patient``, the first only sets ``number``."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self) -> None:
         self.number: int | None = None
         self.patient = False
-        self._log = log
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class StopRequests:
         if not self.patient or self.number is not None:
             raise Stopped(number)
         self.number = number
-        self._log.warning(
-            "%s: this batch is finished and saved, then the run stops; once more stops it at once.",
-            signal.Signals(number).name,
-        )
+        line = f"\n{signal.Signals(number).name}: {PATIENCE}\n"
+        with suppress(OSError):  # whoever reads may be gone
+            # Not through a stream: the signal may have come within a write to it, and one of the two would be lost.
+            os.write(2, line.encode())

@@ -236,7 +236,7 @@ for kill in range(50):
     os.waitpid(child, 0)
     unfinished = len(list(folder.glob(".writing-*")))
     if store.steps(folder):
-        damaged = [at for at in store.steps(folder) if store._problem(folder / str(at))]
+        damaged = [at for at in store.steps(folder) if not store.is_whole(folder / str(at))]
         found = store.find(folder)
         assert value(found) >= int(completed.read_text()), (kill, found)
         assert not damaged, (kill, damaged)
@@ -253,3 +253,15 @@ def test_50_kills_at_random_moments_of_saving(tmp_path):
     assert len(loads) == 50, done.stderr
     assert int(loads[-1][1]) >= 50, "it hardly saved"
     assert sum(int(unfinished) > 0 for *_, unfinished in loads) > 10, "hardly a kill hit a save"
+
+
+def test_whatever_ends_a_save_leaves_nothing_of_it(tmp_path):
+    def broken(folder):
+        fill(5)(folder)
+        raise ArithmeticError("not finite")
+
+    folder = saved(tmp_path / "run", 5)
+    with Store(folder, None) as opened:
+        with pytest.raises(ArithmeticError):
+            opened.save(10, broken, {})
+        assert [path.name for path in folder.iterdir()] == ["5"]
