@@ -22,9 +22,11 @@ REQUIRED = [
     "numpy>=1.26",  # environments
     "tqdm>=4.66",  # progress bars
     "matplotlib>=3.8",  # the picture of a run
+    "rich>=13",  # the live table of lolm compare
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
+    "ray": ["ray>=2.40"],  # lolm compare on a cluster
     "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
@@ -49,7 +51,7 @@ setup(
     package_data={
         "lolm_plugin.config": [
             "*.yaml",
-            *(f"{kind}/*.yaml" for kind in ("algs", "envs", "learners", "maps", "presets")),
+            *(f"{kind}/*.yaml" for kind in ("algs", "envs", "learners", "maps", "presets", "suites")),
         ],
         "lolm_plugin.host.bundled": ["config/*.yaml"],
     },

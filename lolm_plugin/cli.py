@@ -1,4 +1,4 @@
-"""``lolm train | prompt | doctor``, the same as ``python -m lolm_plugin``."""
+"""``lolm train | prompt | compare | report | doctor``, the same as ``python -m lolm_plugin``."""
 
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,10 @@ lolm COMMAND, or python -m lolm_plugin COMMAND
       what each agent's language model reads in a live battle, with tokens per part
   lolm doctor [--fetch-epymarl] [--tune]
       which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get the others
+  lolm compare SUITE [--dry-run] [--workers N] [--ray ADDRESS]
+      algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster; `lolm compare --help`
+  lolm report DIR
+      tables, figures and a page about the runs below a folder; `lolm report --help`
   lolm doctor --config=NAME --env-config=NAME [with KEY=VALUE ...]
       how large that run is, and what memory and time it takes here, before it is launched
 
@@ -39,8 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             from lolm_plugin.doctor import main as doctor
 
             return doctor(arguments)
+        if command == "compare":
+            from lolm_plugin.experiments.compare import main as compare
+
+            return compare(arguments)
+        if command == "report":
+            from lolm_plugin.experiments.report import main as report
+
+            return report(arguments)
         if command not in ("-h", "--help", "help"):
-            raise ConfigError(f"{command} is not a command; use train, prompt or doctor.")
+            raise ConfigError(f"{command} is not a command; use train, prompt, compare, report or doctor.")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

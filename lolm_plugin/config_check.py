@@ -213,8 +213,12 @@ def changed(config: Mapping[str, Any], updates: Mapping[str, Any], host_dir: Pat
 
 
 def _check_checkpoint(config: Mapping[str, Any]) -> None:
-    path = config["checkpoint_path"]
-    if not path and (config["evaluate"] or config["save_replay"]):
+    path, source = config["checkpoint_path"], config.get("transfer_from", "")
+    if source and not Path(source).is_dir():
+        raise ConfigError(
+            f"transfer_from={source} is not a folder; set it to a run's under results/models or results/sacred."
+        )
+    if not path and not source and (config["evaluate"] or config["save_replay"]):
         key = "evaluate" if config["evaluate"] else "save_replay"
         raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
     if path and not Path(path).is_dir():
@@ -223,6 +227,15 @@ def _check_checkpoint(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"checkpoint_path={path} holds no checkpoint (folders named by timestep); "
             "set it to the folder that contains them."
+        )
+
+
+def check_one_start(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a new run that is to begin in two places."""
+    if config["checkpoint_path"] and config.get("transfer_from"):
+        raise ConfigError(
+            f"checkpoint_path={config['checkpoint_path']} goes on with a run and transfer_from="
+            f"{config['transfer_from']} begins one with another's policy; set one of them."
         )
 
 

@@ -37,6 +37,7 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
     from lolm_plugin.host import loop
     from lolm_plugin.host.stopping import Stopped
     from lolm_plugin.tracking.file_observer import FileObserver
+    from lolm_plugin.tracking.origin import origin, peak_memory
     from lolm_plugin.tracking.progress import ProgressObserver
     from lolm_plugin.tracking.summary import map_name, summarise
 
@@ -61,16 +62,22 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
     experiment.captured_out_filter = apply_backspaces_and_linefeeds
     experiment.add_config(config)
 
+    command = hidden(shlex.join([*asked.program, *asked.arguments]))
+
     @experiment.main
     def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> None:
         run_config = deepcopy(_config)
         np.random.seed(run_config["seed"])
         torch.manual_seed(run_config["seed"])
         run_config["env_args"]["seed"] = run_config["seed"]
-        if run_config["learner"] in registry.ENTRIES["learner"]:
-            loop.run(host, _run, run_config, _log, asked.resume)
-        else:
-            host.run(_run, run_config, _log)
+        _run.info["launch"] = origin(command)
+        try:
+            if run_config["learner"] in registry.ENTRIES["learner"]:
+                loop.run(host, _run, run_config, _log, asked.resume)
+            else:
+                host.run(_run, run_config, _log)
+        finally:
+            _run.info["launch"] |= peak_memory()
 
     runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
     sacred_command = asked.options["COMMAND"]
@@ -91,7 +98,6 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
         print(f"error: {error}; free some space or set on_save_error=warn.", file=sys.stderr)
         return 1
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
-        command = hidden(shlex.join([*asked.program, *asked.arguments]))
         print("\n" + summarise(run.config, host.describe().removeprefix("Host: "), Path(runs.dir), command, started))
     return 0
 

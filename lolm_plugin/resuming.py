@@ -20,7 +20,7 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
         raise ConfigError(
             f"--resume={folder} is not a folder; set it to results/models/RUN or results/sacred/ALGORITHM/MAP/N."
         )
-    found = store.find(_of_sacred_run(path) if (path / "run.json").is_file() else path, strict=strict, log=log)
+    found = store.find(checkpoints_of(path), strict=strict, log=log)
     if not found.facts:
         raise ConfigError(
             f"--resume={folder} was written by lolm_plugin 0.1.0, which kept no configuration; write out its --config "
@@ -40,16 +40,18 @@ def configuration(found: Checkpoint) -> dict[str, Any]:
     return {**config, **moved}
 
 
-def _of_sacred_run(record: Path) -> Path:
-    """The folder of checkpoints whose newest one names ``record``."""
-    results = next((parent for parent in record.resolve().parents if (parent / "models").is_dir()), None)
+def checkpoints_of(run: Path, option: str = "--resume") -> Path:
+    """``run`` itself, or, for the folder of a Sacred record, the folder of checkpoints one of which names it."""
+    if not (run / "run.json").is_file():
+        return run
+    results = next((parent for parent in run.resolve().parents if (parent / "models").is_dir()), None)
     folders = [folder for folder in (results / "models").iterdir() if folder.is_dir()] if results else []
     for folder in folders:
         for step in reversed(store.steps(folder)):
-            named = [Path(run) for run in manifest.facts_alone(folder / str(step)).get("sacred_runs", []) if run]
-            if record.resolve().parts[-3:] in [run.parts[-3:] for run in named]:
+            named = [Path(name) for name in manifest.facts_alone(folder / str(step)).get("sacred_runs", []) if name]
+            if run.resolve().parts[-3:] in [record.parts[-3:] for record in named]:
                 return folder
     raise ConfigError(
-        f"--resume={record} has no checkpoint that names it; set it to the run's folder under results/models, and "
-        "save_model=True in runs that are to be resumed."
+        f"{option}={run} has no checkpoint that names it; set it to the run's folder under results/models, and "
+        "save_model=True in runs whose weights are to be used again."
     )

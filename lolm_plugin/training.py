@@ -31,6 +31,8 @@ Try
       a baseline: UPDeT under the same learner; so are asn_attention_mappo, dt2gs_mappo and rnn_mappo
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
       play a checkpoint, on its own map or zero-shot on another
+  python main.py ... with transfer_from=results/models/RUN env_args.map_name=OTHER
+      go on learning on another map: the policy and critic of RUN, fresh optimisers, steps from 0, no KL
   python main.py --resume "results/models/RUN"
       go on with a run that was stopped or killed, as if it had not been
 
@@ -126,6 +128,8 @@ def _main(argv: list[str]) -> int:
         notes = _notes(config_files.stack(resolved, updates), config)
     if strict:
         config["strict"] = True
+    if resume is None:
+        config_check.check_one_start(config)
     config_check.check(config)
     if config["env"] in ("sc2", "sc2v2") and options["COMMAND"] is None:
         from lolm_plugin.doctor import starcraft

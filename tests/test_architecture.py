@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lolm_plugin"
-ORDER = ("observations", "prompts", "llm", "modules", "controllers", "learners", "host")
+ORDER = ("observations", "prompts", "llm", "modules", "controllers", "learners", "host", "experiments")
 # Beside the arrow: what may not know models.
 NO_MODELS = ("envs", "runners")
 

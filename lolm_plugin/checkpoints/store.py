@@ -130,8 +130,14 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
 
 
-def find(folder: Path, load_step: int = 0, strict: bool = False, log: logging.Logger | None = None) -> Checkpoint:
-    """The newest whole checkpoint, or the nearest to ``load_step`` unless that is 0.
+def find(
+    folder: Path,
+    load_step: int = 0,
+    strict: bool = False,
+    log: logging.Logger | None = None,
+    key: str = "checkpoint_path",
+) -> Checkpoint:
+    """The newest whole checkpoint, or the nearest to ``load_step`` unless that is 0; ``key`` is where it was asked for.
 
     A damaged one is passed over with a warning that says which file and why. Raises ConfigError where there is none,
     and with ``strict`` where the first choice is damaged.
@@ -141,8 +147,7 @@ def find(folder: Path, load_step: int = 0, strict: bool = False, log: logging.Lo
     if not known:
         problem = "has no checkpoint (no folder named by a step)" if folder.is_dir() else "is not a folder"
         raise ConfigError(
-            f"checkpoint_path={folder} {problem}; set checkpoint_path to a folder like results/models/<run>, or to '' "
-            "to start afresh."
+            f"{key}={folder} {problem}; set {key} to a folder like results/models/<run>, or to '' to start afresh."
         )
     wanted = load_step or known[-1]
     damaged: list[str] = []

@@ -28,11 +28,14 @@ from lolm_plugin.host import Host, progress
 from lolm_plugin.host.parts import Parts, assemble, play
 from lolm_plugin.host.progress import Progress
 from lolm_plugin.host.stopping import Stopped, StopRequests
+from lolm_plugin.learners.transfer import table as transfer_table
+from lolm_plugin.learners.transfer import transfer
 from lolm_plugin.randomness import keyed_seeds
+from lolm_plugin.resuming import checkpoints_of
 from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.
-DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False}
+DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 
 
 def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> None:
@@ -51,14 +54,18 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
     args.unique_token = f"{args.name}_seed{args.seed}_{place}_{datetime.datetime.now()}"
 
     # Before anything slow is built.
-    start = None
+    start = source = None
     if args.checkpoint_path:
         start = checkpoints.find(Path(args.checkpoint_path), args.load_step, args.strict, log)
+    elif args.transfer_from:
+        folder = checkpoints_of(Path(args.transfer_from), "transfer_from")
+        source = checkpoints.find(folder, args.load_step, args.strict, log, "transfer_from")
     if resume:
         args.unique_token = Path(args.checkpoint_path).resolve().name
     logger = host.open_logger(log, args, config, _run)
     log.info("Experiment Parameters:\n%s\n", pformat(config, indent=4, width=1))
-    goes_on = start is not None and not (args.evaluate or args.save_replay)
+    plays = (args.evaluate or args.save_replay) and not (start is None and source is None)
+    goes_on = start is not None and not plays
     if goes_on:
         _new_battles(args, start)
     with StopRequests() as stop:
@@ -70,12 +77,14 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
                 log.info("Loading model from %s", start.path)
                 parts.learner.load_models(str(start.path))
                 runner.t_env = start.step
-            if goes_on or start is None:
-                _Training(host, parts, _run, config, start, resume, stop).run()
-                log.info("Finished Training")
-            else:
+            if source is not None:
+                _transfer(parts, source, _run)
+            if plays:
                 _evaluate(parts)
                 log.info("Finished Evaluation")
+            else:
+                _Training(host, parts, _run, config, start, resume, stop).run()
+                log.info("Finished Training")
         finally:
             runner.close_env()
     if hasattr(logger, "finish"):
@@ -100,11 +109,29 @@ def _new_battles(args: Namespace, start: Checkpoint) -> None:
         args.env_args = {**args.env_args, "seed": seed}
 
 
+def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
+    """Begin with the weights of another run, and write down which."""
+    args, log = parts.args, parts.logger.console_logger
+    env, map_name, moved = transfer(
+        parts.learner, str(source.path), f"transfer_from={args.transfer_from}", args.transfer_critic
+    )
+    kl = "" if args.kl["enabled"] else " No KL."
+    log.info("Transfer from step %d on %s %s:%s\n%s", source.step, env, map_name, kl, transfer_table(moved))
+    if run is not None:
+        run.info["transfer"] = {
+            "source_env": env,
+            "source_map": map_name,
+            "source_step": source.step,
+            "checkpoint": str(source.path),
+            "parts": [part._asdict() for part in moved],
+        }
+
+
 def _evaluate(parts: Parts) -> None:
     args, logger, runner = parts.args, parts.logger, parts.runner
     # No training statistics are due.
     runner.log_train_stats_t = runner.t_env
-    for _ in range(args.test_nepisode):
+    for _ in range(max(1, args.test_nepisode // runner.batch_size)):
         runner.run(test_mode=True)
     if args.save_replay:
         runner.save_replay()
@@ -142,6 +169,7 @@ class _Training:
             "version": __version__,
             "packages": versions(),
             "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
+            "transfer": start.facts.get("transfer") if resume else getattr(run, "info", {}).get("transfer"),
             "config": _settled(config, self.parts.learner.mac),
         }
 
@@ -169,6 +197,8 @@ class _Training:
         self._began, self._first_t = time.monotonic(), runner.t_env
         if self.start is not None and self._go_on():
             self._after_batch()
+        if self.start is None and self.args.transfer_from:
+            self._after_batch()  # what the policy can do before it learns anything here
         self.log.info("Beginning training for %s timesteps", args.t_max)
         while runner.t_env <= args.t_max:
             self._learn_from(play(self.parts))
@@ -196,6 +226,8 @@ class _Training:
             self._saved = str(self.start.path)
         if self._run is not None:
             parents = facts.get("sacred_runs") or [None]
+            if self._facts["transfer"]:
+                self._run.info["transfer"] = self._facts["transfer"]
             self._run.info["resumed_from"] = {"checkpoint": str(self.start.path), "sacred_run": parents[-1]}
         self.log.info("Going on at step %d, where %s was written.", self.runner.t_env, self.start.path)
         if facts and facts["host"]["name"] != self._facts["host"]["name"]:

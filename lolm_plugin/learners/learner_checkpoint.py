@@ -43,20 +43,9 @@ def save(learner: Any, path: str) -> None:
 
 def load(learner: Any, path: str) -> None:
     """Load strictly; ConfigError names what does not fit: the map, a setting or a tensor."""
-    facts = _read_facts(path)
-    _check_same_policy(learner, path, facts)
-    _check_same_sizes(learner, path, facts)
-    for key, value in _shape(learner).items():
-        # What an older version did not write down, it did not have.
-        if facts["shape"].get(key, value) != value:
-            raise ConfigError(
-                f"checkpoint_path={path} was trained with {key}={facts['shape'][key]} but this run has "
-                f"{key}={value}; set {key} to the checkpoint's value."
-            )
+    facts = checked_facts(learner, path, f"checkpoint_path={path}", critic=True)
     learner.mac.load_models(path)
-    for name in MODULES:
-        module = getattr(learner, name)
-        module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))
+    load_critic(learner, path)
     for name in OPTIMISERS:
         file = f"{path}/{name}.safetensors"
         load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
@@ -64,22 +53,47 @@ def load(learner: Any, path: str) -> None:
     learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
 
-def _check_same_policy(learner: Any, path: str, facts: Mapping[str, Any]) -> None:
-    theirs, ours = (shape.get("agent") for shape in (facts["shape"], _shape(learner)))
+def checked_facts(learner: Any, path: str, setting: str, critic: bool) -> dict[str, Any]:
+    """What ``save`` wrote about itself, if its policy, and its ``critic``, mean in this run what they meant there.
+
+    ``setting`` is what the user wrote to have them loaded, for the sentence of a ConfigError.
+    """
+    facts = _read_facts(path)
+    _check_same_policy(learner, setting, facts)
+    _check_same_sizes(learner, setting, facts)
+    for key, value in {**_policy_shape(learner), **(_critic_shape(learner) if critic else {})}.items():
+        # What an older version did not write down, it did not have.
+        if facts["shape"].get(key, value) != value:
+            raise ConfigError(
+                f"{setting} was trained with {key}={facts['shape'][key]} but this run has {key}={value}; "
+                f"set {key} to the checkpoint's value."
+            )
+    return facts
+
+
+def load_critic(learner: Any, path: str) -> None:
+    """Critic and value normaliser, strictly."""
+    for name in MODULES:
+        module = getattr(learner, name)
+        module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))
+
+
+def _check_same_policy(learner: Any, setting: str, facts: Mapping[str, Any]) -> None:
+    theirs, ours = facts["shape"].get("agent"), learner.args.agent
     if theirs is not None and theirs != ours:
         raise ConfigError(
-            f"checkpoint_path={path} was trained by {facts['algorithm']} (agent={theirs}) but this run is "
+            f"{setting} was trained by {facts['algorithm']} (agent={theirs}) but this run is "
             f"{learner.args.name} (agent={ours}); set --config={facts['algorithm']}."
         )
 
 
-def _check_same_sizes(learner: Any, path: str, facts: Mapping[str, Any]) -> None:
+def _check_same_sizes(learner: Any, setting: str, facts: Mapping[str, Any]) -> None:
     theirs, ours = facts.get("map_bound", {}), learner.mac.map_bound()
     if not theirs or not ours or theirs == ours:
         return
     sizes = [", ".join(f"{value} {name}" for name, value in side.items()) for side in (theirs, ours)]
     raise ConfigError(
-        f"checkpoint_path={path} was trained on {facts['map']} ({sizes[0]}) and cannot play {_map(learner.args)} "
+        f"{setting} was trained on {facts['map']} ({sizes[0]}) and cannot play {_map(learner.args)} "
         f"({sizes[1]}): {learner.args.name} reads the whole observation and writes all actions through layers of fixed "
         "width, which fit one map alone; to transfer, train a policy that reads units, such as --config=updet_mappo, "
         "or set env_args.map_name to the checkpoint's map."
@@ -88,10 +102,16 @@ def _check_same_sizes(learner: Any, path: str, facts: Mapping[str, Any]) -> None
 
 def _shape(learner: Any) -> dict[str, Any]:
     """What has to be the same for a checkpoint's numbers to mean the same, beyond the shapes of its tensors."""
-    args = learner.args
-    critic = network_settings(args.critic_type.removesuffix("_critic"), args)
-    units = " ".join(NAMES)
-    return {"agent": args.agent, **learner.mac.fingerprint(), "critic_type": args.critic_type, **critic, "units": units}
+    return {**_policy_shape(learner), **_critic_shape(learner)}
+
+
+def _policy_shape(learner: Any) -> dict[str, Any]:
+    return {"agent": learner.args.agent, **learner.mac.fingerprint(), "units": " ".join(NAMES)}
+
+
+def _critic_shape(learner: Any) -> dict[str, Any]:
+    kind = learner.args.critic_type
+    return {"critic_type": kind, **network_settings(kind.removesuffix("_critic"), learner.args)}
 
 
 def _map(args: SimpleNamespace) -> str:

@@ -253,7 +253,7 @@ class MAPPOLearner:
         return [*self.actor_optimiser.param_groups, *self.critic_optimiser.param_groups]
 
     def _decay_learning_rates(self, t_env: int) -> None:
-        left = max(0.0, 1.0 - t_env / self.args.t_max) if self.args.lr_decay else 1.0
+        left = max(0.0, 1.0 - t_env / max(1, self.args.t_max)) if self.args.lr_decay else 1.0
         for group, lr in zip(self._groups(), self._base_lrs, strict=True):
             group["lr"] = lr * left
 

@@ -41,6 +41,7 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     checkpoints = None if config["evaluate"] else checkpoint_dir(config, since)
     if checkpoints:
         rows.append(("checkpoints", str(checkpoints)))
+        command = shlex.join(word for word in shlex.split(command) if not word.startswith("transfer_from="))
         evaluate = f"evaluate=True checkpoint_path={shlex.quote(str(checkpoints))}"
         rows.append(("play it again", f"{command} {'' if ' with ' in command else 'with '}{evaluate}"))
     width = max(len(label) for label, _ in rows)

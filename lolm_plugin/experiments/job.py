@@ -1,0 +1,120 @@
+"""One run of a suite, as a process of its own: ``python -m lolm_plugin.experiments.job FOLDER``.
+
+It begins where the last attempt stopped, stops by itself when whoever started it is gone, and leaves ``done.json`` when
+it is through. So it does not matter which machine tries it, how often, or what ended the try before.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin import training
+from lolm_plugin.checkpoints import store
+from lolm_plugin.errors import ConfigError
+
+JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
+
+
+def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str) -> None:
+    """Put down what is to be run in ``folder``; ``source`` is the job's folder whose weights it begins with.
+
+    Raises ConfigError where something else was put down before.
+    """
+    content = {"arguments": list(arguments), "source": os.path.relpath(source, folder) if source else None}
+    file = folder / JOB
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if {key: before.get(key) for key in content} != content:
+            changed = set(content["arguments"]) ^ set(before["arguments"])
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({', '.join(sorted(changed))}); set --results to another "
+                "folder, or remove this one."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**content, "host": host})
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """All of it or nothing."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.replace(file)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the job in ``folder`` came to its end."""
+    return (folder / DONE).is_file()
+
+
+def models(folder: Path) -> Path | None:
+    """The checkpoints of the job in ``folder``, if it has a whole one."""
+    for path in sorted((folder / "results/models").glob("*")):
+        try:
+            store.find(path)
+        except ConfigError:
+            continue
+        return path
+    return None
+
+
+def main(folder: Path) -> int:
+    """Run, or go on; returns the exit code of the training."""
+    os.chdir(folder)
+    here = Path()
+    with Path(".lock").open("w") as lock:
+        _wait_for(lock)
+        if is_done(here):
+            return 0
+        code = training.main(["-m lolm_plugin train", *_arguments(json.loads((here / JOB).read_text()), here)])
+        if code == 0:
+            write_json(here / DONE, {"exit_code": 0})
+        return code
+
+
+def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
+    """The command line of this try."""
+    host = [f"--epymarl={job['host']}"] if job["host"] else []
+    if "evaluate=True" not in job["arguments"] and (own := models(here)):
+        return ["--resume", str(own), *host]
+    shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
+    if job["source"] is None:
+        return [*host, *job["arguments"]]
+    weights = models(here / job["source"])
+    if weights is None:
+        raise ConfigError(f"{Path(job['source']).resolve()} has no checkpoint to transfer from; run it first.")
+    return [*host, *job["arguments"], f"transfer_from={weights}"]
+
+
+def _wait_for(lock: Any) -> None:
+    """Until no other try is at work here: one whose starter died may still be saving."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _stop_with_starter() -> None:
+    """Whoever started this process holds the other end of its standard input, which closes when they are gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _stop_with_starter()
+    sys.exit(main(Path(sys.argv[1])))

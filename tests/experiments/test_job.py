@@ -1,0 +1,96 @@
+"""One run of a suite, whoever tries it and however often."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.experiments import job
+from tests.resume.runs import PATIENCE, ROOT, line, record, steps
+
+
+def put_down(folder, *updates, source=None):
+    arguments = [word for word in line("updet_mappo", "probe", "duel", *updates) if not word.startswith("--epymarl")]
+    job.write(folder, arguments, source, "none")
+    return folder
+
+
+def run(folder):
+    """The job as its own process, its standard input held open; returns it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lolm_plugin.experiments.job", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path):
+    folder = put_down(tmp_path / "job", "t_max=100000000", "save_model_interval=100000000")
+    process = run(folder)
+    deadline = time.monotonic() + PATIENCE
+    while not steps(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    before = steps(folder)[-1]
+    printed, _ = process.communicate()  # closes its standard input, as the system does when the starter dies
+    assert process.returncode == 143, printed
+    assert steps(folder)[-1] > before, "it did not save"
+    assert not job.is_done(folder)
+    assert "Fatal" not in printed
+
+    content = json.loads((folder / job.JOB).read_text())
+    assert job._arguments(content, folder)[0] == "--resume"
+
+
+def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    job.write_json(folder / job.DONE, {})
+    monkeypatch.setattr(job.training, "main", lambda arguments: pytest.fail("it was run"))
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+
+
+def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(job.training, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+    assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
+    assert not (folder / "results").exists()
+    assert job.is_done(folder)
+
+
+def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    monkeypatch.setattr(job.training, "main", lambda arguments: 1)
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 1
+    assert not job.is_done(folder)
+
+
+def test_other_settings_are_refused_and_the_same_are_not(tmp_path):
+    folder = put_down(tmp_path / "job", "lr=0.1")
+    put_down(folder, "lr=0.1")
+    with pytest.raises(ConfigError, match=r"holds a run with other settings \(lr=0.1, lr=0.2\)"):
+        put_down(folder, "lr=0.2")
+
+
+def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
+    source = put_down(tmp_path / "a/source", "t_max=100", "test_interval=1000")
+    target = put_down(tmp_path / "b/target", "t_max=100", "test_interval=1000", source=source)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="source has no checkpoint to transfer from"):
+        job.main(target)
+    assert job.main(source) == 0
+    assert job.main(target) == 0
+    parts = json.loads((record(target, 1) / "info.json").read_text())["transfer"]["parts"]
+    assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]

@@ -1,0 +1,72 @@
+"""Records become values, whoever wrote them."""
+
+import json
+
+import pytest
+
+from lolm_plugin.experiments import records
+
+
+def write(folder, run=None, config=None, metrics=None, info=None):
+    """A record of Sacred's in ``folder``; None writes what is usual."""
+    folder.mkdir(parents=True)
+    usual = {"name": "mappo", "env": "sc2", "env_args": {"map_name": "3m"}, "seed": 3, "t_max": 50}
+    times = {"start_time": "2026-01-01T10:00:00.0", "stop_time": "2026-01-01T10:01:30.0"}
+    (folder / "run.json").write_text(
+        json.dumps({"status": "COMPLETED", "host": {"hostname": "h"}, **times, **(run or {})})
+    )
+    (folder / "config.json").write_text(json.dumps({**usual, **(config or {})}))
+    (folder / "metrics.json").write_text(json.dumps(metrics or {"entropy": {"steps": [1, 2], "values": [0.5, 0.25]}}))
+    if info is not None:
+        (folder / "info.json").write_text(json.dumps(info))
+    return folder
+
+
+def test_a_run_of_epymarl_alone(tmp_path):
+    write(tmp_path / "mappo/3m/1", metrics={"loss": {"steps": [5], "values": [{"dtype": "float64", "value": 2.5}]}})
+    (found,) = records.read_all(tmp_path)
+    assert (found.algorithm, found.env, found.map_name, found.seed, found.kind) == ("mappo", "sc2", "3m", 3, "scratch")
+    assert found.series == {"loss": records.Series((5,), (2.5,))}
+    assert (found.command, found.commit, found.source_map, found.peak_memory_mb) == (None, None, None, None)
+    assert (found.hostname, found.wall_seconds, found.status) == ("h", 90.0, "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"evaluate": True, "checkpoint_path": "x"}, "evaluation"),
+        ({"evaluate": True, "transfer_from": "x"}, "zero_shot"),
+        ({"evaluate": False, "transfer_from": "x"}, "few_shot"),
+        ({"evaluate": False, "transfer_from": ""}, "scratch"),
+    ],
+)
+def test_kinds(tmp_path, config, kind):
+    found = records.read(write(tmp_path / "1", config=config, info={"transfer": {"source_map": "8m"}}))
+    assert (found.kind, found.source_map) == (kind, "8m")
+
+
+def test_resumed_runs_count_once_with_the_time_of_all(tmp_path):
+    def launch(memory):
+        return {"launch": {"command": "c", "commit": "d", "version": "1", "peak_memory_mb": memory}}
+
+    elsewhere = "/another/machine/results/sacred/mappo/3m"
+    write(
+        tmp_path / "1",
+        run={"status": "RUNNING", "stop_time": None, "heartbeat": "2026-01-01T10:00:30"},
+        info=launch(70),
+    )
+    write(tmp_path / "2", info={**launch(50), "resumed_from": {"sacred_run": f"{elsewhere}/1"}})
+    write(tmp_path / "3", info={**launch(60), "resumed_from": {"sacred_run": f"{elsewhere}/2"}})
+    (found,) = records.read_all(tmp_path)
+    assert found.folder == tmp_path / "3"
+    assert [path.name for path in found.resumed] == ["1", "2"]
+    assert (found.wall_seconds, found.peak_memory_mb) == (30 + 90 + 90, 70)
+
+
+def test_what_is_no_run_of_ours_or_half_written_is_passed_over(tmp_path):
+    write(tmp_path / "1")
+    write(tmp_path / "2", config={"env_args": None})
+    (write(tmp_path / "3") / "config.json").write_text("{")
+    (write(tmp_path / "4") / "metrics.json").write_text("{")
+    found = records.read_all(tmp_path)
+    assert [(run.folder.name, bool(run.series)) for run in found] == [("1", True), ("4", False)]

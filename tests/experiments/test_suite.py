@@ -1,0 +1,114 @@
+"""What a suite file stands for, and what is refused in one."""
+
+import pytest
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.experiments import plan, suite
+from tests.experiments.runs_for_suites import suite_file
+
+
+def runs(tmp_path, **changes):
+    return suite.load(str(suite_file(tmp_path, **changes))).runs()
+
+
+def keys(tmp_path, **changes):
+    return [run.key for run in runs(tmp_path, **changes)]
+
+
+def test_a_transfer_brings_its_source_and_its_target_from_scratch(tmp_path):
+    assert keys(tmp_path, maps=None) == [
+        "scratch/updet_mappo/duel/1",
+        "zero_shot/updet_mappo/duel-to-target/1",
+        "scratch/updet_mappo/target/1",
+        "few_shot/updet_mappo/duel-to-target/1",
+    ]
+
+
+def test_without_few_shot_the_target_is_not_trained(tmp_path):
+    assert keys(tmp_path, few_shot=None) == ["scratch/updet_mappo/duel/1", "zero_shot/updet_mappo/duel-to-target/1"]
+
+
+def test_a_source_is_trained_once_and_before_what_begins_with_it(tmp_path):
+    further = [{"source": "duel", "target": "retreat"}, {"source": "duel", "target": "target"}]
+    found = runs(tmp_path, transfers=further, maps=["duel", "target"], seeds=[1, 2])
+    names = [run.key for run in found]
+    assert len(names) == len(set(names)) == 2 * (3 + 2 + 2)
+    for place, run in enumerate(found):
+        if run.source is not None:
+            assert names.index(run.source.key) < place
+
+
+def test_algorithms_may_have_their_own_seeds_maps_and_no_transfer(tmp_path):
+    algorithms = {"updet_mappo": {}, "rnn_mappo": {"seeds": [3], "maps": ["retreat"], "transfer": False}}
+    found = keys(tmp_path, algorithms=algorithms, seeds=[1, 3])
+    assert [key for key in found if "rnn" in key] == ["scratch/rnn_mappo/retreat/3"]
+
+
+def test_the_nearest_setting_wins(tmp_path):
+    found = runs(
+        tmp_path,
+        maps={"duel": {"lr": 0.2, "gamma": 0.2}},
+        algorithms={"fast": {"config": "updet_mappo", "with": {"gamma": 0.3, "critic": {"width": 8}}}},
+        transfers=[{"source": "duel", "target": "target", "with": {"t_max": 77}}],
+        **{"with": {"lr": 0.1, "gamma": 0.1, "t_max": 55, "critic.width": 4, "critic.layers": 2}},
+    )
+    by_key = {run.key: run for run in found}
+    settings = by_key["scratch/fast/duel/1"].settings
+    wanted = {"lr": 0.2, "gamma": 0.3, "t_max": 55, "critic.width": 8, "critic.layers": 2, "name": "fast", "seed": 1}
+    assert {key: settings[key] for key in wanted} == wanted
+    assert by_key["few_shot/fast/duel-to-target/1"].settings["t_max"] == 77
+    assert by_key["scratch/fast/target/1"].settings["t_max"] == 55
+
+
+def test_a_run_is_a_command_line(tmp_path):
+    first, zero, *_ = runs(tmp_path, **{"with": {"lr": 0.1, "entity": {"further_fields": ["x"]}, "lr_decay": False}})
+    options, settings = first.arguments()[:3], first.arguments()[3:]
+    assert options == ["--config=updet_mappo", "--env-config=probe", "with"]
+    assert sorted(settings) == [
+        *("entity.further_fields=['x']", "env_args.map_name=duel", "lr=0.1", "lr_decay=False", "save_model=True"),
+        "seed=1",
+    ]
+    assert "evaluate=True" in zero.arguments()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"algoritms": []}, "algoritms is unknown (did you mean algorithms?)"),
+        ({"algorithms": None}, "names no algorithms"),
+        (
+            {"algorithms": {"updet_mappo": {"seed": [1]}}},
+            "algorithms.updet_mappo: seed is unknown (did you mean seeds?)",
+        ),
+        ({"env": None}, "has no env"),
+        ({"maps": None, "transfers": None}, "names neither maps nor transfers"),
+        ({"seeds": 3}, "seeds=3 is no list of whole numbers"),
+        ({"seeds": []}, "seeds=[] is no list"),
+        ({"algorithms": {"updet_mappo": {"seeds": ["a"]}}}, "algorithms.updet_mappo.seeds=['a'] is no list"),
+        ({"transfers": [{"source": "duel"}]}, "write each one as {source: 3m, target: 8m}"),
+        ({"transfers": [{"source": "duel", "target": "duel"}]}, "from duel to duel leads nowhere"),
+        ({"with": {"seed": 3}}, "seed is set by the suite itself"),
+        ({"few_shot": {"transfer_from": "x"}}, "transfer_from is set by the suite itself"),
+        ({"algorithms": {"updet_mappo": {"with": {"name": "x"}}}}, "name is set by the suite itself"),
+        ({"with": 3}, "with=3 sets nothing"),
+        ({"maps": 3}, "maps is neither a list of names"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path, change, said):
+    with pytest.raises(ConfigError) as error:
+        suite.load(str(suite_file(tmp_path, **change)))
+    assert said in str(error.value)
+
+
+def test_an_unknown_suite_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"smax_quik is neither a suite \(did you mean smax_quick\?\)"):
+        suite.load("smax_quik")
+
+
+@pytest.mark.parametrize("name", suite.available())
+def test_a_shipped_suite_can_be_run(name):
+    shipped = suite.load(name)
+    found = shipped.runs()
+    assert shipped.description
+    if shipped.env == "smax":  # StarCraft's configurations are an EPyMARL checkout's
+        assert [item.run for item in plan.check(found, "none")] == found
