@@ -22,6 +22,7 @@ REQUIRED = [
     "numpy>=1.26",  # environments
     "tqdm>=4.66",  # progress bars
     "matplotlib>=3.8",  # the picture of a run
+    "jinja2>=3.1",  # the page of lolm report
     "rich>=13",  # the live table of lolm compare
 ]
 EXTRAS = {
@@ -31,6 +32,7 @@ EXTRAS = {
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
         "ruff>=0.9",  # lint
+        *("ray>=2.40", "psutil>=6"),  # a cluster on this machine, and its processes
         *("websockets>=15", "websocket-client>=1.8"),  # the fake StarCraft's server, and pysc2's own client
         *("s2clientprotocol>=5.0.17.98310.0", "protobuf<3.21"),  # its messages, which do not load with a newer protobuf
     ],

@@ -33,8 +33,8 @@ def jumpstart(curve: Series) -> float:
 
 
 def asymptote(curve: Series) -> float:
-    """The mean of the last tenth of the tests, at least one."""
-    return float(np.mean(curve.values[-max(1, round(LAST * len(curve.values))) :]))
+    """The mean of the last tenth of the tests, three at least, or of all where there are fewer."""
+    return float(np.mean(curve.values[-max(WINDOW, round(LAST * len(curve.values))) :]))
 
 
 def steps_to(level: float, curve: Series) -> int | None:
@@ -47,7 +47,7 @@ def steps_to(level: float, curve: Series) -> int | None:
 
 
 def steps_to_asymptote(curve: Series) -> int | None:
-    """Steps to 95 % of the curve's own asymptote; None where that is 0 or less, and so was never left."""
+    """Steps to 95 % of the curve's own asymptote; None where that is 0 or less."""
     end = asymptote(curve)
     return steps_to(CLOSE * end, curve) if end > 0 else None
 

@@ -30,6 +30,7 @@ class RunRecord:
     kind: Kind
     source_map: str | None  # where a transfer's weights come from
     status: str  # Sacred's: COMPLETED, RUNNING, INTERRUPTED, FAILED, ...
+    reason: str  # the last line of what it failed with, if it did
     t_max: int
     series: Mapping[str, Series]
     config: Mapping[str, Any] = field(repr=False)
@@ -69,6 +70,7 @@ def read(folder: Path) -> RunRecord | None:
         kind=_kind(config),
         source_map=transfer.get("source_map"),
         status=str(run.get("status")),
+        reason=_last_line(run.get("fail_trace") or []),
         t_max=int(config.get("t_max", 0)),
         series=_series(folder),
         config=config,
@@ -121,6 +123,11 @@ def _series(folder: Path) -> dict[str, Series]:
         for name, metric in sorted(_optional(folder / "metrics.json").items())
         if metric.get("steps")
     }
+
+
+def _last_line(trace: list[str]) -> str:
+    lines = "".join(trace).strip().splitlines()
+    return lines[-1].strip() if lines else ""
 
 
 def _number(value: Any) -> float:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,7 @@ class RayWorkers:
                 "leave out --ray."
             ) from error
         self._ray = ray
+        _check_there(address)
         try:
             # Ray's own lines about nodes that come and go would tear the table apart.
             ray.init(_address(ray, address), log_to_driver=False, logging_level=logging.CRITICAL)
@@ -131,6 +133,20 @@ class RayWorkers:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _check_there(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # auto, local, ray://...
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--ray={address} cannot be reached ({error.strerror or error}); set it to HOST:PORT of a cluster's head, "
+            "or to local."
+        ) from error
 
 
 def _address(ray: Any, address: str) -> str | None:

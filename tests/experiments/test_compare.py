@@ -135,6 +135,9 @@ def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
     assert "The same command goes on with what is missing." in capsys.readouterr().out
 
 
+APART = ("costs", "runs", "index")  # what tells of time and folders
+
+
 def command(tmp_path, name, *options):
     """The command as a process, in a results folder of that name."""
     arguments = [str(tmp_path / "small.yaml"), "--results", str(tmp_path / name), "--epymarl=none", *options]
@@ -162,5 +165,14 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
     assert len(numbers(tmp_path / "killed")) > 50
     for path, written in before.items():
         assert path.stat().st_mtime == written, f"{path.parent} was run again"
+    for name in ("straight", "killed"):
+        assert cli.main(["lolm", "report", str(tmp_path / name), "--title=small"]) == 0
+    reported = [
+        path for path in (tmp_path / "straight/report").rglob("*.*") if path.stem not in ("costs", "runs", "index")
+    ]
+    assert len(reported) > 20
+    for path in reported:
+        same = tmp_path / "killed" / path.relative_to(tmp_path / "straight")
+        assert path.read_bytes() == same.read_bytes(), path
     resumed = json.loads(max(few.glob("results/sacred/*/*/*/info.json")).read_text())
     assert resumed["transfer"]["source_map"] == "duel"

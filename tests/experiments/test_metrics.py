@@ -16,10 +16,11 @@ def test_ends():
     assert (metrics.jumpstart(curve), metrics.best(curve), metrics.final(curve)) == (0.1, 0.9, 0.5)
 
 
-def test_the_asymptote_is_the_mean_of_the_last_tenth():
-    assert metrics.asymptote(RISING) == 0.8
-    twenty = Series(tuple(range(20)), (*[0.0] * 17, 0.3, 0.5, 0.7))
-    assert metrics.asymptote(twenty) == pytest.approx(0.6)
+def test_the_asymptote_is_the_mean_of_the_last_tenth_but_of_three_at_least():
+    assert metrics.asymptote(RISING) == pytest.approx(2 / 3)
+    fifty = Series(tuple(range(50)), (*[0.0] * 45, 0.1, 0.2, 0.3, 0.5, 0.7))
+    assert metrics.asymptote(fifty) == pytest.approx(0.36)
+    assert metrics.asymptote(Series((0,), (0.5,))) == 0.5
 
 
 def test_a_level_is_reached_by_three_tests_together():
@@ -31,8 +32,8 @@ def test_a_level_is_reached_by_three_tests_together():
 
 
 def test_steps_to_the_asymptote():
-    # Means of three: 0, .1, .2, .4667, .6667 against .95 of .8.
-    assert metrics.steps_to_asymptote(RISING) is None
+    # Means of three: 0, .1, .2, .4667, .6667, .8 against .95 of .6667 and of .8.
+    assert metrics.steps_to_asymptote(RISING) == 40
     longer = Series((*RISING.steps, 50), (*RISING.values, 0.8))
     assert metrics.steps_to_asymptote(longer) == 50
     assert metrics.steps_to_asymptote(FLAT) is None
@@ -40,7 +41,7 @@ def test_steps_to_the_asymptote():
 
 def test_speed_up():
     scratch = Series((*RISING.steps, 50), (*RISING.values, 0.8))
-    # .6, .7, .7333, .8 of .76.
+    # .6, .7, .7333, .8 against .95 of .8.
     assert metrics.speed_up(HEAD_START, scratch) == pytest.approx(50 / 30)
     assert metrics.speed_up(FLAT, scratch) is None
     assert metrics.speed_up(HEAD_START, FLAT) is None

@@ -1,0 +1,77 @@
+"""``lolm report DIR``: what the runs below a folder say, as a page, pictures, and tables for a paper."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.experiments import figures, marl_eval, page, records, tables
+from lolm_plugin.experiments.results import WIN_RATE, Results, sort
+from lolm_plugin.experiments.tables import Table
+
+DESCRIPTION = """\
+Reads every Sacred file run below DIR, of this plugin or of EPyMARL alone, and writes DIR/report: index.html, which
+opens offline; figures as PNG and PDF; tables as CSV, Markdown and LaTeX; results.json for marl-eval.
+
+  lolm report results/suites/smax_quick      what lolm compare made
+  lolm report results                        your own runs
+  lolm report results --out paper/report
+
+Each number says how many seeds are behind it; one seed gets no interval. Runs that did not finish are listed, not
+counted. The tables results, zero_shot, transfer, aggregate and improvement depend on the runs' numbers alone; time,
+memory and commands are in costs and runs.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "lolm report", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dir", metavar="DIR", help="a folder with runs somewhere below it")
+    parser.add_argument("--out", help="where the report goes; default DIR/report")
+    parser.add_argument("--title", help="of the page; default DIR's name")
+    options = parser.parse_args(list(arguments))
+    folder = Path(options.dir)
+    out = Path(options.out) if options.out else folder / "report"
+    written = write(folder, out, options.title or folder.resolve().name)
+    print(written)
+    return 0
+
+
+def write(folder: Path, out: Path, title: str) -> str:
+    """The whole report; returns what to print. Raises ConfigError where there is nothing to report."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; name one with runs below it, such as results.")
+    results = sort(records.read_all(folder))
+    if not results.runs:
+        raise ConfigError(f"{folder} has no Sacred run below it (a folder with run.json); name one that does.")
+    if not results.algorithms:
+        states = ", ".join(sorted({run.status for run in results.runs}))
+        raise ConfigError(f"{folder} has no finished run yet (they are {states}); try again when one has completed.")
+    found = list(all_tables(results))
+    for kind in ("figures", "tables"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    for table in found:
+        for ending, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
+            (out / "tables" / f"{table.name}.{ending}").write_text(text)
+    pictures = list(figures.all_figures(results))
+    drawn = [
+        (picture, figures.draw(picture, out / "figures", results.metric == WIN_RATE))
+        for picture in tqdm(pictures, desc="figures", unit="figure", leave=False)
+    ]
+    (out / "results.json").write_text(json.dumps(marl_eval.export(results.runs), indent=1))
+    (out / "index.html").write_text(page.html(title, results, drawn, found))
+    shown = [table.text() for table in found if table.name in ("results", "zero_shot", "transfer")]
+    return "\n".join([*shown, *page.warnings(results), f"\nThe report: {out / 'index.html'}"])
+
+
+def all_tables(results: Results) -> Iterator[Table]:
+    """Those that have a row."""
+    makers = (tables.results_table, tables.zero_shot_table, tables.transfer_table, tables.aggregate_table)
+    for make in (*makers, tables.improvement_table, tables.costs_table, tables.runs_table):
+        if (table := make(results)).rows:
+            yield table
