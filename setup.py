@@ -27,11 +27,15 @@ REQUIRED = [
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
+    # A MongoDB's client, and a server with its protocol in one package: lolm dashboard, --mongo.
+    "dashboard": ["pymongo>=4.6", "SecantusDB>=0.7.0b3"],
     "ray": ["ray>=2.40"],  # lolm compare on a cluster
     "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
         "ruff>=0.9",  # lint
+        *("pymongo>=4.6", "SecantusDB>=0.7.0b3"),  # runs in a database
+        "playwright>=1.48",  # the browser of make test-browser
         *("ray>=2.40", "psutil>=6"),  # a cluster on this machine, and its processes
         *("websockets>=15", "websocket-client>=1.8"),  # the fake StarCraft's server, and pysc2's own client
         *("s2clientprotocol>=5.0.17.98310.0", "protobuf<3.21"),  # its messages, which do not load with a newer protobuf
@@ -56,6 +60,7 @@ setup(
             *(f"{kind}/*.yaml" for kind in ("algs", "envs", "learners", "maps", "presets", "suites")),
         ],
         "lolm_plugin.host.bundled": ["config/*.yaml"],
+        "lolm_plugin.tracking": ["*.js"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,

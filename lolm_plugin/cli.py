@@ -1,10 +1,10 @@
-"""``lolm train | prompt | compare | report | doctor``, the same as ``python -m lolm_plugin``."""
+"""The command ``lolm``, the same as ``python -m lolm_plugin``."""
 
 import sys
 from collections.abc import Sequence
 
-from lolm_plugin import training
-from lolm_plugin.errors import ConfigError
+from lolm_plugin import registry, training
+from lolm_plugin.errors import ConfigError, did_you_mean
 
 USAGE = """\
 lolm COMMAND, or python -m lolm_plugin COMMAND
@@ -19,6 +19,10 @@ lolm COMMAND, or python -m lolm_plugin COMMAND
       algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster; `lolm compare --help`
   lolm report DIR
       tables, figures and a page about the runs below a folder; `lolm report --help`
+  lolm dashboard [DIR] [--mongo URL]
+      the runs in a browser: Omniboard on an embedded database, or on a MongoDB; `lolm dashboard --help`
+  lolm import-runs DIR --mongo URL, lolm export-run ID --mongo URL --out DIR
+      file records into a MongoDB, and back
   lolm doctor --config=NAME --env-config=NAME [with KEY=VALUE ...]
       how large that run is, and what memory and time it takes here, before it is launched
 
@@ -28,6 +32,17 @@ Try
 """
 
 
+COMMANDS = {
+    "prompt": "lolm_plugin.prompt_command:main",
+    "compare": "lolm_plugin.experiments.compare:main",
+    "report": "lolm_plugin.experiments.report:main",
+    "dashboard": "lolm_plugin.tracking.dashboard:main",
+    "import-runs": "lolm_plugin.tracking.import_runs:main",
+    "export-run": "lolm_plugin.tracking.export_run:main",
+    "doctor": "lolm_plugin.doctor:main",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 2 for what the user can mend."""
     argv = list(sys.argv if argv is None else argv)
@@ -35,24 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "train":
             return training.main([f"{argv[0]} train", *arguments])
-        if command == "prompt":
-            from lolm_plugin.prompt_command import main as prompt
-
-            return prompt(arguments)
-        if command == "doctor":
-            from lolm_plugin.doctor import main as doctor
-
-            return doctor(arguments)
-        if command == "compare":
-            from lolm_plugin.experiments.compare import main as compare
-
-            return compare(arguments)
-        if command == "report":
-            from lolm_plugin.experiments.report import main as report
-
-            return report(arguments)
+        if command in COMMANDS:
+            return registry.load(COMMANDS[command])(arguments)
         if command not in ("-h", "--help", "help"):
-            raise ConfigError(f"{command} is not a command; use train, prompt, compare, report or doctor.")
+            known = ("train", *COMMANDS)
+            raise ConfigError(
+                f"{command} is not a command{did_you_mean(command, known)}; use {', '.join(known[:-1])} or {known[-1]}."
+            )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +25,16 @@ class Launch(NamedTuple):
     options: Mapping[str, Any]  # Sacred's part of the command line
     notes: Sequence[str]  # lines for the log
     resume: bool
+    mongo: str = ""  # the address of a database for the record, with its password
 
 
 def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
     """Train or play under Sacred; returns the exit code, 1 where the run failed with a sentence."""
+    with ExitStack() as closing:
+        return _launch(config, host, asked, closing)
+
+
+def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: ExitStack) -> int:
     import numpy as np
     import torch
     from sacred import SETTINGS, Experiment
@@ -37,6 +44,7 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
     from lolm_plugin.host import loop
     from lolm_plugin.host.stopping import Stopped
     from lolm_plugin.tracking.file_observer import FileObserver
+    from lolm_plugin.tracking.mongo_observer import MongoObserver
     from lolm_plugin.tracking.origin import origin, peak_memory
     from lolm_plugin.tracking.progress import ProgressObserver
     from lolm_plugin.tracking.summary import map_name, summarise
@@ -70,7 +78,7 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
         np.random.seed(run_config["seed"])
         torch.manual_seed(run_config["seed"])
         run_config["env_args"]["seed"] = run_config["seed"]
-        _run.info["launch"] = origin(command)
+        _run.info["launch"] = origin(command, host.name)
         try:
             if run_config["learner"] in registry.ENTRIES["learner"]:
                 loop.run(host, _run, run_config, _log, asked.resume)
@@ -83,6 +91,10 @@ def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
     sacred_command = asked.options["COMMAND"]
     if sacred_command is None:
         experiment.observers += [runs, ProgressObserver(config["t_max"])]
+        if asked.mongo:
+            copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
+            experiment.observers.append(copy)
+            closing.callback(copy.close)  # once the curve is drawn
     started = time.time()
     try:
         run = experiment.run(sacred_command or experiment.default_command, options=dict(asked.options))

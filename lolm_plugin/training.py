@@ -1,5 +1,6 @@
 """``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
 
+import os
 import shlex
 import sys
 import warnings
@@ -48,6 +49,7 @@ Options
   --resume=RUN_DIR              a run's folder under results/models or results/sacred; takes the place of both --configs
   --strict                      a damaged checkpoint ends the program; without it the one before is loaded
   --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
+  --mongo=URL                   a MongoDB for Omniboard beside the files; $LOLM_MONGO_URL is not seen by `ps`
   -h, --help                    this text
   print_config with KEY=VALUE   show the resolved configuration; so do Sacred's flags -n NAME, -c COMMENT, -u
 
@@ -112,6 +114,7 @@ def _main(argv: list[str]) -> int:
     use_host_config_dir(host_dir)
     algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
     resume, strict = take_option(arguments, "--resume"), take_flag(arguments, "--strict")
+    mongo = take_option(arguments, "--mongo")
     if resume is not None:
         if algorithm or environment:
             raise ConfigError(
@@ -139,8 +142,12 @@ def _main(argv: list[str]) -> int:
         from lolm_plugin.controllers.prompter import check_prompts
 
         notes += check_prompts(config)
+    # Not part of the configuration, which is recorded.
+    mongo = mongo or config.pop("mongo", "") or os.environ.get("LOLM_MONGO_URL", "")
+    config.pop("mongo", None)
     program = [*_interpreter(), *argv[0].split()]
-    return launch(config, hosts.open_host(checkout), Launch(program, argv[1:], options, notes, resume is not None))
+    asked = Launch(program, argv[1:], options, notes, resume is not None, mongo)
+    return launch(config, hosts.open_host(checkout), asked)
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from lolm_plugin import __version__
 
 
-def origin(command: str) -> dict[str, str | None]:
-    """What is known at the start; ``command`` without passwords."""
-    return {"command": command, "version": __version__, "commit": commit(Path(__file__).parents[2])}
+def origin(command: str, host: str) -> dict[str, str | None]:
+    """What is known at the start; ``command`` without passwords, ``host`` whose loop and parts run."""
+    return {"command": command, "host": host, "version": __version__, "commit": commit(Path(__file__).parents[2])}
 
 
 def commit(checkout: Path) -> str | None:

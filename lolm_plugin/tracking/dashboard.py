@@ -1,0 +1,109 @@
+"""``lolm dashboard``: every run in a browser, with nothing to set up."""
+
+import argparse
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.passwords import hidden
+from lolm_plugin.tracking import import_runs, mongo, omniboard
+
+AGAIN = 15.0  # seconds between looks at what the runs have done since
+
+DESCRIPTION = f"""\
+Shows Sacred runs in Omniboard, a web page with a table of runs to sort, filter and compare, and their curves.
+
+  lolm dashboard                 the runs below ./results, from an embedded database; nothing else is needed but Node.js
+  lolm dashboard results/suites/smax_quick --port 9000
+  {import_runs.VARIABLE}=mongodb://USER:PASSWORD@HOST/sacred lolm dashboard      the runs of a MongoDB
+
+Omniboard {omniboard.VERSION} is installed once into the per-user cache. Everything listens on 127.0.0.1 and stops with
+Ctrl-C. With the embedded database, runs that go on are looked at again every {AGAIN:.0f} seconds.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until Ctrl-C or SIGTERM; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "lolm dashboard", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="runs to show; default results")
+    given = os.environ.get(import_runs.VARIABLE)
+    parser.add_argument(
+        "--mongo", metavar="URL", default=given, help=f"a MongoDB in its place; ${import_runs.VARIABLE}"
+    )
+    parser.add_argument("--port", type=int, help="of the page; default one that is free")
+    options = parser.parse_args(list(arguments))
+    folder = Path(options.dir)
+    if not options.mongo and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; name one with runs below it, or set --mongo to a database.")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        omniboard.install()
+        with _database(options.mongo, folder) as url:
+            database = mongo.connect(url)
+            if not options.mongo:
+                outcomes = Counter(import_runs.import_all(list(import_runs.find(folder)), database))
+                print(f"{sum(outcomes.values())} runs below {folder}")
+            _show(url, database, options.port or omniboard.free_port(), None if options.mongo else folder)
+    except KeyboardInterrupt:
+        print("stopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _show(url: str, database: Any, port: int, folder: Path | None) -> None:
+    from pymongo.errors import PyMongoError
+
+    try:
+        omniboard.set_up(database)
+    except PyMongoError as error:
+        raise ConfigError(
+            f"--mongo={hidden(url)} does not answer ({hidden(str(error)).splitlines()[0][:200]}); start it, or leave "
+            "--mongo out for an embedded database."
+        ) from error
+    process = omniboard.start(url, port)
+    try:
+        print(f"Omniboard: http://127.0.0.1:{port}/sacred   (Ctrl-C stops it)", flush=True)
+        while process.poll() is None:
+            time.sleep(AGAIN)
+            if folder is not None:
+                list(import_runs.import_all(list(import_runs.find(folder)), database, quiet=True))
+        raise ConfigError("Omniboard ended by itself; run this again, with another --port if it does so again.")
+    finally:
+        omniboard.stop(process)
+
+
+@contextmanager
+def _database(url: str | None, folder: Path) -> Iterator[str]:
+    """The address of the database: the given one, or an embedded server's that keeps its files below ``folder``."""
+    if url:
+        yield url
+        return
+    try:
+        from secantus import SecantusDBServer
+    except ImportError as error:
+        raise ConfigError(
+            "the embedded database needs the package SecantusDB, which is not installed; pip install "
+            "'lolm_plugin[dashboard]', or set --mongo to a MongoDB."
+        ) from error
+    storage = folder / ".dashboard"
+    server = SecantusDBServer(
+        host="127.0.0.1", port=0, storage_path=str(storage), replica_set_name=None, enable_test_commands=False
+    )
+    server.start()
+    try:
+        yield f"mongodb://127.0.0.1:{server.port}/{mongo.DATABASE}"
+    finally:
+        server.stop()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,101 @@
+"""A run's record in a MongoDB while it goes on: a copy of its file record, made beside the training."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sacred.observers import RunObserver
+
+from lolm_plugin.passwords import hidden
+from lolm_plugin.tracking import mongo, run_documents
+
+AGAIN = 30.0  # seconds between tries while the database does not answer
+SHARE = 0.05  # of the time that may be spent on copying
+LAST = 15.0  # seconds for the copy of the finished run
+
+
+class MongoObserver(RunObserver):
+    """Copies ``folder()``, the file record, whenever Sacred's heartbeat has changed it, in a thread of its own.
+
+    So the database can be absent, slow or full: training never waits for it, the file record is complete, and what is
+    missing follows when it answers again, here or by ``lolm import-runs``. One line says when it stops and starts.
+    """
+
+    priority = -10  # after the files are written
+
+    def __init__(self, url: str, folder: Callable[[], Path | None]) -> None:
+        self._url, self._folder = url, folder
+        self._database = mongo.connect(url)
+        self._log = logging.getLogger("lolm")
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self._works: bool | None = None  # None: not tried yet
+        self._written = self._copied = 0  # how often the files changed, and as of which change they are copied
+        self._thread = threading.Thread(target=self._copy, name="mongo", daemon=True)
+
+    def started_event(self, *args: Any, **event: Any) -> None:
+        """Called by Sacred at the start of a run; returns no number, as the files' is the run's."""
+        self._thread.start()
+        self._wake()
+
+    def heartbeat_event(self, *args: Any, **event: Any) -> None:
+        """Called by Sacred every 10 seconds."""
+        self._wake()
+
+    def close(self) -> None:
+        """Copy the finished run, and give up after some seconds, with a line that says how to do it later."""
+        if not self._thread.is_alive():
+            return
+        self._closing.set()
+        self._wake()
+        self._thread.join(LAST)
+        if self._copied < self._written:
+            self._log.warning(
+                "The database at %s lacks the end of this run; the file record is complete, and `lolm import-runs %s` "
+                "completes the database.",
+                hidden(self._url),
+                self._folder(),
+            )
+
+    def _wake(self) -> None:
+        self._written += 1
+        self._changed.set()
+
+    def _copy(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            closing, began = self._closing.is_set(), time.monotonic()
+            copied = self._try_once()
+            if closing:
+                return
+            if not copied:
+                self._changed.set()
+            # Woken up early only by the end of the run.
+            self._closing.wait((time.monotonic() - began) / SHARE if copied else AGAIN)
+
+    def _try_once(self) -> bool:
+        folder = self._folder()
+        if folder is None:
+            return True
+        written = self._written
+        try:
+            documents = run_documents.read(folder)
+            if documents is not None:
+                mongo.write(self._database, documents)
+        except Exception as error:  # whatever a server may answer, or a library raise: nothing is worth a training
+            if self._works is not False:
+                self._log.warning(
+                    "The database at %s does not take this run (%s); training goes on, its file record is complete, "
+                    "and it is tried again.",
+                    hidden(self._url),
+                    hidden(str(error)).splitlines()[0][:200],
+                )
+            self._works = False
+            return False
+        if self._works is False:
+            self._log.info("The database at %s has the whole run again.", hidden(self._url))
+        self._works, self._copied = True, written
+        return True

@@ -1,0 +1,114 @@
+"""Omniboard, the web page that shows Sacred's runs: installed once into the per-user cache, started on a database."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.paths import cache_dir
+
+VERSION = "2.16.1"
+GUARD = Path(__file__).with_name("omniboard_guard.js")
+SECONDS = 60.0  # to start in
+
+# Columns of the table of runs: name, metric, which value of it.
+METRIC_COLUMNS = (
+    ("win rate", "test_battle_won_mean", "last"),
+    ("best win rate", "test_battle_won_mean", "max"),
+    ("return", "test_return_mean", "last"),
+    ("env steps", "episode", "last"),
+    ("kl_coef", "kl_coef", "last"),
+)
+CONFIG_COLUMNS = (("algorithm", "config.name"), ("map", "config.env_args.map_name"), ("seed of run", "config.seed"))
+
+
+def install() -> Path:
+    """The folder of the installed package, made on the first call with npm. Raises ConfigError without Node."""
+    home = cache_dir() / f"omniboard-{VERSION}"
+    start = home / "node_modules/omniboard/dist/start.js"
+    for program in ("node",) if start.is_file() else ("node", "npm"):
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"Omniboard needs Node.js, and there is no {program} on the PATH; install it from nodejs.org or "
+                "with the system's packages, and run this again."
+            )
+    if start.is_file():
+        return start
+    print(f"Installing Omniboard {VERSION} with npm into {home}, once; this takes a minute or two.", flush=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        command = ["npm", "install", "--prefix", scratch, "--no-fund", "--no-audit", "--loglevel=error"]
+        done = subprocess.run([*command, f"omniboard@{VERSION}"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr or done.stdout).strip().splitlines()
+            raise ConfigError(
+                f"npm could not install Omniboard ({reason[-1] if reason else done.returncode}); see whether `npm view "
+                "omniboard version` answers, and run this again."
+            )
+        shutil.rmtree(home, ignore_errors=True)
+        Path(scratch).rename(home)
+        Path(scratch).mkdir()  # for its removal
+    return start
+
+
+def start(url: str, port: int) -> subprocess.Popen:
+    """Omniboard on the database at ``url``, answering on 127.0.0.1; its log goes nowhere, as it repeats the address."""
+    process = subprocess.Popen(
+        ["node", "--require", str(GUARD), str(install()), "--no-deprecation"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Not as an argument, which everybody on the machine can read.
+        env={**os.environ, "MONGO_URI": url, "PORT": str(port)},
+        start_new_session=True,  # Ctrl-C is for whoever started it to act on
+    )
+    deadline = time.monotonic() + SECONDS
+    while not _answers(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(process)
+            raise ConfigError(f"Omniboard did not start on port {port} within {SECONDS:.0f} s; try again with --port.")
+        time.sleep(0.1)
+    return process
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End it and wait until it has."""
+    process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def set_up(database: Any) -> None:
+    """Columns that people look for, on the first start; what they change is left alone from then on."""
+    columns, custom = database["omniboard.metric.columns"], database["omniboard.custom.columns"]
+    if columns.find_one() is None:
+        names = ("name", "metric_name", "extrema")
+        columns.insert_many([{**dict(zip(names, column, strict=True)), "lastn": 1} for column in METRIC_COLUMNS])
+    if custom.find_one() is None:
+        custom.insert_many([{"name": name, "config_path": path} for name, path in CONFIG_COLUMNS])
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/sacred/api/v1/database", timeout=1) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

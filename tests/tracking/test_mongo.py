@@ -1,0 +1,267 @@
+"""Runs in a database say what their files say, however often they are written and whatever happens to the database."""
+
+import json
+import logging
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from lolm_plugin import cli
+from lolm_plugin.tracking import export_run, import_runs, mongo, mongo_observer, run_documents
+from lolm_plugin.tracking.mongo_observer import MongoObserver
+from tests.experiments.test_records import write
+from tests.resume.runs import PATIENCE, line, record, train
+
+SECRET = "s3cret-w0rd"
+
+
+@contextmanager
+def served(folder, port=0):
+    """A server with MongoDB's protocol that keeps its files in ``folder``; yields its address."""
+    from secantus import SecantusDBServer
+
+    server = SecantusDBServer(
+        host="127.0.0.1", port=port, storage_path=str(folder), replica_set_name=None, enable_test_commands=False
+    )
+    server.start()
+    try:
+        yield f"mongodb://127.0.0.1:{server.port}/sacred"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def url(tmp_path):
+    with served(tmp_path / "database") as address:
+        yield address
+
+
+def run_import(folder, url):
+    return cli.main(["lolm", "import-runs", str(folder), "--mongo", url])
+
+
+def content(database):
+    """Everything in it but ids that it gave itself."""
+    runs = {run["_id"]: {**run, "artifacts": [a["name"] for a in run["artifacts"]]} for run in database.runs.find()}
+    series = {(m["run_id"], m["name"]): (m["steps"], m["values"]) for m in database.metrics.find()}
+    return runs, series
+
+
+def test_importing_twice_adds_once_and_what_changed_is_updated(tmp_path, url, capsys):
+    folder = tmp_path / "runs"
+    write(folder / "mappo/3m/1", config={"seed": 1})
+    write(folder / "mappo/3m/2", config={"seed": 2}, run={"status": "RUNNING"})
+    assert run_import(folder, url) == 0
+    assert "2 added, 0 updated, 0 unchanged" in capsys.readouterr().out
+    database = mongo.connect(url)
+    first = content(database)
+    assert run_import(folder, url) == 0
+    assert "0 added, 0 updated, 2 unchanged" in capsys.readouterr().out
+    assert content(database) == first
+
+    database.runs.update_one({"_id": 2}, {"$set": {"omniboard.tags": ["mine"]}})
+    (folder / "mappo/3m/2").rename(folder / "moved")
+    longer = {"entropy": {"steps": [1, 2, 3], "values": [3, 2, 1]}}
+    (folder / "moved/metrics.json").write_text(json.dumps(longer))
+    (folder / "moved/run.json").write_text((folder / "mappo/3m/1/run.json").read_text())
+    assert run_import(folder, url) == 0
+    assert "0 added, 1 updated, 1 unchanged" in capsys.readouterr().out
+    runs, series = content(database)
+    assert sorted(runs) == [1, 2]
+    assert runs[2]["status"] == "COMPLETED"
+    assert runs[2]["omniboard"]["tags"] == ["mine"], "what the user wrote is the user's"
+    assert series[2, "entropy"] == ([1, 2, 3], [3, 2, 1])
+
+
+def test_a_run_is_laid_out_as_sacreds_own_observer_does(tmp_path, url):
+    info = {"transfer": {"source_map": "8m"}, "launch": {"host": "bundled"}}
+    config = {"env_args": {"map_name": "3m", "a.b": 1}}
+    folder = write(tmp_path / "runs/1", config=config, info=info, run={"command": "my_main"})
+    (folder / "cout.txt").write_text("printed\n")
+    (folder / "curve.png").write_bytes(b"picture")
+    run_import(tmp_path / "runs", url)
+    database = mongo.connect(url)
+    (run,) = database.runs.find()
+    assert (run["_id"], run["command"], run["format"]) == (1, "my_main", "MongoObserver-0.7.0")
+    assert (run["start_time"].isoformat(), run["captured_out"]) == ("2026-01-01T10:00:00", "printed\n")
+    assert run["experiment"]["name"] == "mappo 3m"
+    assert run["omniboard"]["tags"] == ["mappo", "sc2", "bundled", "from 8m"]
+    assert run["config"]["env_args"] == {"map_name": "3m", "a·b": 1}
+    (metric,) = database.metrics.find()
+    assert run["info"]["metrics"] == [{"name": "entropy", "id": str(metric["_id"])}]
+    assert (metric["run_id"], metric["steps"], metric["values"]) == (1, [1, 2], [0.5, 0.25])
+    import gridfs
+
+    files = {a["name"]: gridfs.GridFS(database).get(a["file_id"]).read() for a in run["artifacts"]}
+    assert files["curve.png"] == b"picture"
+    assert b"map_name: 3m" in files["config.yaml"]
+
+
+def test_what_would_not_fit_a_document_is_cut_and_says_so(tmp_path, url):
+    count = 3 * run_documents.POINTS + 1
+    folder = write(tmp_path / "runs/1", metrics={"loss": {"steps": list(range(count)), "values": [0.5] * count}})
+    (folder / "cout.txt").write_text("x" * 20_000_000 + "the end")
+    assert run_import(tmp_path / "runs", url) == 0
+    database = mongo.connect(url, seconds=60)
+    (run,), (metric,) = database.runs.find(), database.metrics.find()
+    assert len(run["captured_out"]) < 1.1 * run_documents.OUTPUT
+    assert run["captured_out"].endswith("the end")
+    assert "are in cout.txt]" in run["captured_out"]
+    assert len(metric["steps"]) <= run_documents.POINTS
+    assert metric["steps"][-1] == count - 1
+
+
+def test_there_and_back_again(tmp_path, url):
+    assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100")) == 0
+    run_import(tmp_path / "run", url)
+    database = mongo.connect(url)
+    export_run.export(database, 1, tmp_path / "back")
+    before, after = (run_documents.read(folder) for folder in (record(tmp_path / "run", 1), tmp_path / "back"))
+    assert after.series.keys() == before.series.keys()
+    for name, series in before.series.items():  # a database keeps milliseconds
+        assert (after.series[name]["steps"], after.series[name]["values"]) == (series["steps"], series["values"])
+    for key in ("config", "status", "captured_out", "info", "host", "meta"):
+        assert after.run[key] == before.run[key], key
+    assert after.files["curve.png"] == before.files["curve.png"]
+    assert cli.main(["lolm", "report", str(tmp_path / "back")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import-runs", "."], "set --mongo or LOLM_MONGO_URL"),
+        (["import-runs", "nowhere", "--mongo", "mongodb://127.0.0.1:1/x"], "nowhere has no Sacred run below it"),
+        (["import-runs", "{runs}", "--mongo", "nonsense"], "--mongo=nonsense cannot be used"),
+        (["export-run", "7", "--mongo", "{url}"], "run 7 is not in this database"),
+        (["export-run", "7", "--mongo", "{url}", "--out", "{runs}"], "exists already"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path, url, capsys, monkeypatch, arguments, said):
+    monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
+    write(tmp_path / "runs/1")
+    assert cli.main(["lolm", *(word.format(url=url, runs=tmp_path / "runs") for word in arguments)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_absent_database_fails_an_import_in_one_sentence(tmp_path, capsys, monkeypatch):
+    write(tmp_path / "runs/1")
+    monkeypatch.setattr(mongo, "connect", lambda url, connect=mongo.connect: connect(url, seconds=0.2))
+    assert run_import(tmp_path / "runs", f"mongodb://me:{SECRET}@127.0.0.1:1/sacred") == 1
+    printed = "".join(capsys.readouterr())
+    assert "error: mongodb://***@127.0.0.1:1/sacred does not take the runs" in printed
+    assert SECRET not in printed
+
+
+# --- While a run goes on ---
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """An observer that tries again soon, on a database that is given up on soon."""
+    monkeypatch.setattr(mongo_observer, "AGAIN", 0.05)
+    monkeypatch.setattr(mongo_observer, "LAST", 20)
+    monkeypatch.setattr(mongo, "SECONDS", 0.3)
+    monkeypatch.setattr(mongo, "connect", lambda url, connect=mongo.connect: connect(url, seconds=0.3))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What our logger says of the database."""
+    messages, logger = [], logging.getLogger("lolm")
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    return lambda: [message for message in messages if message.startswith("The database")]
+
+
+def wait_until(true):
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_run_is_in_the_database_when_it_ends(tmp_path, url, monkeypatch):
+    monkeypatch.setenv("LOLM_MONGO_URL", url)
+    assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100")) == 0
+    (run,) = mongo.connect(url).runs.find()
+    assert run["status"] == "COMPLETED"
+    assert {a["name"] for a in run["artifacts"]} == {"curve.png", "config.yaml"}
+    assert list(import_runs.import_all([record(tmp_path / "run", 1)], mongo.connect(url))) == ["unchanged"]
+
+
+def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, hasty, said):
+    monkeypatch.setattr(mongo_observer, "LAST", 1)
+    address = f"mongodb://me:{SECRET}@127.0.0.1:1/sacred"
+    assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100"), f"mongo={address}") == 0
+    first, last = said()
+    assert "The database at mongodb://***@127.0.0.1:1/sacred does not take this run" in first
+    assert "training goes on" in first
+    assert "lacks the end of this run" in last
+    assert "lolm import-runs results/sacred/updet_mappo/duel/1" in last
+    assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "COMPLETED"
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_a_password_on_the_command_line_is_in_no_output(tmp_path, monkeypatch, hasty, capfd):
+    monkeypatch.setattr(mongo_observer, "LAST", 1)
+    arguments = line("updet_mappo", "probe", "duel", "t_max=100")
+    assert train(tmp_path / "run", f"--mongo=mongodb://me:{SECRET}@127.0.0.1:1/sacred", *arguments) == 0
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
+    folder = write(tmp_path / "runs/1", run={"status": "RUNNING"})
+
+    def grow(status="RUNNING"):
+        run = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**run, "status": status, "heartbeat": "2026-01-01T10:00:05"}))
+
+    with served(tmp_path / "database") as address:
+        observer = MongoObserver(address, lambda: folder)
+        observer.started_event()
+        wait_until(lambda: mongo.connect(address).runs.count_documents({}) == 1)
+        port = int(address.split(":")[2].split("/")[0])
+    grow()
+    observer.heartbeat_event()
+    wait_until(said)
+    with served(tmp_path / "database", port) as address:
+        wait_until(lambda: len(said()) == 2)
+        grow("COMPLETED")
+        observer.close()
+        down, up = said()
+        assert "does not take this run" in down
+        assert "has the whole run again" in up
+        (run,) = mongo.connect(address).runs.find()
+        assert run["status"] == "COMPLETED"
+        assert list(import_runs.import_all([folder], mongo.connect(address))) == ["unchanged"]
+
+
+@pytest.mark.parametrize("how", ["slow", "full", "too large"])
+def test_whatever_a_database_answers_training_does_not_wait(tmp_path, monkeypatch, said, how):
+    from pymongo.errors import DocumentTooLarge, OperationFailure
+
+    folder = write(tmp_path / "runs/1")
+    errors = {"full": OperationFailure("no space left on device"), "too large": DocumentTooLarge("over 16 MB")}
+    asked, answered = threading.Event(), threading.Event()
+
+    def answer(database, documents):
+        asked.set()
+        answered.wait(PATIENCE)
+        raise errors.get(how, TimeoutError("the server takes its time"))
+
+    monkeypatch.setattr(mongo, "write", answer)
+    monkeypatch.setattr(mongo_observer, "LAST", 0.1)
+    observer = MongoObserver("mongodb://127.0.0.1:1/sacred", lambda: folder)
+    observer.started_event()
+    assert asked.wait(PATIENCE)
+    for event in (observer.heartbeat_event, observer.heartbeat_event, observer.close):
+        event()  # here it would stay if it waited for the answer
+    assert "lacks the end of this run" in said()[-1]
+    answered.set()
+    observer._thread.join(PATIENCE)
+    assert "does not take this run" in said()[-1]
