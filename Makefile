@@ -1,8 +1,10 @@
 # Each target sets up .venv first when it is missing. PYTHON chooses the interpreter it is made from.
 PYTHON ?= python3
 RUN = .venv/bin/python
+APT = $(if $(shell command -v sudo),sudo -n) apt-get --yes --quiet
+INSTALL = $(APT) install --no-install-recommends
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 
 demo: .venv/installed  ## a real pretrained LM learns a real battle; about 4 minutes on 2 cores
 	$(RUN) main.py --config=lolm_mappo_smol --env-config=smax --epymarl=none \
@@ -10,6 +12,14 @@ demo: .venv/installed  ## a real pretrained LM learns a real battle; about 4 min
 
 test: .venv/installed  ## every test
 	$(RUN) -m pytest -n 2
+
+test-browser: .venv/installed browser  ## Omniboard in a real browser, about 2 minutes
+	$(RUN) -m pytest -m browser tests/browser
+
+.PHONY: browser
+browser:  ## Chromium and Node.js, by the system's packages where they are missing
+	@command -v chromium chromium-browser google-chrome || $(INSTALL) chromium || ($(APT) update && $(INSTALL) chromium)
+	@command -v npm || $(INSTALL) nodejs npm || ($(APT) update && $(INSTALL) nodejs npm)
 
 lint: .venv/installed  ## style
 	$(RUN) -m ruff check .

@@ -35,6 +35,7 @@ EXTRAS = {
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
         "ruff>=0.9",  # lint
         *("pymongo>=4.6", "SecantusDB>=0.7.0b3"),  # runs in a database
+        "tensorboard>=2.18",  # use_tensorboard
         "playwright>=1.48",  # the browser of make test-browser
         *("ray>=2.40", "psutil>=6"),  # a cluster on this machine, and its processes
         *("websockets>=15", "websocket-client>=1.8"),  # the fake StarCraft's server, and pysc2's own client

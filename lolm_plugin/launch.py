@@ -73,7 +73,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     command = hidden(shlex.join([*asked.program, *asked.arguments]))
 
     @experiment.main
-    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> None:
+    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> float | None:
         run_config = deepcopy(_config)
         np.random.seed(run_config["seed"])
         torch.manual_seed(run_config["seed"])
@@ -81,9 +81,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         _run.info["launch"] = origin(command, host.name)
         try:
             if run_config["learner"] in registry.ENTRIES["learner"]:
-                loop.run(host, _run, run_config, _log, asked.resume)
-            else:
-                host.run(_run, run_config, _log)
+                return loop.run(host, _run, run_config, _log, asked.resume)
+            return host.run(_run, run_config, _log)
         finally:
             _run.info["launch"] |= peak_memory()
 

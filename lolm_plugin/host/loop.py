@@ -38,8 +38,8 @@ from lolm_plugin.versions import versions
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 
 
-def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> None:
-    """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object.
+def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> float | None:
+    """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
     With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving.
 
@@ -89,6 +89,7 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
             runner.close_env()
     if hasattr(logger, "finish"):
         logger.finish()
+    return next(iter(_score(logger)), None)
 
 
 def _checked(config: dict[str, Any], log: logging.Logger) -> dict[str, Any]:
@@ -276,8 +277,7 @@ class _Training:
         # What a test used is not to be told as part of the next training batch, which another process may play.
         getattr(self.parts.learner.mac, "take_usage", dict)()
         done.last_test_t = runner.t_env
-        names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
-        done.score = [float(self.logger.stats[name][-1][1]) for name in names if self.logger.stats.get(name)]
+        done.score = _score(self.logger)
         return True
 
     def _best_yet(self) -> bool:
@@ -333,6 +333,12 @@ class _Training:
             self.log.warning("The batch could not be written to %s (%s).", folder, problem)
             return
         error.dumped = str(folder)
+
+
+def _score(logger: Any) -> list[float]:
+    """How the last test went, what counts most first."""
+    names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
+    return [float(logger.stats[name][-1][1]) for name in names if logger.stats.get(name)]
 
 
 def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import logging
 from collections import defaultdict
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.host.bundled.trackers import TensorBoard, WandB
 
 # The console shows the mean of this many last values; of epsilon the last one.
 WINDOW = 5
@@ -13,11 +14,14 @@ COLUMNS = 4
 
 
 def open_logger(log: logging.Logger, args: Any, config: dict[str, Any], run: Any) -> "Logger":
-    """See ``Host.open_logger``. Raises ConfigError for a kind of logging that only EPyMARL has."""
-    for key in ("use_tensorboard", "use_wandb"):
-        if config[key]:
-            raise ConfigError(f"{key}=True needs the EPyMARL host; set EPYMARL_HOME, or {key} to False.")
+    """See ``Host.open_logger``. Raises ConfigError for a kind of logging whose package is missing."""
     logger = Logger(log)
+    if config["use_tensorboard"]:
+        logger.trackers.append(TensorBoard(Path(args.local_results_path, "tb_logs", args.unique_token)))
+    if config["use_wandb"]:
+        found = WandB(config)
+        logger.trackers.append(found)
+        logger.wandb = found.run
     logger.setup_sacred(run)
     return logger
 
@@ -31,6 +35,8 @@ class Logger:
     def __init__(self, console_logger: logging.Logger) -> None:
         self.console_logger = console_logger
         self.stats: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.trackers: list[TensorBoard | WandB] = []
+        self.wandb: Any = None  # W&B's run, where there is one
         self._run: Any = None
 
     def setup_sacred(self, run: Any) -> None:
@@ -41,8 +47,15 @@ class Logger:
         """Logs ``value`` (a number, or a tensor or array with one element) at environment step ``t``."""
         value = float(value)
         self.stats[key].append((t, value))
+        for tracker in self.trackers:
+            tracker.log(key, value, t)
         if self._run is not None and to_sacred:
             self._run.log_scalar(key, value, t)
+
+    def finish(self) -> None:
+        """The run is over."""
+        for tracker in self.trackers:
+            tracker.finish()
 
     def print_recent_stats(self) -> None:
         """Writes one table of every statistic to the console; ``episode`` must have been logged."""
