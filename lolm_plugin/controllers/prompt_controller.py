@@ -48,6 +48,7 @@ class PromptMAC(Controller):
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
+        self.example = ""  # the first prompt that was read, for people
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """LoRA, or the whole language model, and the action head."""
@@ -150,4 +151,7 @@ class PromptMAC(Controller):
         """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
         tokens, place = self.agent.prompter.tokens(obs, available, agent).distinct()
         sequences = torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
+        if not self.example:
+            prompter = self.agent.prompter
+            self.example = prompter.tokenizer.decode(prompter.prefix + sequences[0].tolist())
         return self.agent.backbone.rows(self.agent.prompter.prefix, sequences), torch.from_numpy(place).to(obs.device)

@@ -87,6 +87,8 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
                 log.info("Finished Training")
         finally:
             runner.close_env()
+    if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
+        Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
         logger.finish()
     return next(iter(_score(logger)), None)

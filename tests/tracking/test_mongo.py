@@ -193,6 +193,20 @@ def test_a_run_is_in_the_database_when_it_ends(tmp_path, url, monkeypatch):
     assert list(import_runs.import_all([record(tmp_path / "run", 1)], mongo.connect(url))) == ["unchanged"]
 
 
+def test_a_language_models_run_shows_what_it_read(tmp_path, url, monkeypatch):
+    import gridfs
+
+    monkeypatch.setenv("LOLM_MONGO_URL", url)
+    assert train(tmp_path / "run", *line("lolm_mappo_tiny", "probe", "duel", "t_max=50")) == 0
+    database = mongo.connect(url)
+    (run,) = database.runs.find()
+    (prompt,) = (
+        gridfs.GridFS(database).get(a["file_id"]).read() for a in run["artifacts"] if a["name"] == "prompt.txt"
+    )
+    assert b"marine" in prompt
+    assert prompt.decode() == (record(tmp_path / "run", 1) / "prompt.txt").read_text()
+
+
 def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, hasty, said):
     monkeypatch.setattr(mongo_observer, "LAST", 1)
     address = f"mongodb://me:{SECRET}@127.0.0.1:1/sacred"
