@@ -46,6 +46,22 @@ class Plan:
 
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run whose costs are known: one of ours. ConfigError as for a run."""
+    config = checked(arguments)
+    if not is_ours(config):
+        raise ConfigError(
+            f"--config={config['name']} is the host's own algorithm, of which lolm doctor knows no costs; set --config "
+            f"to one with mac={' or mac='.join(registry.ENTRIES['mac'])}."
+        )
+    return config
+
+
+def is_ours(config: Mapping[str, Any]) -> bool:
+    """Whether this plugin's controllers run it, and not EPyMARL's."""
+    return config["mac"] in registry.ENTRIES["mac"]
+
+
+def checked(arguments: Sequence[str]) -> dict[str, Any]:
     """What ``--config``, ``--env-config``, ``--epymarl`` and ``with ...`` mean; ConfigError as for a run."""
     arguments = list(arguments)
     checkout = hosts.locate(take_option(arguments, "--epymarl"))
@@ -58,11 +74,6 @@ def configuration(arguments: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"lolm doctor does not know {stray[0]}; see lolm doctor --help.")
     config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
     config_check.check(config)
-    if config["mac"] not in registry.ENTRIES["mac"]:
-        raise ConfigError(
-            f"--config={algorithm} is the host's own algorithm, of which lolm doctor knows no costs; set --config to "
-            f"one with mac={' or mac='.join(registry.ENTRIES['mac'])}."
-        )
     return config
 
 

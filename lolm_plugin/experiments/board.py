@@ -95,17 +95,18 @@ class Board:
         from rich.table import Table
 
         table = Table(title=self.headline(), title_justify="left", expand=False)
-        for column, right in (("run", False), ("state", False), ("steps", True), ("win rate", True), ("left", True)):
-            table.add_column(column, justify="right" if right else "left", no_wrap=column != "state")
+        table.add_column("run", overflow="fold")
+        table.add_column("state", no_wrap=True, min_width=len(RUNNING))
+        for column in ("steps", "win rate", "left"):
+            table.add_column(column, justify="right", no_wrap=True)
         ended = sorted((e for e in self.entries if e.state == DONE and e.ended), key=lambda entry: entry.ended)
         failed = [entry for entry in self.entries if entry.state == FAILED]
         for entry in [*ended[-RECENT:], *failed, *(e for e in self.entries if e.state == RUNNING)]:
-            state = f"failed: {entry.reason}" if entry.state == FAILED else entry.state
             steps = "" if entry.run.kind == "zero_shot" else f"{entry.step:,}/{entry.t_max:,}"
             left = spent(entry) if entry.state == DONE else ""
             if entry.state == RUNNING and entry.share > 0:
                 left = duration((time.monotonic() - entry.began) * (1 / entry.share - 1))
-            table.add_row(entry.run.title, state, steps, result(entry), left)
+            table.add_row(entry.run.title, entry.state, steps, result(entry), left)
         return table
 
     def _share(self) -> float:

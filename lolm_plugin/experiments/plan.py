@@ -41,7 +41,7 @@ def _check(run: Run, host: str) -> Planned:
     try:
         # A transfer's weights are not there yet, and without them evaluating would be refused.
         words = [word for word in run.arguments() if word != "evaluate=True"]
-        config = sizes.configuration([f"--epymarl={host}", *words])
+        config = sizes.checked([f"--epymarl={host}", *words])
         if run.source is not None:
             _check_transfer(run, config)
         return Planned(run, config, _seconds(run, config))
@@ -51,6 +51,11 @@ def _check(run: Run, host: str) -> Planned:
 
 def _check_transfer(run: Run, config: Mapping[str, Any]) -> None:
     assert run.source is not None
+    if not sizes.is_ours(config):
+        raise ConfigError(
+            f"{run.config} is EPyMARL's own, which takes no policy from another run; set "
+            f"algorithms.{run.algorithm}.transfer to False."
+        )
     if config["mac"] != "network_mac" or config["agent"] in registry.TRUNKS:
         return
     sizes_of = registry.load(registry.MAP_SIZES[config["env"]])
@@ -65,6 +70,8 @@ def _check_transfer(run: Run, config: Mapping[str, Any]) -> None:
 
 
 def _seconds(run: Run, config: Mapping[str, Any]) -> float | None:
+    if not sizes.is_ours(config):
+        return None
     size = sizes.plan(config)
     tested = size.test_battles * size.length  # of one test, which is all that zero-shot plays
     if config["mac"] == config_check.LLM_MAC:

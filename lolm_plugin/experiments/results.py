@@ -60,7 +60,15 @@ def sort(runs: list[RunRecord]) -> Results:
     """Runs with their tests, in the order of algorithm, map and seed, whatever folder they lie in."""
     ordered = sorted(
         runs,
-        key=lambda run: (run.env, run.map_name, run.source_map or "", run.kind, run.algorithm, run.seed, run.started),
+        key=lambda run: (
+            run.env,
+            run.map_name,
+            run.source_map or "",
+            run.kind,
+            run.algorithm,
+            run.seed,
+            str(run.started),
+        ),
     )
     results = Results(ordered)
     several = len({run.env for run in runs}) > 1

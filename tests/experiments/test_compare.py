@@ -1,5 +1,6 @@
 """A suite's runs are handed over in order, tried again, and told apart when they fail."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ import pytest
 
 from lolm_plugin import cli
 from lolm_plugin.experiments import compare, job
+from lolm_plugin.experiments.board import DONE, FAILED, RUNNING, WAITING, Board, Entry
+from lolm_plugin.experiments.suite import Run
 from tests.experiments.runs_for_suites import PretendedWorkers, numbers, suite_file
 from tests.resume.runs import PATIENCE
 
@@ -135,6 +138,7 @@ def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
     assert "The same command goes on with what is missing." in capsys.readouterr().out
 
 
+STATES = (WAITING, RUNNING, DONE, FAILED)
 APART = ("costs", "runs", "index")  # what tells of time and folders
 
 
@@ -176,3 +180,19 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
         assert path.read_bytes() == same.read_bytes(), path
     resumed = json.loads(max(few.glob("results/sacred/*/*/*/info.json")).read_text())
     assert resumed["transfer"]["source_map"] == "duel"
+
+
+def test_the_live_table_fits_a_narrow_terminal(tmp_path):
+    from rich.console import Console
+
+    run = Run("zero_shot", "asn_attention_mappo", "asn_attention_mappo", "smax", "8m_vs_9m", 1, {})
+    entries = [
+        Entry(run, tmp_path, 50_000, 1.0, state=state, step=20_000, won=0.5, began=1.0, ended=2.0) for state in STATES
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Board(entries, "2 workers on this machine").table())
+    shown = console.export_text()
+    for state in ("running", "done", "failed"):
+        assert f" {state} " in shown
+    assert "50%" in shown
+    assert "1 of 4 done, 1 running, 1 failed" in shown
