@@ -143,8 +143,8 @@ def _main(argv: list[str]) -> int:
 
         notes += check_prompts(config)
     # Not part of the configuration, which is recorded.
-    mongo = mongo or config.pop("mongo", "") or os.environ.get("LOLM_MONGO_URL", "")
-    config.pop("mongo", None)
+    in_config = config.pop("mongo", "")
+    mongo = mongo or in_config or os.environ.get("LOLM_MONGO_URL", "")
     program = [*_interpreter(), *argv[0].split()]
     asked = Launch(program, argv[1:], options, notes, resume is not None, mongo)
     return launch(config, hosts.open_host(checkout), asked)

@@ -56,7 +56,7 @@ def read(folder: Path) -> Documents | None:
         "captured_out": _output(folder / "cout.txt"),
     }
     files = {path: _bytes(folder / path) for path in [*run.get("artifacts", []), *OURS] if (folder / path).is_file()}
-    files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True).encode()
+    files["config.yaml"] = yaml.safe_dump(hidden(config), allow_unicode=True).encode()
     document = hidden_in(document)
     content = (document, series, {name: _sum(data) for name, data in {**files, **sources}.items()})
     return Documents(

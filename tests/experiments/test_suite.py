@@ -60,6 +60,14 @@ def test_the_nearest_setting_wins(tmp_path):
     assert by_key["scratch/fast/target/1"].settings["t_max"] == 55
 
 
+def test_what_an_algorithm_sets_wins_over_the_kind_of_run(tmp_path):
+    algorithms = {"updet_mappo": {}, "slow": {"config": "updet_mappo", "with": {"t_max": 33}}}
+    transfers = [{"source": "duel", "target": "target", "with": {"t_max": 77}}]
+    by_key = {run.key: run for run in runs(tmp_path, algorithms=algorithms, transfers=transfers)}
+    assert by_key["few_shot/slow/duel-to-target/1"].settings["t_max"] == 33
+    assert by_key["few_shot/updet_mappo/duel-to-target/1"].settings["t_max"] == 77
+
+
 def test_a_run_is_a_command_line(tmp_path):
     first, zero, *_ = runs(tmp_path, **{"with": {"lr": 0.1, "entity": {"further_fields": ["x"]}, "lr_decay": False}})
     options, settings = first.arguments()[:3], first.arguments()[3:]

@@ -99,6 +99,21 @@ def test_a_run_is_laid_out_as_sacreds_own_observer_does(tmp_path, url):
     assert b"map_name: 3m" in files["config.yaml"]
 
 
+def test_passwords_in_records_of_others_are_left_out(tmp_path, url):
+    asked = {"options": {"--mongo_db": f"mongodb://me:{SECRET}@host/x"}}
+    folder = write(tmp_path / "runs/1", run={"meta": asked}, config={"address": f"mongodb://me:{SECRET}@host/x"})
+    (folder / "cout.txt").write_text(f"connected to mongodb://me:{SECRET}@host/x\n")
+    run_import(tmp_path / "runs", url)
+    database = mongo.connect(url)
+    (run,) = database.runs.find()
+    assert run["meta"]["options"]["--mongo_db"] == "mongodb://***@host/x"
+    assert SECRET not in str(run)
+    import gridfs
+
+    files = [gridfs.GridFS(database).get(artifact["file_id"]).read() for artifact in run["artifacts"]]
+    assert not [content for content in files if SECRET.encode() in content]
+
+
 def test_what_would_not_fit_a_document_is_cut_and_says_so(tmp_path, url):
     count = 3 * run_documents.POINTS + 1
     folder = write(tmp_path / "runs/1", metrics={"loss": {"steps": list(range(count)), "values": [0.5] * count}})
