@@ -19,7 +19,19 @@ Writes a run of a MongoDB, whoever put it there, as a Sacred file record, which 
 
   lolm export-run 12 --mongo mongodb://127.0.0.1:27017/sacred --out exported/12
 """
-APART = ("_id", "config", "info", "captured_out", "omniboard", "record_id", "digest", "points", "format", "artifacts")
+APART = (
+    "_id",
+    "config",
+    "info",
+    "captured_out",
+    "omniboard",
+    "record_id",
+    "digest",
+    "points",
+    "steps",
+    "format",
+    "artifacts",
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,10 +23,15 @@ METRIC_COLUMNS = (
     ("win rate", "test_battle_won_mean", "last"),
     ("best win rate", "test_battle_won_mean", "max"),
     ("return", "test_return_mean", "last"),
-    ("env steps", "episode", "last"),
     ("kl_coef", "kl_coef", "last"),
 )
-CONFIG_COLUMNS = (("algorithm", "config.name"), ("map", "config.env_args.map_name"), ("seed of run", "config.seed"))
+# Name, and path in the run's document.
+COLUMNS = (
+    ("algorithm", "config.name"),
+    ("map", "config.env_args.map_name"),
+    ("seed of run", "config.seed"),
+    ("env steps", "steps"),
+)
 
 
 def install() -> Path:
@@ -103,7 +108,7 @@ def set_up(database: Any) -> None:
         names = ("name", "metric_name", "extrema")
         columns.insert_many([{**dict(zip(names, column, strict=True)), "lastn": 1} for column in METRIC_COLUMNS])
     if custom.find_one() is None:
-        custom.insert_many([{"name": name, "config_path": path} for name, path in CONFIG_COLUMNS])
+        custom.insert_many([{"name": name, "config_path": path} for name, path in COLUMNS])
 
 
 def _answers(port: int) -> bool:

@@ -50,6 +50,7 @@ def read(folder: Path) -> Documents | None:
         **{key: run.get(key) for key in ("command", "host", "meta", "status", "resources", "result", "fail_trace")},
         **{key: _time(run.get(key)) for key in TIMES},
         "format": FORMAT,
+        "steps": max((metric["steps"][-1] for metric in series.values()), default=0),
         "experiment": experiment,
         "config": _keys(config),
         "info": _keys(info),

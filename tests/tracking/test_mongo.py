@@ -86,7 +86,7 @@ def test_a_run_is_laid_out_as_sacreds_own_observer_does(tmp_path, url):
     (run,) = database.runs.find()
     assert (run["_id"], run["command"], run["format"]) == (1, "my_main", "MongoObserver-0.7.0")
     assert (run["start_time"].isoformat(), run["captured_out"]) == ("2026-01-01T10:00:00", "printed\n")
-    assert run["experiment"]["name"] == "mappo 3m"
+    assert (run["experiment"]["name"], run["steps"]) == ("mappo 3m", 2)
     assert run["omniboard"]["tags"] == ["mappo", "sc2", "bundled", "from 8m"]
     assert run["config"]["env_args"] == {"map_name": "3m", "a·b": 1}
     (metric,) = database.metrics.find()
