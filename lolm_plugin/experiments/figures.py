@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by the colour-blind; lines differ in style and marker as well.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00")
 MARKERS = "osD^vP*X"
+STEPS = "environment steps"
 DASHED = (0, (4, 2))
 COLUMNS = 4
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
@@ -31,7 +32,7 @@ class Picture:
     title: str
     reading: str
     panels: Sequence[tuple[str, Callable[["Axes"], None]]]
-    xlabel: str = "environment steps"
+    xlabel: str = STEPS
     ylabel: str = ""
 
 
@@ -80,6 +81,7 @@ def draw(figure: Picture, folder: Path, win_rate: bool) -> Path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
 
     columns = min(COLUMNS, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
@@ -89,6 +91,8 @@ def draw(figure: Picture, folder: Path, win_rate: bool) -> Path:
         paint(axis)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(figure.xlabel)
+        if figure.xlabel == STEPS:
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
         axis.grid(alpha=0.25, lw=0.5)
         if win_rate and figure.ylabel != "nats":
             axis.set_ylim(-0.04, 1.04)
