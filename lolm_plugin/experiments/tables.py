@@ -97,9 +97,9 @@ def transfer_table(results: Results) -> Table:
     note = (
         "Each transfer against the run from scratch of the same seed. Jumpstart: the test before the first update. "
         "Steps to it: until three tests together have 95 % of the asymptote. Speed-up: steps from scratch by steps of "
-        "the transfer until 95 % of what is reached from scratch, of the seeds that take steps to it: a transfer that "
-        "is there at once has none. Transfer ratio: gain in area under the curve over the common steps, by the area from "
-        "scratch. Budgets of the two may differ."
+        "the transfer until 95 % of what is reached from scratch, of the seeds that take steps to it, as a transfer "
+        "that is there at once has none. Transfer ratio: gain in area under the curve over the common steps, by the "
+        "area from scratch. Budgets of the two may differ."
     )
     title = f"Few-shot transfer against learning from scratch: {results.what} (table 6)"
     return Table("transfer", title, ["transfer", "algorithm", "seeds", *columns, "transfer ratio"], rows, note)
