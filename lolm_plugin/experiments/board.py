@@ -65,8 +65,11 @@ class Board:
     def __init__(self, entries: Iterable[Entry], where: str) -> None:
         self.entries = list(entries)
         self.where = where
-        self._began = time.monotonic()
-        self._share_at_start = self._share()
+        self.start()
+
+    def start(self) -> None:
+        """From now on, time is taken; what is done by now took none."""
+        self._began, self._share_at_start = time.monotonic(), self._share()
 
     def count(self, state: str) -> int:
         """Runs in that state."""

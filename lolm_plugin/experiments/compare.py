@@ -132,6 +132,7 @@ class _Compare:
             if job.is_done(entry.folder):
                 entry.state = DONE
                 entry.look()
+        self.board.start()
         before = signal.signal(signal.SIGTERM, _interrupt)
         with _shown(self.board) as say:
             try:

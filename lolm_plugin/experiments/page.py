@@ -1,15 +1,18 @@
 """The report as one HTML file that needs nothing else: pictures inside, no scripts, no network."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import Environment
 
+from lolm_plugin.doctor import words
 from lolm_plugin.experiments.figures import Picture
 from lolm_plugin.experiments.records import RunRecord
 from lolm_plugin.experiments.results import Results
 from lolm_plugin.experiments.tables import Table
+
+NAMED = 10  # runs that a warning lists
 
 TEMPLATE = """\
 <!doctype html>
@@ -21,7 +24,8 @@ TEMPLATE = """\
   :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
   body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1rem; }
   h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-  nav a { margin-right: 1rem; white-space: nowrap; }
+  nav a { display: inline-block; margin-right: 1rem; }
+  p, nav { overflow-wrap: anywhere; }
   figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
   figcaption, .note { font-size: .88rem; opacity: .8; }
   .wide { overflow-x: auto; }
@@ -78,24 +82,62 @@ def summary(results: Results) -> str:
 
 def warnings(results: Results) -> list[str]:
     """What a reader has to know before the numbers."""
-    groups = [
-        runs
-        for by in (results.scratch, results.zero_shot, results.few_shot)
-        for g in by.values()
-        for runs in g.values()
-    ]
+    return [*_single(results), *_uneven(results), *_left_out(results)]
+
+
+def _single(results: Results) -> Iterator[str]:
+    groups = _groups(results)
     single = sum(len(runs) == 1 for runs in groups)
-    found = []
     if single:
-        found.append(
+        yield (
             f"{single} of {len(groups)} results of an algorithm on a map or transfer rest on one seed. They get no "
             "interval and no spread, as another seed may come out quite differently."
         )
-    if results.unfinished:
-        names = [f"{run.algorithm} on {run.map_name}, seed {run.seed}: {_why(run)}" for run in results.unfinished]
-        found.append(f"{len(names)} runs are not finished and are in no number: {'; '.join(names)}.")
-    return found
 
 
-def _why(run: RunRecord) -> str:
-    return run.status.lower() + (f" ({run.reason})" if run.reason else "")
+def _uneven(results: Results) -> Iterator[str]:
+    """Runs in one mean that a reader would not expect there."""
+    for runs in _groups(results):
+        first = runs[0]
+        sources = {str(run.config.get("transfer_from")) for run in runs}
+        if first.kind != "scratch" and len(runs) > 1 and len(sources) == 1:
+            yield (
+                f"{first.algorithm} from {first.source_map} to {first.map_name}, {_word(first.kind)}: all "
+                f"{len(runs)} seeds start from one source run, so the spread says nothing of other sources."
+            )
+        lengths = sorted({run.t_max for run in runs})
+        if first.kind != "zero_shot" and len(lengths) > 1:
+            yield (
+                f"{first.algorithm} on {first.map_name}, {_word(first.kind)}: its seeds had different numbers of "
+                f"steps (t_max {', '.join(f'{length:,}' for length in lengths)}), and are in one mean all the same."
+            )
+
+
+def _left_out(results: Results) -> Iterator[str]:
+    unfinished = results.unfinished
+    # Evaluations are not meant to be compared; nobody misses them.
+    left = [run for run in results.runs if run.folder in results.left_out and run.kind != "evaluation"]
+    others = [run for run in left if run.status == "COMPLETED"]
+    if unfinished:
+        yield f"{_are(len(unfinished), 'run')} not finished and in no number: {_named(results, unfinished)}."
+    if others:
+        yield f"{_are(len(others), 'finished run')} in no number: {_named(results, others)}."
+
+
+def _groups(results: Results) -> list[list[RunRecord]]:
+    groups = (results.scratch, results.zero_shot, results.few_shot)
+    return [runs for by in groups for group in by.values() for runs in group.values()]
+
+
+def _named(results: Results, runs: Sequence[RunRecord]) -> str:
+    names = [f"{run.algorithm} on {run.map_name}, seed {run.seed}: {results.left_out[run.folder]}" for run in runs]
+    rest = [f"and {len(names) - NAMED} more, see the table of every run"] if len(names) > NAMED else []
+    return "; ".join([*names[:NAMED], *rest])
+
+
+def _are(number: int, thing: str) -> str:
+    return f"{words.several(number, thing)} {'is' if number == 1 else 'are'}"
+
+
+def _word(kind: str) -> str:
+    return "from scratch" if kind == "scratch" else kind.replace("_", "-")

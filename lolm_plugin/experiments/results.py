@@ -1,13 +1,15 @@
 """The runs below a folder, sorted into what a report compares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from lolm_plugin.experiments.records import RunRecord, Series
 
 WIN_RATE, RETURN = "test_battle_won_mean", "test_return_mean"
+METRICS = {WIN_RATE: "test win rate", RETURN: "test return"}
 ABLATIONS = ("lolm_mappo_no_kl", "lolm_mappo_static_prompt", "transformer_mappo")
 WHOLE = "lolm_mappo"  # what they are ablations of
 
@@ -16,9 +18,14 @@ Group = dict[str, list[RunRecord]]  # runs of one comparison, by algorithm
 
 @dataclass
 class Results:
-    """Finished runs, by place and algorithm. A place is a map, or a source map and a target map."""
+    """Runs that count, by place and algorithm. A place is a map, or a source map and a target map.
 
-    runs: list[RunRecord]  # all of them, finished or not
+    Of an algorithm at a place each seed counts once: the same run again is no further evidence.
+    """
+
+    runs: list[RunRecord]  # all of them, whether they count or not
+    metric: str  # what is compared: win rates, or returns where no run has a win rate
+    left_out: dict[Path, str] = field(default_factory=dict)  # records that are in no number, and why
     scratch: dict[str, Group] = field(default_factory=dict)
     zero_shot: dict[tuple[str, str], Group] = field(default_factory=dict)
     few_shot: dict[tuple[str, str], Group] = field(default_factory=dict)
@@ -33,18 +40,18 @@ class Results:
 
     @property
     def unfinished(self) -> list[RunRecord]:
-        """Runs that are in no number."""
+        """Those that did not end well or still go on."""
         return [run for run in self.runs if run.status != "COMPLETED"]
 
     @property
-    def metric(self) -> str:
-        """What is compared: win rates, or returns where no run has a win rate."""
-        return WIN_RATE if any(WIN_RATE in run.series for run in self.runs) else RETURN
+    def counted(self) -> list[RunRecord]:
+        """Those that the numbers are made of."""
+        return [run for run in self.runs if run.folder not in self.left_out]
 
     @property
     def what(self) -> str:
         """The metric in words."""
-        return "test win rate" if self.metric == WIN_RATE else "test return"
+        return METRICS[self.metric]
 
     def curves(self, runs: Iterable[RunRecord], metric: str = "") -> list[Series]:
         """The tests of those runs that have any."""
@@ -56,34 +63,47 @@ class Results:
         return [float(np.mean(curve.values)) for curve in self.curves(runs)]
 
 
-def sort(runs: list[RunRecord]) -> Results:
-    """Runs with their tests, in the order of algorithm, map and seed, whatever folder they lie in."""
-    ordered = sorted(
-        runs,
-        key=lambda run: (
-            run.env,
-            run.map_name,
-            run.source_map or "",
-            run.kind,
-            run.algorithm,
-            run.seed,
-            str(run.started),
-        ),
-    )
-    results = Results(ordered)
+def sort(runs: Sequence[RunRecord]) -> Results:
+    """Runs in the order of algorithm, map, seed and time, whatever folder they lie in, and which of them count."""
+    ordered = sorted(runs, key=lambda run: (*_place(run), run.seed, run.started.isoformat() if run.started else ""))
+    compared = [run for run in ordered if run.status == "COMPLETED" and run.kind != "evaluation"]
+    metric = WIN_RATE if any(WIN_RATE in run.series for run in compared) else RETURN
+    results = Results(ordered, metric)
+    latest = {_identity(run): run.folder for run in compared if not _unusable(run, metric)}
     several = len({run.env for run in runs}) > 1
     for run in ordered:
-        if run.status != "COMPLETED":
+        why = _unusable(run, metric)
+        if not why and latest[_identity(run)] != run.folder:
+            why = "the same seed ran again later, which counts"
+        if why:
+            results.left_out[run.folder] = why
             continue
         place = f"{run.env} {run.map_name}" if several else run.map_name
         if run.kind == "scratch":
             results.scratch.setdefault(place, {}).setdefault(run.algorithm, []).append(run)
-        elif run.kind in ("zero_shot", "few_shot"):
+        else:
             groups = results.zero_shot if run.kind == "zero_shot" else results.few_shot
             groups.setdefault((run.source_map or "?", place), {}).setdefault(run.algorithm, []).append(run)
     return results
 
 
-def seeds(runs: Iterable[RunRecord]) -> str:
-    """How many runs stand behind a number."""
-    return f"n={len(list(runs))}"
+def _place(run: RunRecord) -> tuple[str, str, str, str, str]:
+    return run.env, run.map_name, run.source_map or "", run.kind, run.algorithm
+
+
+def _identity(run: RunRecord) -> tuple[object, ...]:
+    """Runs that have this in common are one run, made twice."""
+    return (*_place(run), run.seed, str(run.config.get("transfer_from") or ""))
+
+
+def _unusable(run: RunRecord, metric: str) -> str:
+    """Why no number can be read off a run; empty where one can."""
+    if run.status != "COMPLETED":
+        return run.status.lower() + (f" ({run.reason})" if run.reason else "")
+    if run.kind == "evaluation":
+        return "an evaluation, which is compared with nothing"
+    if metric not in run.series:
+        return f"without a {METRICS[metric]}"
+    if not np.isfinite(run.series[metric].values).all():
+        return f"a {METRICS[metric]} that is no number"
+    return ""

@@ -13,7 +13,11 @@ from lolm_plugin.experiments.records import RunRecord, Series
 from lolm_plugin.experiments.results import Results
 
 NONE = "–"
-LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "–": "--", "→": r"$\to$", "~": r"\~{}"}
+LATEX = {
+    **{sign: rf"\{sign}" for sign in "&%_#${}"},
+    **{"±": r"$\pm$", "–": "--", "→": r"$\to$", "<": r"$<$", ">": r"$>$", "|": r"$|$"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+}
 
 
 @dataclass
@@ -204,9 +208,16 @@ def runs_table(results: Results) -> Table:
         place = f"{run.source_map} → {run.map_name}" if run.source_map else run.map_name
         steps = max((series.steps[-1] for series in run.series.values()), default=0)
         said = (run.command, run.commit, run.version, run.hostname, run.started and f"{run.started:%Y-%m-%d %H:%M}")
-        facts = [run.kind.replace("_", "-"), run.algorithm, place, str(run.seed), run.status, f"{steps:,}"]
+        facts = [run.kind.replace("_", "-"), run.algorithm, place, str(run.seed), _status(results, run), f"{steps:,}"]
         rows.append([*facts, *(text or "not recorded" for text in said)])
     return Table("runs", "Every run", columns, rows)
+
+
+def _status(results: Results, run: RunRecord) -> str:
+    if run.status != "COMPLETED":
+        return run.status + (f" ({run.reason})" if run.reason else "")
+    why = results.left_out.get(run.folder)
+    return f"{run.status} (in no number: {why})" if why else run.status
 
 
 def spread(values: Sequence[float], form: str = "{:.2f}") -> str:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from lolm_plugin import cli
-from lolm_plugin.experiments import compare, job
+from lolm_plugin.experiments import board, compare, job
 from lolm_plugin.experiments.board import DONE, FAILED, RUNNING, WAITING, Board, Entry
 from lolm_plugin.experiments.suite import Run
 from tests.experiments.runs_for_suites import PretendedWorkers, numbers, suite_file
@@ -180,6 +180,22 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
         assert path.read_bytes() == same.read_bytes(), path
     resumed = json.loads(max(few.glob("results/sacred/*/*/*/info.json")).read_text())
     assert resumed["transfer"]["source_map"] == "duel"
+
+
+def test_time_left_is_told_from_what_was_done_since_the_start(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(board.time, "monotonic", lambda: clock[0])
+    run = Run("scratch", "updet_mappo", "updet_mappo", "smax", "3m", 1, {})
+    entries = [Entry(run, tmp_path, 100, weight) for weight in (60.0, 20.0, 20.0)]
+    shown = Board(entries, "")
+    entries[0].state = DONE  # by an earlier command
+    shown.start()
+    assert shown.left() == "unknown"
+    clock[0] += 30
+    entries[1].state = DONE
+    assert shown.left() == "30 s"
+    entries[2].state, entries[2].step = RUNNING, 50
+    assert shown.left() == "10 s"
 
 
 def test_the_live_table_fits_a_narrow_terminal(tmp_path):
