@@ -122,12 +122,17 @@ class Style:
         return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
 
 
-def _curve(axis: "Axes", curves: Sequence[Series], label: str, colour: str, marker: str, line: Any) -> None:
-    grid, values = metrics.on_grid(curves)
+def _curve(axis: "Axes", curves: Sequence[Series], name: str, colour: str, marker: str, line: Any) -> None:
+    look = {"ls": line, "color": colour, "marker": marker, "ms": 4}
+    try:
+        grid, values = metrics.on_grid(curves)
+    except ValueError:  # a mean would be of no two runs
+        for place, curve in enumerate(curves):
+            label = None if place else f"{name} (n={len(curves)}, each run: no common steps)"
+            axis.plot(curve.steps, curve.values, label=label, lw=1, **look)
+        return
     mean = values.mean(axis=0)
-    axis.plot(
-        grid, mean, ls=line, color=colour, label=label, marker=marker, markevery=max(1, len(grid) // 6), ms=4, lw=1.5
-    )
+    axis.plot(grid, mean, label=f"{name} (n={len(curves)})", markevery=max(1, len(grid) // 6), lw=1.5, **look)
     if len(curves) > 1:
         spread = values.std(axis=0, ddof=1)
         axis.fill_between(grid, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
@@ -139,7 +144,7 @@ def _curves(
     def paint(axis: "Axes") -> None:
         for name, runs, line in lines:
             if curves := results.curves(runs, metric):
-                _curve(axis, curves, f"{name} (n={len(curves)})", style.colour(name), style.marker(name), line)
+                _curve(axis, curves, name, style.colour(name), style.marker(name), line)
 
     return paint
 
@@ -171,12 +176,13 @@ def _few_shot(results: Results, style: Style, places: tuple[str, str], group: Gr
             )
             colour, marker = style.colour(name), style.marker(name)
             if curves:
-                _curve(axis, curves, f"{name} few-shot (n={len(curves)})", colour, marker, "-")
+                _curve(axis, curves, f"{name} few-shot", colour, marker, "-")
             if curves and scratch:
                 # As far as few-shot went: what comes after it cannot be compared.
                 upto = max(curve.steps[-1] for curve in curves)
-                cut = [_until(curve, upto) for curve in scratch]
-                _curve(axis, cut, f"{name} from scratch (n={len(cut)})", colour, marker, DASHED)
+                cut = [_until(curve, upto) for curve in scratch if curve.steps[0] <= upto]
+                if cut:
+                    _curve(axis, cut, f"{name} from scratch", colour, marker, DASHED)
 
     return paint
 
@@ -184,7 +190,7 @@ def _few_shot(results: Results, style: Style, places: tuple[str, str], group: Gr
 def _until(curve: Series, step: int) -> Series:
     kept = [place for place, at in enumerate(curve.steps) if at <= step]
     steps, values = [curve.steps[place] for place in kept], [curve.values[place] for place in kept]
-    if not kept or (steps[-1] < step < curve.steps[-1]):
+    if steps[-1] < step < curve.steps[-1]:
         steps.append(step)
         values.append(float(np.interp(step, curve.steps, curve.values)))
     return Series(tuple(steps), tuple(values))

@@ -20,9 +20,9 @@ opens offline; figures as PNG and PDF; tables as CSV, Markdown and LaTeX; result
   lolm report results                        your own runs
   lolm report results --out paper/report
 
-Each number says how many seeds are behind it; one seed gets no interval. Runs that did not finish are listed, not
-counted. The tables results, zero_shot, transfer, aggregate and improvement depend on the runs' numbers alone; time,
-memory and commands are in costs and runs.
+Each number says how many seeds are behind it. One seed gets no interval, and counts once however often it ran. Runs
+that did not finish are listed, not counted. The tables results, zero_shot, transfer, aggregate and improvement depend
+on the runs' numbers alone; time, memory and commands are in costs and runs.
 """
 
 
@@ -50,9 +50,19 @@ def write(folder: Path, out: Path, title: str) -> str:
     if not results.runs:
         raise ConfigError(f"{folder} has no Sacred run below it (a folder with run.json); name one that does.")
     if not results.algorithms:
-        states = ", ".join(sorted({run.status for run in results.runs}))
-        raise ConfigError(f"{folder} has no finished run yet (they are {states}); try again when one has completed.")
+        raise ConfigError(_nothing(folder, results))
     found = list(all_tables(results))
+    try:
+        _write(out, title, results, found)
+    except OSError as error:
+        raise ConfigError(
+            f"The report cannot be written to {out} ({error.strerror}); set --out to a folder that can be written."
+        ) from error
+    shown = [table.text() for table in found if table.name in ("results", "zero_shot", "transfer")]
+    return "\n".join([*shown, *page.warnings(results), f"\nThe report: {out / 'index.html'}"])
+
+
+def _write(out: Path, title: str, results: Results, found: Sequence[Table]) -> None:
     for kind in ("figures", "tables"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     for table in found:
@@ -63,10 +73,16 @@ def write(folder: Path, out: Path, title: str) -> str:
         (picture, figures.draw(picture, out / "figures", results.metric == WIN_RATE))
         for picture in tqdm(pictures, desc="figures", unit="figure", leave=False)
     ]
-    (out / "results.json").write_text(json.dumps(marl_eval.export(results.runs), indent=1))
+    (out / "results.json").write_text(json.dumps(marl_eval.export(results.counted), indent=1))
     (out / "index.html").write_text(page.html(title, results, drawn, found))
-    shown = [table.text() for table in found if table.name in ("results", "zero_shot", "transfer")]
-    return "\n".join([*shown, *page.warnings(results), f"\nThe report: {out / 'index.html'}"])
+
+
+def _nothing(folder: Path, results: Results) -> str:
+    if len(results.unfinished) == len(results.runs):
+        states = ", ".join(sorted({run.status for run in results.runs}))
+        return f"{folder} has no finished run yet (they are {states}); try again when one has completed."
+    reasons = "; ".join(sorted(set(results.left_out.values())))
+    return f"{folder} has no run that can be compared ({reasons}); name one with training runs or transfers that test."
 
 
 def all_tables(results: Results) -> Iterator[Table]:

@@ -74,7 +74,7 @@ def sort(runs: Sequence[RunRecord]) -> Results:
     for run in ordered:
         why = _unusable(run, metric)
         if not why and latest[_identity(run)] != run.folder:
-            why = "the same seed ran again later, which counts"
+            why = "the same seed again, of which the last run counts"
         if why:
             results.left_out[run.folder] = why
             continue
@@ -103,7 +103,7 @@ def _unusable(run: RunRecord, metric: str) -> str:
     if run.kind == "evaluation":
         return "an evaluation, which is compared with nothing"
     if metric not in run.series:
-        return f"without a {METRICS[metric]}"
+        return f"no {METRICS[metric]}"
     if not np.isfinite(run.series[metric].values).all():
-        return f"a {METRICS[metric]} that is no number"
+        return f"a {METRICS[metric]} that is not finite"
     return ""

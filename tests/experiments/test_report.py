@@ -4,8 +4,10 @@ import json
 import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from lolm_plugin import cli
+from lolm_plugin.experiments import figures, records, results, tables
 from tests.experiments.test_records import write
 
 CURVE = ((0, 10, 20), (0.0, 0.5, 1.0))
@@ -111,8 +113,78 @@ def test_unfinished_runs_are_listed_and_not_counted(tmp_path, capsys):
     add(tmp_path, "updet_mappo", 3, curve=None, run={"status": "RUNNING"})
     assert report(tmp_path) == 0
     printed = capsys.readouterr().out
-    assert "2 runs are not finished and are in no number: updet_mappo on 3m, seed 2: failed (ValueError: it" in printed
+    assert "2 runs are not finished and in no number: updet_mappo on 3m, seed 2: failed (ValueError: it" in printed
     assert table(tmp_path, "results")[0].split(",")[2] == "1"
+    assert any("FAILED (ValueError: it broke)" in row for row in table(tmp_path, "runs"))
+    (algorithm,) = json.loads((tmp_path / "report/results.json").read_text())["sc2"]["3m"].values()
+    assert algorithm.keys() == {"seed_1"}
+
+
+def test_a_seed_that_ran_twice_is_one_seed(tmp_path, capsys):
+    add(tmp_path, "updet_mappo", 1, run={"start_time": "2026-01-02T10:00:00.0"})
+    add(tmp_path, "updet_mappo", 1, ((0, 10), (0.0, 0.5)), run={"start_time": "2026-01-01T10:00:00.0"})
+    assert report(tmp_path) == 0
+    assert "updet_mappo on 3m, seed 1: the same seed again, of which the last run counts" in capsys.readouterr().out
+    assert table(tmp_path, "results")[0].split(",")[2:5] == ["1", "20", "1.00"]
+    assert "one seed: no interval" in table(tmp_path, "aggregate")[0]
+    assert len(table(tmp_path, "runs")) == 2
+    (algorithm,) = json.loads((tmp_path / "report/results.json").read_text())["sc2"]["3m"].values()
+    assert algorithm.keys() == {"seed_1"}
+
+
+def test_runs_without_the_metric_of_the_others_are_named(tmp_path, capsys):
+    add(tmp_path, "updet_mappo", 1)
+    add(tmp_path, "updet_mappo", 2, ((0, 10), (0.0, float("nan"))))
+    add(tmp_path, "updet_mappo", 3, curve=None)
+    write(tmp_path / "other", metrics={"test_return_mean": {"steps": [1, 2], "values": [1, 5]}})
+    assert report(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "3 finished runs are in no number:" in printed
+    for said in ("mappo on 3m, seed 3: no test win rate", "seed 2: a test win rate that is not finite"):
+        assert said in printed
+    assert [row.split(",")[1:3] for row in table(tmp_path, "results")] == [["updet_mappo", "1"]]
+
+
+def test_a_spread_over_one_source_or_several_lengths_is_said(transfers, capsys):
+    write_length(transfers, "updet_mappo", 3, 99)
+    assert report(transfers) == 0
+    printed = capsys.readouterr().out
+    assert "lolm_mappo from 3m to 8m, zero-shot: all 2 seeds start from one source run" in printed
+    assert "updet_mappo on 3m, from scratch: its seeds had different numbers of steps (t_max 50, 99)" in printed
+    assert "lolm_mappo on 3m, from scratch" not in printed
+
+
+def write_length(folder, algorithm, seed, t_max):
+    """One more run from scratch on 3m."""
+    add(folder, algorithm, seed)
+    path = max(folder.glob(f"{algorithm}-3m-*-{seed}-*/config.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "t_max": t_max}))
+
+
+def test_runs_without_a_common_step_are_drawn_one_by_one(tmp_path):
+    add(tmp_path, "updet_mappo", 1, ((10,), (0.2,)))
+    add(tmp_path, "updet_mappo", 2, ((20,), (0.4,)))
+    (picture,) = figures.all_figures(results.sort(records.read_all(tmp_path)))
+    axis = painted(picture)
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[10, 0.2]], [[20, 0.4]]]
+    assert axis.get_legend_handles_labels()[1] == ["updet_mappo (n=2, each run: no common steps)"]
+
+
+def test_from_scratch_is_not_continued_to_where_it_was_not_tested(tmp_path):
+    add(tmp_path, "updet_mappo", 1, ((0, 5), (0.0, 0.5)), map_name="8m", source="3m")
+    add(tmp_path, "updet_mappo", 1, ((3, 8, 30), (0.0, 0.5, 1.0)), map_name="8m")
+    add(tmp_path, "updet_mappo", 2, ((10, 20), (0.9, 1.0)), map_name="8m")
+    pictures = figures.all_figures(results.sort(records.read_all(tmp_path)))
+    axis = painted(next(picture for picture in pictures if picture.name == "few_shot"))
+    assert axis.get_legend_handles_labels()[1] == ["updet_mappo few-shot (n=1)", "updet_mappo from scratch (n=1)"]
+    assert axis.lines[1].get_xydata()[[0, -1]].tolist() == [[3, 0.0], [5, pytest.approx(0.2)]]
+
+
+def painted(picture):
+    """The axes of a picture's first panel."""
+    axis = Figure().subplots()
+    picture.panels[0][1](axis)
+    return axis
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
@@ -157,8 +229,28 @@ def test_nothing_finished_is_said(tmp_path, capsys):
     assert "has no finished run yet (they are RUNNING)" in capsys.readouterr().err
 
 
+def test_nothing_to_compare_is_said(tmp_path, capsys):
+    add(tmp_path, "updet_mappo", 1, evaluate=True)
+    add(tmp_path, "updet_mappo", 2, curve=None)
+    assert report(tmp_path) == 2
+    said = "no run that can be compared (an evaluation, which is compared with nothing; no test return)"
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path, capsys):
+    add(tmp_path, "updet_mappo", 1)
+    (tmp_path / "file").write_text("")
+    assert report(tmp_path, "--out", str(tmp_path / "file/report")) == 2
+    assert "The report cannot be written to" in capsys.readouterr().err
+
+
 def test_latex_is_escaped(transfers):
     report(transfers)
     text = (transfers / "report/tables/zero_shot.tex").read_text()
     assert r"3m $\to$ 8m & 0.30 $\pm$ 0.00 (n=2)" in text
     assert r"lolm\_mappo" in text
+
+
+def test_a_command_in_latex_is_text():
+    text = tables.Table("x", "x", ["a"], [[r"a{1}^$b\c"]]).latex()
+    assert r"a\{1\}\textasciicircum{}\$b\textbackslash{}c" in text
