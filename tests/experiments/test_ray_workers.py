@@ -33,7 +33,7 @@ def cluster():
 
 def test_a_node_that_dies_costs_nothing(tmp_path, cluster):
     nodes, second = cluster
-    suite_file(tmp_path)
+    suite_file(tmp_path, transfers=None, maps=["duel", "target"])
     straight = command(tmp_path, "straight", "--workers=2")
     assert straight.wait(PATIENCE) == 0, straight.communicate()
     process = command(tmp_path, "ray", f"--ray={nodes.address}", "--memory-gb=0.1")
