@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from lolm_plugin.tracking.run_documents import optional_json
+
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
 
 
@@ -59,7 +61,7 @@ def read(folder: Path) -> RunRecord | None:
         return None
     if not isinstance(config.get("env_args"), Mapping) or "name" not in config:
         return None  # a Sacred run of something else
-    info = _optional(folder / "info.json")
+    info = optional_json(folder / "info.json")
     launch, transfer = info.get("launch", {}), info.get("transfer", {})
     return RunRecord(
         folder=folder,
@@ -103,7 +105,7 @@ def _parents(folder: Path, info: Mapping[str, Any]) -> tuple[Path, ...]:
     if not parent:
         return ()
     beside = folder.parent / Path(parent).name
-    return (*_parents(beside, _optional(beside / "info.json")), beside)
+    return (*_parents(beside, optional_json(beside / "info.json")), beside)
 
 
 def _with_parents(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRecord:
@@ -120,7 +122,7 @@ def _with_parents(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRe
 def _series(folder: Path) -> dict[str, Series]:
     return {
         name: Series(tuple(map(int, metric["steps"])), tuple(map(_number, metric["values"])))
-        for name, metric in sorted(_optional(folder / "metrics.json").items())
+        for name, metric in sorted(optional_json(folder / "metrics.json").items())
         if metric.get("steps")
     }
 
@@ -133,14 +135,6 @@ def _last_line(trace: list[str]) -> str:
 def _number(value: Any) -> float:
     """Sacred writes numpy's numbers as ``{"dtype": ..., "value": ...}``."""
     return float(value["value"] if isinstance(value, Mapping) else value)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _time(text: str | None) -> datetime | None:

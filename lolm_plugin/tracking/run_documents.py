@@ -36,7 +36,7 @@ def read(folder: Path) -> Documents | None:
         run, config = (json.loads((folder / name).read_text()) for name in ("run.json", "config.json"))
     except (OSError, json.JSONDecodeError):
         return None
-    info, metrics = _json(folder / "info.json"), _json(folder / "metrics.json")
+    info, metrics = optional_json(folder / "info.json"), optional_json(folder / "metrics.json")
     series = {
         name: _series(metric) for name, metric in metrics.items() if isinstance(metric, Mapping) and metric.get("steps")
     }
@@ -71,6 +71,15 @@ def read(folder: Path) -> Documents | None:
         tags=_tags(config, info),
         digest=_sum(json.dumps(content, sort_keys=True, default=str).encode()),
     )
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """What a file of a record holds; empty where there is none, or none that is whole."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def hidden_in(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,14 +124,6 @@ def _keys(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key).replace(".", "·").removeprefix("$"): _keys(item) for key, item in value.items()}
     return [_keys(item) for item in value] if isinstance(value, list) else value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _bytes(path: Path) -> bytes:
