@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -88,7 +88,8 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
         finally:
             runner.close_env()
     if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
-        Path(record, "prompt.txt").write_text(example)
+        with suppress(OSError):  # a full disk costs no finished run
+            Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
         logger.finish()
     return next(iter(_score(logger)), None)

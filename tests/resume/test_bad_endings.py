@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +129,16 @@ def test_an_update_that_breaks_off_is_not_saved(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="half way"):
         train(tmp_path / "run", *ARGUMENTS, "save_model_interval=100000", "test_interval=100000")
     assert len(steps(tmp_path / "run")) == 1
+
+
+def test_a_prompt_that_cannot_be_kept_costs_no_finished_run(tmp_path, monkeypatch):
+    write_text = Path.write_text
+
+    def full(path, *text, **options):
+        if path.name == "prompt.txt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "t_max=30")) == 0
+    assert json.loads((record(tmp_path, 1) / "run.json").read_text())["status"] == "COMPLETED"
