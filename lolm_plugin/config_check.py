@@ -268,7 +268,7 @@ def _check_policy(config: Mapping[str, Any]) -> None:
         _check_network(config)
 
 
-def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
     """What the keys that this policy reads may be."""
     choices = {
         "kl.direction": ("forward", "reverse"),
@@ -283,7 +283,8 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     if config["mac"] == LLM_MAC:
         choices |= {
             "prompt.style": tuple(registry.PROMPT_STYLES),
-            "head.attack_keys": ("shared",),
+            "prompt.source": (None, "written", "auto"),
+            "head.attack_keys": ("shared", "entity"),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
             "llm.quantization": ("none", "8bit", "4bit"),
@@ -292,11 +293,12 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return choices
 
 
-def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str, ...]]) -> None:
+def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str | None, ...]]) -> None:
     flat = flatten(config)
     for key, allowed in choices.items():
         if flat[key] not in allowed:
-            raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {', '.join(allowed)}.")
+            listed = ", ".join("null" if choice is None else choice for choice in allowed)
+            raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {listed}.")
 
 
 def _check_language_model(config: Mapping[str, Any]) -> None:
@@ -322,6 +324,12 @@ def _check_network(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{tied[0]}=True cannot be used with agent={agent}, whose weights fit any team as they read units alone; "
             f"set {tied[0]}=False."
+        )
+    units = [key for key in ("agent", "critic_type") if config[key].removesuffix("_critic") in registry.TRUNKS]
+    if units and not registry.ENVS[config["env"]].battles:
+        raise ConfigError(
+            f"{units[0]}={config[units[0]]} reads the units of two teams, which env={config['env']} has none of; set "
+            "--config to lolm_mappo_smol or another language model, or to rnn_mappo."
         )
     fields, known = config["entity"]["further_fields"], registry.load(FURTHER_FIELDS)
     if not isinstance(fields, list) or not all(field in known for field in fields):

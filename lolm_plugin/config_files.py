@@ -10,7 +10,7 @@ import yaml
 
 from lolm_plugin.errors import ConfigError, did_you_mean
 
-HOST_ENVS = ("sc2", "sc2v2", "smaclite", "gymma")  # EPyMARL's own, which the bundled host does not have
+HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 

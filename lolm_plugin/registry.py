@@ -15,12 +15,14 @@ class Env(NamedTuple):
     sizes: ``env_args -> (n_agents, n_actions)`` without building it; what it cannot play is a ConfigError
     make: ``(**env_args) -> env``, as the host's runners build it; empty: the host has its own
     vector: one that steps many copies at once in one process (the ``vector`` runner); empty: there is none
+    battles: what is seen are the units of two teams; where not, tasks are known by their descriptions alone
     """
 
     layout: str
     sizes: str
     make: str = ""
     vector: str = ""
+    battles: bool = True
 
 
 ENVS: dict[str, Env] = {
@@ -39,6 +41,7 @@ ENVS: dict[str, Env] = {
     "sc2": Env(layout="lolm_plugin.observations.sc2:build", sizes="lolm_plugin.observations.sc2_maps:sizes"),
     "sc2v2": Env(layout="lolm_plugin.observations.sc2v2:build", sizes="lolm_plugin.observations.sc2v2:sizes"),
     "smaclite": Env(layout="lolm_plugin.observations.smaclite:build", sizes="lolm_plugin.observations.smaclite:sizes"),
+    "gymma": Env(layout="lolm_plugin.observations.gymma:build", sizes="lolm_plugin.envs.gymma:sizes", battles=False),
 }
 LAYOUTS: dict[str, str] = {name: env.layout for name, env in ENVS.items()}
 MAP_SIZES: dict[str, str] = {name: env.sizes for name, env in ENVS.items()}
@@ -74,6 +77,16 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "learner": {"mappo_learner": "lolm_plugin.learners.mappo_learner:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
+}
+
+# What observations of gymma's tasks say: pattern of env_args.key -> (env_args, n_agents, n_actions) -> Description.
+DESCRIPTIONS: dict[str, str] = {
+    pattern: f"lolm_plugin.observations.descriptions.{family}:describe"
+    for pattern, family in {
+        r"(lbforaging:)?Foraging-(2s-)?\d+x\d+-\d+p-\d+f(-coop)?-v3": "foraging",
+        r"(rware:)?rware-(tiny|small|medium|large)-\d+ag(-easy|-hard)?-v2": "warehouse",
+        r"pz-mpe-simple-spread-v3": "spread",
+    }.items()
 }
 
 # How a scene is put into words.

@@ -38,7 +38,9 @@ def _yaml(env):
 
 
 TESTED_MAPS = [
-    (env, env_args) for env in sorted(registry.LAYOUTS) for env_args in MAPS.get(env) or [_yaml(env)["env_args"]]
+    (env, env_args)
+    for env in sorted(name for name, entry in registry.ENVS.items() if entry.battles)
+    for env_args in MAPS.get(env) or [_yaml(env)["env_args"]]
 ]
 
 
@@ -104,7 +106,7 @@ def _write_scenario(path, race, rare_unit, **changes):
 
 @pytest.fixture(params=TESTED_MAPS, ids=lambda tested: f"{tested[0]}-{tested[1]['map_name']}")
 def layouts(request):
-    """The layouts of each registered environment in turn."""
+    """The layouts of each registered environment with battles in turn."""
     env, env_args = request.param
     return build_layouts(env, env_args, *registry.load(registry.MAP_SIZES[env])(env_args))
 
@@ -222,7 +224,7 @@ def _tiny_args(changes=None, n_agents=2, n_enemies=2, algorithm="lolm_mappo_tiny
         "epochs": 2,
         "minibatches": 1,
         "learner_log_interval": 1,
-        "prompt": {"style": "compact", "dynamic": True},
+        "prompt": {"style": "compact", "source": None, "dynamic": True},
     }
     put(config, changes or {})
     return SimpleNamespace(**config)

@@ -196,12 +196,12 @@ class Controller:
         """What the language model was used for since the last call: ``rows``, ``tokens``, ``seconds``."""
         return {}
 
-    def reference_hidden(self, steps: AgentSteps) -> Tensor:
-        """Hidden states [len(steps), hidden] of the frozen pretrained self that only a language model has."""
+    def reference_states(self, steps: AgentSteps) -> Any:
+        """What the frozen pretrained self that only a language model has makes of the steps; indexed by row."""
         raise NotImplementedError
 
-    def reference_logits(self, hidden: Tensor) -> Tensor:
-        """What the current head makes of such hidden states, detached: [rows, n_actions]."""
+    def reference_logits(self, states: Any) -> Tensor:
+        """What the current head makes of such states, detached: [rows, n_actions]."""
         raise NotImplementedError
 
     def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lolm_plugin.modules.masked_policy import entropy
+from lolm_plugin.observations.description import Description
 from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.scene import kind_name
 
@@ -22,7 +23,7 @@ class DecisionLog:
     (``self``, ``ally 1``, ``enemy 0``; units that are not there are left out); with DT2GS ``subtask``.
     """
 
-    def __init__(self, path: str, layout: ObservationLayout) -> None:
+    def __init__(self, path: str, layout: ObservationLayout | Description) -> None:
         self.wanted = bool(path)
         self.path = Path(path)
         self.layout = layout
@@ -42,30 +43,36 @@ class DecisionLog:
         going_on = running.nonzero().flatten().tolist()
         with self.path.open("a") as file:
             file.writelines(line for episode in going_on for line in self._unplayed.pop(episode, []))
-        observed = self.layout.decode(batch["obs"][:, t])
+        obs = batch["obs"][:, t]
         deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
         spread, chosen = entropy(acting.log_probs), acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
         for episode, agent in deciding.nonzero().tolist():
-            heals = bool(observed.heals[episode, agent])
-            kind = int(observed.own.kind[episode, agent, 0])
+            unit, actions_of_unit = self._words(obs[episode, agent])
             line: dict[str, Any] = {
                 "t_env": t_env,
                 "test_episode": self._begun + episode,
                 "step": t,
                 "agent": agent,
-                "unit": kind_name(kind),
-                "action": self.layout.action_names(heals)[int(actions[episode, agent])],
+                "unit": unit,
+                "action": actions_of_unit[int(actions[episode, agent])],
                 "probability": round(float(chosen[episode, agent]), 4),
                 "entropy": round(float(spread[episode, agent]), 4),
             }
             if acting.attention is not None:
-                there = [True, *observed.allies.present[episode, agent].tolist()]
-                there += observed.enemies.present[episode, agent].tolist()
+                observed = self.layout.decode(obs[episode, agent])
+                there = [True, *observed.allies.present.tolist(), *observed.enemies.present.tolist()]
                 shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there, strict=True)
                 line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
             self._unplayed.setdefault(episode, []).append(json.dumps(line) + "\n")
+
+    def _words(self, obs: Tensor) -> tuple[str, tuple[str, ...]]:
+        """What an agent is that sees obs [obs_size], and words for its actions."""
+        if isinstance(self.layout, Description):
+            return self.layout.agent, self.layout.action_names(int(self.layout.meaning(obs)))
+        observed = self.layout.decode(obs)
+        return kind_name(int(observed.own.kind[0])), self.layout.action_names(bool(observed.heals))
 
     def _names(self, agent: int) -> list[str]:
         """The entities in the order of an agent's tokens."""

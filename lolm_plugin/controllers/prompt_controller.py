@@ -13,8 +13,7 @@ from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, c
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
-from lolm_plugin.llm.reader import Rows
-from lolm_plugin.modules.agents.llm_agent import LLMAgent
+from lolm_plugin.modules.agents.llm_agent import LLMAgent, Prompts, States
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 
 LEAST_TOKENS = 16  # at once: one prompt is read whole, however long
@@ -29,7 +28,7 @@ class PromptSteps:
 
     index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
     available: Tensor  # bool [rows, n_actions]
-    prompts: Rows  # every different prompt
+    prompts: Prompts  # every different prompt
     prompt: Tensor  # int64 [rows]: which of the prompts a row reads
     together: Tensor | None = None
 
@@ -98,8 +97,8 @@ class PromptMAC(Controller):
         if len(index[0]):
             rows = available[index]
             prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
-            hidden = self._hidden(prompts)[prompt]
-            log_probs[index] = masked_log_softmax(self.agent.logits(hidden), rows)
+            states = self._read(prompts)[prompt]
+            log_probs[index] = masked_log_softmax(self.agent.logits(states), rows)
         return Acting(log_probs)
 
     def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> PromptSteps:
@@ -107,33 +106,33 @@ class PromptMAC(Controller):
         index, rows = decisions(batch, valid)
         prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
         keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
-        kept = self.fitting(lambda: self.agent.backbone.through_trunk(prompts, keep_bytes, self.token_budget))
-        return PromptSteps(index, rows, kept, prompt)
+        kept = self.fitting(lambda: self.agent.backbone.through_trunk(prompts.rows, keep_bytes, self.token_budget))
+        return PromptSteps(index, rows, Prompts(kept, prompts.place), prompt)
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
         read = steps.prompt[rows]
         distinct = read.unique()
-        packs = steps.prompts.take(distinct.tolist()).plan(self.token_budget)
+        packs = steps.prompts.take(distinct).rows.plan(self.token_budget)
         members = [torch.tensor([row for group in pack for row in group], device=read.device) for pack in packs]
         return [rows[torch.isin(read, distinct[pack])] for pack in members]
 
     def logits(self, steps: PromptSteps, rows: Tensor) -> Tensor:
         """Action logits [len(rows), n_actions] of the current policy, with gradient; equal prompts are read once."""
         distinct, read = steps.prompt[rows].unique(return_inverse=True)
-        return self.agent.logits(self.agent.hidden(steps.prompts.take(distinct.tolist()))[read])
+        return self.agent.logits(self.agent.read(steps.prompts.take(distinct))[read])
 
     def evaluate(self, steps: PromptSteps, rows: Tensor) -> Evaluation:
         """The current policy on ``rows`` [n] of the steps."""
         return Evaluation(self.logits(steps, rows))
 
-    def reference_hidden(self, steps: PromptSteps) -> Tensor:
-        """Hidden states [len(steps), hidden] of the frozen pretrained LM; the same all through an update."""
-        return self._hidden(steps.prompts, reference=True)[steps.prompt]
+    def reference_states(self, steps: PromptSteps) -> States:
+        """What the frozen pretrained LM makes of the steps' prompts; the same all through an update."""
+        return self._read(steps.prompts, reference=True)[steps.prompt]
 
-    def reference_logits(self, hidden: Tensor) -> Tensor:
+    def reference_logits(self, states: States) -> Tensor:
         """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
-        return self.agent.logits(hidden).detach()
+        return self.agent.logits(states).detach()
 
     def use_less_memory(self) -> str | None:
         """Fewer tokens at once, and for the critic fewer agent-steps."""
@@ -143,15 +142,13 @@ class PromptMAC(Controller):
         self.token_budget //= 2
         return f"llm.token_budget={self.token_budget}"
 
-    def _hidden(self, prompts: Rows, reference: bool = False) -> Tensor:
-        """States [prompts, hidden] without gradient."""
-        return self.fitting(lambda: self.agent.hidden(prompts, reference=reference, token_budget=self.token_budget))
+    def _read(self, prompts: Prompts, reference: bool = False) -> States:
+        """What the LM makes of prompts, without gradient."""
+        return self.fitting(lambda: self.agent.read(prompts, reference=reference, token_budget=self.token_budget))
 
-    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Rows, Tensor]:
+    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
         """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
-        tokens, place = self.agent.prompter.tokens(obs, available, agent).distinct()
-        sequences = torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
+        prompts, prompt = self.agent.prompts(obs, available, agent)
         if not self.example:
-            prompter = self.agent.prompter
-            self.example = prompter.tokenizer.decode(prompter.prefix + sequences[0].tolist())
-        return self.agent.backbone.rows(self.agent.prompter.prefix, sequences), torch.from_numpy(place).to(obs.device)
+            self.example = self.agent.prompter.tokenizer.decode([*prompts.rows.prefix, *prompts.rows.parts[0].tolist()])
+        return prompts, prompt

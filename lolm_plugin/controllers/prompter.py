@@ -4,17 +4,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from lolm_plugin import registry
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.descriptions import battle
 from lolm_plugin.observations.layout import ObservationLayout
+from lolm_plugin.prompts.automatic import AutomaticWriter
+from lolm_plugin.prompts.battle_writer import BattleWriter
 from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.writer import Writer
+
+SOURCES = (None, "written", "auto")  # of prompts
 
 
-def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: ObservationLayout) -> Prompter:
+def build_writer(prompt: Mapping[str, Any], layout: ObservationLayout | Description) -> Writer:
+    """Who writes the prompts of a task: ``prompt`` is the section of the configuration."""
+    style, dynamic, source = build_style(prompt["style"]), prompt["dynamic"], prompt["source"]
+    if isinstance(layout, ObservationLayout) and source != "auto":
+        return BattleWriter(layout, style, dynamic)
+    if source == "written":
+        raise ConfigError(
+            f"prompt.source=written cannot be used with env={layout.env}, for which nobody has written prompts: set "
+            "prompt.source=auto."
+        )
+    description = battle.describe(layout) if isinstance(layout, ObservationLayout) else layout
+    return AutomaticWriter(description, style.short, dynamic)
+
+
+def build_prompter(
+    llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: ObservationLayout | Description
+) -> Prompter:
     """The prompter of a map; ConfigError if its longest prompt is longer than ``llm.model`` reads."""
     source = resolve(llm["model"])
-    prompter = Prompter(layout, build_style(prompt["style"]), source.load_tokenizer(), prompt["dynamic"])
+    prompter = Prompter(build_writer(prompt, layout), source.load_tokenizer())
     # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
     context = getattr(source.load_config().get_text_config(), "max_position_embeddings", None)
     prompter.check_fits(context or prompter.tokenizer.model_max_length, llm["model"])
@@ -31,5 +55,8 @@ def check_prompts(config: Mapping[str, Any]) -> list[str]:
         n_agents, n_actions = registry.load(registry.MAP_SIZES[env])(env_args)
         layouts = build_layouts(env, env_args, n_agents, n_actions, config["layout"])
         prompter = build_prompter(config["llm"], config["prompt"], layouts.observation)
-        return [prompter.whole_because] if prompter.whole_because else []
+        told = [prompter.whole_because]
+        if isinstance(layouts.observation, Description):
+            told.append(layouts.observation.note and f"Prompts: {layouts.observation.note}; see docs/prompts.md.")
+        return [sentence for sentence in told if sentence]
     return []

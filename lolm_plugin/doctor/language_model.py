@@ -22,7 +22,6 @@ from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.stages import PRE_NORM
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
 from lolm_plugin.observations.layout import ObservationLayout
-from lolm_plugin.prompts.samples import varied_views
 
 SAMPLES = 256  # made-up observations whose prompts are counted
 
@@ -126,7 +125,9 @@ def measure(config: Mapping[str, Any], device: str) -> LanguageModel:
             peft = with_lora(model, lora, llm["model"])
             adapter = count(peft) - parameters
             inputs = _adapter_inputs(peft, adapted)
-        head = count(AttentionActionHead(model.config.hidden_size, config["head"]["init_std"]))
+        head = count(
+            AttentionActionHead(model.config.hidden_size, config["head"]["init_std"], config["head"]["attack_keys"])
+        )
     layer = _layer(model, inputs)
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
 
@@ -137,7 +138,7 @@ def prompt_lengths(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: Ob
     ConfigError if the longest prompt does not fit the model.
     """
     prompter = build_prompter(llm, prompt, layout)
-    prefix, lengths = len(prompter.prefix), prompter.tokens(*varied_views(layout, SAMPLES)).lengths
+    prefix, lengths = len(prompter.prefix), prompter.tokens(*prompter.writer.varied(SAMPLES)).lengths
     return PromptLengths(prefix, float(lengths.mean()), prompter.max_tokens - prefix)
 
 
@@ -157,7 +158,7 @@ def _linear(module: nn.Module) -> int:
 
 
 def _once(model: PreTrainedModel) -> int:
-    """The last layer's feed-forward layer, where ``LastRows`` can keep it apart."""
+    """The last layer's feed-forward layer, where ``WantedTokens`` can keep it apart."""
     last = list(getattr(model, "layers", []))[-1:]
     return sum(_linear(layer.mlp) for layer in last if {name for name, _ in layer.named_children()} == PRE_NORM)
 

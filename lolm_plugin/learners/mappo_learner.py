@@ -68,7 +68,7 @@ class MAPPOLearner:
             actions=batch["actions"][:, :-1].squeeze(-1)[steps.index],
             advantages=self._advantages(advantages, counts, steps),
             old_log_probs=torch.zeros(len(steps), device=valid.device),
-            reference=self.mac.reference_hidden(steps) if self.kl.active(t_env) else None,
+            reference=self.mac.reference_states(steps) if self.kl.active(t_env) else None,
             ratio=1.0,
             # How many agent-steps stand behind one decision in a mean: 1, or more if the dead count.
             weight=1.0 if self.args.mask_dead else float(counts.sum()) / max(1, len(steps)),

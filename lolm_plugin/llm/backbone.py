@@ -19,7 +19,7 @@ from lolm_plugin.llm import quantization, sources
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.packing import Packing
 from lolm_plugin.llm.products import choose, use_fastest
-from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, last_states
+from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, states_at
 from lolm_plugin.llm.stages import Stages, can_be_packed
 from lolm_plugin.randomness import keyed_seeds
 
@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Backbone(nn.Module):
-    """Token ids in, one hidden state a row out.
+    """Token ids in, hidden states out: of a row's last token or of those asked for.
 
     Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``packs``, whether rows
     run packed (``llm/packing.py``) and not padded, which a few architectures cannot; ``shares_prefix``, whether a
@@ -71,9 +71,15 @@ class Backbone(nn.Module):
         self.shares_prefix = self.packs and bool(llm["share_prefix"])
         self._reader = PackedReader(stages, self) if stages else PaddedReader(model, self.tokenizer.pad_token_id or 0)
 
-    def rows(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]]) -> Rows:
+    def rows(
+        self,
+        prefix: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        places: Sequence[Tensor] | None = None,
+    ) -> Rows:
         """What ``read`` takes. ``prefix`` may be empty; each sequence has at least one token.
 
+        ``places`` int64 [places] says of each sequence which of its tokens' states are read; None: the last alone.
         Raises ConfigError for a prompt longer than the context.
         """
         parts = [torch.as_tensor(sequence, dtype=torch.int64) for sequence in sequences]
@@ -86,12 +92,14 @@ class Backbone(nn.Module):
                 "longer context."
             )
         if self.shares_prefix:
-            return Rows(tuple(prefix), parts)
+            return Rows(tuple(prefix), parts, places)
         beginning = torch.as_tensor(prefix, dtype=torch.int64)
-        return Rows((), [torch.cat([beginning, part]) for part in parts])
+        if places is not None:
+            places = [len(prefix) + place for place in places]
+        return Rows((), [torch.cat([beginning, part]) for part in parts], places)
 
     def read(self, rows: Rows, reference: bool = False, token_budget: int | None = None) -> Tensor:
-        """The final hidden state at the last token of every row: float32 ``[rows, hidden_size]``.
+        """The final hidden states that are asked for, row by row: float32 ``[states, hidden_size]``.
 
         ``reference`` switches the adapter off and records no gradient; a model trained in full has none. At most
         ``token_budget`` tokens run at once (None: all), which changes no result.
@@ -101,11 +109,14 @@ class Backbone(nn.Module):
             states = [self._reader.read(rows, pack, reference).float() for pack in packs]
         if not packs:
             return torch.zeros(0, self.hidden_size, device=self.device)
-        order = [row for pack in packs for group in pack for row in group]
-        return torch.cat(states)[torch.tensor(order).argsort().to(self.device)]
+        counts = torch.tensor(rows.states)
+        read = torch.tensor([row for pack in packs for group in pack for row in group])
+        # Stable, so that the states of a row stay in their order.
+        order = read.repeat_interleave(counts[read]).argsort(stable=True)
+        return torch.cat(states)[order.to(self.device)]
 
     def encode(self, prefix: Sequence[int], sequences: Sequence[Sequence[int]], reference: bool = False) -> Tensor:
-        """The states of ``prefix + sequence``, all read at once; see ``rows`` and ``read``."""
+        """The last states of ``prefix + sequence``, all read at once; see ``rows`` and ``read``."""
         return self.read(self.rows(prefix, sequences), reference)
 
     def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None = None) -> Rows:
@@ -194,8 +205,8 @@ class Backbone(nn.Module):
 def _check_causal(model: PreTrainedModel, name: str) -> None:
     """Right padding without a mask is exact only if no token sees a later one: try it."""
     with torch.no_grad():
-        first = last_states(model, torch.tensor([[3, 4, 5, 6]]), [3])
-        second = last_states(model, torch.tensor([[3, 4, 5, 7]]), [3])
+        first = states_at(model, torch.tensor([[3, 4, 5, 6]]), [torch.tensor([2])])
+        second = states_at(model, torch.tensor([[3, 4, 5, 7]]), [torch.tensor([2])])
     if not _agree(first, second):
         raise ConfigError(
             f"llm.model={name} lets tokens see later ones, so it is no causal language model: set llm.model to "
@@ -209,7 +220,7 @@ def _stages(model: PreTrainedModel, split: int, recompute: bool) -> Stages | Non
     if not can_be_packed(model):
         return None
     ids = torch.tensor([3, 4, 5, 6, 7, 8], device=model.device)
-    plain = last_states(model, ids.unsqueeze(0), [len(ids)])
+    plain = states_at(model, ids.unsqueeze(0), [torch.tensor([len(ids) - 1])])
     attention = model.config._attn_implementation
     try:
         stages = Stages(model, split, recompute)

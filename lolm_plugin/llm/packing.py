@@ -32,13 +32,15 @@ class Packing:
 
     ``prefix`` tokens come before every row. They are the first of the sequence, or, where ``past`` has their keys and
     values, not in it at all. Then come the groups of rows, of which ``lengths`` has the tokens before padding.
-    ``kept`` collects the keys and values of the prefix.
+    ``kept`` collects the keys and values of the prefix. ``places`` int64 [places] of each row in its group are the
+    tokens whose final states are wanted; None: each row's last.
     """
 
     prefix: int
     lengths: Sequence[Sequence[int]]
     past: KeysAndValues | None = None
     kept: KeysAndValues | None = None
+    places: Sequence[Sequence[Tensor]] | None = None
 
     @property
     def groups(self) -> list[tuple[int, int]]:
@@ -51,14 +53,18 @@ class Packing:
         return 0 if self.past is not None else self.prefix
 
     @cached_property
-    def last(self) -> Tensor:
-        """Where in the sequence the last token of each row is: int64 [rows]."""
-        places, start = [], self.lead
-        for group in self.lengths:
-            for length in group:
-                places.append(start + length - 1)
-                start += max(group)
-        return torch.tensor(places, dtype=torch.int64)
+    def wanted(self) -> Tensor:
+        """Where in the sequence the tokens are whose final states are wanted, row by row: int64 [places]."""
+        starts, start = [], self.lead
+        for rows, width in self.groups:
+            starts += range(start, start + rows * width, width)
+            start += rows * width
+        if self.places is None:
+            lengths = [length for group in self.lengths for length in group]
+            last = [start + length - 1 for start, length in zip(starts, lengths, strict=True)]
+            return torch.tensor(last, dtype=torch.int64)
+        places = [place for group in self.places for place in group]
+        return torch.cat([start + place for start, place in zip(starts, places, strict=True)])
 
     def positions(self, device: torch.device) -> Tensor:
         """Where in its own prompt each token stands: int64 [1, tokens]."""

@@ -16,17 +16,27 @@ from lolm_plugin.llm.stages import Stages
 
 @dataclass(frozen=True)
 class Rows:
-    """Prompts that all continue ``prefix``: token ids int64 [tokens] each, or the trunk's states [tokens, hidden]."""
+    """Prompts that all continue ``prefix``: token ids int64 [tokens] each, or the trunk's states [tokens, hidden].
+
+    ``places`` int64 [places] each are the tokens of a part whose final states are read; None: the last of each.
+    """
 
     prefix: tuple[int, ...]
     parts: Sequence[Tensor]
+    places: Sequence[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def take(self, rows: Sequence[int]) -> "Rows":
         """Some of the rows."""
-        return Rows(self.prefix, [self.parts[row] for row in rows])
+        places = None if self.places is None else [self.places[row] for row in rows]
+        return Rows(self.prefix, [self.parts[row] for row in rows], places)
+
+    @property
+    def states(self) -> list[int]:
+        """How many states are read of each row."""
+        return [1] * len(self.parts) if self.places is None else [len(places) for places in self.places]
 
     def plan(self, token_budget: int | None = None) -> list[Pack]:
         """The rows in packs of at most ``token_budget`` tokens (None: one pack)."""
@@ -61,7 +71,7 @@ class PackedReader:
         self._tops: dict[tuple[tuple[int, ...], bool], KnownPrefix] = {}
 
     def read(self, rows: Rows, pack: Pack, reference: bool) -> Tensor:
-        """Final states of the rows of ``pack``, in its order: [rows, hidden]."""
+        """Final states of the rows of ``pack``, in its order: [states, hidden]."""
         raw = [row for group in pack for row in group if not rows.parts[row].is_floating_point()]
         computed = dict(zip(raw, self._states(rows.take(raw)), strict=True))
         groups = [[computed.get(row, rows.parts[row]) for row in group] for group in pack]
@@ -71,7 +81,8 @@ class PackedReader:
             padded.insert(0, self._prefix_states(rows.prefix))
         elif rows.prefix:
             past = self._known_top(rows.prefix, reference).past
-        return self._stages.top(torch.cat(padded), _packing(rows.prefix, groups, past))
+        places = None if rows.places is None else [[rows.places[row] for row in group] for group in pack]
+        return self._stages.top(torch.cat(padded), _packing(rows.prefix, groups, past, places))
 
     @torch.no_grad()
     def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None) -> Rows:
@@ -85,7 +96,7 @@ class PackedReader:
                 break
             for row, part in zip(members, states, strict=True):
                 parts[row] = part
-        return Rows(rows.prefix, parts)
+        return Rows(rows.prefix, parts, rows.places)
 
     def _states(self, rows: Rows) -> list[Tensor]:
         """Token ids of all ``rows``, through the trunk at once: [tokens, hidden] each."""
@@ -141,20 +152,28 @@ class PaddedReader:
         self._pad_id = pad_id
 
     def read(self, rows: Rows, pack: Pack, reference: bool) -> Tensor:
-        """Final states of the rows of ``pack``, in its order: [rows, hidden]."""
-        parts = [rows.parts[row] for group in pack for row in group]
+        """Final states of the rows of ``pack``, in its order: [states, hidden]."""
+        members = [row for group in pack for row in group]
+        parts = [rows.parts[row] for row in members]
         ids = pad_sequence(parts, batch_first=True, padding_value=self._pad_id).to(self._model.device)
-        return last_states(self._model, ids, [len(part) for part in parts])
+        if rows.places is None:
+            return states_at(self._model, ids, [torch.tensor([len(part) - 1]) for part in parts])
+        return states_at(self._model, ids, [rows.places[row] for row in members])
 
 
-def last_states(model: PreTrainedModel, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """States at the last token of rows of ids [rows, width] that are padded on the right: [rows, hidden].
+def states_at(model: PreTrainedModel, ids: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """States at the tokens ``places`` int64 [places] of each row of ids [rows, width], row by row: [states, hidden].
 
-    No attention mask: a causal model's real tokens cannot see what is to their right.
+    Rows are padded on the right. No attention mask: a causal model's real tokens cannot see what is to their right.
     """
     states = model(input_ids=ids, use_cache=False).last_hidden_state
-    return torch.stack([row[length - 1] for row, length in zip(states, lengths, strict=True)])
+    return torch.cat([row[place.to(row.device)] for row, place in zip(states, places, strict=True)])
 
 
-def _packing(prefix: Sequence[int], groups: Sequence[Sequence[Tensor]], past: KeysAndValues | None) -> Packing:
-    return Packing(len(prefix), [[len(row) for row in group] for group in groups], past)
+def _packing(
+    prefix: Sequence[int],
+    groups: Sequence[Sequence[Tensor]],
+    past: KeysAndValues | None,
+    places: Sequence[Sequence[Tensor]] | None = None,
+) -> Packing:
+    return Packing(len(prefix), [[len(row) for row in group] for group in groups], past, places=places)

@@ -1,4 +1,4 @@
-"""A causal LM in two stages, packed: the trunk, which nothing trains, and the top, which ends in one state a row.
+"""A causal LM in two stages, packed: the trunk, which nothing trains, and the top, which ends in the wanted states.
 
 Both are views of one Hugging Face model: they share its modules and use its own forward.
 """
@@ -26,8 +26,8 @@ class Stages:
         self.split = split
         self._trunk = _view(model, layers[:split], start=0, final=False)
         above = [Recomputed(layer) if recompute else layer for layer in layers[split:-1]]
-        last = LastRows(layers[-1]) if {name for name, _ in layers[-1].named_children()} == PRE_NORM else layers[-1]
-        self._last_rows_only = last is not layers[-1]
+        last = WantedTokens(layers[-1]) if {name for name, _ in layers[-1].named_children()} == PRE_NORM else layers[-1]
+        self._wanted_only = last is not layers[-1]
         self._top = _view(model, [*above, last], start=split, final=True)
 
     @property
@@ -46,13 +46,13 @@ class Stages:
         return _run(self._trunk, packing, ids.device, input_ids=ids.unsqueeze(0))
 
     def top(self, states: Tensor, packing: Packing) -> Tensor:
-        """Those states [tokens, hidden] -> final states of ``packing.last`` [rows, hidden]."""
+        """Those states [tokens, hidden] -> final states of ``packing.wanted`` [places, hidden]."""
         states = _run(self._top, packing, states.device, inputs_embeds=states.unsqueeze(0))
-        return states if self._last_rows_only else states[packing.last.to(states.device)]
+        return states if self._wanted_only else states[packing.wanted.to(states.device)]
 
 
-class LastRows(nn.Module):
-    """A last layer of which only some rows are wanted: its MLP runs for these alone."""
+class WantedTokens(nn.Module):
+    """A last layer of which only some tokens are wanted: its MLP runs for these alone."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class LastRows(nn.Module):
     def forward(self, hidden_states: Tensor, packing: Packing, **context: Any) -> Tensor:
         layer = self.layer
         attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), packing=packing, **context)
-        wanted = (hidden_states + attended)[:, packing.last.to(attended.device)]
+        wanted = (hidden_states + attended)[:, packing.wanted.to(attended.device)]
         return wanted + layer.mlp(layer.post_attention_layernorm(wanted))
 
 

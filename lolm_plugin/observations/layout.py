@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.units import HEALERS, UNKNOWN
+from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
 # Actions that every environment has; after them one per target.
 BASE_ACTIONS = ("no-op", "stop", "move north", "move south", "move east", "move west")
@@ -124,6 +124,10 @@ class ObservationLayout:
         return self.own.end + self.trailing
 
     @property
+    def n_base_actions(self) -> int:
+        return N_BASE_ACTIONS
+
+    @property
     def n_targets(self) -> int:
         return self.n_enemies + self.further_targets
 
@@ -146,6 +150,17 @@ class ObservationLayout:
         """Words for every action index of an agent that attacks, or of one that ``heals`` (``Observed.heals``)."""
         target = "heal ally" if heals else "attack enemy"
         return (*BASE_ACTIONS, *(f"{target} {i}" for i in range(self.n_targets)))
+
+    def names(self, agent: int) -> dict[int, str]:
+        """For people: what each number is that agent ``agent`` sees, by its place."""
+        names = {i: f"can {action}" for i, action in enumerate(BASE_ACTIONS[2:]) if i < self.enemies.start}
+        for side, block in (("enemy", self.enemies), ("ally", self.allies), ("own", self.own)):
+            columns = (*block.fields, *(f"is a {NAMES[kind]}" for kind in block.kinds))
+            for row in range(block.rows):
+                label = {"own": "own", "ally": f"ally {row + (row >= agent)}"}.get(side, f"{side} {row}")
+                start = block.start + row * block.width
+                names |= {start + i: f"{label}: {column}" for i, column in enumerate(columns)}
+        return names
 
     def living(self, obs: Tensor) -> Tensor:
         """Whether each observation [..., obs_size] is a living agent's: a dead agent's is zeros up to the timestep."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.description_checks import check_described
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, Observed, Units, per_kind
 from lolm_plugin.observations.units import NAMES, UNKNOWN
 
@@ -48,6 +50,9 @@ class FirstBattles:
             self._wanted &= not self._started
             self._started = True
         if not self._wanted:
+            return
+        if isinstance(self.layouts.observation, Description):
+            check_described(self.layouts.observation, batch["obs"][running, t], batch["state"][running, t])
             return
         if t == 0:
             check_first_state(self.layouts, batch["state"][running, 0])

@@ -12,10 +12,15 @@ Tokenize = Callable[[list[str]], list[list[int]]]
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Token sequences of different lengths end to end: ``ids`` int64 [tokens], ``lengths`` int64 [rows]."""
+    """Token sequences of different lengths end to end: ``ids`` int64 [tokens], ``lengths`` int64 [rows].
+
+    ``targets`` int64 [rows, n_targets] is the token of a row that ends the sentence about each target; -1: there is no
+    such sentence, or nobody asks.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
+    targets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -24,17 +29,22 @@ class TokenRows:
     def of(sequences: Sequence[Sequence[int]]) -> "TokenRows":
         """From one list of ids per row."""
         flat = [token for sequence in sequences for token in sequence]
-        return TokenRows(np.array(flat, np.int64), np.array([len(sequence) for sequence in sequences], np.int64))
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        return TokenRows(np.array(flat, np.int64), lengths, np.zeros((len(lengths), 0), np.int64))
 
     def distinct(self) -> tuple["TokenRows", np.ndarray]:
-        """The different rows as they first appear, and for each row which of them it is, int64 [rows]."""
+        """The different rows as they first appear, and for each row which of them it is, int64 [rows].
+
+        Rows are different, too, where the same words are about other targets.
+        """
         ends = self.lengths.cumsum()
         rows = [self.ids[start:end] for start, end in zip(ends - self.lengths, ends, strict=True)]
+        keys = (row.tobytes() + about.tobytes() for row, about in zip(rows, self.targets, strict=True))
         places: dict[bytes, int] = {}
-        place = np.array([places.setdefault(row.tobytes(), len(places)) for row in rows], np.int64)
+        place = np.array([places.setdefault(key, len(places)) for key in keys], np.int64)
         _, first = np.unique(place, return_index=True)
         ids = np.concatenate([self.ids[:0], *(rows[i] for i in first)])
-        return TokenRows(ids, self.lengths[first]), place
+        return TokenRows(ids, self.lengths[first], self.targets[first]), place
 
     def lists(self) -> list[list[int]]:
         """One list of ids per row."""
@@ -56,6 +66,11 @@ class Assembler:
         self._lengths = np.zeros(0, np.int64)
         self._starts = np.zeros(0, np.int64)
 
+    def lengths(self, pieces: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens each of the pieces [...] has, int64 [...]."""
+        self._learn(texts[len(self._lengths) :])
+        return self._lengths[pieces]
+
     def rows(self, pieces: np.ndarray, texts: Sequence[str]) -> TokenRows:
         """Prompts as pieces int64 [rows, width], and the text of every piece -> their token ids."""
         self._learn(texts[len(self._lengths) :])
@@ -64,7 +79,7 @@ class Assembler:
         # Where each token lies: its place in the result, moved by how far its piece lies from where it goes.
         shift = self._starts[flat] - (lengths.cumsum() - lengths)
         ids = self._ids[np.arange(lengths.sum()) + shift.repeat(lengths)]
-        return TokenRows(ids, self._lengths[pieces].sum(1))
+        return TokenRows(ids, self._lengths[pieces].sum(1), np.zeros((len(pieces), 0), np.int64))
 
     def _learn(self, texts: Sequence[str]) -> None:
         """Tokenise the pieces that came up since the last time."""

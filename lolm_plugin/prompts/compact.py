@@ -21,6 +21,7 @@ _SIDE = re.compile(" (enemy|ally) ")  # of a target: who attacks does so to enem
 class CompactStyle(PromptStyle):
     """Names, health and offsets to one decimal (shares of health to two), nothing else."""
 
+    short = True
     instruction = "Battle. Pick one action for your unit.\n"
     goal = "Goal: kill all enemies, weakest first, and stay alive.\n"
     actions = Listing("Actions: ", " ", "\n", spoken=lambda name: _SHORT_ACTION.get(name) or _SIDE.sub(" ", name))

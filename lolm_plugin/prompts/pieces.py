@@ -17,7 +17,11 @@ class Pieces:
 
     def lay(self, phrases: Sequence[Phrase], rows: int) -> np.ndarray:
         """Phrases of [rows] or [rows, units], one after the other, as pieces int64 [rows, width]."""
-        return np.concatenate([self._lay(phrase, rows) for phrase in phrases], axis=1)
+        return np.concatenate(self.blocks(phrases, rows), axis=1)
+
+    def blocks(self, phrases: Sequence[Phrase], rows: int) -> list[np.ndarray]:
+        """The pieces of each phrase, int64 [rows, width]: all of its first unit, then all of the second, and so on."""
+        return [self._lay(phrase, rows) for phrase in phrases]
 
     def split(self, row: np.ndarray) -> list[str]:
         """The texts of one row of pieces [width], to be read one after the other."""

@@ -38,6 +38,7 @@ class PromptStyle(ABC):
 
     instruction: str
     goal: str
+    short: bool = False  # automatic prompts leave out what a small model can do without
     nobody: str = ""  # where no unit of a {side} is named
     actions: "Listing"
     cue: str

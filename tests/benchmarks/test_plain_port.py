@@ -11,6 +11,7 @@ from benchmarks.entries.prompts import decisions
 from benchmarks.fstrings import describer
 from benchmarks.plain_prompts import PlainPrompts
 from benchmarks.setting import Setting
+from lolm_plugin.prompts.scene import scenes
 from tests.benchmarks.small import MODELS, small_bench
 
 
@@ -75,8 +76,9 @@ def test_the_f_strings_have_the_words_of_the_style(style, map_name):
     bench = small_bench(map_name=map_name, style=style)
     plain, prompter = PlainPrompts(bench.engine().args), bench.engine().mac.agent.prompter
     for obs, available, agents in decisions(bench.rollout_batch):
-        seen = prompter.scenes(obs, available, agents)
-        assert [plain.describe(scene) for scene in seen] == [prompter.style.describe(scene).text for scene in seen]
+        seen = scenes(prompter.layout, obs, available, agents)
+        texts = ["".join(parts.values()) for parts in prompter.writer.describe(obs, available, agents)]
+        assert [plain.describe(scene) for scene in seen] == texts
 
 
 def test_a_style_without_f_strings_describes_for_itself():

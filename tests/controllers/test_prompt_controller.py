@@ -31,7 +31,7 @@ def test_only_agent_steps_with_a_choice_reach_the_language_model(mac, play):
     steps = mac.agent_steps(batch, valid(batch))
     assert len(steps) == 12
     assert torch.equal(torch.stack(steps.index, -1), deciding(batch).nonzero())
-    mac.reference_hidden(steps)
+    mac.reference_states(steps)
     assert mac.agent.take_usage()["rows"] == 12
 
 
@@ -108,13 +108,13 @@ def test_at_the_start_the_policy_is_its_reference(mac, play):
     steps = mac.agent_steps(batch, valid(batch))
     with torch.no_grad():
         logits = mac.logits(steps, torch.arange(len(steps)))
-    assert torch.allclose(mac.reference_logits(mac.reference_hidden(steps)), logits, atol=1e-5)
+    assert torch.allclose(mac.reference_logits(mac.reference_states(steps)), logits, atol=1e-5)
 
 
 def test_the_reference_goes_through_the_current_head_without_gradient(mac, play):
     batch = play(mac)
     steps = mac.agent_steps(batch, valid(batch))
-    hidden = mac.reference_hidden(steps)
+    hidden = mac.reference_states(steps)
     before = mac.reference_logits(hidden)
     with torch.no_grad():
         mac.agent.head.base += 1
@@ -151,9 +151,11 @@ def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, p
     assert torch.allclose(together, apart, atol=1e-5)
     assert torch.equal(together[twins], together[twins[:1]].expand(3, -1))
     weights = torch.arange(12.0).unsqueeze(1)
+    read = mac.reference_states(steps)
+    hidden = read.states[read.last]
     gradients = [torch.autograd.grad((weights * x).sum(), mac.agent.head.attack) for x in (together, apart)]
     assert torch.allclose(gradients[0][0], gradients[1][0], rtol=1e-4)
-    assert torch.allclose(mac.reference_hidden(steps)[twins], mac.reference_hidden(steps)[twins[:1]].expand(3, -1))
+    assert torch.allclose(hidden[twins], hidden[twins[:1]].expand(3, -1))
 
 
 def test_prompts_are_those_of_the_agents_own_number(mac, play):
@@ -164,7 +166,7 @@ def test_prompts_are_those_of_the_agents_own_number(mac, play):
         episode, t, agent = (index[row] for index in steps.index)
         obs, available = batch["obs"][episode, t, agent], batch["avail_actions"][episode, t, agent]
         assert prompter.encode(obs[None], available[None], agent[None]) == [
-            steps.prompts.parts[steps.prompt[row]].tolist()
+            steps.prompts.rows.parts[steps.prompt[row]].tolist()
         ]
 
 

@@ -43,11 +43,20 @@ def train(folder, *updates):
         assert training.main(line) == 0
     finally:
         os.chdir(here)
-    metrics = json.loads((folder / "results/sacred/lolm_mappo_tiny/duel/1/metrics.json").read_text())
+    (record,) = (folder / "results/sacred/lolm_mappo_tiny").glob("*/1/metrics.json")
+    metrics = json.loads(record.read_text())
     (models,) = (folder / "results/models").iterdir()
     last = max(models.iterdir(), key=lambda path: int(path.name))
     weights = {f"{file.name}/{name}": t for file in last.rglob("*.safetensors") for name, t in load_file(file).items()}
     return {name: series for name, series in metrics.items() if name not in TIMES}, weights
+
+
+ENTITY = ("head.attack_keys=entity", "env_args.map_name=target")
+ENTITIES = {
+    "the prefix in every row": ("llm.share_prefix=False",),
+    "256 tokens at once": ("llm.token_budget=256",),
+    "activations recomputed": ("llm.recompute=True",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +67,11 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory):
     return train(tmp_path_factory.mktemp("trunk") / "run", "lora.layers=1")
+
+
+@pytest.fixture(scope="module")
+def entity(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("entity") / "run", *ENTITY)
 
 
 def check_equal(found, expected):
@@ -79,6 +93,20 @@ def test_training_is_the_same(variant, plain, tmp_path):
 @pytest.mark.parametrize("variant", TRUNKS)
 def test_training_above_a_trunk_is_the_same(variant, trunk, tmp_path):
     check_equal(train(tmp_path / "run", "lora.layers=1", *TRUNKS[variant]), trunk)
+
+
+@pytest.mark.parametrize("variant", ENTITIES)
+def test_training_with_keys_of_entities_is_the_same(variant, entity, tmp_path):
+    check_equal(train(tmp_path / "run", *ENTITY, *ENTITIES[variant]), entity)
+
+
+def test_training_with_keys_of_entities_above_a_trunk_is_the_same(tmp_path):
+    kept, computed = (
+        train(tmp_path / name, *ENTITY, "lora.layers=1", f"llm.trunk_cache_gb={size}")
+        for name, size in (("kept", 4.0), ("computed", 0.0))
+    )
+    check_equal(kept, computed)
+    assert kept[1]["head.safetensors/target"].any()
 
 
 def test_a_trunk_is_not_the_same_as_none(plain, trunk):

@@ -36,9 +36,9 @@ def test_dead_agents_and_padding_cost_the_language_model_nothing(new_learner, ti
     batch = play(learner.mac)
     learner.mac.agent.take_usage()
     rows = []
-    hidden = learner.mac.agent.hidden
-    learner.mac.agent.hidden = lambda prompts, reference=False, **budget: (
-        rows.append((len(prompts), reference)) or hidden(prompts, reference, **budget)
+    read = learner.mac.agent.read
+    learner.mac.agent.read = lambda prompts, reference=False, **budget: (
+        rows.append((len(prompts), reference)) or read(prompts, reference, **budget)
     )
     learner.train(batch, 0, 0)
     assert sum(count for count, reference in rows if reference) == 12  # once for the frozen model
@@ -146,7 +146,7 @@ def test_the_kl_holds_the_policy_to_its_reference(updated):
         steps = learner.mac.agent_steps(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
         with torch.no_grad():
             log_policy = masked_log_softmax(learner.mac.logits(steps, torch.arange(len(steps))), steps.available)
-        frozen = learner.mac.reference_logits(learner.mac.reference_hidden(steps))
+        frozen = learner.mac.reference_logits(learner.mac.reference_states(steps))
         drift.append(kl_divergence(log_policy, masked_log_softmax(frozen, steps.available)).mean())
     assert drift[1] < 0.3 * drift[0]
 

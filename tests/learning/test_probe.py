@@ -72,6 +72,21 @@ def test_learns_nothing_from_shuffled_observations(map_name, tmp_path):
     assert max(metrics["test_return_mean"]["values"]) < blind_return(map_name) + 0.15
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_keys_of_entities_can_choose_a_target(seed, tmp_path):
+    """The sentence about an enemy says how weak it is."""
+    metrics = train(tmp_path, "target", f"seed={seed}", "head.attack_keys=entity")
+    assert metrics["test_return_mean"]["values"][-1] >= 0.95 * optimal_return("target")
+    assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
+
+
+@pytest.mark.parametrize("map_name", ["retreat", "approach", "target"])
+def test_automatic_prompts_teach_as_much_as_written_ones(map_name, tmp_path):
+    keys = "entity" if map_name == "target" else "shared"
+    metrics = train(tmp_path, map_name, "seed=1", "prompt.source=auto", f"head.attack_keys={keys}")
+    assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
+
+
 def test_the_published_head_cannot_choose_a_target(tmp_path):
     """Its attack logits are all equal: the return of a policy that attacks, but not whom it wants."""
     metrics = train(tmp_path, "target", "seed=1", "test_greedy=False")

@@ -360,3 +360,50 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="lets tokens see later ones"):
         make(tmp_path)
+
+
+PLACES = [torch.tensor(places) for places in ([39, 0, 17], [2], [16, 5], [0], [39], [28, 1, 2, 27])]
+
+
+def all_states(backbone, prefix, sequences, places):
+    """Plain Hugging Face: the states at these places of each sequence, one prompt at a time."""
+    rows = []
+    for sequence, wanted in zip(sequences, places, strict=True):
+        ids = torch.tensor([[*prefix, *sequence]])
+        states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        rows.append(states[0, len(prefix) + wanted])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("token_budget", [None, 64])
+def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_budget):
+    backbone = filled(make(model, share_prefix=share))
+    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
+    rows = backbone.rows(PREFIX, SEQUENCES, PLACES)
+    states = backbone.read(rows, token_budget=token_budget)
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.read(rows, token_budget=token_budget), expected, atol=1e-5, rtol=0)
+    some = rows.take([5, 0])
+    torch.testing.assert_close(backbone.read(some), torch.cat([expected[-4:], expected[:3]]), atol=1e-5, rtol=0)
+
+
+def test_states_at_any_places_above_a_trunk_and_of_the_reference():
+    backbone = filled(make(lora={"layers": 1}))
+    rows = backbone.through_trunk(backbone.rows(PREFIX, SEQUENCES, PLACES), 30_000)
+    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
+    torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
+    with backbone.lm.disable_adapter():
+        plain = all_states(backbone, PREFIX, SEQUENCES, PLACES)
+    torch.testing.assert_close(backbone.read(rows, reference=True), plain, atol=1e-5, rtol=0)
+
+
+def test_states_at_any_places_of_a_model_that_cannot_be_packed(monkeypatch):
+    monkeypatch.setattr("lolm_plugin.llm.backbone.can_be_packed", lambda model: False)
+    backbone = filled(make())
+    assert not backbone.packs
+    states = backbone.read(backbone.rows(PREFIX, SEQUENCES, PLACES), token_budget=64)
+    torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, PLACES), atol=1e-5, rtol=0)

@@ -46,3 +46,50 @@ def test_init_std_is_the_standard_deviation_of_the_embeddings():
     head = AttentionActionHead(4096, 0.002)
     assert head.base.std().item() == pytest.approx(0.002, rel=0.05)
     assert head.attack.std().item() == pytest.approx(0.002, rel=0.05)
+
+
+def entity_head(hidden_size=2):
+    """A head whose projection is no longer zero."""
+    torch.manual_seed(0)
+    head = AttentionActionHead(hidden_size, 1.0, "entity")
+    torch.nn.init.normal_(head.target)
+    return head
+
+
+def test_the_key_of_a_target_is_the_attack_embedding_and_a_projection_of_its_sentence_by_hand():
+    head = AttentionActionHead(2, 1.0, "entity")
+    weights = {"base": torch.ones(6, 2), "attack": torch.tensor([[1.0, 0]]), "target": torch.tensor([[0.0, 4], [2, 0]])}
+    head.load_state_dict(weights)
+    sentences = torch.tensor([[1.0, 2], [3, 4]])  # projected and halved: [4, 1] and [8, 3]
+    logits = head(torch.tensor([[1.0, 10]]), 3, sentences, torch.tensor([[1, -1, 0]]))
+    assert logits[0, 6:].tolist() == [1 + 8 + 30, 1, 1 + 4 + 10]
+
+
+def test_before_any_step_both_kinds_of_keys_are_the_same_policy():
+    torch.manual_seed(0)
+    entity = AttentionActionHead(16, 1.0, "entity")
+    torch.manual_seed(0)
+    shared = AttentionActionHead(16, 1.0)
+    hidden, sentences, place = torch.randn(5, 16), torch.randn(9, 16), torch.randint(-1, 9, (5, 4))
+    assert torch.equal(entity(hidden, 4, sentences, place), shared(hidden, 4))
+    entity(hidden, 4, sentences, place).square().sum().backward()
+    assert entity.target.grad.any()
+
+
+def test_logits_follow_the_targets_whatever_their_order():
+    head, hidden, sentences = entity_head(16), torch.randn(5, 16), torch.randn(9, 16)
+    place, order = torch.randint(-1, 9, (5, 4)), torch.tensor([2, 0, 3, 1])
+    logits, moved = head(hidden, 4, sentences, place), head(hidden, 4, sentences, place[:, order])
+    torch.testing.assert_close(moved, logits[:, [*range(6), *(6 + order).tolist()]])
+    assert logits[:, 6:].std(-1).min() > 1e-3
+
+
+def test_entity_keys_have_the_same_parameters_on_every_map():
+    head, hidden, sentences = entity_head(16), torch.randn(5, 16), torch.randn(30, 16)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 7 * 16 + 16 * 16
+    for n_targets in (1, 3, 30):
+        assert head(hidden, n_targets, sentences, torch.randint(30, (5, n_targets))).shape == (5, 6 + n_targets)
+
+
+def test_a_task_may_have_another_number_of_base_actions():
+    assert AttentionActionHead(16, 1.0, n_base=5)(torch.randn(3, 16), 0).shape == (3, 5)

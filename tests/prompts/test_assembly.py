@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lolm_plugin import registry
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.prompts.assembly import TokenRows
+from lolm_plugin.prompts.battle_writer import BattleWriter
 from lolm_plugin.prompts.samples import varied_views
 from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
@@ -48,7 +49,7 @@ def _texts(prompter, rows, seed, random_views):
     """Random views, and the text of each row's own part."""
     layout = prompter.layout
     views = (*random_views(layout, rows, seed), torch.arange(rows) % layout.n_agents)
-    return views, [prompter.style.describe(scene).text for scene in prompter.scenes(*views)]
+    return views, ["".join(parts.values()) for parts in prompter.writer.describe(*views)]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def trained():
     layout = build_layouts("smax", {"map_name": "3s5z_vs_3s6z"}, 8, 15).observation
     texts = []
     for style in sorted(registry.PROMPT_STYLES):
-        prompter = Prompter(layout, build_style(style), _byte_tokenizer(), dynamic=False)
-        texts += [prompter.style.describe(scene).text for scene in prompter.scenes(*varied_views(layout, 40))]
+        writer = BattleWriter(layout, build_style(style), dynamic=False)
+        texts += ["".join(parts.values()) for parts in writer.describe(*varied_views(layout, 40))]
 
     def train(split):
         tokenizer = Tokenizer(models.BPE())
@@ -86,7 +87,7 @@ def _letter_tokenizer(alphabet, split):
 @pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
 @pytest.mark.parametrize("name", SPLITS)
 def test_ids_put_together_are_those_of_the_text(name, style, dynamic, layouts, random_views, trained):
-    prompter = Prompter(layouts.observation, build_style(style), trained[name], dynamic)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic), trained[name])
     views, texts = _texts(prompter, ROWS, 12, random_views)
     assert prompter.assembles
     assert prompter.encode(*views) == trained[name](texts)["input_ids"]
@@ -96,7 +97,7 @@ def test_ids_put_together_are_those_of_the_text(name, style, dynamic, layouts, r
 @pytest.mark.parametrize("name", JOINING)
 def test_ids_are_those_of_the_text_where_the_tokenizer_joins_pieces(name, style, random_views, trained):
     layout = build_layouts("smax", {"map_name": "3s_vs_4z"}, 3, 10).observation
-    prompter = Prompter(layout, build_style(style), trained[name], dynamic=True)
+    prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), trained[name])
     views, texts = _texts(prompter, ROWS, 12, random_views)
     assert not prompter.assembles
     assert prompter.encode(*views) == trained[name](texts)["input_ids"]
@@ -104,7 +105,7 @@ def test_ids_are_those_of_the_text_where_the_tokenizer_joins_pieces(name, style,
 
 @pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
 def test_ids_are_put_together_with_the_tokenizer_that_comes_with_the_plugin(style, layouts, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style(style), tiny_tokenizer, dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic=True), tiny_tokenizer)
     assert prompter.assembles
     assert prompter.whole_because == ""
 
@@ -113,7 +114,7 @@ def test_ids_are_put_together_with_the_tokenizer_that_comes_with_the_plugin(styl
     ("name", "why"), [("nothing split", "can join words"), ("space in front", "otherwise than the text")]
 )
 def test_a_tokenizer_that_joins_pieces_is_asked_itself_and_a_sentence_says_why(name, why, layouts, trained):
-    prompter = Prompter(layouts.observation, build_style("paper"), trained[name], dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), trained[name])
     assert not prompter.assembles
     assert why in prompter.whole_because
 
@@ -123,7 +124,7 @@ def test_agreeing_on_a_sample_is_not_enough_where_texts_are_not_split_first(layo
     together = _letter_tokenizer(ByteLevel.alphabet(), JOINING["nothing split"])
     unsplit = _letter_tokenizer(string.printable, None)
     assembles = [
-        Prompter(layouts.observation, build_style("paper"), tokenizer, dynamic=True).assembles
+        Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), tokenizer).assembles
         for tokenizer in (apart, together, unsplit)
     ]
     assert assembles == [True, False, False]
@@ -131,7 +132,7 @@ def test_agreeing_on_a_sample_is_not_enough_where_texts_are_not_split_first(layo
 
 @pytest.mark.parametrize("name", ["qwen2", "metaspace"])
 def test_rows_are_put_together_one_by_one(name, layouts, random_views, trained):
-    prompter = Prompter(layouts.observation, build_style("paper"), trained[name], dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), trained[name])
     views, texts = _texts(prompter, 10, 13, random_views)
     alone = [prompter.encode(*(column[i : i + 1] for column in views))[0] for i in range(10)]
     assert prompter.encode(*views) == alone

@@ -9,6 +9,8 @@ from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.units import index
+from lolm_plugin.prompts.battle_writer import BattleWriter
+from lolm_plugin.prompts.scene import scenes
 from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
 
@@ -19,11 +21,12 @@ DYNAMIC = pytest.mark.parametrize("dynamic", [True, False])
 @STYLES
 @DYNAMIC
 def test_prefix_and_sequence_are_the_tokens_of_the_joined_text(style, dynamic, layouts, random_views, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style(style), tiny_tokenizer, dynamic)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic), tiny_tokenizer)
     obs, mask = random_views(layouts.observation, 20, seed=7)
     agents = torch.arange(20) % layouts.observation.n_agents
-    beginning = prompter.style.instruction + prompter.style.goal
-    texts = [beginning + prompter.style.describe(scene).text for scene in prompter.scenes(obs, mask, agents)]
+    style = prompter.writer.style
+    seen = scenes(layouts.observation, obs, mask, agents, dynamic)
+    texts = [style.instruction + style.goal + style.describe(scene).text for scene in seen]
     sequences = prompter.encode(obs, mask, agents)
     assert [prompter.prefix + ids for ids in sequences] == tiny_tokenizer(texts)["input_ids"]
 
@@ -32,7 +35,7 @@ def test_prefix_and_sequence_are_the_tokens_of_the_joined_text(style, dynamic, l
 @DYNAMIC
 @pytest.mark.parametrize("unseen", [0.0, 0.3, 1.0])
 def test_no_prompt_is_longer_than_max_tokens(style, dynamic, unseen, layouts, random_views, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style(style), tiny_tokenizer, dynamic)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic), tiny_tokenizer)
     obs, mask = random_views(layouts.observation, 100, 8, unseen)
     agents = torch.arange(100) % layouts.observation.n_agents
     longest = max(map(len, prompter.encode(obs, mask, agents)))
@@ -43,7 +46,7 @@ def test_no_prompt_is_longer_than_max_tokens(style, dynamic, unseen, layouts, ra
 @pytest.mark.parametrize("kind", ["marine", "zergling", "hydralisk"])
 def test_no_prompt_is_longer_than_max_tokens_whichever_kind_has_most_tokens(style, kind, random_views):
     layout = build_layouts("smax", {"map_name": "27m_vs_30m"}, 27, 36).observation
-    prompter = Prompter(layout, build_style(style), WordTokenizer(spelt=kind), dynamic=True)
+    prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), WordTokenizer(spelt=kind))
     obs, mask = random_views(layout, 3, 9, 0.0)
     for block in (layout.enemies, layout.allies, layout.own):
         rows = obs[:, block.start : block.end].unflatten(-1, (block.rows, block.width))
@@ -55,14 +58,14 @@ def test_no_prompt_is_longer_than_max_tokens_whichever_kind_has_most_tokens(styl
 @STYLES
 def test_max_tokens_is_no_more_than_a_tenth_above_a_full_scene(style, random_views, tiny_tokenizer):
     layout = build_layouts("smax", {"map_name": "5h_vs_5h"}, 5, 11).observation
-    prompter = Prompter(layout, build_style(style), tiny_tokenizer, dynamic=True)
+    prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), tiny_tokenizer)
     obs, mask = random_views(layout, 200, 10, 0.0)
     longest = len(prompter.prefix) + max(map(len, prompter.encode(obs, mask, torch.arange(200) % 5)))
     assert prompter.max_tokens <= 1.1 * longest
 
 
 def test_a_prompt_that_cannot_fit_is_refused_in_one_sentence(layouts, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style("paper"), tiny_tokenizer, dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), tiny_tokenizer)
     prompter.check_fits(prompter.max_tokens, "some-model")
     with pytest.raises(ConfigError) as error:
         prompter.check_fits(prompter.max_tokens - 1, "some-model")
@@ -75,7 +78,8 @@ def test_a_prompt_that_cannot_fit_is_refused_in_one_sentence(layouts, tiny_token
 
 def test_a_longer_style_has_longer_prompts(layouts, tiny_tokenizer):
     paper, compact = (
-        Prompter(layouts.observation, build_style(style), tiny_tokenizer, True) for style in ("paper", "compact")
+        Prompter(BattleWriter(layouts.observation, build_style(style), True), tiny_tokenizer)
+        for style in ("paper", "compact")
     )
     assert compact.max_tokens < 0.6 * paper.max_tokens
 
@@ -112,23 +116,23 @@ class LetterTokenizer:
 def test_the_begin_token_leads_the_prefix_where_the_tokenizer_adds_one(adds_bos, layouts):
     style = build_style("compact")
     style.instruction, style.goal = "ab\n", "c\n"
-    prompter = Prompter(layouts.observation, style, LetterTokenizer(adds_bos), dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, style, dynamic=True), LetterTokenizer(adds_bos))
     assert prompter.prefix == [1] * adds_bos + [ord(letter) for letter in "ab\nc\n"]
 
 
 def test_the_own_part_never_begins_with_the_begin_token(layouts, random_views):
-    prompter = Prompter(layouts.observation, build_style("compact"), LetterTokenizer(True), dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("compact"), dynamic=True), LetterTokenizer(True))
     obs, mask = random_views(layouts.observation, 1, seed=0)
     assert prompter.encode(obs, mask, torch.zeros(1, dtype=torch.long))[0][:3] == [ord(letter) for letter in "You"]
 
 
 def test_no_rows_are_no_sequences(layouts, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style("compact"), tiny_tokenizer, dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("compact"), dynamic=True), tiny_tokenizer)
     obs, mask = torch.zeros(0, layouts.observation.size), torch.zeros(0, layouts.observation.n_actions)
     assert prompter.encode(obs, mask, torch.zeros(0, dtype=torch.long)) == []
 
 
 def test_tokens_are_counted_text_by_text(layouts, tiny_tokenizer):
-    prompter = Prompter(layouts.observation, build_style("compact"), tiny_tokenizer, dynamic=True)
+    prompter = Prompter(BattleWriter(layouts.observation, build_style("compact"), dynamic=True), tiny_tokenizer)
     texts = ["", "You", "You are a marine."]
     assert prompter.count_tokens(texts) == [len(tiny_tokenizer(text)["input_ids"]) for text in texts]

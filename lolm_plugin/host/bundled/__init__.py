@@ -18,6 +18,7 @@ REGISTRIES["runner"].update(
     episode=Deferred(f"{_HERE}.episode_runner:EpisodeRunner"),
     parallel=Deferred(f"{_HERE}.parallel_runner:ParallelRunner"),
 )
+REGISTRIES["env"].update(gymma=Deferred("lolm_plugin.envs.gymma:make_env"))
 REGISTRIES["action_selector"].update(
     soft_policies=Deferred(f"{_HERE}.action_selectors:SoftPoliciesSelector"),
     multinomial=Deferred(f"{_HERE}.action_selectors:MultinomialSelector"),

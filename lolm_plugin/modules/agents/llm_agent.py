@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lolm_plugin.llm.backbone import Backbone
@@ -12,6 +14,44 @@ from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts to read: ``rows``, and ``place`` int64 [prompts, n_targets] of the sentence about each target.
+
+    A place counts the states that are read of a prompt, its last token's being 0; -1: no sentence is wanted.
+    """
+
+    rows: Rows
+    place: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, prompts: Tensor) -> "Prompts":
+        """Some of the prompts: int64 [n]."""
+        return Prompts(self.rows.take(prompts.tolist()), self.place[prompts])
+
+
+@dataclass(frozen=True)
+class States:
+    """What the language model makes of prompts: ``states`` [states, hidden] and where in it each prompt has which.
+
+    ``last`` int64 [prompts] is the state of the last token; ``place`` int64 [prompts, n_targets] that at the end of the
+    sentence about each target, -1 where there is none.
+    """
+
+    states: Tensor
+    last: Tensor
+    place: Tensor
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+    def __getitem__(self, prompts: Tensor) -> "States":
+        """Those of some prompts, which may come up several times: int64 [n]."""
+        return States(self.states, self.last[prompts], self.place[prompts])
 
 
 class LLMAgent(nn.Module):
@@ -25,22 +65,46 @@ class LLMAgent(nn.Module):
         self.prompter = prompter
         self.backbone = backbone
         self.n_targets = prompter.layout.n_targets
+        self.reads_targets = head["attack_keys"] == "entity"
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
-            self.head = AttentionActionHead(backbone.hidden_size, head["init_std"])
+            self.head = AttentionActionHead(
+                backbone.hidden_size, head["init_std"], head["attack_keys"], prompter.layout.n_base_actions
+            )
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
-    def hidden(self, prompts: Rows, reference: bool = False, token_budget: int | None = None) -> Tensor:
-        """Last hidden state of each prompt: [rows, hidden]; ``reference`` is the LM as it was at the start, frozen."""
-        started = time.perf_counter()
-        hidden = self.backbone.read(prompts, reference, token_budget)
-        self.usage["rows"] += len(prompts)
-        self.usage["tokens"] += sum(map(len, prompts.parts)) + len(prompts) * len(prompts.prefix)
-        self.usage["seconds"] += time.perf_counter() - started
-        return hidden
+    def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
+        """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads.
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [rows, hidden] -> logits [rows, n_actions], unavailable actions not yet masked."""
-        return self.head(hidden, self.n_targets)
+        ``available`` is [rows, n_actions], ``agent`` [rows].
+        """
+        tokens, row = self.prompter.tokens(obs, available, agent, self.reads_targets).distinct()
+        sequences = torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
+        ends = torch.from_numpy(tokens.targets)
+        wanted = ends >= 0
+        places = None
+        if self.reads_targets:
+            last = torch.from_numpy(tokens.lengths - 1).split(1)
+            places = [torch.cat([end, own[asked]]) for end, own, asked in zip(last, ends, wanted, strict=True)]
+        rows = self.backbone.rows(self.prompter.prefix, sequences, places)
+        place = torch.where(wanted, wanted.cumsum(1), -1)
+        return Prompts(rows, place.to(self.backbone.device)), torch.from_numpy(row).to(self.backbone.device)
+
+    def read(self, prompts: Prompts, reference: bool = False, token_budget: int | None = None) -> States:
+        """What the LM makes of each prompt; ``reference`` is the LM as it was at the start, frozen."""
+        started = time.perf_counter()
+        rows = prompts.rows
+        states = self.backbone.read(rows, reference, token_budget)
+        self.usage["rows"] += len(rows)
+        self.usage["tokens"] += sum(map(len, rows.parts)) + len(rows) * len(rows.prefix)
+        self.usage["seconds"] += time.perf_counter() - started
+        counts = torch.tensor(rows.states, dtype=torch.int64, device=states.device)
+        last = counts.cumsum(0) - counts
+        return States(states, last, torch.where(prompts.place >= 0, prompts.place + last[:, None], -1))
+
+    def logits(self, states: States) -> Tensor:
+        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked."""
+        hidden = states.states[states.last]
+        return self.head(hidden, self.n_targets, states.states, states.place)
 
     def take_usage(self) -> dict[str, float]:
         """What was counted since the last call."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.critics.critic import Critic
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.described_state import DescribedState
 from lolm_plugin.observations.layout import Units, check_sizes
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
 from lolm_plugin.randomness import keyed_seeds
@@ -33,10 +34,11 @@ class TransformerCritic(Critic):
         layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(layouts, scheme, args.n_actions)
         self.layout = layouts.state
+        width = self.layout.width if isinstance(self.layout, DescribedState) else ENTITY_WIDTH
         self.n_agents = args.n_agents
         shape: Mapping[str, Any] = args.critic
         with seeded(int(keyed_seeds(args.seed, "critic", count=1)[0])):
-            self.embed = nn.Linear(ENTITY_WIDTH, shape["width"])
+            self.embed = nn.Linear(width, shape["width"])
             layer = nn.TransformerEncoderLayer(
                 shape["width"],
                 shape["heads"],
@@ -68,7 +70,9 @@ class TransformerCritic(Critic):
         return self.value(means).squeeze(-1).unflatten(0, state.shape[:-1])
 
     def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [rows, state_size] -> (tokens [rows, units, ENTITY_WIDTH], living [rows, units])."""
+        """States [rows, state_size] -> (tokens [rows, units, width], living [rows, units])."""
+        if isinstance(self.layout, DescribedState):
+            return self.layout.tokens(state)
         allies, enemies = self.layout.decode(state)
         tokens = torch.cat([_tokens(allies, 1.0), _tokens(enemies, -1.0)], dim=1)
         return tokens, torch.cat([allies.present, enemies.present], dim=1)

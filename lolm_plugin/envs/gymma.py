@@ -1,0 +1,264 @@
+"""Multi-agent tasks of Gymnasium and PettingZoo behind EPyMARL's interface, where EPyMARL's own ``gymma`` is not.
+
+Keys, sizes, masks and rewards are as there. Episode ``i`` is drawn from ``(seed, i)`` alone.
+"""
+
+import importlib
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.randomness import keyed_seeds
+
+PETTING_ZOO = re.compile(r"pz-(\w+?)-([\w-]+)")  # pz-mpe-simple-spread-v3
+ITS_OWN = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not handed to the task
+
+
+class GymmaEnv:
+    """One task for the host's runners."""
+
+    def __init__(
+        self,
+        key: str,
+        time_limit: int,
+        seed: int | None = None,
+        pretrained_wrapper: str | None = None,
+        common_reward: bool = True,
+        reward_scalarisation: str = "sum",
+        **options: Any,
+    ) -> None:
+        if pretrained_wrapper:
+            raise ConfigError(
+                f"env_args.pretrained_wrapper={pretrained_wrapper} needs an EPyMARL checkout, whose wrapper it is: "
+                "set it to null, or EPYMARL_HOME to a checkout."
+            )
+        if reward_scalarisation not in ("sum", "mean"):
+            raise ConfigError(
+                f"reward_scalarisation={reward_scalarisation} is not a choice; set it to one of: sum, mean."
+            )
+        self._task = _make(key, options)
+        self._sum = {"sum": np.sum, "mean": np.mean}[reward_scalarisation] if common_reward else None
+        self.n_agents = len(self._task.observation_spaces)
+        self.episode_limit = time_limit
+        self._size = max(map(_flatdim, self._task.observation_spaces))
+        self._actions = [int(space.n) for space in self._task.action_spaces]
+        self.seed(seed or 0)
+
+    def seed(self, seed: int) -> None:
+        """Go to episode 0 of another seed."""
+        self._seed = seed
+        self.episode = 0
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[list[np.ndarray], dict]:
+        """Start the next episode; returns each agent's observation ``[obs_size]`` and an empty info."""
+        if seed is not None:
+            self.seed(seed)
+        drawn = keyed_seeds(self._seed, "episode", self.episode, count=1)[0]
+        self._show(self._task.reset(int(drawn) % 2**31))
+        self.episode += 1
+        self._step = 0
+        return self.get_obs(), {}
+
+    def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], Any, bool, bool, dict[str, float]]:
+        """One action per agent -> observations, reward (one, or ``[n_agents]``), terminated, truncated, info."""
+        seen, rewards, terminated, truncated, info = self._task.step([int(action) for action in actions])
+        if seen:  # nobody is left at some tasks' ends
+            self._show(seen)
+        self._step += 1
+        reward = [float(reward) for reward in rewards]
+        numbers = {
+            name: float(value) for name, value in info.items() if np.isscalar(value) and not isinstance(value, str)
+        }
+        late = self._step >= self.episode_limit
+        return (
+            self.get_obs(),
+            reward if self._sum is None else float(self._sum(reward)),
+            terminated,
+            truncated or late,
+            numbers,
+        )
+
+    def get_obs(self) -> list[np.ndarray]:
+        """Every agent's observation, float32 ``[obs_size]`` each."""
+        return self._obs
+
+    def get_obs_agent(self, agent_id: int) -> np.ndarray:
+        """One agent's observation, float32 ``[obs_size]``."""
+        return self._obs[agent_id]
+
+    def get_obs_size(self) -> int:
+        """Length of an agent's observation: the longest, zeros ending the others."""
+        return self._size
+
+    def get_state(self) -> np.ndarray:
+        """All observations, one after the other: float32 ``[n_agents * obs_size]``."""
+        return np.concatenate(self._obs)
+
+    def get_state_size(self) -> int:
+        """Length of the global state."""
+        return self.n_agents * self._size
+
+    def get_avail_actions(self) -> list[list[int]]:
+        """Every agent's action mask; what an agent has fewer actions for than others is not available."""
+        return [self.get_avail_agent_actions(agent) for agent in range(self.n_agents)]
+
+    def get_avail_agent_actions(self, agent_id: int) -> list[int]:
+        """One agent's action mask."""
+        return [int(action < self._actions[agent_id]) for action in range(self.get_total_actions())]
+
+    def get_total_actions(self) -> int:
+        """Number of actions an agent can ever take."""
+        return max(self._actions)
+
+    def get_env_info(self) -> dict[str, int]:
+        """The sizes a runner asks for before it builds its buffers."""
+        return {
+            "state_shape": self.get_state_size(),
+            "obs_shape": self._size,
+            "n_actions": self.get_total_actions(),
+            "n_agents": self.n_agents,
+            "episode_limit": self.episode_limit,
+        }
+
+    def get_stats(self) -> dict[str, float]:
+        """Nothing beyond each episode's info."""
+        return {}
+
+    def render(self) -> None:
+        """Draw nothing."""
+
+    def save_replay(self) -> None:
+        """Refused, since no replay is kept."""
+        raise ConfigError("save_replay=True cannot be used because env=gymma records no replay: set it to False.")
+
+    def close(self) -> None:
+        """Close the task."""
+        self._task.close()
+
+    def _show(self, seen: Sequence[Any]) -> None:
+        flatten = importlib.import_module("gymnasium.spaces").flatten
+        flat = (flatten(space, own) for space, own in zip(self._task.observation_spaces, seen, strict=True))
+        self._obs = [np.pad(np.asarray(own, np.float32), (0, self._size - len(own))) for own in flat]
+
+
+class _Gymnasium:
+    """A Gymnasium environment with a tuple of spaces, one an agent."""
+
+    def __init__(self, key: str, options: Mapping[str, Any]) -> None:
+        gymnasium = importlib.import_module("gymnasium")
+        # EPyMARL's TimeLimit is ours; Gymnasium's checker knows nothing of several agents.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._env = gymnasium.make(key, disable_env_checker=True, **options)
+        spaces = (self._env.observation_space, self._env.action_space)
+        if not all(type(space).__name__ == "Tuple" for space in spaces):
+            self.close()
+            raise ConfigError(
+                f"env_args.key={key} has one agent: gymma plays tasks with a tuple of spaces, one an agent, such as "
+                "lbforaging:Foraging-8x8-2p-3f-v3."
+            )
+        self.observation_spaces, self.action_spaces = (list(space.spaces) for space in spaces)
+
+    def reset(self, seed: int) -> Sequence[Any]:
+        return self._env.reset(seed=seed)[0]
+
+    def step(self, actions: list[int]) -> tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]:
+        seen, rewards, terminated, truncated, info = self._env.step(actions)
+        rewards = rewards if isinstance(rewards, Sequence | np.ndarray) else [rewards / len(actions)] * len(actions)
+        return seen, rewards, bool(np.all(terminated)), bool(np.all(truncated)), info
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class _PettingZoo:
+    """A PettingZoo environment whose agents act at once."""
+
+    def __init__(self, module: str, options: Mapping[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._env = importlib.import_module(module).parallel_env(**options)
+        self._agents = list(self._env.possible_agents)
+        self.observation_spaces = [self._env.observation_space(agent) for agent in self._agents]
+        self.action_spaces = [self._env.action_space(agent) for agent in self._agents]
+
+    def reset(self, seed: int) -> Sequence[Any]:
+        seen, _ = self._env.reset(seed=seed)
+        return [seen[agent] for agent in self._agents]
+
+    def step(self, actions: list[int]) -> tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]:
+        chosen = dict(zip(self._agents, actions, strict=True))
+        seen, rewards, terminated, truncated, infos = self._env.step(chosen)
+        info = {f"{agent}_{name}": value for agent, own in infos.items() for name, value in own.items()}
+        return (
+            [seen[agent] for agent in self._agents] if seen else [],
+            [rewards.get(agent, 0.0) for agent in self._agents],
+            all(terminated.values()),
+            all(truncated.values()),
+            info,
+        )
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def make_env(**env_args: Any) -> GymmaEnv:
+    """A task for the bundled host's runners."""
+    return GymmaEnv(**env_args)
+
+
+def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
+    """How many agents and actions a task has."""
+    spaces = _spaces(str(env_args["key"]), _options(env_args))
+    return len(spaces[0]), max(int(space.n) for space in spaces[1])
+
+
+def observation_space(env_args: Mapping[str, Any]) -> Any:
+    """The observation space of an agent, the longest if they differ."""
+    return max(_spaces(str(env_args["key"]), _options(env_args))[0], key=_flatdim)
+
+
+def _options(env_args: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, value) for name, value in env_args.items() if name not in ITS_OWN))
+
+
+@lru_cache(maxsize=8)
+def _spaces(key: str, options: tuple[tuple[str, Any], ...]) -> tuple[list[Any], list[Any]]:
+    task = _make(key, dict(options))
+    task.close()
+    return task.observation_spaces, task.action_spaces
+
+
+def _make(key: str, options: Mapping[str, Any]) -> Any:
+    """The task behind a key; ConfigError if there is none, or a package is missing."""
+    zoo = PETTING_ZOO.fullmatch(key)
+    try:
+        task = (
+            _PettingZoo(f"pettingzoo.{zoo[1]}.{zoo[2].replace('-', '_')}", options) if zoo else _Gymnasium(key, options)
+        )
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"env_args.key={key} needs the Python package {error.name}, which is not installed: "
+            "pip install 'lolm_plugin[gymma]' brings level-based foraging, the warehouse and MPE; others come apart."
+        ) from error
+    except Exception as error:  # whatever a task objects to
+        raise ConfigError(
+            f"env_args.key={key} cannot be made ({type(error).__name__}: {error}); change the key."
+        ) from error
+    if not all(type(space).__name__ == "Discrete" for space in task.action_spaces):
+        task.close()
+        raise ConfigError(
+            f"env_args.key={key} has actions that are no plain numbers: set it to a task with Discrete ones."
+        )
+    return task
+
+
+def _flatdim(space: Any) -> int:
+    return importlib.import_module("gymnasium.spaces").flatdim(space)

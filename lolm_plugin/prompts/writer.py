@@ -1,0 +1,77 @@
+"""Who puts observations into words: what a prompter asks, whatever the words come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from lolm_plugin.prompts.phrases import Phrase
+from lolm_plugin.prompts.pieces import Pieces
+
+PARTS = ("me", "allies", "enemies", "actions", "cue")  # of a battle's prompt, in the order they are read
+
+
+class Written(NamedTuple):
+    """Prompts of many rows: ``parts`` by name, each one or more phrases of [rows] or [rows, units].
+
+    ``units`` names the parts whose first phrase has one sentence a unit; ``target`` int64 [rows, n_targets] says which
+    of these units, counted through, a target action is about, -1 for none.
+    """
+
+    parts: dict[str, Sequence[Phrase]]
+    units: tuple[str, ...]
+    target: np.ndarray
+
+    def texts(self, pieces: Pieces, rows: int) -> list[dict[str, str]]:
+        """Every row's parts in words."""
+        laid = {name: pieces.lay(phrases, rows) for name, phrases in self.parts.items()}
+        return [{name: "".join(pieces.split(part[row])) for name, part in laid.items()} for row in range(rows)]
+
+
+class Readable(Protocol):
+    """What a prompter has to know of a layout, whatever kind of task it is of."""
+
+    map_name: str
+    n_agents: int
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def n_base_actions(self) -> int: ...
+
+    @property
+    def n_targets(self) -> int: ...
+
+
+class Writer(ABC):
+    """Puts what agents see into words.
+
+    ``beginning`` is the same for every agent and timestep, so that it is computed once; it ends in a newline and no
+    part begins with a space, so that joining the token ids of the two is the same as tokenising the joined text.
+    """
+
+    layout: Readable
+    beginning: str
+
+    @abstractmethod
+    def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:
+        """What changes: obs [rows, obs_size], available [rows, n_actions], agent [rows]."""
+
+    @abstractmethod
+    def varied(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Made-up obs, available and agent: every kind and number that can be, or not."""
+
+    @abstractmethod
+    def fullest(self) -> list[str]:
+        """Texts of what changes of which one is as long as this task allows, whatever the tokenizer."""
+
+    @abstractmethod
+    def names(self, agent: int) -> Mapping[int, str]:
+        """For people: what each number of the observation of agent ``agent`` is, by its place."""
+
+    def describe(self, obs: Tensor, available: Tensor, agent: Tensor) -> list[dict[str, str]]:
+        """Every row's parts in words."""
+        return self.write(obs, available, agent).texts(Pieces(), len(obs))
