@@ -30,7 +30,7 @@ EXTRAS = {
     # A MongoDB's client, and a server with its protocol in one package: lolm dashboard, --mongo.
     "dashboard": ["pymongo>=4.6", "SecantusDB>=0.7.0b3"],
     "ray": ["ray>=2.40"],  # lolm compare on a cluster
-    # Level-based foraging, the multi-robot warehouse and MPE, which PettingZoo 1.26 no longer has; MPE draws with pygame.
+    # Level-based foraging, the multi-robot warehouse, and MPE, which PettingZoo 1.26 no longer has and pygame draws.
     "gymma": ["gymnasium>=1.0", "lbforaging==2.0.0", "rware==2.0.0", "pettingzoo>=1.24.3,<1.26", "pygame-ce>=2.5"],
     "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [

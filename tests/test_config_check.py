@@ -180,7 +180,7 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"env": "smax", "env_args": {"map_name": "MMM2"}}, ("env_args.map_name=MMM2", "medivac")),
         ({"common_reward": False}, ("common_reward=False", "env=probe", "set common_reward=True")),
         ({"env": "sc2", "mac": "basic_mac"}, ("runner=vector", "env=sc2", "set runner=parallel")),
-        ({"env": "gymma"}, ("env=gymma", "no observation layout", "probe, sc2, sc2v2, smaclite, smax")),
+        ({"env": "matrix"}, ("env=matrix", "no observation layout", "gymma, probe, sc2, sc2v2, smaclite, smax")),
         ({"env": "sc2", "env_args": {"map_name": "MMM3"}}, ("env_args.map_name=MMM3", "did you mean MMM?", "corridor")),
         (
             {"env": "sc2", "env_args": {"map_name": "3m", "obs_timestep_number": True}},
@@ -263,7 +263,8 @@ def test_values_that_cannot_go_together_are_refused(configured, changes, parts):
         ),
         ("updet_mappo", {"entity": {"further_fields": ["z"]}}, ("entity.further_fields=['z']", "cooldown")),
         ("updet_mappo", {"entity": {"further_fields": [3]}}, ("entity.further_fields=[3]", "cooldown")),
-        ("updet_mappo", {"critic_type": "updet_critic", "env": "gymma"}, ("mac=network_mac", "env=gymma", "layout")),
+        ("updet_mappo", {"critic_type": "updet_critic", "env": "gymma"}, ("agent=updet", "env=gymma", "rnn_mappo")),
+        ("rnn_mappo", {"critic_type": "updet_critic", "env": "matrix"}, ("mac=network_mac", "env=matrix", "layout")),
         ("rnn_mappo", {"learner": "ppo_learner"}, ("learner=ppo_learner", "mac=network_mac", "mappo_learner")),
         ("rnn_mappo", {"action_selector": "soft_policies"}, ("action_selector=soft_policies", "keyed")),
     ],

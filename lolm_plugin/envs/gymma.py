@@ -214,13 +214,22 @@ def make_env(**env_args: Any) -> GymmaEnv:
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
     """How many agents and actions a task has."""
-    spaces = _spaces(str(env_args["key"]), _options(env_args))
+    spaces = _spaces(_key(env_args), _options(env_args))
     return len(spaces[0]), max(int(space.n) for space in spaces[1])
 
 
 def observation_space(env_args: Mapping[str, Any]) -> Any:
     """The observation space of an agent, the longest if they differ."""
-    return max(_spaces(str(env_args["key"]), _options(env_args))[0], key=_flatdim)
+    return max(_spaces(_key(env_args), _options(env_args))[0], key=_flatdim)
+
+
+def _key(env_args: Mapping[str, Any]) -> str:
+    if not env_args.get("key"):
+        raise ConfigError(
+            "env_args.key is missing, by which env=gymma knows its tasks: set it to one such as "
+            "lbforaging:Foraging-8x8-2p-3f-v3."
+        )
+    return str(env_args["key"])
 
 
 def _options(env_args: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -244,8 +253,11 @@ def _make(key: str, options: Mapping[str, Any]) -> Any:
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
+        missing = error.name or key.split(":")[0]
+        if missing.startswith("pettingzoo."):
+            raise ConfigError(f"env_args.key={key} is no task of PettingZoo's: change the key.") from error
         raise ConfigError(
-            f"env_args.key={key} needs the Python package {error.name}, which is not installed: "
+            f"env_args.key={key} needs the Python package {missing}, which is not installed: "
             "pip install 'lolm_plugin[gymma]' brings level-based foraging, the warehouse and MPE; others come apart."
         ) from error
     except Exception as error:  # whatever a task objects to

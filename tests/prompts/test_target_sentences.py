@@ -26,7 +26,7 @@ def sentence(tokenizer, ids, end):
     return tokenizer.decode(ids[: end + 1]).rsplit("\n", 2)[-2]
 
 
-def check(prompter, views):
+def check(prompter, views, heals):
     """Every available target's place is the end of its sentence, or there is no such sentence."""
     obs, mask, agents = views
     layout = prompter.layout
@@ -34,12 +34,7 @@ def check(prompter, views):
     texts = ["".join(parts.values()) for parts in prompter.writer.describe(obs, mask, agents)]
     found = 0
     for row, (ids, text, ends) in enumerate(zip(rows.lists(), texts, rows.targets.tolist(), strict=True)):
-        verb = (
-            "heal"
-            if "heal ally" in text or ("medivac" in text.split("\n")[0 if text[:4] == "You:" else 1])
-            else "attack"
-        )
-        side = "ally" if verb == "heal" else "enemy"
+        side = "ally" if heals[row] else "enemy"
         for target, end in enumerate(ends):
             named = [line for line in text.split("\n") if line.lower().startswith(f"{side} {target}") and " " in line]
             named = [line for line in named if not line.lower()[len(f"{side} {target}") :][:1].isdigit()]
@@ -56,7 +51,8 @@ def check(prompter, views):
 def test_a_target_is_the_end_of_its_sentence(prompt, layouts, random_views, tiny_tokenizer):
     layout = layouts.observation
     prompter = Prompter(build_writer(prompt, layout), tiny_tokenizer)
-    check(prompter, (*random_views(layout, 40, seed=3), torch.arange(40) % layout.n_agents))
+    views = (*random_views(layout, 40, seed=3), torch.arange(40) % layout.n_agents)
+    check(prompter, views, layout.decode(views[0]).heals)
 
 
 @pytest.mark.parametrize("source", ["written", "auto"])
