@@ -174,9 +174,15 @@ def _check_env(config: Mapping[str, Any]) -> None:
         )
     # The host's own algorithms may play the host's environments on any map that those know.
     ours = config.get("mac") in registry.ENTRIES["mac"] or env in registry.ENTRIES["env"]
+    units = [key for key in ("agent", "critic_type") if str(config.get(key)).removesuffix("_critic") in registry.TRUNKS]
+    if ours and units and not registry.ENVS[env].battles:
+        raise ConfigError(
+            f"{units[0]}={config[units[0]]} reads the units of two teams, which env={env} has none of; set --config to "
+            "lolm_mappo_smol or another language model, or to rnn_mappo."
+        )
     if ours and env in registry.MAP_SIZES:
         registry.load(registry.MAP_SIZES[env])(env_args)
-    if env in registry.ENVS and not config["common_reward"]:
+    if env in registry.ENVS and (ours or registry.ENVS[env].battles) and not config["common_reward"]:
         raise ConfigError(
             f"common_reward=False cannot be used with env={env}, whose agents share one reward; set common_reward=True."
         )
@@ -324,12 +330,6 @@ def _check_network(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{tied[0]}=True cannot be used with agent={agent}, whose weights fit any team as they read units alone; "
             f"set {tied[0]}=False."
-        )
-    units = [key for key in ("agent", "critic_type") if config[key].removesuffix("_critic") in registry.TRUNKS]
-    if units and not registry.ENVS[config["env"]].battles:
-        raise ConfigError(
-            f"{units[0]}={config[units[0]]} reads the units of two teams, which env={config['env']} has none of; set "
-            "--config to lolm_mappo_smol or another language model, or to rnn_mappo."
         )
     fields, known = config["entity"]["further_fields"], registry.load(FURTHER_FIELDS)
     if not isinstance(fields, list) or not all(field in known for field in fields):

@@ -21,7 +21,7 @@ from lolm_plugin.llm.backbone import DTYPES
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.stages import PRE_NORM
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
-from lolm_plugin.observations.layout import ObservationLayout
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
 
 SAMPLES = 256  # made-up observations whose prompts are counted
 
@@ -100,7 +100,7 @@ def require_at_hand(model: str) -> None:
 
 def reading(config: Mapping[str, Any], run: Plan, device: str) -> Reading:
     """The language model of a configuration in its run; ConfigError if the longest prompt does not fit."""
-    llm, model = config["llm"], measure(config, device)
+    llm, model = config["llm"], measure(config, device, run.layouts.observation.n_base_actions)
     lengths = prompt_lengths(llm, config["prompt"], run.layouts.observation)
     decision = lengths.mean + (0 if llm["share_prefix"] else lengths.prefix)
     batch = run.battles * run.limit * run.n_agents * decision
@@ -110,7 +110,7 @@ def reading(config: Mapping[str, Any], run: Plan, device: str) -> Reading:
     return Reading(model, lengths, decision, batch, budget, at_once)
 
 
-def measure(config: Mapping[str, Any], device: str) -> LanguageModel:
+def measure(config: Mapping[str, Any], device: str, n_base: int = N_BASE_ACTIONS) -> LanguageModel:
     """Count the policy of a configuration, built without memory for its weights."""
     llm, lora = config["llm"], config["lora"]
     every_weight = llm["train"] == "full"
@@ -125,9 +125,7 @@ def measure(config: Mapping[str, Any], device: str) -> LanguageModel:
             peft = with_lora(model, lora, llm["model"])
             adapter = count(peft) - parameters
             inputs = _adapter_inputs(peft, adapted)
-        head = count(
-            AttentionActionHead(model.config.hidden_size, config["head"]["init_std"], config["head"]["attack_keys"])
-        )
+        head = count(AttentionActionHead(model.config.hidden_size, **config["head"], n_base=n_base))
     layer = _layer(model, inputs)
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
 

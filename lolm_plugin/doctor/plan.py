@@ -82,14 +82,16 @@ def plan(config: Mapping[str, Any]) -> Plan:
     env, env_args, battles = config["env"], config["env_args"], config["batch_size_run"]
     n_agents, n_actions = registry.load(registry.MAP_SIZES[env])(env_args)
     limit = episode_limit(env, env_args)
-    length = estimate.typical_length(limit or ASSUMED)
+    # Nobody falls where there are no teams: all agents decide until the time is over.
+    falls = registry.ENVS[config["env"]].battles
+    length = estimate.typical_length(limit or ASSUMED) if falls else limit or ASSUMED
     updates = estimate.updates(config["t_max"], battles, length)
     return Plan(
         layouts=build_layouts(env, env_args, n_agents, n_actions, config["layout"]),
         limit=limit or ASSUMED,
         limit_known=limit is not None,
         length=length,
-        decisions=estimate.decisions_a_step(n_agents),
+        decisions=estimate.decisions_a_step(n_agents) if falls else float(n_agents),
         battles=battles,
         updates=updates,
         tests=estimate.times_tested(updates, config["test_interval"], battles * length),

@@ -9,6 +9,7 @@ from lolm_plugin import config_check
 from lolm_plugin.doctor import estimate, language_model, machine, memory, networks, run_memory, run_time, words
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.plan import Plan, configuration, plan
+from lolm_plugin.observations.description import Description
 
 
 def section(arguments: Sequence[str]) -> tuple[str, list[Finding]]:
@@ -56,11 +57,17 @@ def _network(config: Mapping[str, Any], run: Plan, device: str) -> Iterator[Find
 
 def _size(config: Mapping[str, Any], run: Plan) -> Iterator[Finding]:
     layout = run.layouts.observation
-    teams = f"{words.several(layout.n_agents, 'agent')} against {words.several(layout.n_enemies, 'enemy', 'enemies')}"
+    agents = words.several(layout.n_agents, "agent")
+    if isinstance(layout, Description):
+        teams = f"{agents} in {layout.task}"
+    else:
+        teams = f"{agents} against {words.several(layout.n_enemies, 'enemy', 'enemies')}"
     limit = words.several(run.limit, "step") if run.limit_known else "as many steps as the environment says"
-    typical = f"{words.several(run.length, 'step')} (half of {run.limit})"
-    decisions = f"{run.decisions:g} decision{'' if run.decisions == 1 else 's'} a step (agents fall one by one)"
-    yield Finding(True, "battles", f"{teams} for up to {limit}; taken as typical: {typical} and {decisions}")
+    falls = not isinstance(layout, Description)
+    typical = f"{words.several(run.length, 'step')}{f' (half of {run.limit})' if falls else ''}"
+    decisions = f"{run.decisions:g} decision{'' if run.decisions == 1 else 's'} a step"
+    taken = f"taken as typical: {typical} and {decisions}{' (agents fall one by one)' if falls else ''}"
+    yield Finding(True, "battles" if falls else "episodes", f"{teams} for up to {limit}; {taken}")
     updates = f"about {words.several(run.updates, 'update')} of {words.several(run.battles, 'battle')}"
     tests = f"{words.several(run.tests, 'test')} of {words.several(run.test_battles, 'battle')}"
     yield Finding(True, "run", f"{words.several(config['t_max'], 'environment step')}, {updates}, {tests}")

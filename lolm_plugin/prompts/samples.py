@@ -4,11 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lolm_plugin.observations.described_views import described_views
+from lolm_plugin.observations.description import Description
 from lolm_plugin.observations.layout import ObservationLayout
 
 
-def varied_views(layout: ObservationLayout, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def varied_views(layout: ObservationLayout | Description, rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Obs [rows, obs_size], available [rows, n_actions] and agent [rows]: every kind and number that can be, or not."""
+    if isinstance(layout, Description):
+        return described_views(layout, rows)
     rng = np.random.default_rng(0)
     obs = rng.uniform(-1, 1, (rows, layout.size)).astype(np.float32)
     for block in (layout.enemies, layout.allies, layout.own):

@@ -50,6 +50,7 @@ def number(text):
         {"lora.layers": 1, "lora.rank": 3},
         {"lora.targets": ["q_proj", "v_proj"]},
         {"llm.num_layers": 1},
+        {"head.attack_keys": "entity"},
         {"llm.model": "tiny-qwen3"},
         {"llm.model": "tiny-gemma3"},
         {"llm.train": "full", "kl.enabled": False},
@@ -145,6 +146,18 @@ def test_a_pretrained_model_on_smax(doctor):
     assert "within a factor of about 2, without the environment's own time" in found["time"]
 
 
+def test_a_task_without_teams(doctor):
+    task = ("--env-config=gymma", "with", "env_args.key=rware:rware-tiny-2ag-v2", "env_args.time_limit=60")
+    code, text = doctor("--config=lolm_mappo_tiny", *task)
+    assert code == 0, text
+    found, _ = lines(text)
+    task_said, typical = found["episodes"].split("; taken as typical: ")
+    assert task_said == "2 agents in a warehouse of 11 by 10 cells for up to 60 steps"
+    assert typical == "60 steps and 2 decisions a step"
+    assert number(found["prompts"]) > 40
+    assert doctor("--config=rnn_mappo", *task)[0] == 0
+
+
 def test_no_weights_and_no_environment_are_loaded(tmp_path, fresh_python):
     for part in (tiny.config("tiny-qwen3"), tiny.tokenizer()):
         part.save_pretrained(tmp_path)
@@ -203,7 +216,7 @@ def test_a_machine_that_does_not_tell_its_memory(doctor, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config=lolm_mappo_tiny"], "--env-config is missing; set it to one of: probe, smax."),
+        (["--config=lolm_mappo_tiny"], "--env-config is missing; set it to one of: gymma, probe, smax."),
         (["--env-config=probe"], "--config is missing; set it to one of: "),
         (["--config=nothing", "--env-config=probe"], "--config=nothing is neither a yaml file nor a known name"),
         (["--config=lolm_mappo_tiny", "--env-config=probe", "with", "llm.layers=2"], "The key llm.layers"),
