@@ -14,7 +14,7 @@ SMAX = ["--config=lolm_mappo_tiny", "--env-config=smax", "--epymarl=none"]
 
 CASES = {
     "unknown algorithm": (["--config=lolm_mapo", "--env-config=probe"], ["--config=lolm_mapo", "mean lolm_mappo"]),
-    "unknown environment": (["--config=lolm_mappo", "--env-config=smac"], ["--env-config=smac", "known: gymma, probe, smax"]),
+    "unknown environment": (["--config=lolm_mappo", "--env-config=smac"], ["=smac", "known: gymma, probe, smax"]),
     "no algorithm": (["--env-config=probe"], ["--config is missing", "lolm_mappo"]),
     "unknown key": ([*TINY, "with", "lrr=0.1"], ["key lrr", "did you mean lr?"]),
     "unknown nested key": ([*TINY, "with", "env_args.map_nam=duel"], ["env_args.map_nam", "env_args.map_name?"]),

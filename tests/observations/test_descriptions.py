@@ -86,7 +86,7 @@ def test_the_warehouse_as_the_game_knows_it(key):
                     text = cells.get(" ".join(("cell", *filter(None, (vertical, horizontal)))), "")
                     assert ("a shelf" in text) == (at in shelves)
                     assert ("requested" in text) == (at in shelves and shelves[at] in game.request_queue)
-                    assert ("a robot" in text) == (at in robots)
+                    assert ("a robot" in text) == ("facing" in text) == (at in robots)
                     if at in robots:
                         assert f"facing {names[robots[at].dir.name]}" in text
             goals = [line.split(": ")[1] for line in said if line.startswith("goal")]

@@ -82,6 +82,15 @@ def test_no_prompt_is_longer_than_max_tokens(key, short, dynamic, tiny_tokenizer
     assert len(prompter.prefix) + longest <= prompter.max_tokens
 
 
+@FORMS
+def test_no_prompt_is_longer_than_max_tokens_with_everything_as_far_as_can_be(short, tiny_tokenizer):
+    found = description("lbforaging:Foraging-15x15-9p-4f-v3")
+    prompter = Prompter(AutomaticWriter(found, short, True), tiny_tokenizer)
+    obs = torch.tensor([[14.0, 14, 6] * 4 + [0.0, 0, 2] + [14.0, 14, 2] * 8])
+    (ids,) = prompter.encode(obs, torch.ones(1, 6), torch.zeros(1, dtype=torch.int64))
+    assert len(prompter.prefix) + len(ids) <= prompter.max_tokens
+
+
 @EVERY
 @FORMS
 def test_ids_are_put_together_as_the_whole_text_is_tokenised(key, short, tiny_tokenizer):
