@@ -21,18 +21,18 @@ def described_views(description: Description, rows: int, full: bool = False) -> 
             there = full or not block.shown_by or rng.random(rows) < 0.7
             before = obs.copy()
             for field in block.fields:
-                _fill(obs, field, start, rng, full, own=block is description.me)
+                _fill(obs, field, start, rng, full)
             obs = np.where(np.reshape(there, (-1, 1)), obs, before)
     available = (rng.random((rows, description.n_actions)) < 0.5) | full
     available[:, 0] |= ~available.any(1)  # nobody reads a prompt of an agent that can do nothing
     return torch.from_numpy(obs), torch.from_numpy(available), torch.arange(rows) % description.n_agents
 
 
-def _fill(obs: np.ndarray, field: Field, start: int, rng: np.random.Generator, full: bool, own: bool) -> None:
+def _fill(obs: np.ndarray, field: Field, start: int, rng: np.random.Generator, full: bool) -> None:
     """Write one field of one entity into all rows."""
     rows = len(obs)
     if isinstance(field, Number):
-        obs[:, start + field.at] = _numbers(field, rows, rng, full, own)
+        obs[:, start + field.at] = _numbers(field, rows, rng, full)
     elif isinstance(field, Flag):
         obs[:, start + field.at] = 1 if full else rng.random(rows) < 0.5
     elif isinstance(field, Choice):
@@ -40,15 +40,15 @@ def _fill(obs: np.ndarray, field: Field, start: int, rng: np.random.Generator, f
         obs[:, start + field.at : start + field.at + len(field.options)] = np.eye(len(field.options))[option]
     elif isinstance(field, Place) and not field.points:
         for at in (field.x, field.y):
-            obs[:, start + at] = _numbers(field, rows, rng, full, own)
+            obs[:, start + at] = _numbers(field, rows, rng, full)
 
 
-def _numbers(field: Number | Place, rows: int, rng: np.random.Generator, full: bool, own: bool) -> np.ndarray:
-    """Values of a number in its range; ``full``: those that are longest in print, the agent's own on the other side."""
+def _numbers(field: Number | Place, rows: int, rng: np.random.Generator, full: bool) -> np.ndarray:
+    """Values of a number in its range; ``full``: its ends by turns, of which one is longest in print."""
     low, high = (min(max(bound, -FARTHEST), FARTHEST) for bound in (field.low, field.high))
     if not full:
         values = rng.uniform(low, high, rows)
         return values.round() if field.decimals == 0 else values
     # Digits that no tokenizer has one token for, unlike those of 1.00.
     low, high = ((bound - np.sign(bound) * 0.12) if field.decimals else bound for bound in (low, high))
-    return np.where((np.arange(rows) // 2) % 2 == own, low, high)
+    return np.where(np.arange(rows) % 2, low, high)

@@ -186,3 +186,25 @@ def test_prompts_that_cannot_fit_are_refused_before_the_model_is_loaded(tiny_arg
     monkeypatch.setattr(prompt_controller, "Backbone", None)
     with pytest.raises(ConfigError, match=r"A prompt on map_name=27m_vs_30z can have \d+ tokens"):
         new_learner(tiny_args({"prompt.style": "paper"}, n_agents=27, n_enemies=30))
+
+
+def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tiny_args, play):
+    """The state there is that of the prompt cut off behind that sentence."""
+    mac = new_learner(tiny_args({"head.attack_keys": "entity"}, n_enemies=3)).mac
+    steps = mac.agent_steps(batch := play(mac), valid(batch))
+    states, prompts, found = mac.reference_states(steps), steps.prompts.rows, 0
+    for row in range(len(steps)):
+        ids, (read,) = prompts.parts[steps.prompt[row]].tolist(), states.place[row : row + 1].tolist()
+        text = mac.agent.prompter.tokenizer.decode(ids)
+        for target, place in enumerate(read):
+            sentence = next((line for line in text.splitlines() if line.startswith(f"enemy {target}:")), None)
+            assert (place >= 0) == (sentence is not None and bool(steps.available[row, 6 + target]))
+            if place >= 0:
+                cut = text[: text.index(sentence) + len(sentence) + 1]
+                own = mac.agent.prompter.count_tokens([cut])[0]
+                (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids[:own]], reference=True)
+                torch.testing.assert_close(states.states[place], expected, atol=1e-5, rtol=0)
+                found += 1
+        (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids], reference=True)
+        torch.testing.assert_close(states.states[states.last[row]], expected, atol=1e-5, rtol=0)
+    assert found > 5
