@@ -54,8 +54,7 @@ def train(folder, *updates):
 ENTITY = ("head.attack_keys=entity", "env_args.map_name=target")
 ENTITIES = {
     "the prefix in every row": ("llm.share_prefix=False",),
-    "256 tokens at once": ("llm.token_budget=256",),
-    "activations recomputed": ("llm.recompute=True",),
+    "256 tokens at once, activations recomputed": ("llm.token_budget=256", "llm.recompute=True"),
 }
 
 

@@ -80,11 +80,10 @@ def test_keys_of_entities_can_choose_a_target(seed, tmp_path):
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
-@pytest.mark.parametrize("map_name", ["retreat", "approach", "target"])
-def test_automatic_prompts_teach_as_much_as_written_ones(map_name, tmp_path):
-    keys = "entity" if map_name == "target" else "shared"
-    metrics = train(tmp_path, map_name, "seed=1", "prompt.source=auto", f"head.attack_keys={keys}")
-    assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
+def test_automatic_prompts_teach_as_much_as_written_ones(tmp_path):
+    """One task and seed of those in docs/prompts.md, to keep the suite short."""
+    metrics = train(tmp_path, "target", "seed=1", "prompt.source=auto", "head.attack_keys=entity")
+    assert metrics["test_return_mean"]["values"][-1] >= 0.95 * optimal_return("target")
 
 
 def test_the_published_head_cannot_choose_a_target(tmp_path):
