@@ -1,6 +1,6 @@
 """Multi-agent tasks of Gymnasium and PettingZoo behind EPyMARL's interface, where EPyMARL's own ``gymma`` is not.
 
-Keys, sizes, masks and rewards are as there. Episode ``i`` is drawn from ``(seed, i)`` alone.
+Keys, sizes, masks and rewards are as there.
 """
 
 import importlib
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from lolm_plugin.envs.keyed_env import KeyedEnv
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.randomness import keyed_seeds
 
 PETTING_ZOO = re.compile(r"pz-(\w+?)-([\w-]+)")  # pz-mpe-simple-spread-v3
 ITS_OWN = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not handed to the task
 
 
-class GymmaEnv:
+class GymmaEnv(KeyedEnv):
     """One task for the host's runners."""
 
     def __init__(
@@ -47,22 +47,11 @@ class GymmaEnv:
         self.episode_limit = time_limit
         self._size = max(map(_flatdim, self._task.observation_spaces))
         self._actions = [int(space.n) for space in self._task.action_spaces]
-        self.seed(seed or 0)
+        super().__init__(seed or 0)
 
-    def seed(self, seed: int) -> None:
-        """Go to episode 0 of another seed."""
-        self._seed = seed
-        self.episode = 0
-
-    def reset(self, seed: int | None = None, options: Any = None) -> tuple[list[np.ndarray], dict]:
-        """Start the next episode; returns each agent's observation ``[obs_size]`` and an empty info."""
-        if seed is not None:
-            self.seed(seed)
-        drawn = keyed_seeds(self._seed, "episode", self.episode, count=1)[0]
-        self._show(self._task.reset(int(drawn) % 2**31))
-        self.episode += 1
+    def _begin(self, seeds: np.ndarray) -> None:
+        self._show(self._task.reset(int(seeds[0]) % 2**31))
         self._step = 0
-        return self.get_obs(), {}
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], Any, bool, bool, dict[str, float]]:
         """One action per agent -> observations, reward (one, or ``[n_agents]``), terminated, truncated, info."""
@@ -124,17 +113,6 @@ class GymmaEnv:
             "n_agents": self.n_agents,
             "episode_limit": self.episode_limit,
         }
-
-    def get_stats(self) -> dict[str, float]:
-        """Nothing beyond each episode's info."""
-        return {}
-
-    def render(self) -> None:
-        """Draw nothing."""
-
-    def save_replay(self) -> None:
-        """Refused, since no replay is kept."""
-        raise ConfigError("save_replay=True cannot be used because env=gymma records no replay: set it to False.")
 
     def close(self) -> None:
         """Close the task."""

@@ -1,41 +1,25 @@
 """One copy of a vector environment, behind the interface EPyMARL's own runners speak."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from lolm_plugin.envs.keyed_env import KeyedEnv
 from lolm_plugin.envs.vector_env import VectorEnv, env_info
-from lolm_plugin.errors import ConfigError
-from lolm_plugin.randomness import keyed_seeds
 
 
-class SingleEnv:
-    """EPyMARL's ``MultiAgentEnv`` around a ``VectorEnv`` of one copy.
-
-    Episode ``i`` is drawn from ``(seed, i)`` alone. ``episode`` is the number of the one the next reset
-    starts; set it to go on where another run stopped.
-    """
+class SingleEnv(KeyedEnv):
+    """EPyMARL's ``MultiAgentEnv`` around a ``VectorEnv`` of one copy."""
 
     def __init__(self, vector_env: VectorEnv, seed: int) -> None:
         assert vector_env.n_envs == 1, vector_env.n_envs
         self.vector_env = vector_env
         self.n_agents = vector_env.n_agents
         self.episode_limit = vector_env.episode_limit
-        self.seed(seed)
+        super().__init__(seed)
 
-    def seed(self, seed: int) -> None:
-        """Go to episode 0 of another seed."""
-        self._seed = seed
-        self.episode = 0
-
-    def reset(self, seed: int | None = None, options: Any = None) -> tuple[list[np.ndarray], dict]:
-        """Start the next episode; returns each agent's observation ``[obs_size]`` and an empty info."""
-        if seed is not None:
-            self.seed(seed)
-        self.vector_env.reset(keyed_seeds(self._seed, "episode", self.episode, count=1))
-        self.episode += 1
-        return self.get_obs(), {}
+    def _begin(self, seeds: np.ndarray) -> None:
+        self.vector_env.reset(seeds)
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], float, bool, bool, dict[str, float]]:
         """Take one action per agent (``[n_agents]``, a tensor as well).
@@ -82,17 +66,6 @@ class SingleEnv:
     def get_env_info(self) -> dict[str, int]:
         """The sizes a runner asks for before it builds its buffers."""
         return env_info(self.vector_env)
-
-    def get_stats(self) -> dict[str, float]:
-        """Nothing beyond each episode's info."""
-        return {}
-
-    def render(self) -> None:
-        """Draw nothing: an exception here would hang EPyMARL's parallel runner for ever."""
-
-    def save_replay(self) -> None:
-        """Refused, since no replay is kept."""
-        raise ConfigError("save_replay=True cannot be used because this env records no replay: set it to False.")
 
     def close(self) -> None:
         """Close the copy."""
