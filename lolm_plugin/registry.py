@@ -79,14 +79,12 @@ ENTRIES: dict[str, dict[str, str]] = {
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
 }
 
-# What observations of gymma's tasks say: pattern of env_args.key -> (env_args, n_agents, n_actions) -> Description.
+# What observations of gymma's tasks say: each module has KEY, a pattern of env_args.key, and
+# describe: (env_args, n_agents, n_actions) -> Description.
 DESCRIPTIONS: dict[str, str] = {
-    pattern: f"lolm_plugin.observations.descriptions.{family}:describe"
-    for pattern, family in {
-        r"(lbforaging:)?Foraging-(2s-)?\d+x\d+-\d+p-\d+f(-coop)?-v3": "foraging",
-        r"(rware:)?rware-(tiny|small|medium|large)-\d+ag(-easy|-hard)?-v2": "warehouse",
-        r"pz-mpe-simple-spread-v3": "spread",
-    }.items()
+    "foraging": "lolm_plugin.observations.descriptions.foraging",
+    "warehouse": "lolm_plugin.observations.descriptions.warehouse",
+    "spread": "lolm_plugin.observations.descriptions.spread",
 }
 
 # How a scene is put into words.

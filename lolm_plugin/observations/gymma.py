@@ -1,6 +1,5 @@
 """The tasks of EPyMARL's ``gymma``, known by their descriptions: ours, the user's, or one from their spaces."""
 
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,10 +24,9 @@ def describe(env_args: Mapping[str, Any], n_agents: int, n_actions: int, own: st
     """The description of a task; ``own`` names a function of the user's, ``"module:function"``, that makes it."""
     if own:
         return _load(own)(env_args, n_agents, n_actions)
-    key = str(env_args["key"])
-    for pattern, where in registry.DESCRIPTIONS.items():
-        if re.fullmatch(pattern, key):
-            return registry.load(where)(env_args, n_agents, n_actions)
+    for module in registry.DESCRIPTIONS.values():
+        if re.fullmatch(registry.load(f"{module}:KEY"), str(env_args["key"])):
+            return registry.load(f"{module}:describe")(env_args, n_agents, n_actions)
     return spaces.describe(env_args, n_agents, n_actions)
 
 
@@ -36,8 +34,7 @@ def _load(where: str) -> Any:
     if not PLACE.fullmatch(where):
         raise ConfigError(f"layout.description={where} names no function: write it as module:function.")
     try:
-        module, function = where.split(":")
-        return getattr(importlib.import_module(module), function)
+        return registry.load(where)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"layout.description={where} cannot be loaded ({error}): put its module's folder on PYTHONPATH, and write "

@@ -146,7 +146,7 @@ class ObservationLayout:
         """Whether an agent of this map can be a unit that heals."""
         return any(kind in HEALERS for kind in (self.own.kinds or (self.own.only_kind,)))
 
-    def action_names(self, heals: bool) -> tuple[str, ...]:
+    def action_names(self, heals: bool | int) -> tuple[str, ...]:
         """Words for every action index of an agent that attacks, or of one that ``heals`` (``Observed.heals``)."""
         target = "heal ally" if heals else "attack enemy"
         return (*BASE_ACTIONS, *(f"{target} {i}" for i in range(self.n_targets)))
