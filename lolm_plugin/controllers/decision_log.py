@@ -44,35 +44,33 @@ class DecisionLog:
         with self.path.open("a") as file:
             file.writelines(line for episode in going_on for line in self._unplayed.pop(episode, []))
         obs = batch["obs"][:, t]
+        if isinstance(self.layout, Description):
+            observed, meanings = None, self.layout.meaning(obs)
+        else:
+            observed = self.layout.decode(obs)
+            meanings = observed.heals
         deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
         spread, chosen = entropy(acting.log_probs), acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
         for episode, agent in deciding.nonzero().tolist():
-            unit, actions_of_unit = self._words(obs[episode, agent])
+            unit = self.layout.agent if observed is None else kind_name(int(observed.own.kind[episode, agent, 0]))
             line: dict[str, Any] = {
                 "t_env": t_env,
                 "test_episode": self._begun + episode,
                 "step": t,
                 "agent": agent,
                 "unit": unit,
-                "action": actions_of_unit[int(actions[episode, agent])],
+                "action": self.layout.action_names(int(meanings[episode, agent]))[int(actions[episode, agent])],
                 "probability": round(float(chosen[episode, agent]), 4),
                 "entropy": round(float(spread[episode, agent]), 4),
             }
             if acting.attention is not None:
-                observed = self.layout.decode(obs[episode, agent])
-                there = [True, *observed.allies.present.tolist(), *observed.enemies.present.tolist()]
+                there = [True, *observed.allies.present[episode, agent].tolist()]
+                there += observed.enemies.present[episode, agent].tolist()
                 shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there, strict=True)
                 line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
             self._unplayed.setdefault(episode, []).append(json.dumps(line) + "\n")
-
-    def _words(self, obs: Tensor) -> tuple[str, tuple[str, ...]]:
-        """What an agent is that sees obs [obs_size], and words for its actions."""
-        if isinstance(self.layout, Description):
-            return self.layout.agent, self.layout.action_names(int(self.layout.meaning(obs)))
-        observed = self.layout.decode(obs)
-        return kind_name(int(observed.own.kind[0])), self.layout.action_names(bool(observed.heals))
 
     def _names(self, agent: int) -> list[str]:
         """The entities in the order of an agent's tokens."""

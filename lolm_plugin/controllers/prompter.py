@@ -16,8 +16,6 @@ from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.prompts.writer import Writer
 
-SOURCES = (None, "written", "auto")  # of prompts
-
 
 def build_writer(prompt: Mapping[str, Any], layout: ObservationLayout | Description) -> Writer:
     """Who writes the prompts of a task: ``prompt`` is the section of the configuration."""

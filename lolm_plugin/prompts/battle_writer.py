@@ -9,8 +9,8 @@ from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.columns import SceneColumns, look
 from lolm_plugin.prompts.samples import varied_views
 from lolm_plugin.prompts.scene import fullest_scenes
-from lolm_plugin.prompts.template import PromptStyle
-from lolm_plugin.prompts.writer import PARTS, Writer, Written
+from lolm_plugin.prompts.template import PromptParts, PromptStyle
+from lolm_plugin.prompts.writer import Writer, Written
 
 
 class BattleWriter(Writer):
@@ -25,7 +25,7 @@ class BattleWriter(Writer):
     def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:
         """One part for each of the style's."""
         scenes = look(self.layout, obs, available, agent, self.dynamic)
-        parts = dict(zip(PARTS, self.style.phrases(scenes), strict=True))
+        parts = dict(zip(PromptParts._fields, self.style.phrases(scenes), strict=True))
         return Written(parts, ("allies", "enemies"), self._targets(scenes))
 
     def varied(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:

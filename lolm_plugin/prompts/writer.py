@@ -10,8 +10,6 @@ from torch import Tensor
 from lolm_plugin.prompts.phrases import Phrase
 from lolm_plugin.prompts.pieces import Pieces
 
-PARTS = ("me", "allies", "enemies", "actions", "cue")  # of a battle's prompt, in the order they are read
-
 
 class Written(NamedTuple):
     """Prompts of many rows: ``parts`` by name, each one or more phrases of [rows] or [rows, units].
