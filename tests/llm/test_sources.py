@@ -149,6 +149,7 @@ def test_loading_leaves_global_random_states_alone(model, folder, pretrained):
 def test_loading_prints_nothing_and_leaves_the_volume_as_it_was(folder, capfd, caplog):
     chatter = transformers.utils.logging
     chatter.set_verbosity_info()
+    chatter.enable_progress_bar()  # a test before may have run a benchmark, which switches it off
     chatter.add_handler(caplog.handler)
     try:
         load(folder, num_layers=1)
