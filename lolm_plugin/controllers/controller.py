@@ -192,6 +192,9 @@ class Controller:
         """What ``auto`` has come to in the configuration, nested, where another choice would change the last digits."""
         return {}
 
+    def end_update(self) -> None:
+        """Free what was kept from play for an update that is over."""
+
     def take_usage(self) -> dict[str, float]:
         """What the language model was used for since the last call: ``rows``, ``tokens``, ``seconds``."""
         return {}

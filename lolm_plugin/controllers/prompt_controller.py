@@ -97,6 +97,8 @@ class PromptMAC(Controller):
         if len(index[0]):
             rows = available[index]
             prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
+            if not test_mode and self.args.llm["keep_rollout_states"]:
+                prompts = self._precompute(prompts)
             states = self._read(prompts)[prompt]
             log_probs[index] = masked_log_softmax(self.agent.logits(states), rows)
         return Acting(log_probs)
@@ -105,9 +107,11 @@ class PromptMAC(Controller):
         """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
         index, rows = decisions(batch, valid)
         prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
-        keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
-        kept = self.fitting(lambda: self.agent.backbone.through_trunk(prompts.rows, keep_bytes, self.token_budget))
-        return PromptSteps(index, rows, Prompts(kept, prompts.place), prompt)
+        return PromptSteps(index, rows, self._precompute(prompts), prompt)
+
+    def end_update(self) -> None:
+        """Free the states of the batch that was learned from."""
+        self.agent.backbone.drop_frozen_states()
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
@@ -141,6 +145,11 @@ class PromptMAC(Controller):
         super().use_less_memory()
         self.token_budget //= 2
         return f"llm.token_budget={self.token_budget}"
+
+    def _precompute(self, prompts: Prompts) -> Prompts:
+        """``prompts`` with the frozen layers' states, which stay until ``end_update``."""
+        keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
+        return self.fitting(lambda: self.agent.precompute(prompts, keep_bytes, self.token_budget))
 
     def _read(self, prompts: Prompts, reference: bool = False) -> States:
         """What the LM makes of prompts, without gradient."""

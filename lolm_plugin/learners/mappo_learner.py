@@ -94,6 +94,7 @@ class MAPPOLearner:
             stats["explained_variance"].append(float(ppo_core.explained_variance(values[:, :-1], returns, counts)))
             self._log(stats, t_env)
             self._log_speed(len(steps), playing, updating_since, t_env)
+        self.mac.end_update()
         self.mac.take_usage()  # this update's own forward passes are in its wall time already
         self._last_time = time.perf_counter()
 

@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lolm_plugin.checkpoints.files import check_fit_to_save, load_tensors, save_tensors
@@ -31,7 +32,8 @@ class Backbone(nn.Module):
     """Token ids in, hidden states out: of a row's last token or of those asked for.
 
     Attributes: ``tokenizer``; ``hidden_size``; ``num_layers``; ``context_length`` in tokens; ``packs``, whether rows
-    run packed (``llm/packing.py``) and not padded, which a few architectures cannot; ``shares_prefix``, whether a
+    run packed (``llm/packing.py``) and not padded, which a few architectures cannot; ``reads_positions``, whether the
+    last layer runs only where it is read (``llm/top_layer.py``); ``shares_prefix``, whether a
     common prefix is run once and not once a row; ``has_reference``, whether the model as it was at the start is still
     there; ``precise``, whether sums are float32; ``trunk_layers``, how many lower layers nothing trains.
     """
@@ -65,8 +67,10 @@ class Backbone(nn.Module):
             use_fastest(self.lm)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
-        stages = _stages(model, first_layer(model, lora["layers"]) if self.has_reference else 0, llm["recompute"])
+        split = first_layer(model, lora["layers"]) if self.has_reference else 0
+        stages = _stages(model, split, llm["recompute"], llm["read_positions"])
         self.packs = stages is not None
+        self.reads_positions = stages is not None and stages.reads_positions
         self.trunk_layers = stages.split if stages else 0
         self.shares_prefix = self.packs and bool(llm["share_prefix"])
         self._reader = PackedReader(stages, self) if stages else PaddedReader(model, self.tokenizer.pad_token_id or 0)
@@ -119,15 +123,21 @@ class Backbone(nn.Module):
         """The last states of ``prefix + sequence``, all read at once; see ``rows`` and ``read``."""
         return self.read(self.rows(prefix, sequences), reference)
 
-    def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None = None) -> Rows:
-        """``rows`` with token ids replaced by what the layers below the adapter make of them, now and ever after.
+    def precompute_frozen_layers(self, rows: Rows, keep_bytes: float, token_budget: int | None = None) -> Rows:
+        """``rows`` with token ids replaced by the states above the layers that nothing trains.
 
-        Longest rows first until ``keep_bytes`` are used; of the others ``read`` computes it each time.
+        States are kept until ``drop_frozen_states``, so that a prompt that comes again is not computed again. Once
+        ``keep_bytes`` are used, the remaining rows stay token ids, and ``read`` computes their states each time.
         """
         if not self.trunk_layers:
             return rows
         with self._precision():
-            return self._reader.through_trunk(rows, keep_bytes, token_budget)
+            return self._reader.precompute_frozen_layers(rows, keep_bytes, token_budget)
+
+    def drop_frozen_states(self) -> None:
+        """Free what ``precompute_frozen_layers`` has kept."""
+        if self.trunk_layers:
+            self._reader.frozen_states.drop()
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode: dropout would make the policy differ from itself between passes."""
@@ -214,19 +224,41 @@ def _check_causal(model: PreTrainedModel, name: str) -> None:
         )
 
 
-@torch.no_grad()
-def _stages(model: PreTrainedModel, split: int, recompute: bool) -> Stages | None:
-    """The model packed; None where it cannot be, or where trying shows other states than the model as it comes."""
+def _stages(model: PreTrainedModel, split: int, recompute: bool, read_positions: bool) -> Stages | None:
+    """The model packed, its last layer only where it is read if ``read_positions``.
+
+    Each form is tried at the start. One whose states differ from transformers' own is not used: first the last layer
+    is computed everywhere, then the model runs padded (None).
+    """
     if not can_be_packed(model):
         return None
-    ids = torch.tensor([3, 4, 5, 6, 7, 8], device=model.device)
-    plain = states_at(model, ids.unsqueeze(0), [torch.tensor([len(ids) - 1])])
+    for only_where_read in [True, False] if read_positions else [False]:
+        stages = _tried(model, split, recompute, only_where_read)
+        if stages is not None:
+            return stages
+    return None
+
+
+@torch.no_grad()
+def _tried(model: PreTrainedModel, split: int, recompute: bool, read_positions: bool) -> Stages | None:
+    """``Stages`` whose states were seen to be transformers' own; None where they differ or cannot be computed."""
+    prefix = torch.tensor([3, 4, 5], device=model.device)
+    rows = [torch.arange(6, 6 + count, device=model.device) for count in (9, 9, 8, 2)]
+    places = [torch.tensor(at) for at in ([8, 2, 5], [8], [7, 0], [1])]
     attention = model.config._attn_implementation
+    plain = torch.cat(
+        [
+            states_at(model, torch.cat([prefix, ids]).unsqueeze(0), [len(prefix) + at])
+            for ids, at in zip(rows, places, strict=True)
+        ]
+    )
     try:
-        stages = Stages(model, split, recompute)
-        packing = Packing(2, [[4]])
+        stages = Stages(model, split, recompute, read_positions)
+        groups = [rows[:3], rows[3:]]
+        packing = Packing(len(prefix), [list(map(len, group)) for group in groups], places=[places[:3], places[3:]])
+        ids = torch.cat([prefix, *(pad_sequence(group, batch_first=True).flatten() for group in groups)])
         packed = stages.top(stages.trunk(ids, packing), packing)
-    except (AttributeError, RuntimeError, TypeError, ValueError):  # built otherwise than Stages takes for granted
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):  # built otherwise than is assumed
         packed = torch.full_like(plain, torch.nan)
     if not _agree(plain, packed):
         model.set_attn_implementation(attention)

@@ -10,7 +10,7 @@ packed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,22 @@ from lolm_plugin.llm import products
 PACKED = "lolm_packed"
 CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, prefix, head width] each
+
+
+class Attends(Protocol):
+    """A packing, or a part of one, that knows which tokens its queries see."""
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int | None,
+        scaling: float | None,
+    ) -> Tensor:
+        """Attention in the shapes of ``packed_attention``."""
+        ...
 
 
 @dataclass
@@ -53,23 +69,52 @@ class Packing:
         return 0 if self.past is not None else self.prefix
 
     @cached_property
+    def positions_read(self) -> Sequence[Sequence[Tensor]]:
+        """Of each row in its group the positions in the row whose final states are read: int64 [positions]."""
+        if self.places is not None:
+            return self.places
+        return [torch.tensor(group, dtype=torch.int64).sub(1).split(1) for group in self.lengths]
+
+    @cached_property
     def wanted(self) -> Tensor:
         """Where in the sequence the tokens are whose final states are wanted, row by row: int64 [places]."""
-        starts, start = [], self.lead
-        for rows, width in self.groups:
-            starts += range(start, start + rows * width, width)
+        found, start = [torch.zeros(0, dtype=torch.int64)], self.lead
+        for (rows, width), group in zip(self.groups, self.positions_read, strict=True):
+            found += [
+                first + positions
+                for first, positions in zip(range(start, start + rows * width, width), group, strict=True)
+            ]
             start += rows * width
-        if self.places is None:
-            lengths = [length for group in self.lengths for length in group]
-            last = [start + length - 1 for start, length in zip(starts, lengths, strict=True)]
-            return torch.tensor(last, dtype=torch.int64)
-        places = [place for group in self.places for place in group]
-        return torch.cat([start + place for start, place in zip(starts, places, strict=True)])
+        return torch.cat(found)
 
     def positions(self, device: torch.device) -> Tensor:
         """Where in its own prompt each token stands: int64 [1, tokens]."""
         rows = [torch.arange(self.prefix, self.prefix + width).repeat(rows) for rows, width in self.groups]
         return torch.cat([torch.arange(self.lead), *rows]).unsqueeze(0).to(device)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int | None,
+        scaling: float | None,
+    ) -> Tensor:
+        """Attention of every token: the shapes of ``packed_attention`` in, [1, tokens, heads, width] out."""
+        lead = self.lead
+        prefix = self.past[module.layer_idx] if self.past is not None else (key[:, :, :lead], value[:, :, :lead])
+        if self.kept is not None:
+            self.kept[module.layer_idx] = (prefix[0].clone(), prefix[1].clone())
+        blocks = [x[0].transpose(0, 1) for x in (query, key, value)]
+        seen = [_attend(*(x[None, :lead] for x in blocks), None, window, scaling)] if lead else []
+        start = lead
+        for rows, width in self.groups:
+            end = start + rows * width
+            group = (x[start:end].unflatten(0, (rows, width)) for x in blocks)
+            seen.append(_attend(*group, prefix, window, scaling))
+            start = end
+        return torch.cat(seen).unsqueeze(0)
 
 
 def packed_attention(
@@ -80,7 +125,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    packing: Packing | None = None,
+    packing: Attends | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a packed sequence: query [1, heads, tokens, width], key and value [1, key heads, tokens, width].
@@ -89,19 +134,7 @@ def packed_attention(
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
-    lead = packing.lead
-    prefix = packing.past[module.layer_idx] if packing.past is not None else (key[:, :, :lead], value[:, :, :lead])
-    if packing.kept is not None:
-        packing.kept[module.layer_idx] = (prefix[0].clone(), prefix[1].clone())
-    blocks = query, key, value = [x[0].transpose(0, 1) for x in (query, key, value)]
-    seen = [_attend(*(x[None, :lead] for x in blocks), None, sliding_window, scaling)] if lead else []
-    start = lead
-    for rows, width in packing.groups:
-        end = start + rows * width
-        group = (x[start:end].unflatten(0, (rows, width)) for x in blocks)
-        seen.append(_attend(*group, prefix, sliding_window, scaling))
-        start = end
-    return torch.cat(seen).unsqueeze(0), None
+    return packing.attend(module, query, key, value, sliding_window, scaling), None
 
 
 def _attend(

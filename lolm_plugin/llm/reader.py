@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lolm_plugin.llm.batching import Pack, plan_packs
+from lolm_plugin.llm.frozen_states import FrozenStates
 from lolm_plugin.llm.packing import KeysAndValues, Packing
 from lolm_plugin.llm.stages import Stages
 
@@ -67,6 +68,7 @@ class PackedReader:
     def __init__(self, stages: Stages, model: Versioned) -> None:
         self._stages = stages
         self._model = model
+        self.frozen_states = FrozenStates()
         self._trunks: dict[tuple[int, ...], KnownPrefix] = {}
         self._tops: dict[tuple[tuple[int, ...], bool], KnownPrefix] = {}
 
@@ -85,17 +87,23 @@ class PackedReader:
         return self._stages.top(torch.cat(padded), _packing(rows.prefix, groups, past, places))
 
     @torch.no_grad()
-    def through_trunk(self, rows: Rows, keep_bytes: float, token_budget: int | None) -> Rows:
-        """``rows`` with as many as fit into ``keep_bytes`` replaced by the trunk's states, longest first."""
-        parts = list(rows.parts)
-        for pack in rows.plan(token_budget):
+    def precompute_frozen_layers(self, rows: Rows, keep_bytes: float, token_budget: int | None) -> Rows:
+        """``rows`` with token ids replaced by the frozen layers' states, kept until ``drop_frozen_states``.
+
+        What is kept already is not computed again. Longest first, until all that is kept takes ``keep_bytes``.
+        """
+        found = [self.frozen_states.find(rows.prefix, ids) for ids in rows.parts]
+        new = [row for row, states in enumerate(found) if states is None]
+        missing = rows.take(new)
+        for pack in missing.plan(token_budget):
             members = [row for group in pack for row in group]
-            states = self._states(rows.take(members))
-            keep_bytes -= sum(part.nbytes for part in states)
-            if keep_bytes < 0:
+            ids = [missing.parts[row] for row in members]
+            states = self._states(missing.take(members))
+            if not self.frozen_states.keep(rows.prefix, ids, states, keep_bytes):
                 break
-            for row, part in zip(members, states, strict=True):
-                parts[row] = part
+            for row, of_row in zip(members, states, strict=True):
+                found[new[row]] = of_row
+        parts = [ids if states is None else states for ids, states in zip(rows.parts, found, strict=True)]
         return Rows(rows.prefix, parts, rows.places)
 
     def _states(self, rows: Rows) -> list[Tensor]:

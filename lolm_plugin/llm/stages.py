@@ -12,22 +12,25 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from lolm_plugin.llm.packing import PACKED, Packing
+from lolm_plugin.llm.top_layer import TopLayer
 
-PRE_NORM = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = {"full_attention", "sliding_attention"}
 
 
 class Stages:
-    """``split`` layers below, the others above; ``recompute`` keeps no activations for the backward pass."""
+    """``split`` layers below, the others above; ``recompute`` keeps no activations for the backward pass.
 
-    def __init__(self, model: PreTrainedModel, split: int, recompute: bool) -> None:
+    ``read_positions`` computes the last layer only where its states are read (``top_layer.py``).
+    """
+
+    def __init__(self, model: PreTrainedModel, split: int, recompute: bool, read_positions: bool) -> None:
         layers = list(model.layers)
         model.set_attn_implementation(PACKED)
         self.split = split
         self._trunk = _view(model, layers[:split], start=0, final=False)
         above = [Recomputed(layer) if recompute else layer for layer in layers[split:-1]]
-        last = WantedTokens(layers[-1]) if {name for name, _ in layers[-1].named_children()} == PRE_NORM else layers[-1]
-        self._wanted_only = last is not layers[-1]
+        self.reads_positions = read_positions
+        last = TopLayer(layers[-1]) if read_positions else layers[-1]
         self._top = _view(model, [*above, last], start=split, final=True)
 
     @property
@@ -48,21 +51,7 @@ class Stages:
     def top(self, states: Tensor, packing: Packing) -> Tensor:
         """Those states [tokens, hidden] -> final states of ``packing.wanted`` [places, hidden]."""
         states = _run(self._top, packing, states.device, inputs_embeds=states.unsqueeze(0))
-        return states if self._wanted_only else states[packing.wanted.to(states.device)]
-
-
-class WantedTokens(nn.Module):
-    """A last layer of which only some tokens are wanted: its MLP runs for these alone."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, hidden_states: Tensor, packing: Packing, **context: Any) -> Tensor:
-        layer = self.layer
-        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), packing=packing, **context)
-        wanted = (hidden_states + attended)[:, packing.wanted.to(attended.device)]
-        return wanted + layer.mlp(layer.post_attention_layernorm(wanted))
+        return states if self.reads_positions else states[packing.wanted.to(states.device)]
 
 
 class Recomputed(nn.Module):

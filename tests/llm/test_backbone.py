@@ -110,7 +110,7 @@ def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
     backbone = filled(make(model, share_prefix=share, lora={"layers": 1}))
     assert backbone.trunk_layers == 1
     rows = backbone.rows(PREFIX, SEQUENCES)
-    kept = backbone.through_trunk(rows, keep_bytes, token_budget=64)
+    kept = backbone.precompute_frozen_layers(rows, keep_bytes, token_budget=64)
     floating = [part.is_floating_point() for part in kept.parts]
     assert (any(floating), all(floating)) == (keep_bytes > 0, keep_bytes == 10**9)
     assert sum(part.nbytes for part in kept.parts if part.is_floating_point()) <= keep_bytes
@@ -127,7 +127,7 @@ def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
 
 def test_what_is_kept_of_the_trunk_is_not_computed_again():
     backbone = filled(make(lora={"layers": 1}))
-    kept = backbone.through_trunk(backbone.rows(PREFIX, SEQUENCES), 10**9)
+    kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES), 10**9)
     counts = embedded(backbone)
     for reference in (False, True):
         backbone.read(kept, reference)
@@ -393,7 +393,7 @@ def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_bud
 
 def test_states_at_any_places_above_a_trunk_and_of_the_reference():
     backbone = filled(make(lora={"layers": 1}))
-    rows = backbone.through_trunk(backbone.rows(PREFIX, SEQUENCES, PLACES), 30_000)
+    rows = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES, PLACES), 30_000)
     expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
     torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
     with backbone.lm.disable_adapter():

@@ -89,6 +89,13 @@ class LLMAgent(nn.Module):
         place = torch.where(wanted, wanted.cumsum(1), -1)
         return Prompts(rows, place.to(self.backbone.device)), torch.from_numpy(row).to(self.backbone.device)
 
+    def precompute(self, prompts: Prompts, keep_bytes: float, token_budget: int | None = None) -> Prompts:
+        """``prompts`` with the frozen layers' states of as many as fit into ``keep_bytes``."""
+        started = time.perf_counter()
+        rows = self.backbone.precompute_frozen_layers(prompts.rows, keep_bytes, token_budget)
+        self.usage["seconds"] += time.perf_counter() - started
+        return Prompts(rows, prompts.place)
+
     def read(self, prompts: Prompts, reference: bool = False, token_budget: int | None = None) -> States:
         """What the LM makes of each prompt; ``reference`` is the LM as it was at the start, frozen."""
         started = time.perf_counter()
