@@ -91,6 +91,7 @@ DESCRIPTIONS: dict[str, str] = {
 PROMPT_STYLES: dict[str, str] = {
     "paper": "lolm_plugin.prompts.paper:PaperStyle",
     "compact": "lolm_plugin.prompts.compact:CompactStyle",
+    "terse": "lolm_plugin.prompts.terse:TerseStyle",
 }
 
 

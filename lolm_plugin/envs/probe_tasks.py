@@ -15,14 +15,13 @@ import numpy as np
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
-from lolm_plugin.observations.probe import SIGHT
+from lolm_plugin.observations.probe import SHOOT_RANGE, SIGHT
 
 NO_OP, STOP, NORTH, SOUTH, EAST, WEST = range(N_BASE_ACTIONS)
 ATTACK = N_BASE_ACTIONS  # the first of one action per enemy
 STEPS = {NORTH: (0, 1), SOUTH: (0, -1), EAST: (1, 0), WEST: (-1, 0)}
 
 DIRECTIONS = (NORTH, SOUTH, EAST, WEST)  # where the enemy of retreat and approach may stand
-RANGE = 6  # cells within which an enemy can be attacked
 NEAR, FAR = 3, 8  # cells, in range and out of it but still in sight
 HURT, HEALTHY = 0.2, 0.9
 
@@ -69,7 +68,7 @@ class Task:
         if not situation.health:
             return [1] + [0] * (N_BASE_ACTIONS - 1 + len(situation.enemies))
         base = [action == STOP or action in self.moves for action in range(N_BASE_ACTIONS)]
-        attacks = [enemy.health > 0 and enemy.distance <= RANGE for enemy in situation.enemies]
+        attacks = [enemy.health > 0 and enemy.distance <= SHOOT_RANGE for enemy in situation.enemies]
         return [int(allowed) for allowed in (*base, *attacks)]
 
 
@@ -107,7 +106,7 @@ def _retreat() -> Task:
 def _approach() -> Task:
     def right(situation: Situation) -> int:
         enemy = situation.enemies[0]
-        return ATTACK if enemy.distance <= RANGE else _toward(enemy)
+        return ATTACK if enemy.distance <= SHOOT_RANGE else _toward(enemy)
 
     cases = product((NEAR, FAR), DIRECTIONS)
     return _one_step(tuple(Situation(1.0, (_at(where, cells),)) for cells, where in cases), right)

@@ -99,8 +99,9 @@ class ObservationLayout:
 
     ``sight`` and ``shoot_range`` are in map cells: a number, or one per universe index where they depend on the
     observer's own type. ``sight`` divides all distances; ``shoot_range`` is how far a target action reaches, None
-    where that is not checked. ``further_targets`` are target actions beyond one per enemy, which healers with more
-    allies than enemies have. ``trailing`` counts the numbers after the own block, such as the timestep.
+    (or NaN for a type) where that is not known. ``further_targets`` are target actions beyond one per enemy, which
+    healers with more allies than enemies have. ``trailing`` counts the numbers after the own block, such as the
+    timestep.
     ``hidden_targets``: an enemy without a row may be in range all the same, so that it can be attacked unseen.
     ``exceptions`` names the probes (``probes.py``) whose rule this environment does not keep.
     """
@@ -221,9 +222,9 @@ class Layouts:
 
 
 def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:
-    """A number, or one per universe index, looked up for ``kind`` [...]; of unknown units the largest."""
+    """A number, or one per universe index, looked up for ``kind`` [...]; of unknown units the largest known one."""
     if isinstance(values, tuple):
-        return torch.tensor((*values, max(values)), device=kind.device)[kind]
+        return torch.tensor((*values, max(value for value in values if value == value)), device=kind.device)[kind]
     return torch.full(kind.shape, values, device=kind.device)
 
 

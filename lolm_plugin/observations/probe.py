@@ -13,6 +13,7 @@ from lolm_plugin.observations.layout import (
 from lolm_plugin.observations.units import index
 
 SIGHT = 9.0
+SHOOT_RANGE = 6.0  # map cells within which an enemy can be attacked, as in SMAC
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
@@ -28,7 +29,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     absolute = ("health", "x", "y")
     state_allies, state_enemies = contiguous(0, (n_agents, absolute, (), marine), (n_enemies, absolute, (), marine))
     return Layouts(
-        ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT),
+        ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT, SHOOT_RANGE),
         StateLayout(state_allies, state_enemies, state_enemies.end),
         cells=SIGHT,
     )

@@ -1,5 +1,6 @@
 """SMAX (jaxmarl), as ``envs/smax.py`` emits it: SMAC's order, six type bits on every map."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from lolm_plugin.observations.units import NAMES, UNKNOWN, index
 
 TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))
 SIGHT = {"marine": 9.0, "marauder": 10.0, "stalker": 10.0, "zealot": 9.0, "zergling": 8.0, "hydralisk": 9.0}
+# Map cells, jaxmarl's SMAX.unit_type_attack_ranges; a target is offered strictly within it.
+SHOOT_RANGE = {"marine": 5.0, "marauder": 6.0, "stalker": 6.0, "zealot": 2.0, "zergling": 2.0, "hydralisk": 5.0}
 MAP_SIZE = 32.0  # cells, every map
 
 
@@ -32,8 +35,9 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
         0, (n_agents, absolute, TYPES, UNKNOWN), (n_enemies, absolute, TYPES, UNKNOWN)
     )
     sight = tuple(SIGHT.get(name, 9.0) for name in NAMES)
+    shoot_range = tuple(SHOOT_RANGE.get(name, math.nan) for name in NAMES)
     return Layouts(
-        ObservationLayout("smax", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, sight),
+        ObservationLayout("smax", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, sight, shoot_range),
         StateLayout(state_allies, state_enemies, state_enemies.end),
         cells=MAP_SIZE,
     )

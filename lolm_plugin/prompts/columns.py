@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout, Observed, Units
-from lolm_plugin.observations.units import NAMES, UNKNOWN
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout, Units
+from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
 KINDS: tuple[str, ...] = (*NAMES, "unknown unit")  # words by universe index; UNKNOWN is the last
 
@@ -20,15 +20,22 @@ class SelfColumns:
     health: np.ndarray
     shield: np.ndarray
     cooldown: np.ndarray
+    attack_range: np.ndarray
     x: np.ndarray
     y: np.ndarray
+
+    @property
+    def heals(self) -> np.ndarray:
+        """Tell healers from fighters: bool [rows]."""
+        return np.isin(self.kind, HEALERS)
 
 
 @dataclass(frozen=True)
 class UnitColumns:
     """``scene.SeenUnit`` of many rows: every field [rows, units], NaN for what is not told.
 
-    ``kind`` is a universe index. ``named`` tells which units the prompt names at all.
+    ``kind`` is a universe index. ``named`` tells which units the prompt names at all, ``in_range`` which of them the
+    observer can attack now, or heal if it is a healer.
     """
 
     side: str  # "ally" or "enemy"
@@ -83,12 +90,15 @@ def look(
     allies = others + (others >= number[:, None])
     enemies = np.broadcast_to(np.arange(layout.n_enemies), (len(number), layout.n_enemies))
     sight = observed.sight.numpy()[:, None]
-    in_range = _in_range(layout, observed, can)
-    own = ("health", "shield", "cooldown", "x", "y")
+    own = {name: _field(observed.own, name)[:, 0] for name in ("health", "shield", "cooldown", "x", "y")}
+    kind = observed.own.kind[:, 0].numpy()
+    heals = observed.heals.numpy()[:, None]
+    attackable = _offered(layout, can, enemies) & ~heals & (layout.hidden_targets | observed.enemies.present.numpy())
+    healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy()
     return SceneColumns(
-        me=SelfColumns(number, observed.own.kind[:, 0].numpy(), *(_field(observed.own, name)[:, 0] for name in own)),
-        allies=_units("ally", observed.allies, allies, sight, np.zeros(allies.shape, bool), dynamic),
-        enemies=_units("enemy", observed.enemies, enemies, sight, in_range, dynamic),
+        me=SelfColumns(number, kind, attack_range=_attack_range(layout, kind), **own),
+        allies=_units("ally", observed.allies, allies, sight, healable, dynamic),
+        enemies=_units("enemy", observed.enemies, enemies, sight, attackable, dynamic),
         actions=ActionColumns((layout.action_names(False), layout.action_names(True)), observed.heals.numpy(), can),
     )
 
@@ -125,9 +135,15 @@ def _field(units: Units, name: str) -> np.ndarray:
     return units.fields[name].numpy().astype(np.float64)
 
 
-def _in_range(layout: ObservationLayout, observed: Observed, available: np.ndarray) -> np.ndarray:
-    """Enemies bool [rows, n_enemies] that can be attacked, where these may be hidden."""
-    if not layout.hidden_targets:
-        return np.zeros(tuple(observed.enemies.present.shape), bool)
-    offered = available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + layout.n_enemies]
-    return offered & ~observed.heals.numpy()[:, None]
+def _offered(layout: ObservationLayout, available: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Look up whether the action about each target number [rows, units] is available: bool [rows, units]."""
+    action = N_BASE_ACTIONS + np.minimum(number, layout.n_targets - 1)
+    return np.take_along_axis(available, action, axis=1) & (number < layout.n_targets)
+
+
+def _attack_range(layout: ObservationLayout, kind: np.ndarray) -> np.ndarray:
+    """Look up the range in map cells of observers of ``kind`` [rows]; NaN where it is not known."""
+    reach = layout.shoot_range
+    table = reach if isinstance(reach, tuple) else (np.nan if reach is None else reach,) * len(NAMES)
+    # A range that does not depend on the kind is known for an unknown kind, too.
+    return np.array((*table, np.nan if isinstance(reach, tuple) else table[0]))[kind]

@@ -18,8 +18,8 @@ class SeenUnit:
     """Another unit. Distances are in map cells from the observer, health and shield fractions of the maximum.
 
     ``health``, ``shield`` and ``cooldown`` are None where the environment does not show them. A unit that is not
-    ``seen`` is dead or out of sight, unless it is ``in_range``: SMACv2 hides units that can be attacked. In other
-    environments ``in_range`` is not told.
+    ``seen`` is dead or out of sight, unless it is ``in_range``: SMACv2 hides units that can be attacked. ``in_range``
+    tells whether the observer can attack it now, or heal it if it is a healer's ally.
     """
 
     side: str  # "ally" or "enemy"
@@ -37,7 +37,10 @@ class SeenUnit:
 
 @dataclass(frozen=True)
 class Self:
-    """The observing agent; ``x`` and ``y`` are fractions of the map where the environment tells them."""
+    """The observing agent; ``x`` and ``y`` are fractions of the map where the environment tells them.
+
+    ``attack_range`` is in map cells (a healer's healing range), None where it is not known.
+    """
 
     number: int
     kind: str
@@ -46,6 +49,7 @@ class Self:
     cooldown: float | None
     x: float | None
     y: float | None
+    attack_range: float | None = None
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,13 @@ class PromptStyle(ABC):
             (self.me(scenes.me),),
             self._side(scenes.allies),
             self._side(scenes.enemies),
-            self.actions.phrases(scenes.actions),
+            self.choices(scenes),
             (phrase(self.cue),),
         )
+
+    def choices(self, scenes: SceneColumns) -> tuple[Phrase, ...]:
+        """The available actions: all of them in ``actions``, unless a style says some of them elsewhere."""
+        return self.actions.phrases(scenes.actions)
 
     def describe(self, scene: Scene) -> PromptParts:
         """What changes with the agent and the timestep, in words."""
