@@ -18,6 +18,7 @@ class Bench:
         self.setting = setting
         self.wanted = tuple(wanted)
         self.checks: dict[str, float] = {}
+        self.sections: dict[str, Any] = {}  # further numbers of an entry, under keys of their own in the JSON
         self.tick: Callable[[int], None] = lambda tokens: None
         self._engines: dict[int | None, Engine] = {}
 
@@ -55,7 +56,7 @@ class Bench:
     def engine(self, lora_layers: int | None = None) -> Engine:
         """The engine with LoRA on as many top layers, None: on all."""
         if lora_layers not in self._engines:
-            self._engines[lora_layers] = Engine(self.setting, lora_layers)
+            self._engines[lora_layers] = Engine(arguments(self.setting, lora_layers))
         return self._engines[lora_layers]
 
     def _batch(self, steps: int, episodes: int | None = None) -> Any:

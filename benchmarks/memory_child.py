@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import data
-from benchmarks.engine import KL_COEF, Engine
+from benchmarks.engine import KL_COEF, Engine, arguments
 from benchmarks.plain_port import PlainPort
 from benchmarks.setting import Setting
 
@@ -41,7 +41,7 @@ def peak(learn: Callable[[], None], device: str) -> int:
 
 
 def _learning(side: str, setting: Setting, batch: object) -> Callable[[], None]:
-    engine = Engine(setting)
+    engine = Engine(arguments(setting, None))
     if side == "engine":
         engine.play(batch)
         return lambda: engine.update(batch)

@@ -29,6 +29,10 @@ class Setting:
     baseline_tokens: int = 4096  # padded tokens that the plain port learns from before a backward pass
     memory_tokens: int = 4096  # padded tokens of the batch of the entry memory
     env_seconds: int = 20  # of each measurement in env
+    smol_map: str = "3m"  # the map, model and rounds of smol
+    smol_model: str | None = None  # None: as each side is configured
+    smol_rounds: int = 5
+    updates: tuple[str, ...] = ()  # KEY=VALUE, for the configured side of smol
     threads: int = 1
     seed: int = 1
 
