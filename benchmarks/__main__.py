@@ -16,7 +16,8 @@ Entries
   prompts               observations to token ids; the f-string and tokenizer path is the baseline
   rollout               choosing the actions of all episodes at every step
   learner_full_lora     a whole update with LoRA on all layers
-  learner_cached_trunk  the same with LoRA on the top --layers layers; the baseline has it on all
+  learner_cached_trunk  the same with LoRA on the top --layers layers; the baseline has it on all (of several --layers
+                        each is an entry learner_cached_trunk_N)
   memory                peak of one learning epoch above the weights, at equal batch
   load                  model and tokenizer from disk, next to Hugging Face's own call
   env                   a step of a battle, many at once, played by a small network; it has no plain port
@@ -26,6 +27,12 @@ Output: a table of medians, "of the GEMM rate" being the seconds that the model'
 tokens that remain, measured in the same run, by the engine's seconds. JSON: {"setting", "checks", "entries"}; an entry
 has name, baseline, engine (seconds; bytes for memory), ratio, max_abs_diff and gemm_fraction, null where one does not
 apply, and those of the cuda leg are called cuda_NAME.
+
+smol plays whole battles of 3m, or of --map if given, learns from all their steps, and prints a table of its own:
+agent-steps a second of rollout, learner and both; peak memory; and a profile of both sides, which is the key "smol" of
+the JSON. A layer pass is one token through one decoder layer, divided by the tokens of all decisions; a last layer that
+runs only where it is read counts by its share of the layer's products. Its GEMM rate is that of exactly the products
+that hooks on the model counted, run alone. --with changes the side called now, --model and --num-layers both sides.
 """
 
 import argparse
@@ -185,7 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in counts.items():
         value = getattr(default, name.replace("-", "_"))
         add(f"--{name}", type=_positive, default=value, metavar="N", help=f"{text} [{value}]")
-    add("--layers", type=_positive, metavar="N", help=f"of learner_cached_trunk [{default.layers}, or half of fewer]")
+    layers = f"of learner_cached_trunk; may be repeated [{default.layers[0]}, or half of fewer]"
+    add("--layers", type=_positive, action="append", metavar="N", help=layers)
     add("--with", action="append", default=[], metavar="KEY=VALUE", dest="updates", help="a key of smol's second side")
     add("--threads", type=_positive, metavar="N", help="of torch [its own choice]")
     add("--seed", type=int, default=default.seed, help=f"of battles and adapter [{default.seed}]")
@@ -209,9 +217,9 @@ def _setting(options: argparse.Namespace) -> Setting:
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     source = resolve(model)
     depth = min(options.num_layers or 10**9, source.load_config().num_hidden_layers)
-    layers = options.layers or min(Setting.layers, max(1, depth // 2))
-    if layers > depth:
-        raise ConfigError(f"--layers={layers} is more than the {depth} layers of {model}; set it to {depth} or fewer.")
+    layers = tuple(dict.fromkeys(options.layers or [min(*Setting.layers, max(1, depth // 2))]))
+    if (most := max(layers)) > depth:
+        raise ConfigError(f"--layers={most} is more than the {depth} layers of {model}; set it to {depth} or fewer.")
     copied = ("num_layers", "style", "episodes", "steps", "learner_steps", "repeats", "learner_repeats", "epochs")
     copied += ("baseline_tokens", "memory_tokens", "env_seconds", "seed", "smol_rounds")
     threads = options.threads or torch.get_num_threads()

@@ -73,6 +73,7 @@ class Bench:
             total += prompts.padded_tokens(one) + setting.repeats * prompts.padded_tokens(all_of_them)
         if learners := sum(name.startswith("learner") for name in self.wanted):
             one, all_of_them = data.fullest(self.learner_batch), self.learner_batch
+            learners += len(setting.layers) - 1 if "learner_cached_trunk" in self.wanted else 0
             total += learners * _passes(1) * prompts.padded_tokens(one)  # the comparison
             total += setting.learner_repeats * _passes(setting.epochs) * prompts.padded_tokens(all_of_them)
         return total

@@ -23,7 +23,7 @@ class Setting:
     steps: int = 2
     learner_steps: int = 1
     epochs: int = 4
-    layers: int = 8  # top layers with LoRA in learner_cached_trunk
+    layers: tuple[int, ...] = (8,)  # top layers with LoRA in learner_cached_trunk, each measured
     repeats: int = 1
     learner_repeats: int = 1
     baseline_tokens: int = 4096  # padded tokens that the plain port learns from before a backward pass
