@@ -4,6 +4,7 @@
   python -m benchmarks --only rollout --episodes 2       a first impression, in minutes
   python -m benchmarks --only learner_full_lora --only learner_cached_trunk --style compact
   python -m benchmarks --model tiny-gemma3 --map 3m                          any model; this one takes seconds
+  python -m benchmarks --only smol --with lora.layers=1       try a setting of lolm_mappo_smol before it is its default
   python -m benchmarks --leg cuda                   on a GPU: bfloat16, Qwen3-0.6B's shape
 
 The plain port (benchmarks/plain_port.py) is what a direct EPyMARL port would be: full right-padded prompts of every
@@ -15,15 +16,23 @@ Entries
   prompts               observations to token ids; the f-string and tokenizer path is the baseline
   rollout               choosing the actions of all episodes at every step
   learner_full_lora     a whole update with LoRA on all layers
-  learner_cached_trunk  the same with LoRA on the top --layers layers; the baseline has it on all
+  learner_cached_trunk  the same with LoRA on the top --layers layers; the baseline has it on all (of several --layers
+                        each is an entry learner_cached_trunk_N)
   memory                peak of one learning epoch above the weights, at equal batch
   load                  model and tokenizer from disk, next to Hugging Face's own call
   env                   a step of a battle, many at once, played by a small network; it has no plain port
+  smol                  lolm_mappo_smol as its yaml says now, next to itself before it was made faster; no plain port
 
 Output: a table of medians, "of the GEMM rate" being the seconds that the model's own matrix products take alone for the
 tokens that remain, measured in the same run, by the engine's seconds. JSON: {"setting", "checks", "entries"}; an entry
 has name, baseline, engine (seconds; bytes for memory), ratio, max_abs_diff and gemm_fraction, null where one does not
 apply, and those of the cuda leg are called cuda_NAME.
+
+smol plays whole battles of 3m, or of --map if given, learns from all their steps, and prints a table of its own:
+agent-steps a second of rollout, learner and both; peak memory; and a profile of both sides, which is the key "smol" of
+the JSON. A layer pass is one token through one decoder layer, divided by the tokens of all decisions; a last layer that
+runs only where it is read counts by its share of the layer's products. Its GEMM rate is that of exactly the products
+that hooks on the model counted, run alone. --with changes the side called now, --model and --num-layers both sides.
 """
 
 import argparse
@@ -40,7 +49,7 @@ from benchmarks.setting import Setting, machine
 from lolm_plugin.errors import ConfigError, did_you_mean
 
 LEGS = ("cpu", "cuda")
-Keep = Callable[[list[Entry], dict[str, float]], None]
+Keep = Callable[[list[Entry], dict[str, float], dict[str, Any]], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,15 +79,16 @@ def _main(argv: list[str]) -> int:
     entries: list[Entry] = []
     report: dict[str, Any] = {"setting": {**asdict(setting), "machine": machine()}, "checks": {}}
 
-    def keep(measured: list[Entry], checks: dict[str, float]) -> None:
+    def keep(measured: list[Entry], checks: dict[str, float], sections: dict[str, Any]) -> None:
         """Written at once: an hour's numbers are not to wait for the last of them."""
         entries.extend(measured)
         report["checks"] |= checks
+        report.update(sections)
         if options.json:
             shown = {**report, "entries": [entry.as_json() for entry in entries]}
             options.json.write_text(json.dumps(shown, indent=2) + "\n")
 
-    keep([], {})
+    keep([], {}, {})
     if "cpu" in legs:
         run(setting, names, keep)
     if "cuda" in legs:
@@ -88,7 +98,7 @@ def _main(argv: list[str]) -> int:
     return 0
 
 
-def run(setting: Setting, names: Sequence[str], keep: Keep = lambda measured, checks: None) -> list[Entry]:
+def run(setting: Setting, names: Sequence[str], keep: Keep = lambda measured, checks, sections: None) -> list[Entry]:
     """One leg: the entries called ``names``; ``keep`` is given each as it comes, with what else was found out."""
     import torch
 
@@ -109,7 +119,7 @@ def run(setting: Setting, names: Sequence[str], keep: Keep = lambda measured, ch
                 for line in table(measured).splitlines()[1:]:
                     bar.say(line)
                 entries += measured
-                keep(measured, bench.checks)
+                keep(measured, bench.checks, bench.sections)
     return entries
 
 
@@ -120,9 +130,9 @@ def _on_cuda(cpu: Setting, names: list[str], keep: Keep) -> None:
         print(cuda_leg.SKIPPED)
         return
 
-    def renamed(measured: list[Entry], checks: dict[str, float]) -> None:
+    def renamed(measured: list[Entry], checks: dict[str, float], sections: dict[str, Any]) -> None:
         called = [replace(entry, name=f"cuda_{entry.name}") for entry in measured]
-        keep(called, {f"cuda_{name}": value for name, value in checks.items()})
+        keep(called, *({f"cuda_{name}": value for name, value in found.items()} for found in (checks, sections)))
 
     with cuda_leg.setting(cpu) as setting:
         run(setting, names, renamed)
@@ -131,17 +141,21 @@ def _on_cuda(cpu: Setting, names: list[str], keep: Keep) -> None:
 def _printed(report: dict[str, Any], entries: list[Entry]) -> str:
     setting, found = report["setting"], {entry.name: entry for entry in entries}
     machine = ", ".join(f"{name} {value}" for name, value in setting["machine"].items() if value is not None)
+    compared = [entry for entry in entries if not entry.name.startswith("smol_")]
     lines = [
         f"{setting['model']}, {setting['map_name']}, {setting['style']} prompts, {setting['episodes']} episodes, "
         f"{setting['steps']} of their steps ({setting['learner_steps']} to learn from), {setting['epochs']} epochs, "
         f"{setting['threads']} threads",
-        machine,
-        "",
-        table(entries),
     ]
+    lines = [*(lines if compared else [f"{setting['threads']} threads"]), machine, ""]
+    lines += [table(compared)] if compared else []
     lines += [f"{name.replace('_', ' ')}: {value:.3g}" for name, value in report["checks"].items()]
     if {"prompts", "rollout"} <= found.keys():
         lines.append(f"prompts are {found['prompts'].engine / found['rollout'].engine:.2%} of the engine's rollout")
+    if "smol" in report:
+        from benchmarks.entries import smol
+
+        lines.append(smol.table(report["smol"]))
     return "\n".join(lines)
 
 
@@ -159,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", action="append", metavar="NAME", help=f"an entry; may be repeated: {', '.join(NAMES)}")
     add("--leg", action="append", metavar="LEG", help="cpu or cuda; both without it, cuda only where there is a GPU")
     add("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
-    add("--model", default=default.model, help=f"name or folder, as for llm.model [{default.model}]")
+    add("--model", help=f"name or folder, as for llm.model [{default.model}]")
     add("--num-layers", type=_positive, help="keep only the first layers of the model [all]")
-    add("--map", default=default.map_name, help=f"a SMAX battle [{default.map_name}]")
+    add("--map", help=f"a SMAX battle [{default.map_name}; of smol {default.smol_map}]")
     add("--style", default=default.style, help=f"prompt.style [{default.style}]")
     counts = {
         "episodes": "battles played at once",
@@ -170,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         "repeats": "rounds of rollout, of which medians count; at least 3 of prompts and load",
         "learner-repeats": "rounds of the learner",
         "epochs": "of an update",
+        "smol-rounds": "rounds of smol",
         "baseline-tokens": "padded tokens whose graph the plain port holds at once; memory, not results",
         "env-seconds": "how long each measurement of env takes",
         "memory-tokens": "padded tokens in the batch of memory, whose graph the plain port holds whole",
@@ -177,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in counts.items():
         value = getattr(default, name.replace("-", "_"))
         add(f"--{name}", type=_positive, default=value, metavar="N", help=f"{text} [{value}]")
-    add("--layers", type=_positive, metavar="N", help=f"of learner_cached_trunk [{default.layers}, or half of fewer]")
+    layers = f"of learner_cached_trunk; may be repeated [{default.layers[0]}, or half of fewer]"
+    add("--layers", type=_positive, action="append", metavar="N", help=layers)
+    add("--with", action="append", default=[], metavar="KEY=VALUE", dest="updates", help="a key of smol's second side")
     add("--threads", type=_positive, metavar="N", help="of torch [its own choice]")
     add("--seed", type=int, default=default.seed, help=f"of battles and adapter [{default.seed}]")
     return parser
@@ -191,22 +208,39 @@ def _setting(options: argparse.Namespace) -> Setting:
     from lolm_plugin.llm.sources import resolve
     from lolm_plugin.prompts.template import build_style
 
-    scenario(options.map)
+    map_name, model = options.map or Setting.map_name, options.model or Setting.model
+    scenario(map_name)
     build_style(options.style)
     if not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed={options.seed} is no seed; set it to a whole number from 0 to 4294967295.")
     given = vars(options)
-    model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
     source = resolve(model)
     depth = min(options.num_layers or 10**9, source.load_config().num_hidden_layers)
-    layers = options.layers or min(Setting.layers, max(1, depth // 2))
-    if layers > depth:
-        raise ConfigError(f"--layers={layers} is more than the {depth} layers of {model}; set it to {depth} or fewer.")
+    layers = tuple(dict.fromkeys(options.layers or [min(*Setting.layers, max(1, depth // 2))]))
+    if (most := max(layers)) > depth:
+        raise ConfigError(f"--layers={most} is more than the {depth} layers of {model}; set it to {depth} or fewer.")
     copied = ("num_layers", "style", "episodes", "steps", "learner_steps", "repeats", "learner_repeats", "epochs")
-    copied += ("baseline_tokens", "memory_tokens", "env_seconds", "seed")
+    copied += ("baseline_tokens", "memory_tokens", "env_seconds", "seed", "smol_rounds")
     threads = options.threads or torch.get_num_threads()
     kept = {name: given[name] for name in copied}
-    return Setting(model=model, map_name=options.map, layers=layers, threads=threads, **kept)
+    kept |= {"smol_map": options.map or Setting.smol_map, "smol_model": model if options.model else None}
+    setting = Setting(
+        model=model, map_name=map_name, layers=layers, threads=threads, updates=tuple(options.updates), **kept
+    )
+    _check_updates(setting)
+    return setting
+
+
+def _check_updates(setting: Setting) -> None:
+    """Raise ConfigError for a ``--with`` that ``lolm_mappo_smol`` does not take."""
+    from benchmarks.engine import configured
+    from benchmarks.entries import smol
+
+    for update in setting.updates:
+        if "=" not in update:
+            raise ConfigError(f"--with={update} has no value; write --with=KEY=VALUE, such as --with=lora.layers=1.")
+    configured("lolm_mappo_smol", setting.smol_map, smol.updates(setting, "now"), setting.device)
 
 
 def _quieten() -> None:

@@ -18,6 +18,7 @@ class Bench:
         self.setting = setting
         self.wanted = tuple(wanted)
         self.checks: dict[str, float] = {}
+        self.sections: dict[str, Any] = {}  # further numbers of an entry, under keys of their own in the JSON
         self.tick: Callable[[int], None] = lambda tokens: None
         self._engines: dict[int | None, Engine] = {}
 
@@ -55,7 +56,7 @@ class Bench:
     def engine(self, lora_layers: int | None = None) -> Engine:
         """The engine with LoRA on as many top layers, None: on all."""
         if lora_layers not in self._engines:
-            self._engines[lora_layers] = Engine(self.setting, lora_layers)
+            self._engines[lora_layers] = Engine(arguments(self.setting, lora_layers))
         return self._engines[lora_layers]
 
     def _batch(self, steps: int, episodes: int | None = None) -> Any:
@@ -72,6 +73,7 @@ class Bench:
             total += prompts.padded_tokens(one) + setting.repeats * prompts.padded_tokens(all_of_them)
         if learners := sum(name.startswith("learner") for name in self.wanted):
             one, all_of_them = data.fullest(self.learner_batch), self.learner_batch
+            learners += len(setting.layers) - 1 if "learner_cached_trunk" in self.wanted else 0
             total += learners * _passes(1) * prompts.padded_tokens(one)  # the comparison
             total += setting.learner_repeats * _passes(setting.epochs) * prompts.padded_tokens(all_of_them)
         return total

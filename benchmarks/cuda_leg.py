@@ -42,7 +42,7 @@ def setting(cpu: Setting, device: str = "cuda", **sizes: int) -> Iterator[Settin
         shape = QWEN3_06B | sizes
         Qwen3Config(**shape).save_pretrained(folder)
         resolve(cpu.model).load_tokenizer().save_pretrained(folder)
-        layers = min(cpu.layers, shape["num_hidden_layers"])
+        layers = tuple(dict.fromkeys(min(count, shape["num_hidden_layers"]) for count in cpu.layers))
         dtype = "bfloat16" if device == "cuda" else "float32"
         changes = {"model": str(Path(folder)), "num_layers": None, "pretrained": False, "layers": layers}
         yield replace(cpu, device=device, dtype=dtype, **changes)

@@ -1,5 +1,6 @@
 """The engine's side: the package's own controller and learner over recorded battles, without Sacred or a host."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +25,9 @@ NEVER = 1e9  # no gradient is that long
 class Engine:
     """A policy and its learner. No weight moves (learning rates of 0), so that every repeat does the same work."""
 
-    def __init__(self, setting: Setting, lora_layers: int | None = None) -> None:
-        """``lora_layers``: LoRA on as many top layers, the trunk below cached; None: on all."""
-        self.args = arguments(setting, lora_layers)
+    def __init__(self, args: SimpleNamespace) -> None:
+        """Build the controller and learner of ``args``, which ``configured`` or ``arguments`` returns."""
+        self.args = args
         layouts = build_layouts("smax", self.args.env_args, self.args.n_agents, self.args.n_actions, self.args.layout)
         sizes = {"agents": self.args.n_agents, "obs": layouts.observation.size, "state": layouts.state.size}
         scheme = data.scheme(sizes | {"actions": self.args.n_actions})
@@ -34,9 +35,9 @@ class Engine:
         # The actions learned from are those of the recorded battles, not what it has just played.
         self.mac.ratio_tolerance = lambda: float("inf")
         self.learner = MAPPOLearner(self.mac, scheme, _Silence(), self.args)
-        if setting.device != "cpu":
+        if args.device != "cpu":
             self.learner.cuda()
-        fill_adapter(self.mac, setting.seed)
+        fill_adapter(self.mac, args.seed)
         self.learner.kl.measure(policy_loss=KL_COEF, kl_loss=1.0)
 
     def play(self, batch: Any) -> None:
@@ -85,20 +86,21 @@ class Engine:
 
     def own_tokens(self, batch: Any, t: int | None = None) -> list[int]:
         """Lengths of the different prompts of all decisions, or of those at ``t``, without what all begin with."""
+        return [len(sequence) for sequence in set(self.prompts(batch, t))]
+
+    def prompts(self, batch: Any, t: int | None = None) -> list[tuple[int, ...]]:
+        """Return the token ids of each decision's prompt (of all, or of those at ``t``) without the shared prefix."""
         rows = data.deciding(batch)
         if t is not None:
             rows = rows & (torch.arange(rows.shape[1], device=rows.device) == t)[None, :, None]
         available = batch["avail_actions"][:, :-1][rows] > 0
         agents = rows.nonzero()[:, 2]
-        sequences = self.mac.agent.prompter.encode(batch["obs"][:, :-1][rows], available, agents)
-        return [len(sequence) for sequence in {tuple(sequence) for sequence in sequences}]
+        return [tuple(ids) for ids in self.mac.agent.prompter.encode(batch["obs"][:, :-1][rows], available, agents)]
 
 
 def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
     """The paper's configuration with what the setting changes; ConfigError for a key this version does not have."""
-    battle = smax_scenarios.scenario(setting.map_name)
     updates = {
-        "env_args": {"map_name": setting.map_name},
         "llm": {
             "model": setting.model,
             "num_layers": setting.num_layers,
@@ -106,20 +108,33 @@ def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
             "dtype": setting.dtype,
         },
         "prompt": {"style": setting.style},
-        "head": {"init_std": 0.02},  # logits large enough for differences to show
-        "layout": {"probes": False},  # these are about environments
-        **dict.fromkeys(("lr", "head_lr", "critic_lr"), 0.0),
-        "grad_norm_clip": NEVER,
         "epochs": setting.epochs,
         "minibatches": 1,
         "seed": setting.seed,
     }
     if lora_layers is not None:
         updates["lora"] = {"layers": lora_layers}
+    return configured("lolm_mappo", setting.map_name, updates, setting.device)
+
+
+def configured(algorithm: str, map_name: str, updates: Mapping[str, Any], device: str) -> SimpleNamespace:
+    """Resolve an algorithm's configuration on a SMAX map, with ``updates`` and learning rates of 0.
+
+    Raises ConfigError for a key that this version does not have.
+    """
+    battle = smax_scenarios.scenario(map_name)
+    fixed = {
+        "env_args": {"map_name": map_name},
+        "head": {"init_std": 0.02},  # logits large enough for differences to show
+        "layout": {"probes": False},  # these are about environments
+        **dict.fromkeys(("lr", "head_lr", "critic_lr"), 0.0),
+        "grad_norm_clip": NEVER,
+    }
     host_dir = BUNDLED / "config"
-    config = config_check.apply_updates(config_files.resolve("lolm_mappo", "smax", host_dir), updates, host_dir)
+    updates = config_files.merge(updates, fixed)
+    config = config_check.apply_updates(config_files.resolve(algorithm, "smax", host_dir), updates, host_dir)
     n_agents, n_actions = smax_scenarios.sizes({"map_name": battle.name})
-    return SimpleNamespace(**config | {"device": setting.device, "n_agents": n_agents, "n_actions": n_actions})
+    return SimpleNamespace(**config | {"device": device, "n_agents": n_agents, "n_actions": n_actions})
 
 
 def fill_adapter(mac: PromptMAC, seed: int) -> None:

@@ -4,7 +4,8 @@ Counted are the linear layers of the transformer for the tokens that have to be 
 - different prompts of living agents, each without the beginning that all share;
 - that beginning once for a whole pass without gradient, once for each forward batch where gradients add up in it;
 - X Wᵀ going forward, G W going backward where the input wants a gradient;
-- in the last layer attention alone, for what follows it is needed for one token of each prompt.
+- in the last layer attention's projections alone, as the MLP is needed for one token of each prompt; of an engine that
+  reads positions (``llm/top_layer.py``) keys and values alone, for the same holds of queries and attention output.
 Attention itself, norms, activations, LoRA's own products and the head are not counted.
 """
 
@@ -45,15 +46,23 @@ class Work:
         return total
 
 
-def rollout_work(model: nn.Module, own: Sequence[Sequence[int]], prefix: int, token_budget: int) -> Work:
+def rollout_work(
+    model: nn.Module, own: Sequence[Sequence[int]], prefix: int, token_budget: int, read_positions: bool
+) -> Work:
     """One pass without gradient; ``own`` has the lengths of each step's prompts."""
     steps = [sum(lengths) for lengths in own if lengths]
     batches = sum(_batches(tokens, prefix, token_budget) for tokens in steps)
-    return Work(max(1, sum(steps) // max(1, batches)), _times(_shapes(model), sum(steps) + prefix), {})
+    return Work(max(1, sum(steps) // max(1, batches)), _times(_shapes(model, read_positions), sum(steps) + prefix), {})
 
 
 def learner_work(
-    policy: nn.Module, lowest: int, own: Sequence[int], prefix: int, token_budget: int, epochs: int
+    policy: nn.Module,
+    lowest: int,
+    own: Sequence[int],
+    prefix: int,
+    token_budget: int,
+    epochs: int,
+    read_positions: bool,
 ) -> Work:
     """``epochs`` passes with gradient through the layers from ``lowest`` on, and one of the reference.
 
@@ -61,9 +70,9 @@ def learner_work(
     """
     batches = _batches(sum(own), prefix, token_budget)
     once, each_epoch = sum(own) + prefix, sum(own) + batches * prefix
-    above = _shapes(policy, lowest)
-    forward = _times(_shapes(policy, 0, lowest), once) + _times(above, once + epochs * each_epoch)
-    backward = _times(_with_gradient(policy, lowest), epochs * each_epoch)
+    above = _shapes(policy, read_positions, lowest)
+    forward = _times(_shapes(policy, read_positions, 0, lowest), once) + _times(above, once + epochs * each_epoch)
+    backward = _times(_with_gradient(policy, read_positions, lowest), epochs * each_epoch)
     return Work(max(1, each_epoch // batches), forward, backward)
 
 
@@ -76,29 +85,30 @@ def _times(shapes: Counter[Shape], tokens: int) -> Counter[Shape]:
     return Counter({shape: count * tokens for shape, count in shapes.items()})
 
 
-def linear_layers(model: nn.Module) -> dict[nn.Module, tuple[int, Shape]]:
+def linear_layers(model: nn.Module, read_positions: bool) -> dict[nn.Module, tuple[int, Shape]]:
     """The linear modules that all tokens go through: which layer, and the shape."""
     found = {}
     last = model.config.num_hidden_layers - 1
+    of_last = r"\.[kv]_proj\b" if read_positions else "attn"
     for name, module in model.named_modules():
         layer = re.search(r"\.(\d+)\.", f".{name}.")
         if not layer or "lora_" in name or not isinstance(module, nn.Linear | Conv1D):
             continue
-        if int(layer[1]) < last or "attn" in name:
+        if int(layer[1]) < last or re.search(of_last, name):
             out, into = module.weight.shape if isinstance(module, nn.Linear) else module.weight.shape[::-1]
             found[module] = (int(layer[1]), (out, into))
     return found
 
 
-def _shapes(model: nn.Module, first: int = 0, end: int | None = None) -> Counter[Shape]:
+def _shapes(model: nn.Module, read_positions: bool, first: int = 0, end: int | None = None) -> Counter[Shape]:
     """How often each shape occurs in the layers from ``first`` until before ``end``."""
-    layers = linear_layers(model).values()
+    layers = linear_layers(model, read_positions).values()
     return Counter(shape for layer, shape in layers if first <= layer and (end is None or layer < end))
 
 
-def _with_gradient(policy: nn.Module, lowest: int) -> Counter[Shape]:
+def _with_gradient(policy: nn.Module, read_positions: bool, lowest: int) -> Counter[Shape]:
     """The products whose input wants a gradient when LoRA begins at ``lowest``: seen in a pass over two tokens."""
-    layers, seen = linear_layers(policy), Counter()
+    layers, seen = linear_layers(policy, read_positions), Counter()
 
     def look(module: nn.Module, inputs: tuple) -> None:
         seen[layers[module][1]] += inputs[0].requires_grad

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.memory_child baseline|engine SETTING.json BATCH.pt``: prints the peak in bytes."""
+"""``python -m benchmarks.memory_child baseline|engine|before|now SETTING.json BATCH.pt``: prints the peak in bytes.
+
+``before`` and ``now`` are the sides of the entry smol, whose play counts, too.
+"""
 
 import ctypes
 import gc
@@ -9,7 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import data
-from benchmarks.engine import KL_COEF, Engine
+from benchmarks.engine import KL_COEF, Engine, arguments
+from benchmarks.entries import smol
 from benchmarks.plain_port import PlainPort
 from benchmarks.setting import Setting
 
@@ -24,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def peak(learn: Callable[[], None], device: str) -> int:
+def peak(learn: Callable[[], object], device: str) -> int:
     """Bytes above what is in memory now, while ``learn`` runs."""
     gc.collect()
     if device != "cpu":
@@ -40,8 +44,11 @@ def peak(learn: Callable[[], None], device: str) -> int:
     return _status("VmHWM") - before
 
 
-def _learning(side: str, setting: Setting, batch: object) -> Callable[[], None]:
-    engine = Engine(setting)
+def _learning(side: str, setting: Setting, batch: object) -> Callable[[], object]:
+    if side in smol.SIDES:
+        engine = smol.build(setting, side)
+        return lambda: (engine.play(batch), engine.update(batch))
+    engine = Engine(arguments(setting, None))
     if side == "engine":
         engine.play(batch)
         return lambda: engine.update(batch)

@@ -23,12 +23,16 @@ class Setting:
     steps: int = 2
     learner_steps: int = 1
     epochs: int = 4
-    layers: int = 8  # top layers with LoRA in learner_cached_trunk
+    layers: tuple[int, ...] = (8,)  # top layers with LoRA in learner_cached_trunk, each measured
     repeats: int = 1
     learner_repeats: int = 1
     baseline_tokens: int = 4096  # padded tokens that the plain port learns from before a backward pass
     memory_tokens: int = 4096  # padded tokens of the batch of the entry memory
     env_seconds: int = 20  # of each measurement in env
+    smol_map: str = "3m"  # the map, model and rounds of smol
+    smol_model: str | None = None  # None: as each side is configured
+    smol_rounds: int = 5
+    updates: tuple[str, ...] = ()  # KEY=VALUE, for the configured side of smol
     threads: int = 1
     seed: int = 1
 

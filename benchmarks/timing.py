@@ -12,6 +12,13 @@ def alternate(sides: Mapping[str, Callable[[], float | None]], repeats: int, dev
 
     A side that returns a number has measured itself, and that number counts.
     """
+    return {name: median(times) for name, times in rounds(sides, repeats, device).items()}
+
+
+def rounds(
+    sides: Mapping[str, Callable[[], float | None]], repeats: int, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Return the seconds of each side in each of the rounds of ``alternate``."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
@@ -21,7 +28,7 @@ def alternate(sides: Mapping[str, Callable[[], float | None]], repeats: int, dev
             synchronise(device)
             elapsed = time.perf_counter() - started
             seconds[name].append(measured if isinstance(measured, float) else elapsed)
-    return {name: median(times) for name, times in seconds.items()}
+    return seconds
 
 
 def synchronise(device: str) -> None:

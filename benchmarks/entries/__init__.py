@@ -8,7 +8,7 @@ from benchmarks.entry import Entry
 
 def functions() -> dict[str, Callable[[Bench], list[Entry]]]:
     """Imported when asked for: some of these modules load jax or transformers."""
-    from benchmarks.entries import env, learner, load, memory, prompts, rollout
+    from benchmarks.entries import env, learner, load, memory, prompts, rollout, smol
 
     return {
         "memory": memory.measure,  # first: its processes want the memory that the others come to hold
@@ -18,8 +18,9 @@ def functions() -> dict[str, Callable[[Bench], list[Entry]]]:
         "learner_cached_trunk": learner.measure,
         "load": load.measure,
         "env": env.measure,
+        "smol": smol.measure,
     }
 
 
-NAMES = ("memory", "prompts", "rollout", "learner_full_lora", "learner_cached_trunk", "load", "env")
+NAMES = ("memory", "prompts", "rollout", "learner_full_lora", "learner_cached_trunk", "load", "env", "smol")
 ON_CUDA = ("memory", "rollout", "learner_full_lora", "learner_cached_trunk")

@@ -4,7 +4,7 @@ from benchmarks.bench import Bench
 from benchmarks.setting import Setting
 
 MODELS = ("tiny-llama", "tiny-gemma3")
-SIZES = {"map_name": "3m", "episodes": 2, "steps": 5, "learner_steps": 5, "epochs": 2, "layers": 1, "repeats": 1}
+SIZES = {"map_name": "3m", "episodes": 2, "steps": 5, "learner_steps": 5, "epochs": 2, "layers": (1,), "repeats": 1}
 
 
 def small_bench(model="tiny-llama", **changes):
