@@ -77,7 +77,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_is_loaded(
     assert training.main(["main.py", *TINY]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "reads at most 64" in error
-    assert "prompt.style=compact" in error
+    assert "prompt.style=terse" in error
 
 
 def test_nothing_slow_is_loaded_before_the_configuration_is_checked():
