@@ -36,6 +36,11 @@ CASES = {
     "no such checkpoint": ([*TINY, "with", "checkpoint_path=nowhere"], ["checkpoint_path=nowhere", "not a folder"]),
     "nothing to evaluate": ([*TINY, "with", "evaluate=True"], ["evaluate=True", "checkpoint_path"]),
     "the host's PPO learner": ([*TINY, "with", "learner=ppo_learner"], ["learner=ppo_learner", "mappo_learner"]),
+    "chat without a template": (
+        [*TINY, "with", "prompt.chat=True"],
+        ["prompt.chat=True", "no chat template", "prompt.chat=False"],
+    ),
+    "chat that is no switch": ([*TINY, "with", "prompt.chat=user"], ["prompt.chat=user", "True or False"]),
     "unknown prompt style": ([*TINY, "with", "prompt.style=poem"], ["prompt.style=poem", "paper", "compact"]),
     "null for a number": ([*TINY, "with", "lr=None"], ["lr=None", "a number"]),
     "a negative rate": ([*TINY, "with", "lr=-1"], ["lr=-1", "greater than 0"]),

@@ -37,10 +37,13 @@ def chatting(tiny_tokenizer):
     return make
 
 
-def writer_of(style, source=None, env="smax", dynamic=True):
+def layout_of(env):
     map_name, agents, actions = LAYOUTS[env]
-    layout = build_layouts(env, {"map_name": map_name}, agents, actions).observation
-    return build_writer({"style": style, "source": source, "dynamic": dynamic}, layout)
+    return build_layouts(env, {"map_name": map_name}, agents, actions).observation
+
+
+def writer_of(style, source=None, env="smax"):
+    return build_writer({"style": style, "source": source, "dynamic": True}, layout_of(env))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -49,7 +52,7 @@ def writer_of(style, source=None, env="smax", dynamic=True):
 def test_the_ids_are_those_of_the_chat_template_and_the_cue(style, source, template, chatting, random_views):
     tokenizer, plain = chatting(TEMPLATES[template]), writer_of(style, source)
     prompter = Prompter(ChatWriter(plain, tokenizer, "some-model"), tokenizer)
-    obs, mask = random_views(plain.layout, 40, 31, unseen=0.5)
+    obs, mask = random_views(layout_of("smax"), 40, 31, 0.5)
     views = obs, mask, torch.arange(40) % plain.layout.n_agents
     if template != "without special tokens":
         assert prompter.assembles, prompter.whole_because
@@ -82,7 +85,9 @@ def test_words_shown_to_people_are_what_the_model_reads(chatting, random_views):
         assert tokenizer(prompter.writer.beginning + text, add_special_tokens=False)["input_ids"] == (
             prompter.prefix + own
         )
-        assert "\n<eos>" not in text
+        said, *template = text.split("<eos>")
+        assert not said.endswith("\n")
+        assert template == ["\n", "assistant\nBest:"]
 
 
 def test_targets_of_the_last_line_end_before_the_templates_text(chatting, random_views):
