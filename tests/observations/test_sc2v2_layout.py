@@ -102,6 +102,7 @@ def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic
     assert "1 unseen in range\n" in TerseStyle().describe(scene).enemies
     assert "You see no enemy" not in paper.text
     assert len(scene.enemies) == (2 if dynamic else 5)
+    assert scene.me.attack_range == 2  # a zealot's, of which SMACv2's minimum is as much
     assert "attack enemy 1, attack enemy 4." in paper.actions
 
 

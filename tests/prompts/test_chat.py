@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from lolm_plugin import registry
 from lolm_plugin.controllers.prompter import build_writer
@@ -27,11 +28,15 @@ LAYOUTS = {"smax": ("3s_vs_4z", 3, 10), "sc2": ("MMM2", 10, 18)}
 
 @pytest.fixture
 def chatting(tiny_tokenizer):
-    """The tiny tokenizer with a chat template of one's choice."""
+    """The tiny tokenizer with a chat template of one's choice; it puts a begin token before other texts by itself."""
 
     def make(template):
         tokenizer = copy.deepcopy(tiny_tokenizer)
         tokenizer.chat_template = template
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+        )
+        assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
         return tokenizer
 
     return make
