@@ -96,7 +96,7 @@ def look(
     attackable = _offered(layout, can, enemies) & ~heals & (layout.hidden_targets | observed.enemies.present.numpy())
     healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy()
     return SceneColumns(
-        me=SelfColumns(number, kind, attack_range=_attack_range(layout, kind), **own),
+        me=SelfColumns(number, kind, attack_range=attack_range(layout, kind), **own),
         allies=_units("ally", observed.allies, allies, sight, healable, dynamic),
         enemies=_units("enemy", observed.enemies, enemies, sight, attackable, dynamic),
         actions=ActionColumns((layout.action_names(False), layout.action_names(True)), observed.heals.numpy(), can),
@@ -141,7 +141,7 @@ def _offered(layout: ObservationLayout, available: np.ndarray, number: np.ndarra
     return np.take_along_axis(available, action, axis=1) & (number < layout.n_targets)
 
 
-def _attack_range(layout: ObservationLayout, kind: np.ndarray) -> np.ndarray:
+def attack_range(layout: ObservationLayout, kind: np.ndarray) -> np.ndarray:
     """Look up the range in map cells of observers of ``kind`` [rows]; NaN where it is not known."""
     reach = layout.shoot_range
     table = reach if isinstance(reach, tuple) else (np.nan if reach is None else reach,) * len(NAMES)

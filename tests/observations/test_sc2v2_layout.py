@@ -13,6 +13,7 @@ from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
 from lolm_plugin.prompts.scene import scenes
+from lolm_plugin.prompts.terse import TerseStyle
 
 # race, agents, enemies: obs size and state size with EPyMARL's scenario flags, from the environments themselves.
 SIZES = {
@@ -98,8 +99,10 @@ def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic
     assert "Enemy 1 is in range, details unknown.\n" in paper.enemies
     assert "Enemy 4 is in range, details unknown.\n" in paper.enemies
     assert "enemy 1: in range, unknown\n" in compact.enemies
+    assert "1 unseen in range\n" in TerseStyle().describe(scene).enemies
     assert "You see no enemy" not in paper.text
     assert len(scene.enemies) == (2 if dynamic else 5)
+    assert scene.me.attack_range == 2  # a zealot's, of which SMACv2's minimum is as much
     assert "attack enemy 1, attack enemy 4." in paper.actions
 
 
