@@ -280,6 +280,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         "kl.direction": ("forward", "reverse"),
         "critic_type": tuple(registry.ENTRIES["critic"]),
         "action_selector": ("keyed",),
+        "greedy_rule": ("argmax", "grouped"),
         "on_save_error": ("warn", "stop"),
         "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
         "entity.heal_mode": ("ally_tokens", "ignore"),
@@ -302,7 +303,8 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
 def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str | None, ...]]) -> None:
     flat = flatten(config)
     for key, allowed in choices.items():
-        if flat[key] not in allowed:
+        # Checkpoints of older versions have fewer keys.
+        if key in flat and flat[key] not in allowed:
             listed = ", ".join("null" if choice is None else choice for choice in allowed)
             raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {listed}.")
 

@@ -1,6 +1,7 @@
 """What every controller of ours is: the host's contract, and what a policy-gradient learner needs beyond it."""
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
@@ -69,7 +70,8 @@ class Controller:
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
-        self.action_selector = KeyedActionSelector(args)
+        self.action_selector = KeyedActionSelector(args, self.layouts.observation.n_base_actions)
+        self._test_episodes = EpisodeNumbers()
         self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
         # Log-probabilities of the actions taken in the last training rollout, [batch, time, agents].
         self.behaviour_log_probs: Tensor | None = None
@@ -92,7 +94,10 @@ class Controller:
         acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
         asked = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
         check_finite("log_probs of the policy", asked, t_env, ("episode", "agent", "action"), ep_batch)
-        actions = self.action_selector.select_action(acting.log_probs.exp(), available, t_env, test_mode)
+        episodes = self._test_episodes.of(ep_batch, t_ep, t_env) if test_mode else None
+        actions = self.action_selector.select_action(
+            acting.log_probs.exp(), available, t_env, test_mode, episodes, t_ep
+        )
         if not test_mode:
             self._remember(acting.log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
         elif self.decision_log.wanted:
@@ -214,6 +219,26 @@ class Controller:
         if t_ep == 0:  # of these episodes; others of the batch may have been played before
             self.behaviour_log_probs[bs] = 0.0
         self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
+
+
+class EpisodeNumbers:
+    """Number the episodes of a test 0, 1, ... in the order of their batches, for draws that are keyed by the number.
+
+    A batch that starts at another ``t_env`` than the one before it belongs to another test.
+    """
+
+    def __init__(self) -> None:
+        self._t_env = -1
+        self._first = self._rows = 0
+        self._batch: Callable[[], Any] = lambda: None
+
+    def of(self, batch: Any, t_ep: int, t_env: int) -> range:
+        """Return the numbers of the batch's episodes; call it at every timestep."""
+        # A runner that replays lost episodes starts again at timestep 0 in the same batch.
+        if t_ep == 0 and batch is not self._batch():
+            self._first = self._first + self._rows if t_env == self._t_env else 0
+            self._t_env, self._rows, self._batch = t_env, batch.batch_size, weakref.ref(batch)
+        return range(self._first, self._first + batch.batch_size)
 
 
 def decisions(batch: Any, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
