@@ -51,9 +51,10 @@ def token_operations(parameters: int, layers: int, queries: int, context: float)
 class Learning:
     """What an update asks of a language model.
 
-    ``adapted``: the share of a pass that lies in layers that learn, at the top (``lora.layers``). ``reference``: the share of updates
-    that ask the frozen model, too, as the KL's weight is not 0. ``forgotten``: the share of tokens whose states below
-    the adapter do not fit ``llm.trunk_cache_gb``. ``kept_from_play``: the others' were computed while playing.
+    ``adapted``: the share of a pass that lies in layers that learn, at the top (``lora.layers``). ``reference``: the
+    share of updates that ask the frozen model, too, as the KL's weight is not 0. ``forgotten``: the share of tokens
+    whose states below the adapter do not fit ``llm.trunk_cache_gb``. ``kept_from_play``: the others' were computed
+    while playing.
     """
 
     epochs: int

@@ -69,8 +69,8 @@ def _kept(normed: int, between: int, read: int, adapted: int, size: int) -> int:
 def activation_bytes(layer: Layer, learning: int, tokens: int, size: int, recompute: bool, short_last: bool) -> int:
     """Of ``tokens`` read at once with gradient, the top ``learning`` layers of which learn; those below keep nothing.
 
-    ``short_last``: all of the last layer but keys and values runs for one token of each prompt. With ``recompute`` all layers
-    but the one at work keep their input alone.
+    ``short_last``: all of the last layer but keys and values runs for one token of each prompt. With ``recompute`` all
+    layers but the one at work keep their input alone.
     """
     attention = attention_bytes(layer, size)
     whole = attention + feed_forward_bytes(layer, size)
