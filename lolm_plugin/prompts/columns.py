@@ -93,8 +93,10 @@ def look(
     own = {name: _field(observed.own, name)[:, 0] for name in ("health", "shield", "cooldown", "x", "y")}
     kind = observed.own.kind[:, 0].numpy()
     heals = observed.heals.numpy()[:, None]
-    attackable = _offered(layout, can, enemies) & ~heals & (layout.hidden_targets | observed.enemies.present.numpy())
-    healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy()
+    # Where SMACv2 plays without action masks, every living target is offered, and only the flag tells the range.
+    present, flagged = observed.enemies.present.numpy(), observed.enemies.fields["can_target"].numpy() > 0
+    attackable = _offered(layout, can, enemies) & ~heals & np.where(present, flagged, layout.hidden_targets)
+    healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy() & layout.masks_range
     return SceneColumns(
         me=SelfColumns(number, kind, attack_range=attack_range(layout, kind), **own),
         allies=_units("ally", observed.allies, allies, sight, healable, dynamic),
