@@ -33,7 +33,7 @@ RANGES = {
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
             *("llm.num_layers", "llm.token_budget"),
-            *("lora.optim_eps", "target_kl", "kl.balance_steps"),
+            *("lora.optim_eps", "target_kl", "head.word_scale", "kl.balance_steps"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
             *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
             *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
@@ -296,6 +296,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
             "prompt.source": (None, "written", "auto"),
             "head.attack_keys": ("shared", "entity"),
             "head.features": ("raw", "normalised"),
+            "head.keys": ("random", "words"),
             "kl.head": ("current", "initial"),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
@@ -320,6 +321,11 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
             "set kl.enabled=False or llm.train=lora."
+        )
+    if config["head"]["keys"] == "words" and config["head"]["features"] == "raw":
+        raise ConfigError(
+            "head.keys=words starts embeddings whose size fits normalised features, and head.features=raw would make "
+            "logits of hundreds of them: set head.features=normalised or head.keys=random."
         )
     check_quantization = registry.load("lolm_plugin.llm.quantization:check")
     check_quantization(config["llm"]["quantization"], config["llm"]["train"], config["use_cuda"])

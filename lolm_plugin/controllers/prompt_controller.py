@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,8 @@ class PromptMAC(Controller):
         super().__init__(scheme, groups, args)
         prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
-        self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
+        keep_initial_head = args.kl["head"] == "initial"
+        self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
         self.example = ""  # the first prompt that was read, for people
 
@@ -87,12 +89,17 @@ class PromptMAC(Controller):
         """Adapter in PEFT's own format, or the whole language model, and action head, as safetensors."""
         self.agent.backbone.save(path)
         save_tensors(f"{path}/head.safetensors", self.agent.head.state_dict())
+        if self.agent.initial_head is not None:
+            save_tensors(f"{path}/initial_head.safetensors", self.agent.initial_head.state_dict())
 
     def load_models(self, path: str) -> None:
         """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
         self.agent.backbone.load(path)
         tensors = load_tensors(f"{path}/head.safetensors", expected=self.agent.head.state_dict())
         self.agent.head.load_state_dict(tensors)
+        initial, file = self.agent.initial_head, Path(path, "initial_head.safetensors")
+        if initial is not None and file.is_file():  # a run without a KL to it saved none
+            initial.load_state_dict(load_tensors(file, expected=initial.state_dict()))
 
     @torch.no_grad()
     def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:

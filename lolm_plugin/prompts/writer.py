@@ -66,6 +66,8 @@ class Readable(Protocol):
     @property
     def n_targets(self) -> int: ...
 
+    def action_names(self, meaning: int, /) -> tuple[str, ...]: ...
+
 
 class Writer(ABC):
     """Puts what agents see into words.

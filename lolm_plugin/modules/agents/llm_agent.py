@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.reader import Rows
 from lolm_plugin.llm.sources import seeded
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
+from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
@@ -61,25 +61,28 @@ class States:
 class LLMAgent(nn.Module):
     """A causal LM, with LoRA or trained in full, under an attention action head, shared by all agents.
 
-    ``usage`` counts rows, tokens and seconds spent in the LM since ``take_usage`` was last called.
+    ``initial_head`` is a frozen copy of the head before training, kept with ``keep_initial_head``. ``usage`` counts rows,
+    tokens and seconds spent in the LM since ``take_usage`` was last called.
     """
 
-    def __init__(self, prompter: Prompter, backbone: Backbone, head: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        backbone: Backbone,
+        head: Mapping[str, Any],
+        seed: int,
+        keep_initial_head: bool = False,
+    ) -> None:
         super().__init__()
         self.prompter = prompter
         self.backbone = backbone
         self.n_targets = prompter.layout.n_targets
         self.reads_targets = head["attack_keys"] == "entity"
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
-            self.head = AttentionActionHead(
-                backbone.hidden_size,
-                head["init_std"],
-                head["attack_keys"],
-                prompter.layout.n_base_actions,
-                head["features"],
-            )
-        # Made again from the seed when a run resumes, so that checkpoints need not hold it.
-        self.initial_head = copy.deepcopy(self.head).requires_grad_(False)
+            self.head = build_head(backbone.hidden_size, head, prompter.layout.n_base_actions)
+        if head["keys"] == "words":
+            self.head.start_from(self._word_states(), head["word_scale"])
+        self.initial_head = copy.deepcopy(self.head).requires_grad_(False) if keep_initial_head else None
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
@@ -126,10 +129,20 @@ class LLMAgent(nn.Module):
         if self.head.needs_statistics:
             self.measure_features()
         hidden = states.states[states.last]
-        head = self.initial_head if initial_head else self.head
+        head = self.head
         if initial_head:
+            assert self.initial_head is not None
+            head = self.initial_head
             head.share_statistics(self.head)
         return head(hidden, self.n_targets, states.states, states.place)
+
+    @torch.no_grad()
+    def _word_states(self) -> Tensor:
+        """Read the words of each base action and of attack with the frozen model: [n_base + 1, hidden]."""
+        layout = self.prompter.layout
+        names = [*layout.action_names(0)[: layout.n_base_actions], "attack"]
+        ids = self.prompter.tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
+        return self.backbone.encode((), ids, reference=self.backbone.has_reference)
 
     @torch.no_grad()
     def measure_features(self) -> None:

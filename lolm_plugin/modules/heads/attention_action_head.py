@@ -1,5 +1,8 @@
 """The attention action head (paper, section 4.4): the hidden state asks, action embeddings answer."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +11,7 @@ from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 ATTACK_KEYS = ("shared", "entity")
 FEATURES = ("normalised", "raw")
+KEYS = ("random", "words")  # where action embeddings start
 
 
 class AttentionActionHead(nn.Module):
@@ -54,6 +58,20 @@ class AttentionActionHead(nn.Module):
         if self.sentence_normaliser is not None:
             self.sentence_normaliser.measure(sentences)
 
+    @torch.no_grad()
+    def start_from(self, words: Tensor, scale: float) -> None:
+        """Set the action embeddings from the model's states of the actions' words.
+
+        Args:
+            words: [n_base + 1, hidden], of the base actions and of attack. Their mean says that they are actions, and
+                is taken out.
+            scale: root mean square of an embedding's numbers, and so about the deviation of a logit.
+        """
+        words = words - words.mean(0)
+        words = words * (scale / words.square().mean().sqrt())
+        self.base.copy_(words[:-1])
+        self.attack.copy_(words[-1:])
+
     def share_statistics(self, other: "AttentionActionHead") -> None:
         """Use the normalisers of another head with the same features."""
         if self.bias is not None:
@@ -86,3 +104,8 @@ class AttentionActionHead(nn.Module):
         projected = sentences @ self.target.T / width
         own = (hidden.index_select(0, row) * projected.index_select(0, place[row, target])).sum(-1)
         return logits.index_put((row, len(self.base) + target), own, accumulate=True)
+
+
+def build_head(hidden_size: int, head: Mapping[str, Any], n_base: int = N_BASE_ACTIONS) -> AttentionActionHead:
+    """Build the head that the configuration's section ``head`` describes; see ``AttentionActionHead``."""
+    return AttentionActionHead(hidden_size, head["init_std"], head["attack_keys"], n_base, head["features"])
