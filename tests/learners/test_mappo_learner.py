@@ -263,7 +263,13 @@ def test_the_initial_head_comes_back_with_a_checkpoint(updated, new_learner, tin
 def test_adapter_and_head_are_clipped_each_by_itself_if_asked(updated, monkeypatch):
     clipped = []
     clip = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda ps, n: clipped.append(len(list(ps))) or clip(ps, n))
+
+    def counted(parameters, norm):
+        parameters = list(parameters)
+        clipped.append(len(parameters))
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
     learner, _ = updated({"clip_per_group": True, "epochs": 1})
     sizes = [len(group["params"]) for group in learner.actor_optimiser.param_groups]
     assert clipped[:2] == sizes
