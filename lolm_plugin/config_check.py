@@ -21,7 +21,9 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
-    **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("t_max", "entropy_coef", "entropy_coef_end", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE
+    ),
     "llm.trunk_cache_gb": _NOT_NEGATIVE,
     **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
     **dict.fromkeys(
@@ -31,6 +33,7 @@ RANGES = {
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
             *("llm.num_layers", "llm.token_budget"),
+            *("lora.optim_eps", "target_kl", "kl.balance_steps"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
             *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
             *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
@@ -292,6 +295,8 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
             "prompt.style": tuple(registry.PROMPT_STYLES),
             "prompt.source": (None, "written", "auto"),
             "head.attack_keys": ("shared", "entity"),
+            "head.features": ("raw", "normalised"),
+            "kl.head": ("current", "initial"),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
             "llm.quantization": ("none", "8bit", "4bit"),

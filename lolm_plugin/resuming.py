@@ -1,10 +1,10 @@
 """``--resume RUN_DIR``: which checkpoint and which configuration a run goes on with."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lolm_plugin import config_files
 from lolm_plugin.checkpoints import manifest, store
 from lolm_plugin.checkpoints.store import Checkpoint
 from lolm_plugin.errors import ConfigError
@@ -31,7 +31,10 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
 
 def configuration(found: Checkpoint) -> dict[str, Any]:
     """What the run was started with, now reading ``found`` and writing beside it."""
-    config: Mapping[str, Any] = found.facts["config"]
+    # A checkpoint of an older version lacks the keys that came later. Their defaults are what that version did.
+    config = config_files.merge(
+        config_files.read(config_files.plugin_config_dir() / "default.yaml"), found.facts["config"]
+    )
     folder = found.path.parent
     # The folder may have been moved since; whatever else lies under the results stays there.
     moved = {"checkpoint_path": str(folder), "load_step": 0, "evaluate": False, "save_replay": False, "strict": False}

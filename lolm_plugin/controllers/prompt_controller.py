@@ -53,7 +53,12 @@ class PromptMAC(Controller):
         """LoRA, or the whole language model, and the action head."""
         trained = "lora" if self.agent.backbone.has_reference else "backbone"
         return [
-            {"name": trained, "params": self.agent.backbone.trainable(), "lr": self.args.lr},
+            {
+                "name": trained,
+                "params": self.agent.backbone.trainable(),
+                "lr": self.args.lr,
+                "eps": self.args.lora["optim_eps"] or self.args.optim_eps,
+            },
             {"name": "head", "params": list(self.agent.head.parameters()), "lr": self.args.head_lr},
         ]
 
@@ -63,7 +68,7 @@ class PromptMAC(Controller):
 
     def fingerprint(self) -> dict[str, Any]:
         """The language model, its adapter and head; and the seed where that made weights that are not saved."""
-        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys",)}
+        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features")}
         if self.agent.backbone.has_reference:
             keys["lora"] = ("rank", "alpha", "targets", "layers")
         settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}
@@ -135,8 +140,11 @@ class PromptMAC(Controller):
         return self._read(steps.prompts, reference=True)[steps.prompt]
 
     def reference_logits(self, states: States) -> Tensor:
-        """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
-        return self.agent.logits(states).detach()
+        """The frozen LM through a head, detached: [rows, n_actions].
+
+        By the current head (paper, section 4.1), or with ``kl.head=initial`` as it was before training.
+        """
+        return self.agent.logits(states, initial_head=self.args.kl["head"] == "initial").detach()
 
     def use_less_memory(self) -> str | None:
         """Fewer tokens at once, and for the critic fewer agent-steps."""

@@ -1,5 +1,6 @@
 """The language-model policy: prompt tokens in, action logits out."""
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
+
+FEATURE_VIEWS = 256  # made-up observations for the head's statistics; half as many move a deviation by some percent
+FEATURE_TOKENS = 4096  # read at once for them
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,14 @@ class LLMAgent(nn.Module):
         self.reads_targets = head["attack_keys"] == "entity"
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
             self.head = AttentionActionHead(
-                backbone.hidden_size, head["init_std"], head["attack_keys"], prompter.layout.n_base_actions
+                backbone.hidden_size,
+                head["init_std"],
+                head["attack_keys"],
+                prompter.layout.n_base_actions,
+                head["features"],
             )
+        # Made again from the seed when a run resumes, so that checkpoints need not hold it.
+        self.initial_head = copy.deepcopy(self.head).requires_grad_(False)
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
@@ -108,10 +118,33 @@ class LLMAgent(nn.Module):
         last = counts.cumsum(0) - counts
         return States(states, last, torch.where(prompts.place >= 0, prompts.place + last[:, None], -1))
 
-    def logits(self, states: States) -> Tensor:
-        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked."""
+    def logits(self, states: States, initial_head: bool = False) -> Tensor:
+        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked.
+
+        ``initial_head``: by the head as it was before training.
+        """
+        if self.head.needs_statistics:
+            self.measure_features()
         hidden = states.states[states.last]
-        return self.head(hidden, self.n_targets, states.states, states.place)
+        head = self.initial_head if initial_head else self.head
+        if initial_head:
+            head.share_statistics(self.head)
+        return head(hidden, self.n_targets, states.states, states.place)
+
+    @torch.no_grad()
+    def measure_features(self) -> None:
+        """Measure the head's statistics: the frozen model reads made-up observations of the task.
+
+        Observations of a battle's first steps would be too much alike, and a run's first test is one of its results.
+        """
+        obs, available, agent = self.prompter.writer.varied(FEATURE_VIEWS)
+        prompts, _ = self.prompts(obs, available, agent)
+        rows = prompts.rows
+        states = self.backbone.read(rows, self.backbone.has_reference, token_budget=FEATURE_TOKENS)
+        counts = torch.tensor(rows.states, dtype=torch.int64, device=states.device)
+        last = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+        last[counts.cumsum(0) - counts] = True
+        self.head.measure(states[last], states[~last])
 
     def take_usage(self) -> dict[str, float]:
         """What was counted since the last call."""
