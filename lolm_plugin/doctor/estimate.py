@@ -28,13 +28,8 @@ def updates(t_max: int, battles: int, length: int) -> int:
 
 
 def times_tested(n_updates: int, interval: int, steps: int) -> int:
-    """Tests of a run whose updates take ``steps`` each: after the first, then when ``interval`` steps are passed."""
-    return 1 + (n_updates - 1) // -(-interval // steps)
-
-
-def battles_a_test(wanted: int, at_once: int) -> int:
-    """Battles of one test, which are played in rounds of ``at_once``."""
-    return max(1, wanted // at_once) * at_once
+    """Tests of a run with updates of ``steps`` each: at its start, every ``interval`` steps, and at its end."""
+    return 1 + -(-n_updates // -(-interval // steps))
 
 
 def token_operations(parameters: int, layers: int, queries: int, context: float) -> float:
