@@ -61,8 +61,8 @@ class States:
 class LLMAgent(nn.Module):
     """A causal LM, with LoRA or trained in full, under an attention action head, shared by all agents.
 
-    ``initial_head`` is a frozen copy of the head before training, kept with ``keep_initial_head``. ``usage`` counts rows,
-    tokens and seconds spent in the LM since ``take_usage`` was last called.
+    ``initial_head`` is a frozen copy of the head before training, kept with ``keep_initial_head``. ``usage`` counts
+    rows, tokens and seconds spent in the LM since ``take_usage`` was last called.
     """
 
     def __init__(
