@@ -26,7 +26,18 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
             f"--resume={folder} was written by lolm_plugin 0.1.0, which kept no configuration; write out its --config "
             f"and --env-config with checkpoint_path={found.path.parent}."
         )
+    if is_imitation(found.facts):
+        raise ConfigError(
+            f"--resume={folder} is an imitation, which is not resumed: run lolm imitate again, or continue from its "
+            f"policy with transfer_from={found.path.parent}."
+        )
     return found
+
+
+def is_imitation(facts: Mapping[str, Any]) -> bool:
+    """Whether ``lolm imitate`` wrote a checkpoint with these facts."""
+    section = facts["config"].get("imitate")
+    return isinstance(section, Mapping) and bool(section.get("teacher"))
 
 
 def configuration(found: Checkpoint) -> dict[str, Any]:

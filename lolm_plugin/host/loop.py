@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from pprint import pformat
@@ -38,10 +39,18 @@ from lolm_plugin.versions import versions
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 
 
-def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> float | None:
+def run(
+    host: Host,
+    _run: Any,
+    config: dict[str, Any],
+    log: logging.Logger,
+    resume: bool = False,
+    training: "Callable[..., Training] | None" = None,
+) -> float | None:
     """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
-    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving.
+    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving. ``training`` is another
+    way to train than by reinforcement.
 
     Raises:
         ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
@@ -83,7 +92,7 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
                 _evaluate(parts)
                 log.info("Finished Evaluation")
             else:
-                _Training(host, parts, _run, config, start, resume, stop).run()
+                (training or Training)(host, parts, _run, config, start, resume, stop).run()
                 log.info("Finished Training")
         finally:
             runner.close_env()
@@ -143,7 +152,7 @@ def _evaluate(parts: Parts) -> None:
     logger.print_recent_stats()
 
 
-class _Training:
+class Training:
     """One training, from the start or from a checkpoint to ``t_max``."""
 
     def __init__(
@@ -273,6 +282,11 @@ class _Training:
         left = elapsed * max(0, args.t_max - runner.t_env) / max(1, runner.t_env - self._first_t)
         self.log.info("t_env: %s / %s", runner.t_env, args.t_max)
         self.log.info("Estimated time left: %s. Time passed: %s", _duration(left), _duration(elapsed))
+        return self._test()
+
+    def _test(self) -> bool:
+        """Play a whole test; False where a signal cut it short."""
+        args, runner, done = self.args, self.runner, self.progress
         for _ in range(max(1, args.test_nepisode // runner.batch_size)):
             if self.stop.number is not None:
                 return False
