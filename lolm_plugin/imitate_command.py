@@ -11,7 +11,6 @@ from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.training import check_game_and_prompts, interpreter, new_run, take_mongo, take_option
 
-SUFFIX = "-imitated"  # of the algorithm's name, so that its records are never mixed with those of a training
 COMMAND = "-m lolm_plugin imitate"
 USAGE = """\
 A teacher plays cheaply, a language-model policy learns from its decisions, and PPO continues from there.
@@ -76,7 +75,7 @@ def _main(given: list[str]) -> int:
     if not teacher_name:
         raise ConfigError("--teacher is missing; set it to a run under results/models, or to heuristic.")
     _check_student(config, algorithm)
-    config["name"] = f"{config['name']}{SUFFIX}"
+    config["name"] = f"{config['name']}{registry.IMITATED}"
     config["imitate"] = {**config["imitate"], "teacher": teacher_name}
     config_check.check(config)
     from lolm_plugin.host import teachers

@@ -58,6 +58,9 @@ TRUNKS: dict[str, str] = {
     "dt2gs": "lolm_plugin.modules.trunks.dt2gs:DT2GS",
 }
 
+# Suffix of an algorithm's name where ``lolm imitate`` taught it, so that its records are never mixed with a training's.
+IMITATED = "-imitated"
+
 # Host registries: kind -> name in a yaml -> "module:attribute".
 ENTRIES: dict[str, dict[str, str]] = {
     "env": {name: env.make for name, env in ENVS.items() if env.make},

@@ -36,7 +36,8 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
 
 def is_imitation(facts: Mapping[str, Any]) -> bool:
     """Whether ``lolm imitate`` wrote a checkpoint with these facts."""
-    section = facts["config"].get("imitate")
+    config = facts.get("config")
+    section = config.get("imitate") if isinstance(config, Mapping) else None
     return isinstance(section, Mapping) and bool(section.get("teacher"))
 
 

@@ -191,7 +191,9 @@ class _Data:
         if batch.device != self.device:
             batch.to(self.device)
         length = batch.max_seq_length
-        answers: list[Tensor] = [kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions)]
+        answers: list[Tensor] = [
+            kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions)
+        ]
         return lessons(mac, batch, *answers, gamma)
 
 

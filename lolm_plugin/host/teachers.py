@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lolm_plugin import config_check, registry
 from lolm_plugin.checkpoints import store
 from lolm_plugin.checkpoints.store import Checkpoint
 from lolm_plugin.config_files import flatten, merge
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host.parts import Parts
 from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.resuming import checkpoints_of
+
+if TYPE_CHECKING:
+    from lolm_plugin.host.parts import Parts
 
 HEURISTIC = "heuristic"
 # Settings that say which network a checkpoint's weights belong to.
@@ -71,7 +73,7 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
     return Teacher(name, found, policy)
 
 
-def build(teacher: Teacher, parts: Parts) -> Any:
+def build(teacher: Teacher, parts: "Parts") -> Any:
     """The teacher's controller with its weights.
 
     Raises:
@@ -99,12 +101,15 @@ def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir:
     theirs = found.facts.get("config")
     if not isinstance(theirs, Mapping):
         raise ConfigError(
-            f"{option} does not say which network its weights belong to; set it to a run of lolm_plugin 0.2 or later."
+            f"{option} was written by lolm_plugin 0.1.0, which kept no configuration, so its network is unknown; set "
+            "--teacher to another run."
         )
     flat = flatten(theirs)
     wanted = (*POLICY_KEYS, *LLM_KEYS)
     chosen = {
-        key: value for key, value in flat.items() if key in wanted or key.split(".")[0] in POLICY_SECTIONS and "." in key
+        key: value
+        for key, value in flat.items()
+        if key in wanted or (key.split(".")[0] in POLICY_SECTIONS and "." in key)
     }
     policy = config_check.typed(chosen, "in the teacher's checkpoint", host_dir)
     if policy.get("mac") not in registry.ENTRIES["mac"]:

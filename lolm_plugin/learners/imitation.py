@@ -22,6 +22,7 @@ from lolm_plugin.randomness import keyed_generator
 
 LOSSES = ("kl", "ce")
 LABELLED_AT_ONCE = 64  # episodes; more need more memory for the teacher's hidden states, fewer cost time
+SAME_RETURN = 1e-4  # standard deviation below which returns count as equal
 
 
 def policy_loss(log_student: Tensor, log_teacher: Tensor, actions: Tensor, loss: str) -> Tensor:
@@ -110,7 +111,9 @@ class Student:
         self.learner, self.mac, self.args = learner, learner.mac, args
         self.settings: Mapping[str, Any] = args.imitate
         rates = {"head": self.settings["head_lr"]}
-        groups = [{**group, "lr": rates.get(group["name"], self.settings["lr"])} for group in self.mac.parameter_groups()]
+        groups = [
+            {**group, "lr": rates.get(group["name"], self.settings["lr"])} for group in self.mac.parameter_groups()
+        ]
         self.policy_optimiser = torch.optim.Adam(groups, eps=args.optim_eps, fused=True)
         critic = learner.critic.parameters()
         self.critic_optimiser = torch.optim.Adam(critic, self.settings["critic_lr"], eps=args.optim_eps, fused=True)
@@ -136,7 +139,10 @@ class Student:
 
     @torch.no_grad()
     def evaluate(self, data: Lessons) -> dict[str, float]:
-        """Loss, agreement and explained variance on lessons that are not learned from."""
+        """Loss, agreement and explained variance on lessons that are not learned from.
+
+        The variance of returns that are all equal, as of a perfect teacher, cannot be explained; it is left out then.
+        """
         sums: dict[str, float] = defaultdict(float)
         for micro in self.mac.microbatches(data.steps, torch.arange(len(data), device=self.mac.device)):
             log_student = masked_log_softmax(self.mac.evaluate(data.steps, micro).logits, data.steps.available[micro])
@@ -146,6 +152,8 @@ class Student:
         everything = torch.arange(data.batch.batch_size, device=self.mac.device)
         parts = [self.learner.critic.evaluate(data.batch, 0, few)[0] for few in self._few_episodes(everything, data)]
         values = self.learner.value_normaliser.denormalise(torch.cat(parts).squeeze(-1)[:, :-1])
+        if data.returns[data.counts > 0].std() < SAME_RETURN:
+            return dict(sums)
         explained = ppo_core.explained_variance(values, data.returns, data.counts)
         return {**sums, "explained_variance": float(explained)}
 
@@ -196,9 +204,7 @@ class Student:
     def _few_episodes(self, episodes: Tensor, data: Lessons) -> tuple[Tensor, ...]:
         return episodes.split(max(1, self.args.microbatch // data.counts[0].numel()))
 
-    def _parts(
-        self, together: Tensor | None, count: int, parts: int, t_env: int, epoch: int
-    ) -> Iterator[Tensor]:
+    def _parts(self, together: Tensor | None, count: int, parts: int, t_env: int, epoch: int) -> Iterator[Tensor]:
         """The decisions in random parts; decisions that are learned from together stay in one part."""
         if together is None:
             yield from self._shuffled(count, parts, "imitate", t_env, epoch)

@@ -62,18 +62,18 @@ def summarise_imitation(
             shown.append(f"return {total:.2f}")
         return ", ".join(shown)
 
+    won = done.get("teacher_battle_won_mean")
+    sampled = "" if won is None else f", {won:.1%} of the teacher's won with sampled actions"
+    explained = [done["imitate_explained_variance"]] if "imitate_explained_variance" in done else []
     rows = [
         ("run", f"{config['name']} on {config['env']} {map_name(config)}, seed {config['seed']}"),
         ("host", host),
         ("teacher", f"{done['teacher']}: {rate(done, 'teacher_')}"),
-        ("teacher, sampled", f"{done['teacher_battle_won_mean']:.1%} of the battles it was imitated in won")
-        if "teacher_battle_won_mean" in done
-        else ("battles", str(done["battles"])),
         ("student before", rate(done["before"])),
         ("student after", rate(done["after"])),
         ("agreement", f"{done['imitate_agreement']:.1%} of decisions in {done['held_out_battles']} held-out battles"),
-        ("critic", f"explains {done['imitate_explained_variance']:.0%} of the variance of their returns"),
-        ("learned from", f"{done['battles']} battles"),
+        *[("critic", f"explains {share:.0%} of the variance of their returns") for share in explained],
+        ("learned from", f"{done['battles']} battles{sampled}"),
         ("seconds", ", ".join(f"{part} {seconds:.0f}" for part, seconds in done["seconds"].items())),
         ("wall time", _duration(time.time() - since)),
         ("Sacred run", str(run_dir)),
