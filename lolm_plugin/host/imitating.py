@@ -85,6 +85,7 @@ class Imitation(Training):
         with self._played_by(mac) as stats:
             for _ in _progress(range(_runs(battles, runner.batch_size)), label, runner.batch_size, self.log, "battle"):
                 data.add(runner.run(test_mode=False), teacher, mac is teacher)
+        teacher.end_update()  # a language model keeps its states from play for an update, which a teacher has none of
         if prefix or mac is not teacher:
             for name in LOGGED:
                 if name in stats:

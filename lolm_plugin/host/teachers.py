@@ -82,11 +82,11 @@ def build(teacher: Teacher, parts: "Parts") -> Any:
     from lolm_plugin.controllers.action_selector import KeyedActionSelector
     from lolm_plugin.learners import learner_checkpoint
 
-    args = parts.args
+    args = Namespace(**{**vars(parts.args), "decisions_file": ""})  # the student's tests go there alone
     if teacher.checkpoint is None:
         controller = registry.load(registry.ENVS[args.env].teacher)
         return controller(parts.buffer.scheme, parts.buffer.groups, args)
-    theirs = Namespace(**merge(vars(args), {**teacher.policy, "decisions_file": ""}))
+    theirs = Namespace(**merge(vars(args), teacher.policy))
     mac = parts.build_mac(theirs)
     path = str(teacher.checkpoint.path)
     both = SimpleNamespace(args=theirs, mac=mac)
