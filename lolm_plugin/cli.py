@@ -15,6 +15,8 @@ lolm COMMAND, or python -m lolm_plugin COMMAND
       what each agent's language model reads in a live battle, with tokens per part
   lolm doctor [--fetch-epymarl] [--tune]
       which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get the others
+  lolm imitate --config=NAME --env-config=NAME --teacher=RUN|heuristic [with KEY=VALUE ...]
+      a language-model policy learns from a cheap teacher's battles before PPO; `lolm imitate --help`
   lolm compare SUITE [--dry-run] [--workers N] [--ray ADDRESS]
       algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster; `lolm compare --help`
   lolm report DIR
@@ -34,6 +36,7 @@ Try
 
 COMMANDS = {
     "prompt": "lolm_plugin.prompt_command:main",
+    "imitate": "lolm_plugin.imitate_command:main",
     "compare": "lolm_plugin.experiments.compare:main",
     "report": "lolm_plugin.experiments.report:main",
     "dashboard": "lolm_plugin.tracking.dashboard:main",

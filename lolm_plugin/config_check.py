@@ -35,6 +35,8 @@ RANGES = {
             *("llm.num_layers", "llm.token_budget"),
             *("lora.optim_eps", "target_kl", "head.word_scale", "kl.balance_steps"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
+            *(f"imitate.{key}" for key in ("battles", "held_out", "rounds", "epochs", "minibatch")),
+            *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
             *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
             *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
             *("asn_attention.head_width", "asn_attention.heads", "dt2gs.subtasks", "dt2gs.latent", "dt2gs.temperature"),
@@ -73,6 +75,11 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
             settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
         config = merge(config, settings)
     return config
+
+
+def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]:
+    """Settings by flat key, nested, with their values typed; ``where`` they were found is for the sentence."""
+    return _checked(_nested(flat), known_keys(host_dir) | FREE_KEYS, where)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -289,6 +296,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         "entity.heal_mode": ("ally_tokens", "ignore"),
         "asn_attention.combine": ("hadamard", "inner"),
         "dt2gs.noise_mode": ("stored", "frozen", "redraw"),
+        "imitate.loss": ("kl", "ce"),
     }
     if config["mac"] == LLM_MAC:
         choices |= {

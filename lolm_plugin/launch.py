@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ class Launch(NamedTuple):
     notes: Sequence[str]  # lines for the log
     resume: bool
     mongo: str = ""  # the address of a database for the record, with its password
+    teacher: Any = None  # a ``host.teachers.Teacher``: imitate it; None: train or play
 
 
 def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
@@ -42,12 +44,13 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
 
     from lolm_plugin.checkpoints.store import SaveError
     from lolm_plugin.host import loop
+    from lolm_plugin.host.imitating import Imitation
     from lolm_plugin.host.stopping import Stopped
     from lolm_plugin.tracking.file_observer import FileObserver
     from lolm_plugin.tracking.mongo_observer import MongoObserver
     from lolm_plugin.tracking.origin import origin, peak_memory
     from lolm_plugin.tracking.progress import ProgressObserver
-    from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise
+    from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise, summarise_imitation
 
     logger = console_logger()
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
@@ -80,6 +83,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         run_config["env_args"]["seed"] = run_config["seed"]
         _run.info["launch"] = origin(command, host.name)
         try:
+            if asked.teacher is not None:
+                return loop.run(host, _run, run_config, _log, training=partial(Imitation, asked.teacher))
             if run_config["learner"] in registry.ENTRIES["learner"]:
                 return loop.run(host, _run, run_config, _log, asked.resume)
             return host.run(_run, run_config, _log)
@@ -89,7 +94,9 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
     sacred_command = asked.options["COMMAND"]
     if sacred_command is None:
-        experiment.observers += [runs, ProgressObserver(config["t_max"], actions_of_tests(config))]
+        experiment.observers.append(runs)
+        if asked.teacher is None:
+            experiment.observers.append(ProgressObserver(config["t_max"], actions_of_tests(config)))
         if asked.mongo:
             copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
             experiment.observers.append(copy)
@@ -109,7 +116,11 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         print(f"error: {error}; free some space or set on_save_error=warn.", file=sys.stderr)
         return 1
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
-        print("\n" + summarise(run.config, host.describe().removeprefix("Host: "), Path(runs.dir), command, started))
+        host_line = host.describe().removeprefix("Host: ")
+        if asked.teacher is not None:
+            print("\n" + summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started))
+        else:
+            print("\n" + summarise(run.config, host_line, Path(runs.dir), command, started))
     return 0
 
 

@@ -16,6 +16,7 @@ class Env(NamedTuple):
     make: ``(**env_args) -> env``, as the host's runners build it; empty: the host has its own
     vector: one that steps many copies at once in one process (the ``vector`` runner); empty: there is none
     battles: what is seen are the units of two teams; where not, tasks are known by their descriptions alone
+    teacher: a controller that plays by known rules, for ``lolm imitate --teacher=heuristic``; empty: there is none
     """
 
     layout: str
@@ -23,6 +24,7 @@ class Env(NamedTuple):
     make: str = ""
     vector: str = ""
     battles: bool = True
+    teacher: str = ""
 
 
 ENVS: dict[str, Env] = {
@@ -31,12 +33,14 @@ ENVS: dict[str, Env] = {
         sizes="lolm_plugin.envs.probe_tasks:sizes",
         make="lolm_plugin.envs.probe:make_env",
         vector="lolm_plugin.envs.probe:ProbeVectorEnv",
+        teacher="lolm_plugin.controllers.scripted:ProbeOptimum",
     ),
     "smax": Env(
         layout="lolm_plugin.observations.smax:build",
         sizes="lolm_plugin.envs.smax_scenarios:sizes",
         make="lolm_plugin.envs.smax:make_env",
         vector="lolm_plugin.envs.smax:SMAXVectorEnv",
+        teacher="lolm_plugin.controllers.scripted:SMAXHeuristic",
     ),
     "sc2": Env(layout="lolm_plugin.observations.sc2:build", sizes="lolm_plugin.observations.sc2_maps:sizes"),
     "sc2v2": Env(layout="lolm_plugin.observations.sc2v2:build", sizes="lolm_plugin.observations.sc2v2:sizes"),
@@ -53,6 +57,9 @@ TRUNKS: dict[str, str] = {
     "asn_attention": "lolm_plugin.modules.trunks.asn_attention:ASNAttention",
     "dt2gs": "lolm_plugin.modules.trunks.dt2gs:DT2GS",
 }
+
+# Suffix of an algorithm's name where ``lolm imitate`` taught it, so that its records are never mixed with a training's.
+IMITATED = "-imitated"
 
 # Host registries: kind -> name in a yaml -> "module:attribute".
 ENTRIES: dict[str, dict[str, str]] = {

@@ -1,6 +1,7 @@
 """``--resume RUN_DIR``: which checkpoint and which configuration a run goes on with."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,19 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
             f"--resume={folder} was written by lolm_plugin 0.1.0, which kept no configuration; write out its --config "
             f"and --env-config with checkpoint_path={found.path.parent}."
         )
+    if is_imitation(found.facts):
+        raise ConfigError(
+            f"--resume={folder} is an imitation, which is not resumed: run lolm imitate again, or continue from its "
+            f"policy with transfer_from={found.path.parent}."
+        )
     return found
+
+
+def is_imitation(facts: Mapping[str, Any]) -> bool:
+    """Whether ``lolm imitate`` wrote a checkpoint with these facts."""
+    config = facts.get("config")
+    section = config.get("imitate") if isinstance(config, Mapping) else None
+    return isinstance(section, Mapping) and bool(section.get("teacher"))
 
 
 def configuration(found: Checkpoint) -> dict[str, Any]:

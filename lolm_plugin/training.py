@@ -125,15 +125,36 @@ def _main(argv: list[str]) -> int:
         found = resuming.find(resume, strict, console_logger())
         config, notes = config_check.changed(resuming.configuration(found), updates, host_dir), []
     else:
-        resolved = config_files.resolve(algorithm, environment, host_dir)
-        updates, options = _parse(command, arguments)
-        config = config_check.apply_updates(resolved, updates, host_dir)
-        notes = _notes(config_files.stack(resolved, updates), config)
+        config, options, notes = new_run(command, arguments, algorithm, environment, host_dir)
+        if config.get("imitate", {}).get("teacher"):
+            raise ConfigError(
+                f"imitate.teacher={config['imitate']['teacher']} means nothing to a training: run "
+                f"lolm imitate --teacher={config['imitate']['teacher']}, or remove it."
+            )
     if strict:
         config["strict"] = True
     if resume is None:
         config_check.check_one_start(config)
     config_check.check(config)
+    notes += check_game_and_prompts(config, options)
+    mongo = take_mongo(config, mongo)
+    program = [*interpreter(), *argv[0].split()]
+    asked = Launch(program, argv[1:], options, notes, resume is not None, mongo)
+    return launch(config, hosts.open_host(checkout), asked)
+
+
+def new_run(
+    command: str, arguments: Sequence[str], algorithm: str | None, environment: str | None, host_dir: Path
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The configuration of a new run, Sacred's options, and lines for the log; values are not checked yet."""
+    resolved = config_files.resolve(algorithm, environment, host_dir)
+    updates, options = _parse(command, arguments)
+    config = config_check.apply_updates(resolved, updates, host_dir)
+    return config, options, _notes(config_files.stack(resolved, updates), config)
+
+
+def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """Raise ConfigError where StarCraft is missing or prompts do not fit; returns lines for the log."""
     if config["env"] in ("sc2", "sc2v2") and options["COMMAND"] is None:
         from lolm_plugin.doctor import starcraft
 
@@ -141,13 +162,14 @@ def _main(argv: list[str]) -> int:
     if config.get("mac") == config_check.LLM_MAC and options["COMMAND"] is None:
         from lolm_plugin.controllers.prompter import check_prompts
 
-        notes += check_prompts(config)
-    # Not part of the configuration, which is recorded.
+        return check_prompts(config)
+    return []
+
+
+def take_mongo(config: dict[str, Any], option: str | None) -> str:
+    """Remove the database's address from the configuration, which is recorded, and return it."""
     in_config = config.pop("mongo", "")
-    mongo = mongo or in_config or os.environ.get("LOLM_MONGO_URL", "")
-    program = [*_interpreter(), *argv[0].split()]
-    asked = Launch(program, argv[1:], options, notes, resume is not None, mongo)
-    return launch(config, hosts.open_host(checkout), asked)
+    return option or in_config or os.environ.get("LOLM_MONGO_URL", "")
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
@@ -160,7 +182,7 @@ def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
     return updates
 
 
-def _interpreter() -> list[str]:
+def interpreter() -> list[str]:
     """What to type before ``main.py``, so that a printed command runs as it stands."""
     python, here = Path(sys.executable), Path.cwd()
     return [str(python.relative_to(here) if python.is_relative_to(here) else python)]

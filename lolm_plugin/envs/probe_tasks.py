@@ -265,13 +265,29 @@ def best_return_without_target_choice(map_name: str) -> float:
     return _plan(table(map_name), one_attack)
 
 
+def optimal_actions(map_name: str) -> np.ndarray:
+    """The best action at each timestep in each situation, int64 [episode_limit, S]; the first of equally good ones."""
+    task = table(map_name)
+    value, actions = np.zeros(len(task.obs)), []
+    for _ in range(task.episode_limit):
+        values = _action_values(task, value)
+        actions.append(values.argmax(axis=1))
+        value = values.max(axis=1)
+    return np.stack(actions[::-1])
+
+
 def _plan(task: Table, choices: Callable[[np.ndarray], np.ndarray]) -> float:
     """Backward induction over ``choices`` of the action values [S, A] (-inf where not available)."""
     value = np.zeros(len(task.obs))
     for _ in range(task.episode_limit):
-        values = task.reward + np.where(task.over, 0, value[task.after])
-        value = choices(np.where(task.available, values, -np.inf)).max(axis=1)
+        value = choices(_action_values(task, value)).max(axis=1)
     return float(value[: task.n_starts].mean())
+
+
+def _action_values(task: Table, value: np.ndarray) -> np.ndarray:
+    """The value of each action [S, A] before situations of ``value`` [S]; -inf where not available."""
+    values = task.reward + np.where(task.over, 0, value[task.after])
+    return np.where(task.available, values, -np.inf)
 
 
 def blind_return(map_name: str) -> float:

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from pprint import pformat
@@ -39,10 +40,18 @@ DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, 
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False}
 
 
-def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resume: bool = False) -> float | None:
+def run(
+    host: Host,
+    _run: Any,
+    config: dict[str, Any],
+    log: logging.Logger,
+    resume: bool = False,
+    training: "Callable[..., Training] | None" = None,
+) -> float | None:
     """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
-    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving.
+    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving. ``training`` is another
+    way to train than by reinforcement.
 
     Raises:
         ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
@@ -85,7 +94,7 @@ def run(host: Host, _run: Any, config: dict[str, Any], log: logging.Logger, resu
                 _evaluate(parts)
                 log.info("Finished Evaluation")
             else:
-                _Training(host, parts, _run, config, start, resume, stop).run()
+                (training or Training)(host, parts, _run, config, start, resume, stop).run()
                 log.info("Finished Training")
         finally:
             runner.close_env()
@@ -141,7 +150,7 @@ def _evaluate(parts: Parts) -> None:
     logger.print_recent_stats()
 
 
-class _Training:
+class Training:
     """One training, from the start or from a checkpoint to ``t_max``."""
 
     def __init__(

@@ -1,6 +1,7 @@
 """What one run is made of, built from a host's registries."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,19 @@ from lolm_plugin.host.bundled.transforms import OneHot
 
 @dataclass
 class Parts:
-    """One run."""
+    """One run.
+
+    ``build_buffer(n)`` returns another buffer for ``n`` episodes; ``build_mac(args)`` another controller for these
+    episodes, of the class ``args.mac`` names.
+    """
 
     args: Namespace
     logger: Any
     runner: Any
     buffer: Any
     learner: Any
+    build_buffer: Callable[[int], Any]
+    build_mac: Callable[[Namespace], Any]
 
 
 def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
@@ -38,20 +45,27 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
     }
     groups = {"agents": args.n_agents}
     preprocess = {"actions": ("actions_onehot", [OneHot(args.n_actions)])}
-    buffer = host.ReplayBuffer(
-        scheme,
-        groups,
-        args.buffer_size,
-        info["episode_limit"] + 1,
-        preprocess=preprocess,
-        device="cpu" if args.buffer_cpu_only else args.device,
-    )
-    mac = host.find("mac", args.mac)(buffer.scheme, groups, args)
+
+    def build_buffer(episodes: int) -> Any:
+        return host.ReplayBuffer(
+            scheme,
+            groups,
+            episodes,
+            info["episode_limit"] + 1,
+            preprocess=preprocess,
+            device="cpu" if args.buffer_cpu_only else args.device,
+        )
+
+    def build_mac(args: Namespace) -> Any:
+        return host.find("mac", args.mac)(buffer.scheme, groups, args)
+
+    buffer = build_buffer(args.buffer_size)
+    mac = build_mac(args)
     runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
     learner = host.find("learner", args.learner)(mac, buffer.scheme, logger, args)
     if args.use_cuda:
         learner.cuda()
-    return Parts(args, logger, runner, buffer, learner)
+    return Parts(args, logger, runner, buffer, learner, build_buffer, build_mac)
 
 
 def play(parts: Parts) -> Any:

@@ -49,18 +49,19 @@ def play_tests(parts: Parts, stopped: Callable[[], bool] = lambda: False) -> boo
     With ``test_greedy=False`` the first ones are sampled already and no others are played. Returns False if ``stopped``
     cut the tests short.
     """
-    if not _play(parts, False, stopped):
+    if not play_test(parts, parts.learner.mac, False, stopped):
         return False
     if not (parts.args.test_sampled and parts.args.test_greedy):
         return True
     with _sampled(parts):
-        return _play(parts, True, stopped)
+        return play_test(parts, parts.learner.mac, True, stopped)
 
 
-def _play(parts: Parts, sampled: bool, stopped: Callable[[], bool]) -> bool:
+def play_test(parts: Parts, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Play ``test_nepisode`` battles in which ``mac``, the runner's controller, acts; False if ``stopped`` cut them."""
     runner = parts.runner
-    if hasattr(parts.learner.mac, "begin_test"):  # a controller of ours
-        parts.learner.mac.begin_test(sampled)
+    if hasattr(mac, "begin_test"):  # a controller of ours
+        mac.begin_test(sampled)
     if isinstance(runner, Runner):
         runner.begin_test()
     for _ in range(-(-parts.args.test_nepisode // runner.batch_size)):

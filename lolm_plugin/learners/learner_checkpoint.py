@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lolm_plugin import __version__
+from lolm_plugin import __version__, registry
 from lolm_plugin.checkpoints.files import (
     load_optimiser_tensors,
     load_tensors,
@@ -85,9 +85,10 @@ def load_critic(learner: Any, path: str) -> None:
 def _check_same_policy(learner: Any, setting: str, facts: Mapping[str, Any]) -> None:
     theirs, ours = facts["shape"].get("agent"), learner.args.agent
     if theirs is not None and theirs != ours:
+        config = str(facts["algorithm"]).removesuffix(registry.IMITATED)
         raise ConfigError(
             f"{setting} was trained by {facts['algorithm']} (agent={theirs}) but this run is "
-            f"{learner.args.name} (agent={ours}); set --config={facts['algorithm']}."
+            f"{learner.args.name} (agent={ours}); set --config={config}."
         )
 
 

@@ -56,6 +56,60 @@ def actions_of_tests(config: Mapping[str, Any]) -> str:
     return "greedy" if config["test_greedy"] else "sampled"
 
 
+def summarise_imitation(
+    config: Mapping[str, Any], info: Mapping[str, Any], host: str, run_dir: Path, command: str, since: float
+) -> str:
+    """The closing text of ``lolm imitate``, with the command that continues by PPO."""
+    done, tests = info["imitation"], f"of {info['imitation']['test_battles']} greedy battles"
+
+    def rate(values: Mapping[str, float], prefix: str = "") -> str:
+        shown = []
+        if (won := values.get(f"{prefix}test_battle_won_mean")) is not None:
+            shown.append(f"{won:.1%} {tests} won")
+        if (total := values.get(f"{prefix}test_return_mean")) is not None:
+            shown.append(f"return {total:.2f}")
+        return ", ".join(shown)
+
+    won = done.get("teacher_battle_won_mean")
+    sampled = "" if won is None else f", {won:.1%} of the teacher's won with sampled actions"
+    explained = [done["imitate_explained_variance"]] if "imitate_explained_variance" in done else []
+    rows = [
+        ("run", f"{config['name']} on {config['env']} {map_name(config)}, seed {config['seed']}"),
+        ("host", host),
+        ("teacher", f"{done['teacher']}: {rate(done, 'teacher_')}"),
+        ("student before", rate(done["before"])),
+        ("student after", rate(done["after"])),
+        ("agreement", f"{done['imitate_agreement']:.1%} of decisions in {done['held_out_battles']} held-out battles"),
+        *[("critic", f"explains {share:.0%} of the variance of their returns") for share in explained],
+        ("learned from", f"{done['battles']} battles{sampled}"),
+        ("seconds", ", ".join(f"{part} {seconds:.0f}" for part, seconds in done["seconds"].items())),
+        ("wall time", _duration(time.time() - since)),
+        ("Sacred run", str(run_dir)),
+    ]
+    if done["checkpoints"]:
+        rows += [
+            ("checkpoint", done["checkpoints"]),
+            ("next, PPO", _continue_by_ppo(command, done["checkpoints"])),
+        ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"  {label:<{width}}  {value}" for label, value in rows)
+
+
+def _continue_by_ppo(command: str, checkpoints: str) -> str:
+    """The command of an imitation -> that of a training from its checkpoint."""
+    words, kept = shlex.split(command), []
+    words = words[words.index("imitate") + 1 :]
+    program = shlex.split(command)[: -len(words)]
+    skip = False
+    for word in words:
+        if not skip and word != "--teacher" and not word.startswith(("--teacher=", "imitate.", "transfer_from=")):
+            kept.append(word)
+        skip = word == "--teacher"
+    if "with" not in kept:
+        kept.append("with")
+    return shlex.join([*program[:-1], "train", *kept, f"transfer_from={checkpoints}"])
+
+
 def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
 

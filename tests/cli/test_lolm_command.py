@@ -35,7 +35,10 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dance"], ["dance", "use train, prompt, compare, report, dashboard, import-runs, export-run or doctor"]),
+        (
+            ["dance"],
+            ["dance", "use train, prompt, imitate, compare, report, dashboard, import-runs, export-run or doctor"],
+        ),
         (["doctor", "--cure"], ["--cure"]),
         (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),
         (["prompt"], ["--env-config is missing"]),

@@ -1,0 +1,47 @@
+"""The losses of imitation against numbers computed by hand."""
+
+import math
+
+import pytest
+import torch
+
+from lolm_plugin.learners.imitation import agreement, discounted_returns, policy_loss
+
+NONE = -math.inf
+TEACHER = torch.tensor([[0.5, 0.5, 0.0], [0.75, 0.0, 0.25]]).log()
+STUDENT = torch.tensor([[0.25, 0.75, 0.0], [0.25, 0.0, 0.75]]).log()
+ACTIONS = torch.tensor([1, 0])
+
+
+def test_the_kl_is_that_of_the_teacher_to_the_student():
+    by_hand = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.75 * math.log(3) + 0.25 * math.log(1 / 3)]
+    torch.testing.assert_close(policy_loss(STUDENT, TEACHER, ACTIONS, "kl"), torch.tensor(by_hand))
+
+
+def test_the_cross_entropy_is_that_of_the_action_played():
+    by_hand = [-math.log(0.75), -math.log(0.25)]
+    torch.testing.assert_close(policy_loss(STUDENT, TEACHER, ACTIONS, "ce"), torch.tensor(by_hand))
+
+
+@pytest.mark.parametrize("loss", ["kl", "ce"])
+def test_unavailable_actions_have_finite_gradients(loss):
+    logits = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    available = torch.tensor([[True, True, False]])
+    log_student = logits.masked_fill(~available, NONE).log_softmax(-1)
+    policy_loss(log_student, TEACHER[:1], ACTIONS[:1], loss).sum().backward()
+    # The gradient of either loss by the logits is the student's probability minus the target's.
+    target = {"kl": torch.tensor([[0.5, 0.5, 0.0]]), "ce": torch.tensor([[0.0, 1.0, 0.0]])}[loss]
+    torch.testing.assert_close(logits.grad, log_student.detach().exp() - target)
+
+
+def test_policies_agree_where_they_prefer_the_same_action():
+    torch.testing.assert_close(agreement(STUDENT, STUDENT.flip(0)), torch.zeros(2))
+    assert agreement(STUDENT, TEACHER).tolist() == [0.0, 0.0]  # a tie is decided for the first action
+    assert agreement(STUDENT, STUDENT).tolist() == [1.0, 1.0]
+
+
+def test_returns_are_discounted_and_end_with_the_episode():
+    rewards = torch.tensor([[[1.0], [2.0], [4.0]], [[1.0], [8.0], [99.0]]])
+    valid = torch.tensor([[[1.0], [1.0], [1.0]], [[1.0], [1.0], [0.0]]])
+    by_hand = torch.tensor([[[1 + 0.5 * (2 + 0.5 * 4)], [2 + 0.5 * 4], [4]], [[1 + 0.5 * 8], [8], [0]]])
+    torch.testing.assert_close(discounted_returns(rewards, valid, gamma=0.5), by_hand)
