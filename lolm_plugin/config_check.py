@@ -21,7 +21,9 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
-    **dict.fromkeys(("t_max", "entropy_coef", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("t_max", "entropy_coef", "entropy_coef_end", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE
+    ),
     "llm.trunk_cache_gb": _NOT_NEGATIVE,
     **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
     **dict.fromkeys(
@@ -31,6 +33,7 @@ RANGES = {
             *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
             *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
             *("llm.num_layers", "llm.token_budget"),
+            *("lora.optim_eps", "target_kl", "head.word_scale", "kl.balance_steps"),
             *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
             *(f"imitate.{key}" for key in ("battles", "held_out", "rounds", "epochs", "minibatch")),
             *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
@@ -287,6 +290,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         "kl.direction": ("forward", "reverse"),
         "critic_type": tuple(registry.ENTRIES["critic"]),
         "action_selector": ("keyed",),
+        "greedy_rule": ("argmax", "grouped"),
         "on_save_error": ("warn", "stop"),
         "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
         "entity.heal_mode": ("ally_tokens", "ignore"),
@@ -299,6 +303,9 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
             "prompt.style": tuple(registry.PROMPT_STYLES),
             "prompt.source": (None, "written", "auto"),
             "head.attack_keys": ("shared", "entity"),
+            "head.features": ("raw", "normalised"),
+            "head.keys": ("random", "words"),
+            "kl.head": ("current", "initial"),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
             "llm.quantization": ("none", "8bit", "4bit"),
@@ -310,7 +317,8 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
 def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str | None, ...]]) -> None:
     flat = flatten(config)
     for key, allowed in choices.items():
-        if flat[key] not in allowed:
+        # Checkpoints of older versions have fewer keys.
+        if key in flat and flat[key] not in allowed:
             listed = ", ".join("null" if choice is None else choice for choice in allowed)
             raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {listed}.")
 
@@ -321,6 +329,11 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
             "set kl.enabled=False or llm.train=lora."
+        )
+    if config["head"]["keys"] == "words" and config["head"]["features"] == "raw":
+        raise ConfigError(
+            "head.keys=words starts embeddings whose size fits normalised features, and head.features=raw would make "
+            "logits of hundreds of them: set head.features=normalised or head.keys=random."
         )
     check_quantization = registry.load("lolm_plugin.llm.quantization:check")
     check_quantization(config["llm"]["quantization"], config["llm"]["train"], config["use_cuda"])

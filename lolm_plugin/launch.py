@@ -50,7 +50,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     from lolm_plugin.tracking.mongo_observer import MongoObserver
     from lolm_plugin.tracking.origin import origin, peak_memory
     from lolm_plugin.tracking.progress import ProgressObserver
-    from lolm_plugin.tracking.summary import map_name, summarise, summarise_imitation
+    from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise, summarise_imitation
 
     logger = console_logger()
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
@@ -96,7 +96,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     if sacred_command is None:
         experiment.observers.append(runs)
         if asked.teacher is None:
-            experiment.observers.append(ProgressObserver(config["t_max"]))
+            experiment.observers.append(ProgressObserver(config["t_max"], actions_of_tests(config)))
         if asked.mongo:
             copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
             experiment.observers.append(copy)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lolm_plugin import config_files
 from lolm_plugin.checkpoints import manifest, store
 from lolm_plugin.checkpoints.store import Checkpoint
 from lolm_plugin.errors import ConfigError
@@ -43,7 +44,10 @@ def is_imitation(facts: Mapping[str, Any]) -> bool:
 
 def configuration(found: Checkpoint) -> dict[str, Any]:
     """What the run was started with, now reading ``found`` and writing beside it."""
-    config: Mapping[str, Any] = found.facts["config"]
+    # A checkpoint of an older version lacks the keys that came later. Their defaults are what that version did.
+    config = config_files.merge(
+        config_files.read(config_files.plugin_config_dir() / "default.yaml"), found.facts["config"]
+    )
     folder = found.path.parent
     # The folder may have been moved since; whatever else lies under the results stays there.
     moved = {"checkpoint_path": str(folder), "load_step": 0, "evaluate": False, "save_replay": False, "strict": False}

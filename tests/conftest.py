@@ -224,7 +224,7 @@ def _tiny_args(changes=None, n_agents=2, n_enemies=2, algorithm="lolm_mappo_tiny
         "epochs": 2,
         "minibatches": 1,
         "learner_log_interval": 1,
-        "prompt": {"style": "compact", "source": None, "dynamic": True},
+        "prompt": {"style": "compact", "source": None, "dynamic": True, "chat": False},
     }
     put(config, changes or {})
     return SimpleNamespace(**config)

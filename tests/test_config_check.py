@@ -8,6 +8,7 @@ from lolm_plugin import registry
 from lolm_plugin.config_check import apply_updates, check
 from lolm_plugin.config_files import flatten, merge, plugin_config_dir, read, resolve
 from lolm_plugin.errors import ConfigError
+from tests.algorithms import NETWORKS, controlled_by
 
 ALGORITHMS = sorted(path.stem for path in (plugin_config_dir() / "algs").glob("*.yaml"))
 ENVIRONMENTS = sorted((plugin_config_dir() / "envs").glob("*.yaml"))
@@ -217,6 +218,7 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"learner": "ppo_learner"}, ("learner=ppo_learner", "mac=prompt_mac", "mappo_learner")),
         ({"prompt": {"style": "haiku"}}, ("prompt.style=haiku", "paper", "compact")),
         ({"head": {"attack_keys": "own"}}, ("head.attack_keys=own", "shared")),
+        ({"greedy_rule": "best"}, ("greedy_rule=best", "argmax, grouped")),
         ({"kl": {"direction": "up"}}, ("kl.direction=up", "forward, reverse")),
         ({"epochs": 0}, ("epochs=0", "greater than 0")),
         ({"minibatches": 0}, ("minibatches=0", "greater than 0")),
@@ -292,6 +294,17 @@ def test_every_policy_may_have_every_critic(configured, algorithm, critic):
             check(config)
     else:
         check(config)
+
+
+def test_language_models_are_tested_by_the_grouped_rule_and_baselines_as_published(configured):
+    rules = {name: configured(alg=name)["greedy_rule"] for name in (*controlled_by("prompt_mac"), *NETWORKS)}
+    assert {name for name, rule in rules.items() if rule == "grouped"} == set(controlled_by("prompt_mac"))
+
+
+def test_a_checkpoint_from_before_the_greedy_rule_can_be_resumed(configured):
+    config = configured()
+    del config["greedy_rule"]
+    check(config)
 
 
 def test_a_random_model_may_be_trained_by_an_adapter_and_a_pretrained_one_in_full(configured):

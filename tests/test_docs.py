@@ -11,7 +11,7 @@ from lolm_plugin import registry
 from lolm_plugin.config_check import apply_updates
 from lolm_plugin.config_files import plugin_config_dir, read, resolve
 from lolm_plugin.host import BUNDLED
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
+from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.observations import build_layouts
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_the_parameters_of_the_language_models_are_those_of_the_code(algorithm):
     heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
     with torch.device("meta"):
         model = Qwen3Model(Qwen3Config(**shape, **heads))
-    head, total = count(AttentionActionHead(1024, **args.head)), count(model)
+    head, total = count(build_head(1024, args.head)), count(model)
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     adapter = sum(args.lora["rank"] * (layer.in_features + layer.out_features) for layer in linear)
     parts = {"lora": f"{adapter + head:,} of {total + adapter + head:,}", "full": f"{total + head:,}"}

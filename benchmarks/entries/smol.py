@@ -67,12 +67,15 @@ def measure(bench: Bench) -> list[Entry]:
 
 
 def _parts(side: str, engine: Engine, batch: Any, products: Mapping[Product, int]) -> dict[tuple[str, str], Callable]:
-    """Return what is timed of a side, in this order: an update needs the states that its play has kept."""
+    """Return what is timed of a side, in this order: an update needs the states that its play has kept.
+
+    Products are timed right beside what they are compared with, as a busy machine's speed drifts.
+    """
     like = next(engine.mac.agent.backbone.parameters())
     return {
         (side, "rollout"): lambda: engine.play(batch),
-        (side, "learner"): lambda: engine.update(batch),
         (f"gemm {side}", "rollout"): lambda: seconds_alone(products, PHASES[:1], like),
+        (side, "learner"): lambda: engine.update(batch),
         (f"gemm {side}", "learner"): lambda: seconds_alone(products, PHASES[1:], like),
     }
 

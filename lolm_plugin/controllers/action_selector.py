@@ -1,33 +1,82 @@
-"""Greedy or sampled actions, the draws keyed so that no generator has to be stored or restored."""
+"""Greedy or sampled actions, with keyed draws, so that no generator state has to be stored or restored."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from lolm_plugin.randomness import KeyedDraws
+from lolm_plugin.randomness import KeyedDraws, keyed_generator
 
 
 class KeyedActionSelector:
-    """Samples while training; takes the most probable action in test mode when ``test_greedy``."""
+    """Sample actions while training; in a test, take greedy actions or, with ``test_greedy=False``, sample them.
 
-    def __init__(self, args: SimpleNamespace) -> None:
+    ``greedy_rule`` says which action is the greedy one:
+
+    - ``argmax``: the action with the largest probability, the first among equal ones, as in EPyMARL.
+    - ``grouped``: the target actions (attacks or heals) compete with the base actions as one action, with the sum of
+      their probabilities. If they win, the most probable target is taken. Among exactly equal targets one is drawn
+      uniformly: with ``head.attack_keys=shared`` all are equal.
+
+    Draws of a test are keyed by the episode's number in the test and by the step, so that they do not depend on how
+    many episodes are played at once. Tests draw nothing from the generators of training.
+    """
+
+    def __init__(self, args: SimpleNamespace, n_base_actions: int | None = None) -> None:
+        """``n_base_actions`` is the index of the first target action; None: there are no target actions."""
+        self.seed = args.seed
         self.test_greedy = args.test_greedy
+        self.greedy_rule = getattr(args, "greedy_rule", "argmax")  # absent from configurations of older checkpoints
+        self.n_base_actions = n_base_actions
         self._draws = KeyedDraws(args.seed, "action")
 
     def select_action(
-        self, probabilities: Tensor, avail_actions: Tensor, t_env: int, test_mode: bool = False
+        self,
+        probabilities: Tensor,
+        avail_actions: Tensor,
+        t_env: int,
+        test_mode: bool = False,
+        episodes: Sequence[int] | None = None,
+        t_ep: int = 0,
     ) -> Tensor:
-        """Probabilities and masks [batch, agents, actions] -> actions [batch, agents], int64.
+        """Select actions [batch, agents], int64, from probabilities and masks [batch, agents, actions].
 
-        A row with nothing available (a finished episode) gets action 0.
+        A row with nothing available (a finished episode) gets action 0. ``episodes`` [batch] are the episodes' numbers
+        in the test (default 0, 1, ...) and ``t_ep`` is the timestep; both are read in test mode only.
         """
         available = avail_actions > 0
-        if test_mode and self.test_greedy:
-            return probabilities.masked_fill(~available, -1.0).argmax(-1)
-        cumulative = (probabilities * available).cumsum(-1)
-        generator = self._draws.generator("test" if test_mode else "train", t_env)
-        # The draw stays float64: in float32 it could round up to 1, past every action.
-        draw = torch.from_numpy(generator.random(tuple(probabilities.shape[:-1])))
-        threshold = draw.to(cumulative.device) * cumulative[..., -1]
-        return (cumulative > threshold.unsqueeze(-1)).int().argmax(-1)
+        if not test_mode:
+            # float64: in float32 a draw could round up to 1, past every action.
+            draw = torch.from_numpy(self._draws.generator("train", t_env).random(tuple(probabilities.shape[:-1])))
+            return _sampled(probabilities * available, draw)
+        key = (t_env, range(len(probabilities)) if episodes is None else episodes, t_ep)
+        if not self.test_greedy:
+            return _sampled(probabilities * available, self._test_draw("test action", available.sum(-1) > 1, *key))
+        masked = probabilities.masked_fill(~available, -1.0)
+        n_base = self.n_base_actions
+        if self.greedy_rule == "argmax" or n_base is None or n_base == masked.shape[-1]:
+            return masked.argmax(-1)
+        base, targets = masked[..., :n_base], masked[..., n_base:]
+        wins = targets.clamp(min=0).sum(-1) > base.clamp(min=0).amax(-1)
+        best = targets == targets.amax(-1, keepdim=True)
+        count = best.sum(-1)
+        draw = self._test_draw("greedy target", wins & (count > 1), *key).to(count.device)
+        drawn = (draw * count).long()  # 0 .. count - 1
+        target = (best.cumsum(-1) > drawn.unsqueeze(-1)).int().argmax(-1)
+        return torch.where(wins, n_base + target, base.argmax(-1))
+
+    def _test_draw(self, purpose: str, wanted: Tensor, t_env: int, episodes: Sequence[int], t_ep: int) -> Tensor:
+        """Draw uniform numbers, float64 [batch, agents], for episodes with an agent in ``wanted`` [batch, agents]."""
+        draw = torch.zeros(wanted.shape, dtype=torch.float64)
+        for row in wanted.any(-1).nonzero().flatten().tolist():
+            generator = keyed_generator(self.seed, purpose, t_env, episodes[row], t_ep)
+            draw[row] = torch.from_numpy(generator.random(wanted.shape[1]))
+        return draw
+
+
+def _sampled(probabilities: Tensor, draw: Tensor) -> Tensor:
+    """Invert the cumulative distribution: probabilities [..., actions], draws [...] in [0, 1) -> actions [...]."""
+    cumulative = probabilities.cumsum(-1)
+    threshold = draw.to(cumulative.device) * cumulative[..., -1]
+    return (cumulative > threshold.unsqueeze(-1)).int().argmax(-1)

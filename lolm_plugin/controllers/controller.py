@@ -1,6 +1,7 @@
 """What every controller of ours is: the host's contract, and what a policy-gradient learner needs beyond it."""
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
@@ -69,7 +70,9 @@ class Controller:
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
-        self.action_selector = KeyedActionSelector(args)
+        self.action_selector = KeyedActionSelector(args, self.layouts.observation.n_base_actions)
+        self._test_episodes = EpisodeNumbers()
+        self._sampled_test = False
         self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
         # Log-probabilities of the actions taken in the last training rollout, [batch, time, agents].
         self.behaviour_log_probs: Tensor | None = None
@@ -92,12 +95,21 @@ class Controller:
         acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
         asked = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
         check_finite("log_probs of the policy", asked, t_env, ("episode", "agent", "action"), ep_batch)
-        actions = self.action_selector.select_action(acting.log_probs.exp(), available, t_env, test_mode)
+        episodes = self._test_episodes.of(ep_batch, t_ep) if test_mode else None
+        actions = self.action_selector.select_action(
+            acting.log_probs.exp(), available, t_env, test_mode, episodes, t_ep
+        )
         if not test_mode:
             self._remember(acting.log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
-        elif self.decision_log.wanted:
+        elif self.decision_log.wanted and not self._sampled_test:
             self.decision_log.write(ep_batch, t_ep, t_env, running, acting, actions)
         return actions[bs]
+
+    def begin_test(self, sampled: bool) -> None:
+        """Start a test: ``sampled`` draws actions also where ``test_greedy`` is set, and writes no decisions."""
+        self._test_episodes = EpisodeNumbers()
+        self._sampled_test = sampled
+        self.action_selector.test_greedy = self.args.test_greedy and not sampled
 
     def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
         """Probabilities [batch, agents, actions] at one timestep, without gradient; learners call ``evaluate``."""
@@ -214,6 +226,22 @@ class Controller:
         if t_ep == 0:  # of these episodes; others of the batch may have been played before
             self.behaviour_log_probs[bs] = 0.0
         self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
+
+
+class EpisodeNumbers:
+    """Number the episodes of a test 0, 1, ... in the order of their batches, for draws that are keyed by the number."""
+
+    def __init__(self) -> None:
+        self._first = self._rows = 0
+        self._batch: Callable[[], Any] = lambda: None
+
+    def of(self, batch: Any, t_ep: int) -> range:
+        """Return the numbers of the batch's episodes; call it at every timestep."""
+        # A runner that replays lost episodes starts again at timestep 0 in the same batch.
+        if t_ep == 0 and batch is not self._batch():
+            self._first += self._rows
+            self._rows, self._batch = batch.batch_size, weakref.ref(batch)
+        return range(self._first, self._first + batch.batch_size)
 
 
 def decisions(batch: Any, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Test episodes decision by decision, for analysis: one line of JSON each, readable while they are played."""
+"""Decisions of test episodes, for analysis: one line of JSON each, readable while they are played."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ class DecisionLog:
         """The decisions of the episodes ``running`` (bool [batch]) at timestep ``t``; actions [batch, agents]."""
         if t == 0:
             self._begun += self._rows
-            self._rows = batch.batch_size
+            self._rows = int(running.nonzero().max()) + 1  # the last batch of a test may have idle rows
             self._unplayed = {}
             self.path.parent.mkdir(parents=True, exist_ok=True)
         going_on = running.nonzero().flatten().tolist()

@@ -17,7 +17,7 @@ from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, c
 from lolm_plugin.modules.agents.policy import PolicyOutput
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.modules.network_settings import network_settings
-from lolm_plugin.randomness import KeyedDraws
+from lolm_plugin.randomness import KeyedDraws, keyed_generator
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,11 @@ class NetworkMAC(Controller):
         if self.hidden is None or len(self.hidden) != ep_batch.batch_size:
             self.init_hidden(ep_batch.batch_size)
         noise = None
-        if self.agent.noise_width and not (test_mode and self.args.test_greedy):
-            noise = self._noise((ep_batch.batch_size, self.n_agents), "test" if test_mode else "train", t_env)
-            if not test_mode:
-                self._remember_noise(noise, t, ep_batch.max_seq_length, running)
+        if self.agent.noise_width and not test_mode:
+            noise = self._noise((ep_batch.batch_size, self.n_agents), "train", t_env)
+            self._remember_noise(noise, t, ep_batch.max_seq_length, running)
+        elif self.agent.noise_width and not self.action_selector.test_greedy:
+            noise = self._test_noise(ep_batch, t, t_env)
         log_probs, deciding = certain_log_probs(available)
         # Memory goes on in the dead, too; without it only those are asked who have a choice.
         where = torch.nonzero(running, as_tuple=True) if self.recurrent else deciding
@@ -175,6 +176,12 @@ class NetworkMAC(Controller):
 
     def _noise(self, shape: tuple[int, ...], mode: str, t_env: int) -> Tensor:
         return self.agent.noise(shape, self._draws.generator(mode, t_env)).to(self.device)
+
+    def _test_noise(self, ep_batch: Any, t: int, t_env: int) -> Tensor:
+        """Draw noise [batch, agents, noise_width] keyed by episode and step, whatever is played at once."""
+        key = (self.args.seed, "test noise", t_env)
+        generators = [keyed_generator(*key, episode, t) for episode in self._test_episodes.of(ep_batch, t)]
+        return torch.stack([self.agent.noise((self.n_agents,), each) for each in generators]).to(self.device)
 
     def _remember_noise(self, noise: Tensor, t: int, steps: int, running: Tensor) -> None:
         shape = (len(noise), steps, *noise.shape[1:])

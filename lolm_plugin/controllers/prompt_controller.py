@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,8 @@ class PromptMAC(Controller):
         super().__init__(scheme, groups, args)
         prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
-        self.agent = LLMAgent(prompter, backbone, args.head, args.seed).to(self.device)
+        keep_initial_head = args.kl["head"] == "initial"
+        self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
         self.example = ""  # the first prompt that was read, for people
 
@@ -53,7 +55,12 @@ class PromptMAC(Controller):
         """LoRA, or the whole language model, and the action head."""
         trained = "lora" if self.agent.backbone.has_reference else "backbone"
         return [
-            {"name": trained, "params": self.agent.backbone.trainable(), "lr": self.args.lr},
+            {
+                "name": trained,
+                "params": self.agent.backbone.trainable(),
+                "lr": self.args.lr,
+                "eps": self.args.lora["optim_eps"] or self.args.optim_eps,
+            },
             {"name": "head", "params": list(self.agent.head.parameters()), "lr": self.args.head_lr},
         ]
 
@@ -63,7 +70,7 @@ class PromptMAC(Controller):
 
     def fingerprint(self) -> dict[str, Any]:
         """The language model, its adapter and head; and the seed where that made weights that are not saved."""
-        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys",)}
+        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features")}
         if self.agent.backbone.has_reference:
             keys["lora"] = ("rank", "alpha", "targets", "layers")
         settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}
@@ -82,12 +89,17 @@ class PromptMAC(Controller):
         """Adapter in PEFT's own format, or the whole language model, and action head, as safetensors."""
         self.agent.backbone.save(path)
         save_tensors(f"{path}/head.safetensors", self.agent.head.state_dict())
+        if self.agent.initial_head is not None:
+            save_tensors(f"{path}/initial_head.safetensors", self.agent.initial_head.state_dict())
 
     def load_models(self, path: str) -> None:
         """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
         self.agent.backbone.load(path)
         tensors = load_tensors(f"{path}/head.safetensors", expected=self.agent.head.state_dict())
         self.agent.head.load_state_dict(tensors)
+        initial, file = self.agent.initial_head, Path(path, "initial_head.safetensors")
+        if initial is not None and file.is_file():  # a run without a KL to it saved none
+            initial.load_state_dict(load_tensors(file, expected=initial.state_dict()))
 
     @torch.no_grad()
     def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
@@ -135,8 +147,11 @@ class PromptMAC(Controller):
         return self._read(steps.prompts, reference=True)[steps.prompt]
 
     def reference_logits(self, states: States) -> Tensor:
-        """The frozen LM through the current head (paper, section 4.1), detached: [rows, n_actions]."""
-        return self.agent.logits(states).detach()
+        """The frozen LM through a head, detached: [rows, n_actions].
+
+        By the current head (paper, section 4.1), or with ``kl.head=initial`` as it was before training.
+        """
+        return self.agent.logits(states, initial_head=self.args.kl["head"] == "initial").detach()
 
     def use_less_memory(self) -> str | None:
         """Fewer tokens at once, and for the critic fewer agent-steps."""

@@ -12,6 +12,7 @@ from lolm_plugin.observations.descriptions import battle
 from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.automatic import AutomaticWriter
 from lolm_plugin.prompts.battle_writer import BattleWriter
+from lolm_plugin.prompts.chat import ChatWriter
 from lolm_plugin.prompts.template import build_style
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.prompts.writer import Writer
@@ -36,7 +37,8 @@ def build_prompter(
 ) -> Prompter:
     """The prompter of a map; ConfigError if its longest prompt is longer than ``llm.model`` reads."""
     source = resolve(llm["model"])
-    prompter = Prompter(build_writer(prompt, layout), source.load_tokenizer())
+    writer, tokenizer = build_writer(prompt, layout), source.load_tokenizer()
+    prompter = Prompter(ChatWriter(writer, tokenizer, llm["model"]) if prompt["chat"] else writer, tokenizer)
     # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
     context = getattr(source.load_config().get_text_config(), "max_position_embeddings", None)
     prompter.check_fits(context or prompter.tokenizer.model_max_length, llm["model"])

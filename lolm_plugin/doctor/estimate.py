@@ -28,13 +28,8 @@ def updates(t_max: int, battles: int, length: int) -> int:
 
 
 def times_tested(n_updates: int, interval: int, steps: int) -> int:
-    """Tests of a run whose updates take ``steps`` each: after the first, then when ``interval`` steps are passed."""
-    return 1 + (n_updates - 1) // -(-interval // steps)
-
-
-def battles_a_test(wanted: int, at_once: int) -> int:
-    """Battles of one test, which are played in rounds of ``at_once``."""
-    return max(1, wanted // at_once) * at_once
+    """Tests of a run with updates of ``steps`` each: at its start, every ``interval`` steps, and at its end."""
+    return 1 + -(-n_updates // -(-interval // steps))
 
 
 def token_operations(parameters: int, layers: int, queries: int, context: float) -> float:
@@ -51,9 +46,10 @@ def token_operations(parameters: int, layers: int, queries: int, context: float)
 class Learning:
     """What an update asks of a language model.
 
-    ``adapted``: the share of the layers that learn, from the top (``lora.layers``). ``reference``: the share of updates
-    that ask the frozen model, too, as the KL's weight is not 0. ``forgotten``: the share of tokens whose states below
-    the adapter do not fit ``llm.trunk_cache_gb``.
+    ``adapted``: the share of a pass that lies in layers that learn, at the top (``lora.layers``). ``reference``: the
+    share of updates that ask the frozen model, too, as the KL's weight is not 0. ``forgotten``: the share of tokens
+    whose states below the adapter do not fit ``llm.trunk_cache_gb``. ``kept_from_play``: the others' were computed
+    while playing.
     """
 
     epochs: int
@@ -63,6 +59,7 @@ class Learning:
     every_weight: bool = False
     recompute: bool = False
     forgotten: float = 0.0
+    kept_from_play: bool = False
 
     def forwards(self) -> float:
         """The forward passes that one update costs for each token of its batch.
@@ -73,5 +70,5 @@ class Learning:
         # With several minibatches the policy's own log-probabilities are recorded before the first of them.
         passes = self.reference + (self.minibatches > 1) + self.epochs
         backward = self.epochs * (1 + self.every_weight + self.recompute)
-        below = 1 - self.forgotten + self.forgotten * passes
+        below = (1 - self.forgotten) * (not self.kept_from_play) + self.forgotten * passes
         return self.adapted * (passes + backward) + (1 - self.adapted) * below

@@ -19,8 +19,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import smollm2, sources
 from lolm_plugin.llm.backbone import DTYPES
 from lolm_plugin.llm.lora import first_layer, with_lora
-from lolm_plugin.llm.stages import PRE_NORM
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
+from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
 
 SAMPLES = 256  # made-up observations whose prompts are counted
@@ -30,8 +29,9 @@ SAMPLES = 256  # made-up observations whose prompts are counted
 class LanguageModel:
     """Numbers of parameters and layers.
 
-    ``linear``: parameters in linear layers; ``once``: those of them that run for one token of each prompt alone.
-    ``adapter``: LoRA's, 0 where every weight is trained. ``adapted``: layers that learn, on the top.
+    ``linear``: parameters in linear layers; ``once``: those of them that run for one token of each prompt alone (all of
+    the last layer but keys and values, with ``llm.read_positions``). ``adapter``: LoRA's, 0 where every weight is
+    trained. ``adapted``: layers that learn, on the top.
     """
 
     parameters: int  # of the pretrained model
@@ -48,6 +48,12 @@ class LanguageModel:
     def all(self) -> int:
         """Parameters of the policy."""
         return self.parameters + self.adapter + self.head
+
+    @property
+    def adapted_share(self) -> float:
+        """Share of the products of a token that lies in the layers that learn."""
+        above = self.linear * self.adapted / self.layers - self.once
+        return above / (self.linear - self.once)
 
     @property
     def trained(self) -> int:
@@ -117,7 +123,7 @@ def measure(config: Mapping[str, Any], device: str, n_base: int = N_BASE_ACTIONS
     dtype = weight_dtype(llm["dtype"], device, frozen=not every_weight)
     with torch.device("meta"):
         model = sources.resolve(llm["model"]).load_model(llm["num_layers"], dtype, pretrained=False, seed=0)
-        parameters, linear, once = count(model), _linear(model), _once(model)
+        parameters, linear, once = count(model), _linear(model), _once(model) if llm["read_positions"] else 0
         layers = model.config.num_hidden_layers
         adapted, adapter, inputs = layers, 0, (0, 0)
         if not every_weight:
@@ -125,7 +131,7 @@ def measure(config: Mapping[str, Any], device: str, n_base: int = N_BASE_ACTIONS
             peft = with_lora(model, lora, llm["model"])
             adapter = count(peft) - parameters
             inputs = _adapter_inputs(peft, adapted)
-        head = count(AttentionActionHead(model.config.hidden_size, **config["head"], n_base=n_base))
+        head = count(build_head(model.config.hidden_size, config["head"], n_base))
     layer = _layer(model, inputs)
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
 
@@ -156,9 +162,13 @@ def _linear(module: nn.Module) -> int:
 
 
 def _once(model: PreTrainedModel) -> int:
-    """The last layer's feed-forward layer, where ``WantedTokens`` can keep it apart."""
+    """Count what ``TopLayer`` computes only where the last layer is read: all of it but keys and values."""
     last = list(getattr(model, "layers", []))[-1:]
-    return sum(_linear(layer.mlp) for layer in last if {name for name, _ in layer.named_children()} == PRE_NORM)
+    attention = [getattr(layer, "self_attn", None) for layer in last]
+    if not all(hasattr(module, "k_proj") and hasattr(module, "v_proj") for module in attention):
+        return 0
+    keys_and_values = sum(_linear(module.k_proj) + _linear(module.v_proj) for module in attention)
+    return sum(map(_linear, last)) - keys_and_values
 
 
 def _adapter_inputs(model: nn.Module, layers: int) -> tuple[int, int]:

@@ -52,6 +52,13 @@ def feed_forward_bytes(layer: Layer, size: int) -> int:
     return _kept(layer.hidden, 3 * layer.inner, layer.hidden + layer.inner, layer.adapted[1], size)
 
 
+def keys_and_values_bytes(layer: Layer, size: int) -> int:
+    """The same of a last layer that computes nothing else for all tokens."""
+    # Keys and values are kept twice: as they come and in the order of heads.
+    normed = layer.hidden + layer.keys * layer.normed_heads
+    return _kept(normed, 4 * layer.keys, layer.hidden, 2 * layer.hidden if layer.adapted[0] else 0, size)
+
+
 def _kept(normed: int, between: int, read: int, adapted: int, size: int) -> int:
     # Norms compute in float32 whatever they are given. LoRA's weights are float32, too: where the others are not, each
     # adapter keeps a copy of its own, and none of what its layer read otherwise.
@@ -62,16 +69,17 @@ def _kept(normed: int, between: int, read: int, adapted: int, size: int) -> int:
 def activation_bytes(layer: Layer, learning: int, tokens: int, size: int, recompute: bool, short_last: bool) -> int:
     """Of ``tokens`` read at once with gradient, the top ``learning`` layers of which learn; those below keep nothing.
 
-    ``short_last``: the last layer's feed-forward layer runs for one token of each prompt. With ``recompute`` all layers
-    but the one at work keep their input alone.
+    ``short_last``: all of the last layer but keys and values runs for one token of each prompt. With ``recompute`` all
+    layers but the one at work keep their input alone.
     """
     attention = attention_bytes(layer, size)
     whole = attention + feed_forward_bytes(layer, size)
     below = (learning - 1) * (layer.hidden * size if recompute else whole)
     # Gradients on their way down are about as large as what attention keeps (seen with SmolLM2, to 2 %). Most is kept
     # when they set out, or, recomputed, wherever a whole layer is.
-    at_work = attention if short_last and not (recompute and learning > 1) else whole
-    return tokens * (below + at_work + attention)
+    last = keys_and_values_bytes(layer, size) if short_last else whole
+    at_work = whole if recompute and learning > 1 else last
+    return tokens * (below + at_work + (last if short_last and learning == 1 else attention))
 
 
 def trunk_bytes(hidden: int, tokens: float, size: int, limit_gb: float) -> float:

@@ -95,5 +95,5 @@ def plan(config: Mapping[str, Any]) -> Plan:
         battles=battles,
         updates=updates,
         tests=estimate.times_tested(updates, config["test_interval"], battles * length),
-        test_battles=estimate.battles_a_test(config["test_nepisode"], battles),
+        test_battles=config["test_nepisode"] * (1 + (config["test_sampled"] and config["test_greedy"])),
     )

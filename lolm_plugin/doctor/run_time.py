@@ -31,9 +31,12 @@ def seconds(config: Mapping[str, Any], run: Plan, reading: Reading, device: str)
     threads = machine.threads(config["torch_threads"], "language models")
     shape = (min(reading.at_once, ROWS), model.layer.hidden, model.layer.inner)
     rate = machine.product_rate(shape, model.dtype, device, config["llm"]["product"], threads)
-    # The last layer's feed-forward layer runs for one token of a prompt, which is next to nothing.
+    # In the last layer all but keys and values runs for one token of a prompt, which is next to nothing.
     of_token = estimate.token_operations(
-        model.linear - model.once, model.layers, model.layer.queries, lengths.prefix + lengths.mean / 2
+        model.linear - model.once,
+        model.layers - (model.once > 0),
+        model.layer.queries,
+        lengths.prefix + lengths.mean / 2,
     )
     of_step = run.decisions * reading.decision * of_token
     play = (run.steps + run.test_steps) * of_step
@@ -52,9 +55,10 @@ def learning(config: Mapping[str, Any], run: Plan, reading: Reading) -> estimate
     return estimate.Learning(
         epochs=config["epochs"],
         minibatches=config["minibatches"],
-        adapted=model.adapted / model.layers,
+        adapted=model.adapted_share,
         reference=min(1.0, kl["anneal_steps"] / max(1, config["t_max"])) if kl["enabled"] else 0.0,
         every_weight=not model.adapter,
         recompute=config["llm"]["recompute"],
         forgotten=max(0.0, 1 - cache / tokens),
+        kept_from_play=config["llm"]["keep_rollout_states"],
     )

@@ -5,11 +5,8 @@ the same jitted call that steps every copy. jax is imported on construction only
 after its parent has used jax hangs.
 """
 
-import contextlib
-import io
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -181,19 +178,6 @@ def make_env(
     return SingleEnv(SMAXVectorEnv(map_name, 1, time_limit, **unknown), seed or 0)
 
 
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Importing jaxmarl prints a greeting and points both standard streams back at the terminal, past
-    whoever captures them.
-    """
-    streams = sys.stdout, sys.stderr, sys.__stdout__
-    sys.stdout = sys.__stdout__ = io.StringIO()
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = streams
-
-
 def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callable, Callable]:
     """Jitted ``reset(seeds) -> (battles, View)`` and ``step(battles, actions) -> (battles, View, outcome)`` over
     copies, and the function that copies their results to numpy in one go. An outcome is reward, terminated and
@@ -205,9 +189,9 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
         import jax
         import jax.numpy as jnp
 
-        with _silenced():
-            from jaxmarl.environments.smax import HeuristicEnemySMAX
-            from jaxmarl.environments.smax.smax_env import Scenario
+        from lolm_plugin.envs import jaxmarl_smax
+
+        HeuristicEnemySMAX, Scenario = jaxmarl_smax.load()
     except ImportError as error:
         raise ConfigError(
             f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install -e "

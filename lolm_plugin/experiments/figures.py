@@ -58,8 +58,14 @@ def all_figures(results: Results) -> Iterator[Picture]:
         ]
         reading = f"Solid: few-shot on the target. Dashed: the target from scratch, as far as few-shot went. {band}."
         yield Picture("few_shot", "Few-shot against from scratch (figure 7)", reading, panels, ylabel=results.what)
-        panels = [(" → ".join(places), _jumpstart(results, style, group)) for places, group in results.few_shot.items()]
-        reading = "From the test before the first update (hollow) to the asymptote (full), means over seeds."
+        panels = [
+            (" → ".join(places), _jumpstart(results, style, places, group))
+            for places, group in results.few_shot.items()
+        ]
+        reading = (
+            "From the test before the first update (hollow) to the asymptote (full), means over seeds. Dotted: the "
+            "untrained policy of learning from scratch, the zero of the jumpstart."
+        )
         title = "Jumpstart and asymptote (figure 8)"
         yield Picture("jumpstart", title, reading, panels, xlabel="", ylabel=results.what)
     if panels := list(_ablations(results, style)):
@@ -196,7 +202,7 @@ def _until(curve: Series, step: int) -> Series:
     return Series(tuple(steps), tuple(values))
 
 
-def _jumpstart(results: Results, style: Style, group: Group) -> Callable[["Axes"], None]:
+def _jumpstart(results: Results, style: Style, places: tuple[str, str], group: Group) -> Callable[["Axes"], None]:
     def paint(axis: "Axes") -> None:
         names = [name for name in results.algorithms if name in group]
         for place, name in enumerate(names):
@@ -208,6 +214,9 @@ def _jumpstart(results: Results, style: Style, group: Group) -> Callable[["Axes"
             )
             axis.annotate("", (place, high), (place, low), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5})
             axis.plot(place, low, style.marker(name), color=colour, mfc="white", ms=7)
+            scratch = results.curves(results.scratch.get(places[1], {}).get(name, []))
+            if zeros := [zero for curve in scratch if (zero := metrics.untrained(curve)) is not None]:
+                axis.hlines(float(np.mean(zeros)), place - 0.3, place + 0.3, color=colour, ls=":", lw=1.5)
             axis.plot(place, high, style.marker(name), color=colour, ms=7, label=f"{name} (n={len(curves)})")
         axis.set_xticks([])
         axis.set_xlim(-0.7, len(names) - 0.3)

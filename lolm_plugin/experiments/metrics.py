@@ -32,6 +32,11 @@ def jumpstart(curve: Series) -> float:
     return curve.values[0]
 
 
+def untrained(curve: Series) -> float | None:
+    """The test at step 0 of learning from scratch: the zero of a jumpstart. None where the first test came later."""
+    return curve.values[0] if curve.steps[0] == 0 else None
+
+
 def asymptote(curve: Series) -> float:
     """The mean of the last tenth of the tests, three at least, or of all where there are fewer."""
     return float(np.mean(curve.values[-max(WINDOW, round(LAST * len(curve.values))) :]))

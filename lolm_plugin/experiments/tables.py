@@ -97,9 +97,10 @@ def transfer_table(results: Results) -> Table:
         for algorithm in _present(results, group):
             scratch = {run.seed: run for run in results.scratch.get(target, {}).get(algorithm, [])}
             rows.append([f"{source} → {target}", algorithm, *_transfer(results, group[algorithm], scratch)])
-    columns = ["jumpstart", "scratch at first", "asymptote", "scratch's", "steps to it", "scratch's", "speed-up"]
+    columns = ["jumpstart", "untrained", "asymptote", "scratch's", "steps to it", "scratch's", "speed-up"]
     note = (
-        "Each transfer against the run from scratch of the same seed. Jumpstart: the test before the first update. "
+        "Each transfer against the run from scratch of the same seed. Jumpstart: the test before the first update. Its "
+        "zero is the test of the untrained policy from scratch, where a run has one at step 0. "
         "Steps to it: until three tests together have 95 % of the asymptote. Speed-up: steps from scratch by steps of "
         "the transfer until 95 % of what is reached from scratch, of the seeds that take steps to it, as a transfer "
         "that is there at once has none. Transfer ratio: gain in area under the curve over the common steps, by the "
@@ -127,7 +128,8 @@ def _transfer(results: Results, runs: Sequence[RunRecord], scratch: dict[int, Ru
 
     return [
         str(len(curves)),
-        *(of(metrics.jumpstart, many) for many in (curves, alone)),
+        of(metrics.jumpstart, curves),
+        of(metrics.untrained, alone),
         *(of(metrics.asymptote, many) for many in (curves, alone)),
         *(of(metrics.steps_to_asymptote, many, "{:,.0f}") for many in (curves, alone)),
         both(metrics.speed_up),

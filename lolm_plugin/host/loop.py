@@ -25,7 +25,7 @@ from lolm_plugin.checkpoints import store as checkpoints
 from lolm_plugin.checkpoints.store import Checkpoint, SaveError, Store
 from lolm_plugin.config_files import merge
 from lolm_plugin.errors import ConfigError, NumbersError
-from lolm_plugin.host import Host, progress
+from lolm_plugin.host import Host, progress, testing
 from lolm_plugin.host.parts import Parts, assemble, play
 from lolm_plugin.host.progress import Progress
 from lolm_plugin.host.stopping import Stopped, StopRequests
@@ -37,6 +37,7 @@ from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
+DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False}
 
 
 def run(
@@ -82,6 +83,7 @@ def run(
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:
             parts = assemble(host, args, logger, runner)
+            testing.whole_batches(parts)
             if start is not None:
                 log.info("Loading model from %s", start.path)
                 parts.learner.load_models(str(start.path))
@@ -109,9 +111,6 @@ def _checked(config: dict[str, Any], log: logging.Logger) -> dict[str, Any]:
     if config["use_cuda"] and not torch.cuda.is_available():
         config["use_cuda"] = False
         log.warning("use_cuda was switched off, as no CUDA device is available.")
-    # Tests run in rounds of batch_size_run episodes.
-    rounds = max(1, config["test_nepisode"] // config["batch_size_run"])
-    config["test_nepisode"] = rounds * config["batch_size_run"]
     return config
 
 
@@ -144,8 +143,7 @@ def _evaluate(parts: Parts) -> None:
     args, logger, runner = parts.args, parts.logger, parts.runner
     # No training statistics are due.
     runner.log_train_stats_t = runner.t_env
-    for _ in range(max(1, args.test_nepisode // runner.batch_size)):
-        runner.run(test_mode=True)
+    testing.play_tests(parts)
     if args.save_replay:
         runner.save_replay()
     logger.log_stat("episode", runner.t_env, runner.t_env)
@@ -208,10 +206,10 @@ class Training:
     def _loop(self) -> None:
         args, runner = self.args, self.runner
         self._began, self._first_t = time.monotonic(), runner.t_env
-        if self.start is not None and self._go_on():
-            self._after_batch()
-        if self.start is None and self.args.transfer_from:
-            self._after_batch()  # what the policy can do before it learns anything here
+        if self.start is None or self._go_on():
+            self._after_batch()  # a new run begins with a test of the untrained, or transferred, policy
+        else:
+            self._test_if_due()
         self.log.info("Beginning training for %s timesteps", args.t_max)
         while runner.t_env <= args.t_max:
             self._learn_from(play(self.parts))
@@ -234,6 +232,8 @@ class Training:
             self._whole = True
             return False
         self.progress = progress.load(self.parts, self.start.path)
+        if not self.progress.score:
+            self.progress.score = _score(self.logger) or None
         if self.resume and self.store is not None:
             self.store.set_aside_after(self.start.step)
             self._saved = str(self.start.path)
@@ -258,7 +258,7 @@ class Training:
     def _after_batch(self) -> None:
         """What is due: a test, a checkpoint, a line in the log. Due again for whoever goes on from a checkpoint."""
         args, runner, done = self.args, self.runner, self.progress
-        tested = self.stop.number is None and self._test_if_due()
+        tested = self.stop.number is None and (self._test_if_due() or self._test_at_end())
         if self.stop.number is not None:
             raise Stopped(self.stop.number, self._save())
         # Before saving: the same checkpoint comes of a stop, of an interval and of the end.
@@ -281,20 +281,28 @@ class Training:
         elapsed = time.monotonic() - self._began
         left = elapsed * max(0, args.t_max - runner.t_env) / max(1, runner.t_env - self._first_t)
         self.log.info("t_env: %s / %s", runner.t_env, args.t_max)
-        self.log.info("Estimated time left: %s. Time passed: %s", _duration(left), _duration(elapsed))
-        return self._test()
+        if runner.t_env > self._first_t:
+            self.log.info("Estimated time left: %s. Time passed: %s", _duration(left), _duration(elapsed))
+        if not self._test():
+            return False
+        done.last_test_t = runner.t_env
+        return True
+
+    def _test_at_end(self) -> bool:
+        """Test the final policy, unless this step was tested already; returns whether a whole test was played."""
+        t_env, done = self.runner.t_env, self.progress
+        if t_env <= self.args.t_max or t_env in (done.last_test_t, done.end_test_t) or not self._test():
+            return False
+        done.end_test_t = t_env
+        return True
 
     def _test(self) -> bool:
-        """Play a whole test; False where a signal cut it short."""
-        args, runner, done = self.args, self.runner, self.progress
-        for _ in range(max(1, args.test_nepisode // runner.batch_size)):
-            if self.stop.number is not None:
-                return False
-            runner.run(test_mode=True)
-        # What a test used is not to be told as part of the next training batch, which another process may play.
+        """Play the tests; False if a signal cut them short, after which they count for nothing."""
+        if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
+            return False
+        # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
         getattr(self.parts.learner.mac, "take_usage", dict)()
-        done.last_test_t = runner.t_env
-        done.score = _score(self.logger)
+        self.progress.score = _score(self.logger)
         return True
 
     def _best_yet(self) -> bool:
@@ -310,7 +318,7 @@ class Training:
             return self._saved
         before, done.last_save_t = done.last_save_t, t_env
         # Only the policy that was tested has the test's score.
-        score = done.score if done.last_test_t == t_env else None
+        score = done.score if t_env in (done.last_test_t, done.end_test_t) else None
         facts = {**self._facts, "t_env": t_env, checkpoints.SCORE: score, "finished": t_env > self.args.t_max}
         self.log.info("Saving models to %s", self.folder / str(t_env))
         try:

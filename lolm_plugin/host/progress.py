@@ -21,7 +21,8 @@ class Progress:
     """Counters of the loop; each ``last_`` is the environment step at which it was done last."""
 
     episode: int = 0
-    last_test_t: int = NEVER
+    last_test_t: int = NEVER  # when a test was due
+    end_test_t: int = NEVER  # the test at the end of the run, if none was due there
     last_log_t: int = 0
     last_save_t: int = NEVER
     score: list[float] | None = None  # of the last test: win rate, return
@@ -48,7 +49,11 @@ def save(parts: Parts, progress: Progress, folder: Path) -> None:
 
 
 def load(parts: Parts, folder: Path) -> Progress:
-    """Put back what ``save`` wrote, the series into the logger; nothing is found where version 0.1.0 wrote."""
+    """Restore what ``save`` wrote, the series into the logger; version 0.1.0 wrote nothing of it.
+
+    If the run continues beyond its former end, the test at that end is dropped: the run is then the one that was begun
+    with the new ``t_max``.
+    """
     parts.runner.t_env = int(folder.name)
     file = folder / "progress.json"
     if not file.is_file():
@@ -65,10 +70,15 @@ def load(parts: Parts, folder: Path) -> Progress:
             torch.set_rng_state(state)
         elif torch.cuda.is_available() and int(where.removeprefix("cuda")) < torch.cuda.device_count():
             torch.cuda.set_rng_state(state, int(where.removeprefix("cuda")))
+    done = Progress(**content["progress"])
     series = json.loads((folder / "metrics.json").read_text())
+    if done.end_test_t != NEVER and int(folder.name) <= parts.args.t_max:
+        for name in [name for name in series if name.startswith("test_")]:
+            series[name] = [point for point in series[name] if point[0] != done.end_test_t]
+        done.end_test_t, done.score = NEVER, None
     for t_env, name, value in sorted((t, name, value) for name, points in series.items() for t, value in points):
         parts.logger.log_stat(name, value, t_env)
-    return Progress(**content["progress"])
+    return done
 
 
 def _runner_state(runner: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.observations.units import NAMES
 
 FORMAT = 2  # 1: version 0.1.0, without `agent` and `units`
+UNWRITTEN = {"head.features": "raw"}  # settings of versions that had no key for them
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
 
@@ -33,6 +34,7 @@ def save(learner: Any, path: str) -> None:
         "format": FORMAT,
         "version": __version__,
         "kl_initial": learner.kl.initial,
+        "kl_measured": learner.kl.measured,
         "algorithm": learner.args.name,
         "map": _map(learner.args),
         "map_bound": learner.mac.map_bound(),
@@ -50,6 +52,7 @@ def load(learner: Any, path: str) -> None:
         file = f"{path}/{name}.safetensors"
         load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
     learner.kl.initial = facts["kl_initial"]
+    learner.kl.measured = [tuple(pair) for pair in facts.get("kl_measured", [])]
     learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
 
@@ -63,9 +66,10 @@ def checked_facts(learner: Any, path: str, setting: str, critic: bool) -> dict[s
     _check_same_sizes(learner, setting, facts)
     for key, value in {**_policy_shape(learner), **(_critic_shape(learner) if critic else {})}.items():
         # What an older version did not write down, it did not have.
-        if facts["shape"].get(key, value) != value:
+        theirs = facts["shape"].get(key, UNWRITTEN.get(key, value))
+        if theirs != value:
             raise ConfigError(
-                f"{setting} was trained with {key}={facts['shape'][key]} but this run has {key}={value}; "
+                f"{setting} was trained with {key}={theirs} but this run has {key}={value}; "
                 f"set {key} to the checkpoint's value."
             )
     return facts

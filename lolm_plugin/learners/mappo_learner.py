@@ -19,6 +19,8 @@ from lolm_plugin.learners.value_normaliser import ValueNormaliser
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
 from lolm_plugin.randomness import keyed_generator
 
+KL_KEYS = ("enabled", "anneal_steps", "eps", "coef_max", "balance_steps")
+
 
 class MAPPOLearner:
     """On-policy: each call of ``train`` gets exactly the episodes that the current policy has just played.
@@ -36,7 +38,7 @@ class MAPPOLearner:
         self.n_agents = args.n_agents
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
-        self.kl = KLAnnealing(args.kl["enabled"], args.kl["anneal_steps"], args.kl["eps"], args.kl["coef_max"])
+        self.kl = KLAnnealing(**{key: args.kl[key] for key in KL_KEYS})
         self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)
         self.critic_optimiser = torch.optim.Adam(
             self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps, fused=True
@@ -77,10 +79,13 @@ class MAPPOLearner:
         if self.args.minibatches > 1:  # later minibatches of the first epoch no longer see the old policy
             self.mac.fitting(partial(self._record_old_log_probs, steps, chosen))
             self._check_ratio(batch, steps, chosen, t_env)
+        # The policy stops once it is ``target_kl`` from the one that played; the critic learns on.
+        moved, limit = 0.0, self.args.target_kl or float("inf")
         for epoch in range(self.args.epochs):
             fresh = epoch == 0 and self.args.minibatches == 1
             for rows in self._minibatches(steps, t_env, epoch):
-                self._update_actor(batch, steps, rows, chosen, fresh, t_env, stats)
+                if moved <= limit:
+                    moved = self._update_actor(batch, steps, rows, chosen, fresh, t_env, stats)
             if epoch == 0 and self.args.normalise_values:
                 self.value_normaliser.update(returns, counts)
             targets = self.value_normaliser.normalise(returns)
@@ -105,8 +110,8 @@ class MAPPOLearner:
 
     def _update_actor(
         self, batch: Any, steps: Any, rows: Tensor, chosen: SimpleNamespace, fresh: bool, t_env: int, stats: dict
-    ) -> None:
-        """One optimiser step on ``rows`` [n] of the decisions."""
+    ) -> float:
+        """Make one optimiser step on ``rows`` [n] of the decisions; return ``approx_kl`` before it."""
         sums = self.mac.fitting(partial(self._actor_gradients, batch, steps, rows, chosen, fresh, t_env))
         if fresh:
             self._check_ratio(batch, steps, chosen, t_env)
@@ -114,19 +119,25 @@ class MAPPOLearner:
             self.kl.measure(sums["policy_loss"], sums["kl_loss"])
         for group in self.actor_optimiser.param_groups:
             sums[f"{group['name']}_grad_norm"] = _gradient_norm(group["params"])
-        norm = torch.nn.utils.clip_grad_norm_(self.mac.parameters(), self.args.grad_norm_clip)
-        check_finite("loss's gradient norm of the policy", norm, t_env, batch=batch)
+        groups = [group["params"] for group in self.actor_optimiser.param_groups]
+        for parameters in groups if self.args.clip_per_group else [self.mac.parameters()]:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.grad_norm_clip)
+            check_finite("loss's gradient norm of the policy", norm, t_env, batch=batch)
         self.actor_optimiser.step()
         # The fused step does not say that it changed them, by which a policy knows what it has to compute again.
         torch.autograd.graph.increment_version(self.mac.parameters())
         for name, value in sums.items():
             stats[name].append(value)
+        return sums["approx_kl"]
 
     def _actor_gradients(
         self, batch: Any, steps: Any, rows: Tensor, chosen: SimpleNamespace, fresh: bool, t_env: int
     ) -> dict[str, float]:
         """Gradients added up over microbatches; returns what is logged. May be begun again."""
         coef = self.kl.coef(t_env)
+        entropy_coef = ppo_core.linear(
+            self.args.entropy_coef, self.args.entropy_coef_end, t_env / max(1, self.args.t_max)
+        )
         count = len(rows) * chosen.weight
         sums: dict[str, float] = defaultdict(float)
         self.actor_optimiser.zero_grad(set_to_none=True)
@@ -141,7 +152,7 @@ class MAPPOLearner:
                 log_probs, old, chosen.advantages[micro], self.args.eps_clip
             )
             spread = entropy(log_policy)
-            policy_loss = (surrogate - self.args.entropy_coef * spread).sum() / count
+            policy_loss = (surrogate - entropy_coef * spread).sum() / count
             kl_loss = policy_loss.new_zeros(())
             if chosen.reference is not None:
                 frozen = self.mac.reference_logits(chosen.reference[micro])

@@ -77,3 +77,8 @@ def farthest_ratio(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
     """The importance ratio that differs most from 1, a scalar; 1 where there are no rows."""
     ratio = (log_probs - behaviour_log_probs).exp()
     return ratio[(ratio - 1).abs().argmax()] if ratio.numel() else ratio.new_ones(())
+
+
+def linear(start: float, end: float | None, share: float) -> float:
+    """Go from ``start`` at share 0 to ``end`` at share 1 and stay there; None: stay at ``start``."""
+    return start if end is None else start + (end - start) * min(1.0, share)

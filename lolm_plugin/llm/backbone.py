@@ -139,6 +139,11 @@ class Backbone(nn.Module):
         if self.trunk_layers:
             self._reader.frozen_states.drop()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the states that ``precompute_frozen_layers`` keeps."""
+        return self._reader.frozen_states.nbytes if self.trunk_layers else 0
+
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode: dropout would make the policy differ from itself between passes."""
         return super().train(False)

@@ -143,6 +143,11 @@ class ObservationLayout:
         return frozenset(kind for block in blocks for kind in (block.kinds or (block.only_kind,)))
 
     @property
+    def masks_range(self) -> bool:
+        """Whether the action mask offers only targets in range."""
+        return "target flag" not in self.exceptions
+
+    @property
     def has_healers(self) -> bool:
         """Whether an agent of this map can be a unit that heals."""
         return any(kind in HEALERS for kind in (self.own.kinds or (self.own.only_kind,)))

@@ -1,6 +1,7 @@
 """Prompts as token ids without tokenising them: every piece is tokenised once, prompts are gathered from these."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -94,10 +95,27 @@ def keeps_cuts(tokenizer: Any, pieces: Sequence[str]) -> bool:
     """Whether a tokenizer splits the joined text at every cut between pieces before it looks for tokens.
 
     No token reaches over such a split. Of a tokenizer that does not split texts first, or will not tell where, a
-    sample of texts cannot show that it never joins two pieces.
+    sample of texts cannot show that it never joins two pieces. Added tokens, such as those of a chat template, are cut
+    out of the text before all else.
     """
     splits = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
     if splits is None:
         return False
-    inside = {place for _, (start, end) in splits.pre_tokenize_str("".join(pieces)) for place in range(start + 1, end)}
+    text = "".join(pieces)
+    added = [match.span() for match in re.finditer(_any_of(tokenizer.added_tokens_decoder.values()), text)]
+    ends = [0, *(end for _, end in added)]
+    between = zip(ends, [*(start for start, _ in added), len(text)], strict=True)
+    spans = [
+        (begin + start, begin + end)
+        for begin, stop in between
+        for _, (start, end) in splits.pre_tokenize_str(text[begin:stop])
+    ]
+    inside = {place for start, end in (*spans, *added) for place in range(start + 1, end)}
     return inside.isdisjoint(accumulate(map(len, pieces)))
+
+
+def _any_of(added: Iterable[Any]) -> str:
+    """A pattern of all added tokens, the longest first, with the spaces that they take in."""
+    tokens = sorted((token for token in added if token.content), key=lambda token: -len(token.content))
+    each = [r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in tokens]
+    return "|".join(each) or r"(?!)"  # which matches nothing

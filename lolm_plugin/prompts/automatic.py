@@ -58,6 +58,7 @@ class AutomaticWriter(Writer):
         self.layout: Description = description
         self.form = SHORT if short else FULL
         self.dynamic = dynamic
+        self.cue = self.form.cue
         self._blocks = [block for block in description.entities if block.starts]
         assert len(description.targets) <= 2, "a listing has two sets of words for actions"
         self.beginning = _short_beginning(description) if short else _full_beginning(description)

@@ -8,7 +8,6 @@ from torch import Tensor
 from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.columns import SceneColumns, look
 from lolm_plugin.prompts.samples import varied_views
-from lolm_plugin.prompts.scene import fullest_scenes
 from lolm_plugin.prompts.template import PromptParts, PromptStyle
 from lolm_plugin.prompts.writer import Writer, Written
 
@@ -21,6 +20,7 @@ class BattleWriter(Writer):
         self.style = style
         self.dynamic = dynamic
         self.beginning = style.instruction + style.goal
+        self.cue = style.cue
 
     def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:
         """One part for each of the style's."""
@@ -34,7 +34,7 @@ class BattleWriter(Writer):
 
     def fullest(self) -> list[str]:
         """All units of one kind are there, and every action is available."""
-        return [self.style.describe(scene).text for scene in fullest_scenes(self.layout, self.dynamic)]
+        return [self.style.describe(scene).text for scene in self.style.fullest(self.layout, self.dynamic)]
 
     def names(self, agent: int) -> Mapping[int, str]:
         """As the layout has them."""

@@ -93,10 +93,12 @@ def look(
     own = {name: _field(observed.own, name)[:, 0] for name in ("health", "shield", "cooldown", "x", "y")}
     kind = observed.own.kind[:, 0].numpy()
     heals = observed.heals.numpy()[:, None]
-    attackable = _offered(layout, can, enemies) & ~heals & (layout.hidden_targets | observed.enemies.present.numpy())
-    healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy()
+    # Where SMACv2 plays without action masks, every living target is offered, and only the flag tells the range.
+    present, flagged = observed.enemies.present.numpy(), observed.enemies.fields["can_target"].numpy() > 0
+    attackable = _offered(layout, can, enemies) & ~heals & np.where(present, flagged, layout.hidden_targets)
+    healable = _offered(layout, can, allies) & heals & observed.allies.present.numpy() & layout.masks_range
     return SceneColumns(
-        me=SelfColumns(number, kind, attack_range=_attack_range(layout, kind), **own),
+        me=SelfColumns(number, kind, attack_range=attack_range(layout, kind), **own),
         allies=_units("ally", observed.allies, allies, sight, healable, dynamic),
         enemies=_units("enemy", observed.enemies, enemies, sight, attackable, dynamic),
         actions=ActionColumns((layout.action_names(False), layout.action_names(True)), observed.heals.numpy(), can),
@@ -141,7 +143,7 @@ def _offered(layout: ObservationLayout, available: np.ndarray, number: np.ndarra
     return np.take_along_axis(available, action, axis=1) & (number < layout.n_targets)
 
 
-def _attack_range(layout: ObservationLayout, kind: np.ndarray) -> np.ndarray:
+def attack_range(layout: ObservationLayout, kind: np.ndarray) -> np.ndarray:
     """Look up the range in map cells of observers of ``kind`` [rows]; NaN where it is not known."""
     reach = layout.shoot_range
     table = reach if isinstance(reach, tuple) else (np.nan if reach is None else reach,) * len(NAMES)

@@ -1,4 +1,4 @@
-"""A third of the tokens: one short line a unit, for machines without a GPU."""
+"""Less than half of the paper style's tokens: one short line a unit."""
 
 import re
 
@@ -23,26 +23,28 @@ class CompactStyle(PromptStyle):
 
     short = True
     instruction = "Battle. Pick one action for your unit.\n"
-    goal = "Goal: kill all enemies, weakest first, and stay alive.\n"
+    goal = "Goal: kill all enemies, weakest first, heal allies if you can, and stay alive.\n"
     actions = Listing("Actions: ", " ", "\n", spoken=lambda name: _SHORT_ACTION.get(name) or _SIDE.sub(" ", name))
     cue = "Best:"
 
     def me(self, me: SelfColumns) -> Phrase:
-        """Kind and condition."""
+        """Kind, condition and range."""
+        reach = optional(" range {attack_range:.0f}", me)
         wait = optional(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
-        return phrase("You: {kind}{condition}{wait}\n", kind=kinds(me.kind), condition=_condition(me), wait=wait)
+        return phrase("You: {kind}{more}\n", kind=kinds(me.kind), more=_condition(me) + reach + wait)
 
     def unit(self, unit: UnitColumns) -> Phrase:
         """One short line."""
         east, north = _offset(unit.east, "east", "west"), _offset(unit.north, "north", "south")
         here = phrase(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
         seen = phrase(
-            ": {kind}{condition}{offset}\n",
+            ": {kind}{condition}{offset}{in_range}\n",
             kind=kinds(unit.kind),
             condition=_condition(unit),
             offset=east + north + here,
+            in_range=phrase(" in range").where(unit.in_range),
         )
-        hidden, gone = phrase(": in range, unknown\n"), phrase(": none\n")
+        hidden, gone = phrase(": in range, unknown\n"), phrase(": unseen\n")
         name = phrase("{side} {number}", unit)
         return name + either(unit.seen, seen, either(unit.in_range, hidden, gone))
 

@@ -36,7 +36,7 @@ def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[
     together = torch.stack(rows)
     count, pieces = len(together), Pieces()
     written = writer.write(together, available.expand(count, -1), torch.full((count,), agent))
-    laid = np.concatenate([pieces.lay(phrases, count) for phrases in written.parts.values()], axis=1)
+    laid = np.concatenate([block for part in written.blocks(pieces, count).values() for block in part], axis=1)
     differs = laid[1:] != laid[0]
     names, origins, start = writer.names(agent), [], 0
     for index, values in enumerate(changed):

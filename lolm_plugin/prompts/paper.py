@@ -15,19 +15,21 @@ class PaperStyle(PromptStyle):
     )
     goal = (
         "Goal: In the long term your team must destroy every enemy unit. In the short term stay alive, protect "
-        "your allies and finish off weakened enemies together.\n"
+        "your allies and finish off weakened enemies together; if you can heal, keep wounded allies alive.\n"
     )
     nobody = "You see no {side}.\n"
     actions = Listing("Available actions: ", ", ", ".\n")
     cue = "The best action is:"
 
     def me(self, me: SelfColumns) -> Phrase:
-        """Who and where one is, and in what condition."""
+        """Number, kind, condition, range and place."""
         return phrase(
-            "Current state:\nYou are ally {number}, {a_kind}{condition}{place}.\n",
+            "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{place}.\n",
             number=me.number,
             a_kind=kinds(me.kind, articles=True),
             condition=_condition(me),
+            attack=optional(", attack range {attack_range:.0f}", me).where(~me.heals),
+            heal=optional(", healing range {attack_range:.0f}", me).where(me.heals),
             place=optional(", at {x:.2f} of the map's width and {y:.2f} of its height", me),
         )
 
@@ -36,7 +38,7 @@ class PaperStyle(PromptStyle):
         name = phrase("{side} {number}", side=unit.side.capitalize(), number=unit.number)
         seen = phrase(
             " is {a_kind} at distance {distance:.2f}, {east:.2f} {east_west} and {north:.2f} {north_south} of you"
-            "{condition}.\n",
+            "{condition}{in_range}.\n",
             a_kind=kinds(unit.kind, articles=True),
             distance=unit.distance,
             east=abs(unit.east),
@@ -44,9 +46,9 @@ class PaperStyle(PromptStyle):
             north=abs(unit.north),
             north_south=choose(unit.north >= 0, "north", "south"),
             condition=_condition(unit),
+            in_range=phrase(f", in {'healing' if unit.side == 'ally' else 'attack'} range").where(unit.in_range),
         )
-        hidden = phrase(" is in range, details unknown.\n")
-        gone = phrase(" is dead or out of sight, distance 0.00, 0.00 east and 0.00 north of you, health 0.00.\n")
+        hidden, gone = phrase(" is in range, details unknown.\n"), phrase(" is dead or out of sight.\n")
         return name + either(unit.seen, seen, either(unit.in_range, hidden, gone))
 
 

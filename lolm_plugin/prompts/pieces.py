@@ -13,6 +13,7 @@ class Pieces:
 
     def __init__(self) -> None:
         self.texts: list[str] = [""]
+        self._shorter: dict[int, int] = {}  # piece -> the piece without its newline
         self._places: dict[Column, np.ndarray] = {}  # column -> piece by value, -1 where it never came up
 
     def lay(self, phrases: Sequence[Phrase], rows: int) -> np.ndarray:
@@ -26,6 +27,16 @@ class Pieces:
     def split(self, row: np.ndarray) -> list[str]:
         """The texts of one row of pieces [width], to be read one after the other."""
         return [self.texts[piece] for piece in row[row > 0].tolist()]
+
+    def without_newline(self, pieces: np.ndarray) -> np.ndarray:
+        """The pieces [...] whose texts are those of ``pieces`` without a newline at the end."""
+        for piece in np.unique(pieces).tolist():
+            text = self.texts[piece].removesuffix("\n")
+            if piece not in self._shorter:
+                self._shorter[piece] = piece if text == self.texts[piece] else len(self.texts) if text else 0
+                if self._shorter[piece] == len(self.texts):
+                    self.texts.append(text)
+        return np.array([self._shorter[piece] for piece in pieces.flat], np.int64).reshape(pieces.shape)
 
     def _lay(self, phrase: Phrase, rows: int) -> np.ndarray:
         """All columns of the first unit, then all of the second, and so on: [rows, units * columns]."""

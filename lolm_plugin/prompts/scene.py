@@ -1,5 +1,6 @@
 """What one agent sees, as plain values ready to be put into words."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice, repeat
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lolm_plugin.observations.layout import Block, ObservationLayout
 from lolm_plugin.observations.units import HEALERS
-from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns, look
+from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns, attack_range, look
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,13 @@ def _fullest(layout: ObservationLayout, kind: int, seen: bool) -> Scene:
 
     def unit(side: str, number: int, block: Block) -> SeenUnit:
         conditions = shown(block, "health", "shield", "cooldown")
-        return SeenUnit(side, number, kind_name(kind), seen, 18.88, -18.88, -18.88, **conditions)
+        # Only a healer has allies in range; which kinds these are is not known here.
+        near = seen and (side == "enemy" or layout.has_healers)
+        return SeenUnit(side, number, kind_name(kind), seen, 18.88, -18.88, -18.88, **conditions, in_range=near)
 
     conditions = shown(layout.own, "health", "shield", "cooldown", "x", "y")
+    (reach,) = attack_range(layout, np.array([kind])).tolist()
+    conditions["attack_range"] = None if math.isnan(reach) else reach
     return Scene(
         me=Self(layout.n_agents - 1, kind_name(kind), **conditions),
         allies=tuple(unit("ally", i, layout.allies) for i in range(layout.n_agents - 1)),

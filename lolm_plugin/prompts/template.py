@@ -1,17 +1,18 @@
 """What every prompt style fills in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.columns import ActionColumns, SceneColumns, SelfColumns, UnitColumns
 from lolm_plugin.prompts.phrases import Phrase, Words, choose, phrase
 from lolm_plugin.prompts.pieces import Pieces
-from lolm_plugin.prompts.scene import Scene
+from lolm_plugin.prompts.scene import Scene, fullest_scenes
 
 
 class PromptParts(NamedTuple):
@@ -64,6 +65,10 @@ class PromptStyle(ABC):
     def choices(self, scenes: SceneColumns) -> tuple[Phrase, ...]:
         """The available actions: all of them in ``actions``, unless a style says some of them elsewhere."""
         return self.actions.phrases(scenes.actions)
+
+    def fullest(self, layout: ObservationLayout, dynamic: bool) -> Sequence[Scene]:
+        """Scenes of which one is as long in this style as the map allows."""
+        return fullest_scenes(layout, dynamic)
 
     def describe(self, scene: Scene) -> PromptParts:
         """What changes with the agent and the timestep, in words."""

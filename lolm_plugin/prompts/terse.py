@@ -1,14 +1,18 @@
 """Less than half of the compact style's tokens: whole cells, tenths, and only what is not the usual case."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
-from lolm_plugin.observations.layout import BASE_ACTIONS
+from lolm_plugin.observations.layout import BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.units import UNKNOWN
 from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, Words, choose, either, kinds, optional, phrase
+from lolm_plugin.prompts.phrases import Phrase, Words, either, kinds, optional, phrase
+from lolm_plugin.prompts.scene import Scene, SeenUnit, fullest_scenes
 from lolm_plugin.prompts.template import Listing, PromptStyle
 
 # Number words are one token with the space before them, digits two: " three" and " ", "3".
@@ -31,17 +35,18 @@ _TARGET = re.compile("(?:attack|heal) (ally|enemy) ([0-9]+)")
 class TerseStyle(PromptStyle):
     """The facts of the compact style, rounded.
 
-    - Offsets are whole cells, to the nearest. A unit less than half a cell away in both directions is "here".
-    - Health, shield and wait (weapon cooldown) are tenths of the maximum, to the nearest, but 0 is said of nothing
-      else than 0: what would round to 0 reads 1. Full health and full shields are not said.
-    - The kind is in the heading where all units of a side that are seen are of one kind, else in each line.
-    - A unit that can be attacked or healed now is "in range". Actions are said only where that and the free choice of
-      stop and the four moves is not all: "Blocked" lists which of those cannot be chosen, "Also" what else can.
+    - Offsets are rounded to whole cells, halves to the even number. An offset of 0 is not said; a unit at 0 in both
+      directions is "here".
+    - Health, shield and wait (weapon cooldown) are rounded to tenths of the maximum, halves to the even number, but
+      what is above 0 reads at least 1. Full health and full shields (10 tenths) are not said.
+    - If all units of a side that are seen have one kind, the heading says it, else each line.
+    - A unit that can be attacked (or healed, by a healer) now is "in range". Stop and the four moves are available
+      unless "Blocked" lists them. "Also" lists every other available action.
     """
 
     short = True
-    instruction = "Battle. Stop, move or pick a unit in range. Cells and tenths are rounded; full hp is unsaid.\n"
-    goal = "Goal: kill all enemies, heal allies, stay alive.\n"
+    instruction = "Battle in rounded cells and tenths; full hp is unsaid. Stop, move or pick one in range.\n"
+    goal = "Goal: kill all enemies, weakest first, heal allies, stay alive.\n"
     actions = Listing("Also: ", ", ", "\n")
     cue = "Best:"
 
@@ -72,14 +77,24 @@ class TerseStyle(PromptStyle):
             + _offset(east, "east", "west")
             + phrase(" here").where((east == 0) & (north == 0))
         )
-        in_range = phrase("{words}", words=choose(unit.in_range, " in range", ""))
         return (
             heading.where(first)
             + phrase("{number}", unit)
             + either(unit.seen, line, phrase(" unseen"))
-            + in_range.where(unit.in_range)
+            + phrase(" in range").where(unit.in_range)
             + phrase("\n")
         )
+
+    def fullest(self, layout: ObservationLayout, dynamic: bool) -> list[Scene]:
+        """Every kind with every count of cells, of one kind and of two, without a move that is not blocked."""
+        cells = range(1, 1 + math.ceil(np.max(layout.sight)))
+        kinds = [KINDS[kind] for kind in sorted(layout.kinds)]
+        return [
+            _fullest(scene, count, other)
+            for scene in fullest_scenes(layout, dynamic)
+            for count in cells
+            for other in {scene.me.kind, kinds[kinds.index(scene.me.kind) - 1]}
+        ]
 
     def choices(self, scenes: SceneColumns) -> tuple[Phrase, ...]:
         """What the lines above do not tell about the available actions; mostly nothing."""
@@ -94,6 +109,20 @@ class TerseStyle(PromptStyle):
             named,
             end.where(some),
         )
+
+
+def _fullest(scene: Scene, cells: int, other: str) -> Scene:
+    """The scene with every unit that many cells away, the first of each side of kind ``other``, and no free choice."""
+
+    def units(side: Sequence[SeenUnit]) -> tuple[SeenUnit, ...]:
+        every = [replace(unit, east=float(cells), north=float(cells)) for unit in side]
+        if scene.me.kind == KINDS[UNKNOWN]:
+            every = [replace(unit, health=None) for unit in every]
+        return (*(replace(unit, kind=other) for unit in every[:1]), *every[1:])
+
+    me = replace(scene.me, cooldown=None if scene.me.cooldown is None else 1.0)
+    actions = tuple(name for name in scene.actions if name not in _FREE)
+    return Scene(me, units(scene.allies), units(scene.enemies), actions)
 
 
 def _free(actions: ActionColumns) -> np.ndarray:

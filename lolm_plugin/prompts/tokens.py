@@ -79,17 +79,16 @@ class Prompter:
         if self.max_tokens > context_length:
             raise ConfigError(
                 f"A prompt on map_name={self.layout.map_name} can have {self.max_tokens} tokens but "
-                f"llm.model={model} reads at most {context_length}; set prompt.style=compact or an llm.model with a "
+                f"llm.model={model} reads at most {context_length}; set prompt.style=terse or an llm.model with a "
                 "longer context."
             )
 
     def _lay(self, written: Written, rows: int) -> Laid:
         """Each row's own part as pieces, and where the sentences of units lie."""
         blocks, spans, column = [], [np.zeros((0, 2), np.int64)], 0
-        for name, phrases in written.parts.items():
-            laid = self._pieces.blocks(phrases, rows)
+        for name, laid in written.blocks(self._pieces, rows).items():
             if name in written.units and laid[0].shape[1]:
-                ends = column + np.arange(0, laid[0].shape[1] + 1, len(phrases[0]))
+                ends = column + np.arange(0, laid[0].shape[1] + 1, len(written.parts[name][0]))
                 spans.append(np.stack([ends[:-1], ends[1:]], axis=1))
             blocks += laid
             column += sum(block.shape[1] for block in laid)
@@ -134,8 +133,8 @@ class Prompter:
         return ""
 
     def _beginning(self) -> list[int]:
-        """The begin-of-text token where the tokenizer puts one by itself."""
-        bos = self.tokenizer.bos_token_id
+        """The begin-of-text token where the tokenizer puts one by itself; a chat template has its own."""
+        bos = self.tokenizer.bos_token_id if self.writer.adds_bos else None
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos] else []
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

@@ -15,17 +15,40 @@ class Written(NamedTuple):
     """Prompts of many rows: ``parts`` by name, each one or more phrases of [rows] or [rows, units].
 
     ``units`` names the parts whose first phrase has one sentence a unit; ``target`` int64 [rows, n_targets] says which
-    of these units, counted through, a target action is about, -1 for none.
+    of these units, counted through, a target action is about, -1 for none. ``ends_turn``: the newline before the last
+    part is left out, as chat templates do at the end of a turn.
     """
 
     parts: dict[str, Sequence[Phrase]]
     units: tuple[str, ...]
     target: np.ndarray
+    ends_turn: bool = False
+
+    def blocks(self, pieces: Pieces, rows: int) -> dict[str, list[np.ndarray]]:
+        """The pieces of every part, one array int64 [rows, width] for each of its phrases."""
+        laid = {name: pieces.blocks(phrases, rows) for name, phrases in self.parts.items()}
+        if self.ends_turn:
+            *before, _ = laid
+            _drop_newline([(laid[name], i) for name in before for i in range(len(laid[name]))], pieces, rows)
+        return laid
 
     def texts(self, pieces: Pieces, rows: int) -> list[dict[str, str]]:
         """Every row's parts in words."""
-        laid = {name: pieces.lay(phrases, rows) for name, phrases in self.parts.items()}
+        laid = {name: np.concatenate(blocks, axis=1) for name, blocks in self.blocks(pieces, rows).items()}
         return [{name: "".join(pieces.split(part[row])) for name, part in laid.items()} for row in range(rows)]
+
+
+def _drop_newline(blocks: Sequence[tuple[list[np.ndarray], int]], pieces: Pieces, rows: int) -> None:
+    """Replace the last piece of each row by the one without its newline, in the last block that has one."""
+    left = np.ones(rows, bool)
+    for part, i in reversed(blocks):
+        block = part[i]
+        here = left & (block > 0).any(1)
+        if here.any():
+            part[i] = block = block.copy()
+            last = block.shape[1] - 1 - (block > 0)[:, ::-1].argmax(1)
+            block[here, last[here]] = pieces.without_newline(block[here, last[here]])
+        left &= ~here
 
 
 class Readable(Protocol):
@@ -43,16 +66,21 @@ class Readable(Protocol):
     @property
     def n_targets(self) -> int: ...
 
+    def action_names(self, meaning: int, /) -> tuple[str, ...]: ...
+
 
 class Writer(ABC):
     """Puts what agents see into words.
 
     ``beginning`` is the same for every agent and timestep, so that it is computed once; it ends in a newline and no
     part begins with a space, so that joining the token ids of the two is the same as tokenising the joined text.
+    ``cue`` is the text of the last part. ``adds_bos``: the prompt begins with the tokenizer's begin-of-text token.
     """
 
     layout: Readable
     beginning: str
+    cue: str
+    adds_bos: bool = True
 
     @abstractmethod
     def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:

@@ -31,15 +31,23 @@ class EpisodeStats:
     ``total_return_*``. Test episodes have the prefix ``test_``.
 
     ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, by the time something
-    is logged, ``n_agents``. ``batch_size`` is the number of episodes of one ``run()`` call.
+    is logged, ``n_agents``.
     """
 
-    def __init__(self, args: Namespace, logger: Any, batch_size: int) -> None:
+    def __init__(self, args: Namespace, logger: Any) -> None:
         self.args = args
         self.logger = logger
-        self.batch_size = batch_size
         self.log_train_stats_t = NEVER
         self._train = _Tally()
+        self._test = _Tally()
+
+    @property
+    def tested(self) -> int:
+        """Episodes of the current test so far; 0 once ``test_nepisode`` episodes were logged."""
+        return len(self._test.returns)
+
+    def begin_test(self) -> None:
+        """Drop the episodes of a test that was not completed."""
         self._test = _Tally()
 
     def state(self) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class EpisodeStats:
             tally.sums.update({name: float(value) for name, value in info.items()})
 
         if test_mode:
-            due = len(tally.returns) == max(1, self.args.test_nepisode // self.batch_size) * self.batch_size
+            due = len(tally.returns) == self.args.test_nepisode
         else:
             due = t_env - self.log_train_stats_t >= self.args.runner_log_interval
         if not due:

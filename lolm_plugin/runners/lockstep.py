@@ -35,14 +35,14 @@ class LockstepRunner(Runner):
         raise NotImplementedError
 
     def play(self, test_mode: bool) -> Any:
-        """One episode in each environment; what was lost is played again once the others are over."""
-        batch = self.new_batch()
+        """Play an episode in each environment; replay lost episodes once the others are over."""
+        batch, rows = self.new_batch(), range(self.episodes(test_mode))
         episodes: dict[int, Episode] = {}
-        while lost := [row for row in range(self.batch_size) if row not in episodes]:
+        while lost := [row for row in rows if row not in episodes]:
             for tensor in batch.data.transition_data.values():
                 tensor[lost] = 0
             episodes |= self._play_rows(batch, lost, test_mode)
-        ended = [episodes[row] for row in range(self.batch_size)]
+        ended = [episodes[row] for row in rows]
         self.finish([e.total for e in ended], [e.length for e in ended], [e.info for e in ended], test_mode)
         return batch
 

@@ -29,13 +29,21 @@ class Runner:
 
     def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
         self.args = args
-        self.logger = logger
         self.batch_size = args.batch_size_run
-        self.stats = EpisodeStats(args, logger, self.batch_size)
+        self.stats = EpisodeStats(args, logger)
         self.t_env = 0
         self._batch_class = batch_class
+        self._evaluates = getattr(args, "evaluate", False)
         self._evaluated: Any = None  # the last batch of a finished evaluation
-        self._episodes_left = args.test_nepisode if getattr(args, "evaluate", False) else None
+
+    @property
+    def logger(self) -> Any:
+        """The logger of the statistics; the loop replaces it during a sampled test."""
+        return self.stats.logger
+
+    @logger.setter
+    def logger(self, logger: Any) -> None:
+        self.stats.logger = logger
 
     @property
     def log_train_stats_t(self) -> int:
@@ -60,18 +68,26 @@ class Runner:
         )
 
     def run(self, test_mode: bool = False) -> Any:
-        """Plays ``batch_size_run`` episodes; returns the batch. Test episodes do not count as environment steps.
+        """Play ``batch_size_run`` episodes and return the batch. Test episodes do not count as environment steps.
 
-        With ``evaluate=True`` the host asks for ``test_nepisode`` runs, not episodes. Once that many episodes are
-        played, nothing more is, so that an evaluation is as long as it says.
+        The last batch of a test is played only as far as ``test_nepisode`` episodes are reached; its other rows stay
+        empty. With ``evaluate=True`` EPyMARL's loop asks for ``test_nepisode`` runs, not episodes: once the test is
+        complete, its last batch is returned and nothing is played.
         """
         if self._evaluated is not None:
             return self._evaluated
         batch = self.play(test_mode)
-        if self._episodes_left is not None:
-            self._episodes_left -= self.batch_size
-            self._evaluated = batch if self._episodes_left <= 0 else None
+        self._evaluated = batch if self._evaluates and test_mode and not self.stats.tested else None
         return batch
+
+    def begin_test(self) -> None:
+        """Start a new test, also after a finished evaluation."""
+        self.stats.begin_test()
+        self._evaluated = None
+
+    def episodes(self, test_mode: bool) -> int:
+        """Number of episodes of the next batch: the last batch of a test may need fewer than ``batch_size_run``."""
+        return min(self.batch_size, self.args.test_nepisode - self.stats.tested) if test_mode else self.batch_size
 
     def play(self, test_mode: bool) -> Any:
         """One ``run``, whatever was played before."""

@@ -74,9 +74,9 @@ class SupervisedParallelRunner(LockstepRunner):
         self._close()
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
-        """As ``Runner.finish``; an evaluation, which has no training statistics, ends with the restarts."""
+        """Log as ``Runner.finish`` does; an evaluation, which has no training statistics, also logs the restarts."""
         super().finish(returns, lengths, infos, test_mode)
-        if self._episodes_left is not None and self._episodes_left <= self.batch_size:
+        if self._evaluates and test_mode and not self.stats.tested:
             self.logger.log_stat("env_restarts", sum(self.restarts), self.t_env)
 
     def state(self) -> dict[str, Any]:

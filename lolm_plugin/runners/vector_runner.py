@@ -21,7 +21,7 @@ class VectorRunner(Runner):
 
     Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such episodes there were at this
     ``t_env``, so that a resumed run meets the battles the unbroken one would have met, and that a test consists of the
-    same battles however many are played at once.
+    same battles however many are played at once. A sampled test plays the battles of the greedy test before it.
 
     Args:
         args: the host's configuration.
@@ -37,21 +37,21 @@ class VectorRunner(Runner):
         super().__init__(args, logger, host.EpisodeBatch)
         self.env = _make_env(args)
         self.episode_limit = self.env.episode_limit
-        self._run_key: tuple[str, int] | None = None
+        self._run_t, self._runs_at_t = -1, 0  # training runs that started at this t_env
 
     def get_env_info(self) -> dict[str, int]:
         """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return env_info(self.env)
 
     def play(self, test_mode: bool) -> Any:
-        """One episode in every copy."""
-        batch = self.new_batch()
+        """Play one episode in every copy that is needed. Idle copies take their first available action."""
+        batch, count = self.new_batch(), self.episodes(test_mode)
         self.env.reset(self._episode_seeds(test_mode))
         self.mac.init_hidden(batch_size=self.batch_size)
         actions = np.zeros((self.batch_size, self.env.n_agents), dtype=np.int64)
-        over = np.zeros(self.batch_size, dtype=bool)
+        over = np.arange(self.batch_size) >= count
         returns, lengths, last_infos = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int), []
-        acting, t = list(range(self.batch_size)), 0
+        acting, t = list(range(count)), 0
         self._store(batch, self._view(), acting, t, mark_filled=True)
 
         while True:
@@ -63,6 +63,8 @@ class VectorRunner(Runner):
             if not acting:
                 self._store(batch, {"actions": actions}, acted, t, mark_filled=False)
                 break
+            if count < self.batch_size:
+                actions[count:] = self.env.avail_actions[count:].argmax(-1)
             reward, terminated, info = self.env.step(actions)
             # An episode cut off by its limit is not stored as terminated where the env says so.
             ended = terminated & ~info.get("episode_limit", np.zeros_like(terminated)).astype(bool)
@@ -75,7 +77,7 @@ class VectorRunner(Runner):
             t += 1
             self._store(batch, self._view(), acting, t, mark_filled=True)
 
-        self.finish(returns.tolist(), lengths.tolist(), last_infos, test_mode)
+        self.finish(returns[:count].tolist(), lengths[:count].tolist(), last_infos, test_mode)
         return batch
 
     def close_env(self) -> None:
@@ -88,9 +90,12 @@ class VectorRunner(Runner):
 
     def _episode_seeds(self, test_mode: bool) -> np.ndarray:
         key = ("test" if test_mode else "train", self.t_env)
-        self._runs_at_key = self._runs_at_key + 1 if key == self._run_key else 0
-        self._run_key = key
-        begun = self._runs_at_key * self.batch_size
+        if test_mode:
+            begun = self.stats.tested
+        else:
+            self._runs_at_t = self._runs_at_t + 1 if self.t_env == self._run_t else 0
+            self._run_t = self.t_env
+            begun = self._runs_at_t * self.batch_size
         return keyed_seeds(self.args.seed, *key, 0, count=begun + self.batch_size)[begun:]
 
     def _view(self) -> dict[str, np.ndarray]:

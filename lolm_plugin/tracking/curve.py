@@ -20,9 +20,12 @@ def draw_curve(metrics: Metrics, title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    played = (("test_{}", "test", BLUE), ("test_sampled_{}", "test, sampled", GREEN), ("{}", "training", ORANGE))
     panels = [
-        ("win rate", [("test_battle_won_mean", "test", BLUE), ("battle_won_mean", "training", ORANGE)]),
-        ("return", [("test_return_mean", "test", BLUE), ("return_mean", "training", ORANGE)]),
+        *(
+            (label, [(form.format(name), legend, colour) for form, legend, colour in played])
+            for label, name in (("win rate", "battle_won_mean"), ("return", "return_mean"))
+        ),
         ("policy entropy (nats)", [("entropy", "entropy", GREEN)]),
         ("weight of the KL", [("kl_coef", "kl_coef", GREY)]),
     ]

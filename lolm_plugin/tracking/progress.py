@@ -1,4 +1,4 @@
-"""One line while a run goes on: steps, win rate, return, speed, time left."""
+"""One line during a run: steps, win rates, return, speed, time left."""
 
 import logging
 import sys
@@ -15,7 +15,9 @@ LOG_EVERY_SECONDS = 30  # where there is no terminal to redraw a line on
 class ProgressObserver(RunObserver):
     """Fed by Sacred's heartbeat, so it works in both hosts and for every algorithm."""
 
-    def __init__(self, t_max: int) -> None:
+    def __init__(self, t_max: int, test_actions: str = "") -> None:
+        """``test_actions`` says how a test acts, "greedy" or "sampled"; "": unknown."""
+        self.test_label = f"{test_actions} test win".strip()
         self.bar = tqdm(
             total=t_max,
             unit="step",
@@ -45,9 +47,12 @@ class ProgressObserver(RunObserver):
             logging.getLogger("lolm").info(f"{step}/{self.t_max} steps | {self.describe()} | {self._left(step)} left")
 
     def describe(self) -> str:
-        """What is known now, in the order people look for it."""
+        """Format the latest numbers, each labelled; the training win rate until a test has been played."""
+        tested = "test_battle_won_mean" in self.latest
         shown = [
-            ("win", ("test_battle_won_mean", "battle_won_mean"), "{:.0%}"),
+            (self.test_label, ("test_battle_won_mean",), "{:.0%}"),
+            ("sampled test win", ("test_sampled_battle_won_mean",), "{:.0%}"),
+            ("training win", () if tested else ("battle_won_mean",), "{:.0%}"),
             ("return", ("return_mean", "test_return_mean", "total_return_mean"), "{:.2f}"),
             ("agent-steps/s", ("agent_steps_per_second",), "{:.0f}"),
         ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lolm_plugin import registry
 from lolm_plugin.tracking.curve import Metrics, draw_curve
 
 
@@ -33,7 +34,7 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     """Draw the curve into the run's directory and return the closing text."""
     metrics = read_metrics(run_dir)
     title = f"{config['name']} on {config['env']} {map_name(config)}, seed {config['seed']}"
-    rows = [("run", title), ("host", host), *_results(metrics), ("wall time", _duration(time.time() - since))]
+    rows = [("run", title), ("host", host), *_results(metrics, config), ("wall time", _duration(time.time() - since))]
     rows.append(("Sacred run", str(run_dir)))
     if metrics and not config["evaluate"]:
         draw_curve(metrics, title, run_dir / "curve.png")
@@ -102,19 +103,40 @@ def _continue_by_ppo(command: str, checkpoints: str) -> str:
     return shlex.join([*program[:-1], "train", *kept, f"transfer_from={checkpoints}"])
 
 
-def _results(metrics: Metrics) -> list[tuple[str, str]]:
-    rows = []
+def actions_of_tests(config: Mapping[str, Any]) -> str:
+    """How the tests named ``test_*`` act: "greedy" or "sampled"; "" for controllers of EPyMARL, which decide it."""
+    if config["mac"] not in registry.ENTRIES["mac"]:
+        return ""
+    return "greedy" if config["test_greedy"] else "sampled"
+
+
+def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
 
     def last(name: str, label: str, form: str) -> None:
         if name in metrics:
             values = metrics[name]["values"]
             rows.append((label, form.format(values[-1], max(values), values[0])))
 
+    def curve(name: str, label: str, form: str) -> None:
+        if name not in metrics:
+            return
+        values, steps = metrics[name]["values"], metrics[name]["steps"]
+        if config["evaluate"]:
+            rows.append((label, form.format(values[-1])))
+            return
+        best = max(range(len(values)), key=lambda point: values[point])  # the first of equal ones
+        points = [("at the end", -1), ("at best", best), *([("before learning", 0)] if steps[0] == 0 else [])]
+        rows.append((label, ", ".join(f"{form.format(values[i])} {word} (step {steps[i]:,})" for word, i in points)))
+
     if metrics:
         rows.append(("steps", str(max(metric["steps"][-1] for metric in metrics.values()))))
-    last("test_battle_won_mean", "test win rate", "{:.1%} at the end, {:.1%} at best")
-    last("battle_won_mean", "training win rate", "{:.1%} at the end, {:.1%} at best")
-    last("test_return_mean", "test return", "{:.2f} at the end, {:.2f} at best")
+    greedy = f"{actions_of_tests(config)} test ".lstrip()
+    curve("test_battle_won_mean", f"{greedy}win rate", "{:.1%}")
+    curve("test_sampled_battle_won_mean", "sampled test win rate", "{:.1%}")
+    curve("battle_won_mean", "training win rate", "{:.1%}")
+    curve("test_return_mean", f"{greedy}return", "{:.2f}")
+    curve("test_sampled_return_mean", "sampled test return", "{:.2f}")
     if any(metrics.get("kl_coef", {}).get("values", [])):
         last("kl_coef", "kl_coef", "{2:.4f} at first, {0:.4f} at the end")
     last("ratio_epoch0", "ratio_epoch0", "{:.6f} (has to be 1)")

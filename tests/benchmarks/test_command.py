@@ -46,6 +46,16 @@ def test_every_entry_of_a_language_model_has_its_numbers(model, names, tmp_path,
     assert printed.out.splitlines()[0] == cuda_leg.SKIPPED
 
 
+def test_several_numbers_of_layers_are_several_entries(tmp_path, no_gpu):
+    file = tmp_path / "numbers.json"
+    asked = ["--only=learner_cached_trunk", "--layers=2", "--layers=1", "--model=tiny-llama", f"--json={file}"]
+    assert main([*asked, *SMALL]) == 0
+    entries = json.loads(file.read_text())["entries"]
+    assert [entry["name"] for entry in entries] == ["learner_cached_trunk_2", "learner_cached_trunk_1"]
+    assert all(entry["gemm_fraction"] > 0 for entry in entries)
+    assert entries[0]["baseline"] == entries[1]["baseline"]  # one run of the plain port beside both
+
+
 def test_without_a_gpu_the_cuda_leg_is_one_line(capsys, no_gpu):
     assert main(["--leg=cuda"]) == 0
     assert capsys.readouterr().out.splitlines() == [cuda_leg.SKIPPED]

@@ -13,6 +13,7 @@ from lolm_plugin.llm import tiny
 Q, KV, OUT, UP, DOWN = (64, 64), (32, 64), (64, 64), (128, 64), (64, 128)
 ATTENTION = Counter([Q, KV, KV, OUT])
 MLP = Counter([UP, UP, DOWN])
+KEYS_AND_VALUES = Counter([KV, KV])
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +26,26 @@ def times(counter, tokens):
     return {shape: count * tokens for shape, count in counter.items()}
 
 
-def test_a_rollout_multiplies_each_layer_once_and_ends_with_the_last_attention(policy):
-    work = gemm_rate.rollout_work(policy, [[30, 20], [], [50]], prefix=10, token_budget=40)
-    assert work.forward == times(ATTENTION + MLP + ATTENTION, 30 + 20 + 50 + 10)
+@pytest.mark.parametrize(("read_positions", "last"), [(False, ATTENTION), (True, KEYS_AND_VALUES)])
+def test_a_rollout_multiplies_each_layer_once_and_ends_in_the_last_attention(policy, read_positions, last):
+    work = gemm_rate.rollout_work(policy, [[30, 20], [], [50]], 10, token_budget=40, read_positions=read_positions)
+    assert work.forward == times(ATTENTION + MLP + last, 30 + 20 + 50 + 10)
     assert not work.backward
     assert work.rows == 100 // 4  # each step's 50 tokens are more than the 30 that fit beside the beginning
 
 
 @pytest.mark.parametrize(
-    ("lowest", "below", "above", "backward"),
+    ("read_positions", "lowest", "below", "above", "backward"),
     [
         # What reads the embeddings wants no gradient of its input; nor what reads the frozen trunk.
-        (0, Counter(), ATTENTION + MLP + ATTENTION, Counter([OUT]) + MLP + ATTENTION),
-        (1, ATTENTION + MLP, ATTENTION, Counter([OUT])),
+        (False, 0, Counter(), ATTENTION + MLP + ATTENTION, Counter([OUT]) + MLP + ATTENTION),
+        (False, 1, ATTENTION + MLP, ATTENTION, Counter([OUT])),
+        (True, 0, Counter(), ATTENTION + MLP + KEYS_AND_VALUES, Counter([OUT]) + MLP + KEYS_AND_VALUES),
+        (True, 1, ATTENTION + MLP, KEYS_AND_VALUES, Counter()),
     ],
 )
-def test_an_update_is_epochs_and_one_pass_of_the_reference(policy, lowest, below, above, backward):
-    work = gemm_rate.learner_work(policy, lowest, [40, 40], prefix=10, token_budget=50, epochs=4)
+def test_an_update_is_epochs_and_one_pass_of_the_reference(policy, read_positions, lowest, below, above, backward):
+    work = gemm_rate.learner_work(policy, lowest, [40, 40], 10, 50, epochs=4, read_positions=read_positions)
     once, each_epoch = 80 + 10, 80 + 2 * 10
     expected = Counter(times(below, once)) + Counter(times(above, once + 4 * each_epoch))
     assert work.forward == expected

@@ -36,6 +36,11 @@ CASES = {
     "no such checkpoint": ([*TINY, "with", "checkpoint_path=nowhere"], ["checkpoint_path=nowhere", "not a folder"]),
     "nothing to evaluate": ([*TINY, "with", "evaluate=True"], ["evaluate=True", "checkpoint_path"]),
     "the host's PPO learner": ([*TINY, "with", "learner=ppo_learner"], ["learner=ppo_learner", "mappo_learner"]),
+    "chat without a template": (
+        [*TINY, "with", "prompt.chat=True"],
+        ["prompt.chat=True", "no chat template", "prompt.chat=False"],
+    ),
+    "chat that is no switch": ([*TINY, "with", "prompt.chat=user"], ["prompt.chat=user", "True or False"]),
     "unknown prompt style": ([*TINY, "with", "prompt.style=poem"], ["prompt.style=poem", "paper", "compact"]),
     "null for a number": ([*TINY, "with", "lr=None"], ["lr=None", "a number"]),
     "a negative rate": ([*TINY, "with", "lr=-1"], ["lr=-1", "greater than 0"]),
@@ -77,7 +82,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_is_loaded(
     assert training.main(["main.py", *TINY]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "reads at most 64" in error
-    assert "prompt.style=compact" in error
+    assert "prompt.style=terse" in error
 
 
 def test_nothing_slow_is_loaded_before_the_configuration_is_checked():

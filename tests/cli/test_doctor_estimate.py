@@ -108,7 +108,7 @@ def test_a_tiny_model_on_a_probe(doctor):
     assert not unusable
     assert "LoRA on 2 of 2 layers" in found["policy"]
     assert found["battles"].startswith("1 agent against 1 enemy for up to 1 step; taken as typical: 1 step")
-    assert found["run"] == "10,000 environment steps, about 40 updates of 256 battles, 4 tests of 256 battles"
+    assert found["run"] == "10,000 environment steps, about 40 updates of 256 battles, 5 tests of 128 battles"
     assert "tokens that all share" in found["prompts"]
     for what in ("frozen weights", "LoRA, head and critic", "activations", "stored battles"):
         assert re.match(r"[\d.]+ [MG]iB", found[f"memory for {what}"])

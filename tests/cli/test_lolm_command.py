@@ -8,7 +8,7 @@ from lolm_plugin import cli
 
 
 @pytest.mark.parametrize("env", [("probe", "duel"), ("smax", "3s5z_vs_3s6z")])
-@pytest.mark.parametrize("style", ["paper", "compact"])
+@pytest.mark.parametrize("style", ["paper", "compact", "terse"])
 def test_prompt_prints_a_live_one_per_agent_with_tokens_per_part(env, style, capsys):
     name, map_name = env
     arguments = ["--config=lolm_mappo_tiny", f"--env-config={name}", "--epymarl=none"]

@@ -79,7 +79,10 @@ class FakeMAC:
     def __init__(self, scheme, groups, args):
         self.scheme, self.groups, self.args = scheme, groups, args
         self.action_selector = SimpleNamespace(epsilon=0.25)
-        self.calls, self.hidden = [], []
+        self.calls, self.hidden, self.sampled = [], [], False
+
+    def begin_test(self, sampled):
+        self.sampled = sampled
 
     def init_hidden(self, batch_size):
         self.hidden.append(batch_size)
@@ -87,7 +90,7 @@ class FakeMAC:
     def select_actions(self, ep_batch, t_ep, t_env, bs=slice(None), test_mode=False):
         rows = list(range(ep_batch.batch_size))[bs] if isinstance(bs, slice) else list(bs)
         assert (ep_batch["obs"][rows, t_ep, :, 0] == t_ep).all(), "must see the step it acts in"
-        self.calls.append({"t_ep": t_ep, "t_env": t_env, "rows": rows, "test_mode": test_mode})
+        self.calls.append({"t_ep": t_ep, "t_env": t_env, "rows": rows, "test_mode": test_mode, "sampled": self.sampled})
         return torch.tensor([[(t_ep + agent) % N_ACTIONS for agent in range(N_AGENTS)]] * len(rows))
 
 

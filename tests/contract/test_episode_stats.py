@@ -8,10 +8,10 @@ from lolm_plugin.runners.episode_stats import EpisodeStats
 from .fakes import Scalars
 
 
-def stats(batch_size=2, **changes):
+def stats(**changes):
     args = Namespace(**{"common_reward": True, "test_nepisode": 4, "runner_log_interval": 100, **changes})
     logger = Scalars()
-    return EpisodeStats(args, logger, batch_size), logger.logged
+    return EpisodeStats(args, logger), logger.logged
 
 
 def test_the_first_episodes_are_logged_then_one_batch_every_interval():
@@ -24,7 +24,7 @@ def test_the_first_episodes_are_logged_then_one_batch_every_interval():
 
 
 def test_missing_info_counts_zero():
-    episodes, logged = stats(batch_size=3)
+    episodes, logged = stats()
     infos = [{"battle_won": True, "rare": 3}, {"battle_won": False}, {"battle_won": np.True_}]
     episodes.record([1.0, 2.0, 6.0], [1, 2, 6], infos, t_env=9, test_mode=False)
     assert logged["battle_won_mean"] == [(9, pytest.approx(2 / 3))]
@@ -50,13 +50,22 @@ def test_tests_are_logged_when_complete_and_never_mixed_with_training():
     assert len(logged["test_won_mean"]) == 1
 
 
-@pytest.mark.parametrize(("test_nepisode", "batch_size", "calls"), [(4, 2, 2), (5, 2, 2), (1, 3, 1), (6, 1, 6)])
-def test_how_many_calls_make_a_test(test_nepisode, batch_size, calls):
-    episodes, logged = stats(batch_size, test_nepisode=test_nepisode)
-    for call in range(calls):
-        assert "test_return_mean" not in logged, call
-        episodes.record([1] * batch_size, [1] * batch_size, [{}] * batch_size, t_env=0, test_mode=True)
-    assert logged["test_return_mean"] == [(0, 1)]
+def test_a_test_is_logged_once_test_nepisode_episodes_are_in():
+    episodes, logged = stats(test_nepisode=5)
+    for size, before in ((2, 0), (2, 2), (1, 4)):
+        assert "test_return_mean" not in logged
+        assert episodes.tested == before
+        episodes.record(list(range(size)), [1] * size, [{}] * size, t_env=0, test_mode=True)
+    assert logged["test_return_mean"] == [(0, (0 + 1 + 0 + 1 + 0) / 5)]
+    assert episodes.tested == 0
+
+
+def test_a_test_that_was_cut_short_counts_for_nothing():
+    episodes, logged = stats(test_nepisode=2)
+    episodes.record([9], [1], [{}], t_env=0, test_mode=True)
+    episodes.begin_test()
+    episodes.record([1, 3], [1, 1], [{}, {}], t_env=0, test_mode=True)
+    assert logged["test_return_mean"] == [(0, 2)]
 
 
 def test_returns_of_each_agent():

@@ -60,7 +60,7 @@ def checkpoints(folder="results"):
     return runs[0], sorted(int(step.name) for step in runs[0].iterdir())
 
 
-def test_training(play, host, caplog):
+def test_training(play, host, ours, caplog):
     caplog.set_level(logging.INFO)
     learner, logged = play(t_max=10, test_interval=5, log_interval=6, runner_log_interval=6)
     # Two episodes are needed for a batch; the third argument counts the episodes before this one.
@@ -71,13 +71,15 @@ def test_training(play, host, caplog):
         assert batch["reward"][:, :, 0].tolist() == [[1, 2, 3, 0]] * 2
         assert batch["actions_onehot"][:, 1, 0].tolist() == [[0, 1, 0]] * 2
     tested = [call["t_env"] for call in learner.mac.calls if call["test_mode"] and call["t_ep"] == 0]
-    assert tested == [3, 3, 9, 9]
-    assert logged["test_return_mean"] == [(3, 6.0), (9, 6.0)]
+    # Our loop tests the untrained policy, too, and the final one.
+    expected = [0, 6, 12] if ours else [3, 9]
+    assert tested == [t for t in expected for _ in range(2)]
+    assert logged["test_return_mean"] == [(t, 6.0) for t in expected]
     assert logged["return_mean"] == [(3, 6.0), (9, 6.0)]
     assert logged["loss"] == [(6, 1.0), (9, 0.5), (12, pytest.approx(1 / 3))]
     assert logged["episode"] == [(6, 2), (12, 4)]
     assert "Beginning training for 10 timesteps" in caplog.text
-    assert "t_env: 9 / 10" in caplog.text
+    assert f"t_env: {6 if ours else 9} / 10" in caplog.text
     assert "Finished Training" in caplog.text
     recent = [record.message for record in caplog.records if "Recent Stats" in record.message]
     assert len(recent) == 2
@@ -121,17 +123,44 @@ def test_rewards_of_each_agent(play):
     assert learner.trained[0][0]["reward"][0, 2].tolist() == [3, -6]
 
 
-def test_parallel_runner_and_rounding_of_tests(play):
+def test_parallel_runner_and_rounding_of_tests(play, host, ours, caplog):
     learner, logged = play(runner="parallel", batch_size_run=2, t_max=10, test_nepisode=5, test_interval=100)
-    # Episodes of 3 and 4 steps; five test episodes become two rounds of two.
-    assert learner.args.test_nepisode == 4
-    assert logged["test_ep_length_mean"] == [(7, 3.5)]
+    # Episodes of 3 and 4 steps. Five test episodes are two batches and a half; EPyMARL's runner counts whole batches.
+    exact = host.name == "bundled"
+    assert learner.args.test_nepisode == (5 if exact else 4)
+    tested = [0, 14] if ours else [7]
+    assert logged["test_ep_length_mean"] == [(t, pytest.approx(3.4 if exact else 3.5)) for t in tested]
+    assert ("Tests have 4 episodes where test_nepisode=5" in caplog.text) == (ours and not exact)
     assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(7, 0), (14, 2)]
 
 
-def test_tests_are_at_least_one_round(play):
-    learner, _ = play(runner="parallel", batch_size_run=2, t_max=1, test_nepisode=1)
-    assert learner.args.test_nepisode == 2
+def test_a_test_may_be_smaller_than_a_batch(play, host):
+    learner, logged = play(runner="parallel", batch_size_run=2, t_max=1, test_nepisode=1)
+    assert learner.args.test_nepisode == (1 if host.name == "bundled" else 2)
+    assert logged["test_ep_length_mean"][0][1] == (3 if host.name == "bundled" else 3.5)
+
+
+@pytest.mark.parametrize("runner", ["episode", "parallel", "supervised_parallel"])
+def test_a_sampled_test_follows_each_greedy_one_under_names_of_its_own(play, host, ours, runner):
+    if not ours:
+        pytest.skip("EPyMARL's loop has no sampled tests")
+    size = 1 if runner == "episode" else 2
+    learner, logged = play(runner=runner, batch_size_run=size, t_max=10, test_nepisode=4, test_sampled=True)
+    starts = [call for call in learner.mac.calls if call["test_mode"] and call["t_ep"] == 0]
+    rounds = 4 // size
+    assert [call["sampled"] for call in starts] == ([False] * rounds + [True] * rounds) * (len(starts) // rounds // 2)
+    names = {name.removeprefix("test_sampled_") for name in logged if name.startswith("test_sampled_")}
+    assert {"return_mean", "battle_won_mean", "ep_length_mean"} <= names
+    for name in names:
+        assert [t for t, _ in logged[f"test_sampled_{name}"]] == [t for t, _ in logged[f"test_{name}"]] != []
+    plain, without = play(runner=runner, batch_size_run=size, t_max=10, test_nepisode=4)
+    assert not [name for name in without if name.startswith("test_sampled_")]
+    assert len(learner.mac.calls) > len(plain.mac.calls)
+
+
+def test_tests_that_sample_already_are_played_once(play, ours):
+    _, logged = play(t_max=1, test_greedy=False, test_sampled=True)
+    assert not [name for name in logged if name.startswith("test_sampled_")]
 
 
 def test_cuda_is_switched_off_where_there_is_none(play, monkeypatch):

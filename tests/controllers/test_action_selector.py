@@ -14,8 +14,8 @@ PROBABILITIES = torch.tensor([0.0, 0.5, 0.3, 0.0, 0.2])
 AVAILABLE = torch.tensor([0, 1, 1, 0, 1])
 
 
-def new(seed=1, test_greedy=True):
-    return KeyedActionSelector(SimpleNamespace(seed=seed, test_greedy=test_greedy))
+def new(seed=1, test_greedy=True, n_base_actions=None, **settings):
+    return KeyedActionSelector(SimpleNamespace(seed=seed, test_greedy=test_greedy, **settings), n_base_actions)
 
 
 def draw(selector, t_env=0, test_mode=False, probabilities=PROBABILITIES, available=AVAILABLE, rows=ROWS):
@@ -102,3 +102,74 @@ def test_a_row_does_not_depend_on_what_the_others_may_do():
     available[2] = 0
     found = new().select_action(PROBABILITIES.expand(4, 2, -1), available, 0)
     assert torch.equal(found[[0, 1, 3]], expected[[0, 1, 3]])
+
+
+N_BASE = 3
+
+
+def greedy(probabilities, rule="grouped", seed=1, available=None, **where):
+    """Actions [episodes, agents] of a greedy test, for probabilities [episodes, agents, actions]."""
+    probabilities = torch.as_tensor(probabilities)
+    available = torch.ones(probabilities.shape) if available is None else torch.as_tensor(available)
+    selector = new(seed, n_base_actions=N_BASE, greedy_rule=rule)
+    return selector.select_action(probabilities, available.expand(probabilities.shape), 7, True, **where)
+
+
+SPREAD = [0.1, 0.15, 0.0, 0.25, 0.25, 0.25]  # attack 0.75 in all, each target as probable as the others
+
+
+def test_attack_competes_as_a_whole():
+    spread_thin = [0.05, 0.2, 0.0, *[0.75 / 9] * 9]
+    assert greedy([[spread_thin]], "argmax").tolist() == [[1]]
+    assert (greedy([[spread_thin]]) >= N_BASE).all()
+    assert greedy([[[0.0, 0.52, 0.0, 0.24, 0.24]]]).tolist() == [[1]]  # attack as a whole is less probable
+
+
+def test_the_most_probable_target_is_taken():
+    assert greedy([[[0.3, 0.1, 0.0, 0.1, 0.29, 0.21]] * 2]).tolist() == [[4, 4]]
+
+
+def test_among_equal_targets_each_is_drawn_as_often():
+    actions = greedy([[SPREAD] * 2] * 3000)
+    frequencies = torch.bincount(actions.flatten(), minlength=6) / 6000
+    assert torch.allclose(frequencies, torch.tensor([0, 0, 0, 1, 1, 1]) / 3, atol=0.025)  # four standard deviations
+
+
+def test_only_the_most_probable_and_available_targets_are_drawn():
+    actions = greedy([[[0.1, 0.0, 0.0, 0.2, 0.25, 0.2, 0.25]]] * 200, available=[1, 1, 1, 1, 1, 1, 0])
+    assert set(actions.flatten().tolist()) == {4}
+    actions = greedy([[[0.1, 0.0, 0.0, 0.15, 0.25, 0.25, 0.25]]] * 200, available=[1, 1, 1, 1, 1, 1, 0])
+    assert set(actions.flatten().tolist()) == {4, 5}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_drawn_target_depends_on_the_episode_and_the_step_and_not_on_how_many_are_played(size):
+    whole = greedy([[SPREAD] * 2] * 12, t_ep=4)
+    parts = [greedy([[SPREAD] * 2] * size, t_ep=4, episodes=range(first, first + size)) for first in range(0, 12, size)]
+    assert torch.equal(torch.cat(parts), whole)
+    for other in (greedy([[SPREAD] * 2] * 12, t_ep=5), greedy([[SPREAD] * 2] * 12, t_ep=4, seed=2)):
+        assert not torch.equal(other, whole)
+    sampled = new(test_greedy=False, n_base_actions=N_BASE)
+    many = sampled.select_action(torch.tensor([[SPREAD] * 2] * 12), torch.ones(12, 2, 6), 7, True, None, 4)
+    few = sampled.select_action(torch.tensor([[SPREAD] * 2]), torch.ones(1, 2, 6), 7, True, range(8, 9), 4)
+    assert torch.equal(few[0], many[8])
+
+
+def test_without_targets_the_rule_is_the_most_probable_action():
+    probabilities = torch.tensor([[[0.1, 0.2, 0.7]]])
+    for n_base in (None, 3):
+        selector = new(n_base_actions=n_base, greedy_rule="grouped")
+        assert selector.select_action(probabilities, torch.ones(1, 1, 3), 0, True).tolist() == [[2]]
+
+
+def test_a_finished_episode_gets_action_0_by_the_grouped_rule_too():
+    assert greedy([[SPREAD]], available=[0] * 6).tolist() == [[0]]
+
+
+def test_greedy_draws_change_no_training_draw():
+    plain, tested = (new(n_base_actions=N_BASE, greedy_rule="grouped") for _ in range(2))
+    expected = [draw(plain, t_env=7) for _ in range(2)]
+    found = [draw(tested, t_env=7)]
+    tested.select_action(torch.tensor([[SPREAD]]), torch.ones(1, 1, 6), 7, True)
+    found.append(draw(tested, t_env=7))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

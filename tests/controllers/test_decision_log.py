@@ -77,6 +77,18 @@ def test_a_language_models_decisions_are_written_too(new_learner, tiny_args, pla
     assert lines[0]["unit"] in {"marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"}
 
 
+def test_sampled_tests_write_nothing(new_learner, tiny_args, play, tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    mac = new_learner(tiny_args({"decisions_file": str(path)})).mac
+    batch = play(mac, lengths=(2,))
+    mac.begin_test(sampled=True)
+    whole_episode(mac, batch, (2,))
+    assert not path.exists()
+    mac.begin_test(sampled=False)
+    whole_episode(mac, batch, (2,))
+    assert path.read_text()
+
+
 def test_nothing_is_written_unless_asked(new_learner, tiny_args, play, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mac = new_learner(tiny_args(algorithm="updet_mappo")).mac

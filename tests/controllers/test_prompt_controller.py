@@ -208,3 +208,28 @@ def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tin
         (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids], reference=True)
         torch.testing.assert_close(states.states[states.last[row]], expected, atol=1e-5, rtol=0)
     assert found > 5
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_frozen_layers_run_once_for_play_update_and_reference(keep, new_learner, tiny_args, play):
+    learner = new_learner(tiny_args({"lora.layers": 1, "llm.keep_rollout_states": keep, "minibatches": 2}))
+    backbone = learner.mac.agent.backbone
+    tokens = []
+    backbone.lm.get_base_model().layers[0].register_forward_pre_hook(
+        lambda module, inputs: tokens.append(inputs[0].shape[1])
+    )
+    batch = play(learner.mac)
+    played, kept = sum(tokens), backbone.kept_bytes
+    assert played > 0
+    assert (kept > 0) == keep
+    learner.train(batch, 0, 0)
+    assert (sum(tokens) == played) == keep
+    assert backbone.kept_bytes == 0  # a resumed run begins without them, too
+
+
+def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
+    learner = new_learner(tiny_args({"lora.layers": 1}))
+    batch = play(learner.mac)
+    learner.train(batch, 0, 0)
+    learner.mac.select_actions(batch, t_ep=0, t_env=5, test_mode=True)
+    assert learner.mac.agent.backbone.kept_bytes == 0

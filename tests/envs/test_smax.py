@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from functools import cache
 
@@ -269,17 +270,27 @@ def test_what_cannot_be_is_refused(changes, message):
 
 
 def test_without_jaxmarl_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax", None)
+    monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax.heuristic_enemy_smax_env", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[smax\]'"):
         SMAXVectorEnv("3m", 1)
 
 
 def test_importing_jaxmarl_leaves_the_streams_alone(monkeypatch):
-    monkeypatch.delitem(sys.modules, "jaxmarl", raising=False)
-    monkeypatch.delitem(sys.modules, "jaxmarl.environments", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "jaxmarl"]:
+        monkeypatch.delitem(sys.modules, name)
     streams = sys.stdout, sys.stderr, sys.__stdout__
     SMAXVectorEnv("3m", 1)
     assert (sys.stdout, sys.stderr, sys.__stdout__) == streams
+
+
+def test_smax_is_imported_without_the_other_environments_and_does_not_hide_them():
+    code = (
+        "import sys; from lolm_plugin.envs import jaxmarl_smax; game, _ = jaxmarl_smax.load()\n"
+        "assert not {'jaxmarl', 'jaxmarl.environments', 'jaxmarl.environments.storm'} & set(sys.modules)\n"
+        "from jaxmarl.environments.smax import HeuristicEnemySMAX, SMAX; assert HeuristicEnemySMAX is game\n"
+        "import jaxmarl; assert jaxmarl.make and 'jaxmarl.environments.storm' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_make_env_gives_one_battle_for_epymarls_runners():

@@ -21,7 +21,7 @@ def test_it_touches_three_files(copy):
 def test_lolm_prompt_shows_it_and_explains_it(copy):
     done = run(copy, "-m", "lolm_plugin", "prompt", "--explain", *PROBE, "prompt.style=table", "llm.model=tiny-llama")
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "me | marine | 1.00 | 0 | 0\n" in done.stdout
+    assert "me | marine | 1.00 | 0 | 0 | range 6\n" in done.stdout
     assert 'enemy 1: health      "| 0.' in done.stdout
 
 

@@ -14,6 +14,8 @@ HEAD_START = Series((0, 10, 20, 30, 40), (0.6, 0.8, 0.8, 0.8, 0.8))
 def test_ends():
     curve = Series((0, 1, 2), (0.1, 0.9, 0.5))
     assert (metrics.jumpstart(curve), metrics.best(curve), metrics.final(curve)) == (0.1, 0.9, 0.5)
+    assert metrics.untrained(Series((0, 9), (0.3, 0.5))) == 0.3
+    assert metrics.untrained(Series((9, 18), (0.3, 0.5))) is None  # tested after an update
 
 
 def test_the_asymptote_is_the_mean_of_the_last_tenth_but_of_three_at_least():

@@ -266,6 +266,15 @@ def test_windows_is_refused_with_what_to_set(build, monkeypatch):
         build()
 
 
+def test_a_test_counts_exactly_test_nepisode_episodes_with_lost_ones_replayed(build):
+    runner = build({"0": ["", "step", "be_killed"]}, test_nepisode=3)
+    for _ in range(2):
+        batch = runner.run(test_mode=True)
+    assert batch["filled"][:, 0, 0].tolist() == [1, 0]
+    assert len(runner.logger.logged["test_return_mean"]) == 1
+    assert runner.stats.tested == 0
+
+
 def test_restarts_of_an_evaluation_are_logged_once_at_its_end(build):
     runner = build({"1": ["step", "be_killed"]}, evaluate=True, test_nepisode=4)
     runner.log_train_stats_t = runner.t_env  # as the host does

@@ -25,8 +25,11 @@ VARIANTS = {
     "activations recomputed": ("llm.recompute=True",),
     "PyTorch's products": ("llm.product=torch",),
     "oneDNN's products": ("llm.product=onednn",),
+    "the last layer everywhere": ("llm.read_positions=False",),
 }
 TRUNKS = {
+    "nothing kept from play": ("llm.keep_rollout_states=False",),
+    "the last layer everywhere": ("llm.read_positions=False",),
     "no trunk kept": ("llm.trunk_cache_gb=0",),
     "some of the trunk kept": ("llm.trunk_cache_gb=0.0001",),
     "the prefix in every row": ("llm.share_prefix=False",),
@@ -55,6 +58,7 @@ ENTITY = ("head.attack_keys=entity", "env_args.map_name=target")
 ENTITIES = {
     "the prefix in every row": ("llm.share_prefix=False",),
     "256 tokens at once, activations recomputed": ("llm.token_budget=256", "llm.recompute=True"),
+    "the last layer everywhere": ("llm.read_positions=False",),
 }
 
 

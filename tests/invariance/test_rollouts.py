@@ -1,10 +1,17 @@
 """A test plays the same battles however many are played at once, and whatever is evaluated at once."""
 
 import pytest
+import torch
 
-from tests.resume.runs import line, models, series, train
+from tests.resume.runs import last_checkpoint, line, models, series, train
 
-ALGORITHMS = {"lolm_mappo_tiny": "probe duel", "updet_mappo": "smax 2m_vs_1m", "rnn_mappo": "probe duel"}
+# On "target" several enemies can be attacked, so that a language model draws among equal ones; DT2GS draws noise.
+ALGORITHMS = {
+    "lolm_mappo_tiny": "probe target",
+    "updet_mappo": "smax 2m_vs_1m",
+    "rnn_mappo": "probe duel",
+    "dt2gs_mappo": "probe target",
+}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -12,14 +19,32 @@ def test_one_or_four_environments_play_the_same_test(algorithm, tmp_path):
     env, map_name = ALGORITHMS[algorithm].split()
     assert train(tmp_path / "trained", *line(algorithm, env, map_name, "t_max=150", "test_interval=10000")) == 0
     played = {}
-    for count in (1, 4):
+    for count in (1, 3):  # the last of three batches is not full
         sizes = [f"{key}={count}" for key in ("batch_size_run", "batch_size", "buffer_size")]
-        asked = ["evaluate=True", f"checkpoint_path={models(tmp_path / 'trained')}", "test_nepisode=8", *sizes]
+        asked = ["evaluate=True", f"checkpoint_path={models(tmp_path / 'trained')}", "test_nepisode=8"]
+        asked += ["test_sampled=True", *sizes]
         assert train(tmp_path / str(count), *line(algorithm, env, map_name, *asked)) == 0
         played[count] = series(tmp_path / str(count), 1)
-    assert played[1].keys() == played[4].keys() >= {"test_return_mean", "test_ep_length_mean", "test_battle_won_mean"}
+    names = ("return_mean", "ep_length_mean", "battle_won_mean")
+    assert played[1].keys() == played[3].keys() >= {f"test_{kind}{name}" for kind in ("", "sampled_") for name in names}
     for name, (_, values) in played[1].items():
-        assert values == pytest.approx(played[4][name][1], abs=1e-9), name
+        assert values == pytest.approx(played[3][name][1], abs=1e-9), name
+    share = 8 * played[3]["test_battle_won_mean"][1][0]
+    assert share == pytest.approx(round(share))  # of exactly 8 battles
+
+
+@pytest.mark.parametrize("algorithm", ["lolm_mappo_tiny", "dt2gs_mappo"])
+def test_sampled_tests_leave_training_alone(algorithm, tmp_path):
+    learned = {}
+    for sampled in (True, False):
+        asked = ("t_max=400", f"test_sampled={sampled}", "llm.product=torch", "save_model_interval=1")
+        assert train(tmp_path / str(sampled), *line(algorithm, "probe", "target", *asked)) == 0
+        found, (step, tensors, _) = series(tmp_path / str(sampled), 1), last_checkpoint(tmp_path / str(sampled))
+        learned[sampled] = {name: found[name] for name in found if not name.startswith("test_sampled_")}, step, tensors
+        assert any(name.startswith("test_sampled_") for name in found) == sampled
+    assert learned[True][:2] == learned[False][:2]
+    for name, tensor in learned[True][2].items():
+        assert torch.equal(tensor, learned[False][2][name]), name
 
 
 @pytest.fixture(scope="module")

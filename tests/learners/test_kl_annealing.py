@@ -61,3 +61,13 @@ def test_disabled_it_is_0_and_inactive_from_the_start():
     kl = new(enabled=False)
     kl.measure(3.0, 1.0)
     assert (kl.coef(0), kl.active(0)) == (0, False)
+
+
+def test_the_initial_weight_balances_the_means_of_the_first_steps():
+    kl = KLAnnealing(True, 100, 0.0, coef_max=10.0, balance_steps=3)
+    for policy_loss, kl_loss in ((0.1, 1e-6), (-0.3, 0.05), (0.2, 0.25)):
+        assert kl.coef(0) == 0
+        kl.measure(policy_loss, kl_loss)
+    assert kl.initial == pytest.approx(0.6 / 0.300001)
+    kl.measure(100.0, 1.0)
+    assert kl.coef(50) == pytest.approx(0.5 * 0.6 / 0.300001)

@@ -239,3 +239,67 @@ def test_a_batch_without_any_decision_trains_the_critic_alone(new_learner, tiny_
 def test_a_critic_of_the_host_is_refused_with_those_that_fit_any_map(new_learner, tiny_args):
     with pytest.raises(ConfigError, match=r"critic_type=cv_critic .* set it to one of: transformer_critic"):
         new_learner(tiny_args({"critic_type": "cv_critic"}))
+
+
+def test_a_kl_from_the_initial_head_grows_where_one_from_the_current_head_cannot(updated):
+    # Only the head learns, so that through the current head the frozen model answers as the policy does.
+    kls = {}
+    for head in ("current", "initial"):
+        learner, _ = updated({"kl.head": head, "lr": 1e-12, "head_lr": 0.01}, updates=3)
+        kls[head] = learner.logger.logged["kl_loss"][-1]
+    assert kls["initial"] > 1e-3
+    assert kls["current"] < 1e-2 * kls["initial"]
+
+
+def test_the_initial_head_comes_back_with_a_checkpoint(updated, new_learner, tiny_args, tmp_path):
+    learner, _ = updated({"kl.head": "initial"})
+    learner.save_models(str(tmp_path))
+    other = new_learner(tiny_args({"kl.head": "initial", "seed": 5}))
+    other.load_models(str(tmp_path))
+    assert torch.equal(other.mac.agent.initial_head.base, learner.mac.agent.initial_head.base)
+    assert not torch.equal(other.mac.agent.initial_head.base, other.mac.agent.head.base)
+
+
+def test_adapter_and_head_are_clipped_each_by_itself_if_asked(updated, monkeypatch):
+    clipped = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def counted(parameters, norm):
+        parameters = list(parameters)
+        clipped.append(len(parameters))
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
+    learner, _ = updated({"clip_per_group": True, "epochs": 1})
+    sizes = [len(group["params"]) for group in learner.actor_optimiser.param_groups]
+    assert clipped[:2] == sizes
+    learner, _ = updated({"epochs": 1})
+    assert clipped[-2] == sum(sizes)  # the last is the critic's
+
+
+def test_the_adapter_has_an_epsilon_of_its_own(updated):
+    learner, _ = updated({"lora.optim_eps": 1e-8, "optim_eps": 1e-5})
+    assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-8, 1e-5]
+    learner, _ = updated({"optim_eps": 1e-5})
+    assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-5, 1e-5]
+
+
+def test_an_update_of_the_policy_ends_at_the_target_kl(new_learner, tiny_args, play):
+    steps = {}
+    for target in (None, 1e-9):
+        learner = new_learner(tiny_args({"target_kl": target, "epochs": 4}))
+        learner.train(play(learner.mac), 0, 0)
+        states = learner.actor_optimiser.state, learner.critic_optimiser.state
+        steps[target] = [int(next(iter(state.values()))["step"]) for state in states]
+    assert steps[None] == [4, 4]
+    assert steps[1e-9] == [2, 4]  # the second step finds a policy that moved; the critic learns from all epochs
+
+
+@pytest.mark.parametrize(("t_env", "weight"), [(0, 0.5), (50, 0.3), (100, 0.1), (200, 0.1)])
+def test_the_weight_of_entropy_moves_linearly_to_its_end(t_env, weight, updated):
+    changes = {"kl.enabled": False, "normalise_advantages": False, "t_max": 100, "epochs": 1}
+    found, expected = (
+        updated({**changes, **entropy}, t_env=t_env)[0]
+        for entropy in ({"entropy_coef": 0.5, "entropy_coef_end": 0.1}, {"entropy_coef": weight})
+    )
+    assert found.logger.logged["policy_loss"] == expected.logger.logged["policy_loss"]

@@ -34,6 +34,19 @@ def test_as_published_all_attacks_have_the_same_logit():
     assert attacks[:, 0].unique().numel() == 5
 
 
+@pytest.mark.parametrize("attack_keys", ["shared", "entity"])
+@pytest.mark.parametrize("rows", [1, 2, 17])
+def test_equal_attacks_are_exactly_equal_whatever_the_number_of_rows(rows, attack_keys):
+    for seed in range(60):
+        torch.manual_seed(seed)
+        head, hidden = AttentionActionHead(576, 0.002, attack_keys), 30 * torch.randn(rows, 576)
+        n_targets = 1 + seed % 12
+        logits = head(hidden, n_targets, torch.randn(4, 576), torch.zeros(rows, n_targets, dtype=torch.int64))
+        probabilities = logits.log_softmax(-1).exp()
+        for values in (logits[:, 6:], probabilities[:, 6:]):
+            assert torch.equal(values, values[:, :1].expand(-1, n_targets)), seed
+
+
 def test_seven_embeddings_are_all_there_is_to_learn():
     head = AttentionActionHead(16, 1.0)
     assert sum(parameter.numel() for parameter in head.parameters()) == 7 * 16

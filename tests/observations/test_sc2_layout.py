@@ -122,7 +122,8 @@ def test_the_prompt_of_2s3z_names_an_enemy_zealot_where_it_stands(stalker_of_2s3
     layout = build("2s3z").observation
     (scene,) = scenes(layout, *stalker_of_2s3z, torch.tensor([0]))
     assert PaperStyle().describe(scene).enemies.splitlines()[0] == (
-        "Enemy 0 is a zealot at distance 3.00, 3.00 east and 0.00 north of you, health 0.50, shield 0.50."
+        "Enemy 0 is a zealot at distance 3.00, 3.00 east and 0.00 north of you, health 0.50, shield 0.50, "
+        "in attack range."
     )
 
 

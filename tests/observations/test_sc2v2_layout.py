@@ -13,6 +13,7 @@ from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
 from lolm_plugin.prompts.scene import scenes
+from lolm_plugin.prompts.terse import TerseStyle
 
 # race, agents, enemies: obs size and state size with EPyMARL's scenario flags, from the environments themselves.
 SIZES = {
@@ -98,8 +99,10 @@ def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic
     assert "Enemy 1 is in range, details unknown.\n" in paper.enemies
     assert "Enemy 4 is in range, details unknown.\n" in paper.enemies
     assert "enemy 1: in range, unknown\n" in compact.enemies
+    assert "1 unseen in range\n" in TerseStyle().describe(scene).enemies
     assert "You see no enemy" not in paper.text
     assert len(scene.enemies) == (2 if dynamic else 5)
+    assert scene.me.attack_range == 2  # a zealot's, of which SMACv2's minimum is as much
     assert "attack enemy 1, attack enemy 4." in paper.actions
 
 
@@ -115,8 +118,14 @@ def test_a_healers_targets_say_nothing_about_enemies(scenario):
 
 def test_without_action_masks_a_target_need_not_be_in_range(scenario):
     layout = scenario("protoss", action_mask=False).observation
-    (scene,) = scenes(layout, *wiped_view(), torch.tensor([0]))
-    assert scene.enemies == ()
+    obs, mask = wiped_view()
+    assert scenes(layout, obs, mask, torch.tensor([0]))[0].enemies == ()
+    (first, second), step = (layout.enemies.start + i * layout.enemies.width for i in (1, 4)), 4
+    obs[0, first : first + step] = torch.tensor([0, 0.8, 0.8, 0])
+    obs[0, second : second + step] = torch.tensor([1, 0.2, 0.2, 0])
+    (scene,) = scenes(layout, obs, mask, torch.tensor([0]))
+    assert [enemy.in_range for enemy in scene.enemies] == [False, True]
+    assert TerseStyle().describe(scene).actions == "Also: attack enemy 1\n"
 
 
 def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
@@ -126,7 +135,7 @@ def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
     (scene,) = scenes(layout, obs, mask, torch.tensor([0]))
     assert (scene.enemies[0].kind, scene.enemies[0].health, scene.enemies[0].shield) == ("unknown unit", None, None)
     assert PaperStyle().describe(scene).enemies.splitlines()[0] == (
-        "Enemy 1 is an unknown unit at distance 1.80, 1.80 east and 0.00 north of you."
+        "Enemy 1 is an unknown unit at distance 1.80, 1.80 east and 0.00 north of you, in attack range."
     )
 
 

@@ -1,10 +1,14 @@
 """What an agent sees, from vectors written by hand."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.units import UNKNOWN
+from lolm_plugin.observations.smax import SHOOT_RANGE, SIGHT
+from lolm_plugin.observations.units import NAMES, UNKNOWN
 from lolm_plugin.prompts.scene import kind_name, scenes
 
 MARINE, ZEALOT = [1.0, 0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]
@@ -92,3 +96,46 @@ def test_dynamic_scenes_of_every_layout_hold_the_present_units_alone(layouts, ra
 
 def test_a_unit_of_unknown_kind_has_words():
     assert kind_name(UNKNOWN) == "unknown unit"
+
+
+def test_in_range_is_what_the_mask_offers(layouts, random_views):
+    layout = layouts.observation
+    obs, mask = random_views(layout, 60, seed=6)
+    for scene in scenes(layout, obs, mask, torch.arange(60) % layout.n_agents):
+        near = {f"heal ally {unit.number}" for unit in scene.allies if unit.in_range}
+        near |= {f"attack enemy {unit.number}" for unit in scene.enemies if unit.in_range}
+        seen = {
+            f"{verb} {unit.side} {unit.number}"
+            for unit in (*scene.allies, *scene.enemies)
+            for verb in ("heal", "attack")
+        }
+        assert near == seen & set(scene.actions)
+
+
+@pytest.mark.parametrize(
+    ("env", "map_name", "sizes", "reach"),
+    [
+        ("smax", "3m", (3, 9), {"marine": 5, "marauder": 6, "stalker": 6, "zealot": 2, "zergling": 2, "hydralisk": 5}),
+        ("sc2", "MMM2", (10, 18), dict.fromkeys(("marine", "marauder", "medivac"), 6)),
+        ("smaclite", "MMM2", (10, 18), dict.fromkeys(("marine", "marauder", "medivac"), 6)),
+        ("probe", "target", (1, 9), {"marine": 6}),
+    ],
+)
+def test_the_own_range_is_that_of_the_own_kind(env, map_name, sizes, reach, random_views):
+    layout = build_layouts(env, {"map_name": map_name}, *sizes).observation
+    obs, mask = random_views(layout, 100, seed=7)
+    seen = scenes(layout, obs, mask, torch.zeros(100, dtype=torch.long))
+    assert {scene.me.kind: scene.me.attack_range for scene in seen} == reach
+
+
+def test_a_range_that_is_not_known_is_none(layout, random_views):
+    obs, mask = random_views(layout, 3, seed=8)
+    for unknown in (None, (math.nan,) * len(NAMES)):
+        layout = replace(layout, shoot_range=unknown)
+        assert [scene.me.attack_range for scene in scenes(layout, obs, mask, torch.tensor([0, 1, 2]))] == [None] * 3
+
+
+def test_smax_has_the_ranges_of_jaxmarl():
+    smax = pytest.importorskip("jaxmarl.environments.smax.smax_env")
+    assert list(SHOOT_RANGE.values()) == smax.SMAX().unit_type_attack_ranges.tolist()
+    assert list(SIGHT.values()) == smax.SMAX().unit_type_sight_ranges.tolist()

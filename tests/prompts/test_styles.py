@@ -12,12 +12,13 @@ from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
 from lolm_plugin.prompts.scene import Scene, SeenUnit, Self, scenes
 from lolm_plugin.prompts.template import build_style
+from tests.prompts.terse_reader import lines_of
 
 ALLY = SeenUnit("ally", 0, "marine", True, 4.5, 2.7, -3.6, 0.756, None, 0.25)
-STALKER = SeenUnit("enemy", 2, "stalker", True, 10.0, -0.02, 9.999, 1.0, 0.5, 0.0)
+STALKER = SeenUnit("enemy", 2, "stalker", True, 10.0, -0.02, 9.999, 1.0, 0.5, 0.0, in_range=True)
 GONE = SeenUnit("enemy", 3, "unknown unit", False, 0.0, 0.0, 0.0, 0.0, None, 0.0)
 SCENE = Scene(
-    me=Self(1, "marauder", 0.5, None, 0.125, 0.25, 0.755),
+    me=Self(1, "marauder", 0.5, None, 0.125, 0.25, 0.755, attack_range=6.0),
     allies=(ALLY,),
     enemies=(STALKER, GONE),
     actions=("stop", "move east", "attack enemy 2"),
@@ -28,11 +29,12 @@ ALONE = Scene(Self(0, "zealot", 1.0, 0.25, None, None, None), (), (), ("stop",))
 def test_the_paper_style_word_for_word():
     assert PaperStyle().describe(SCENE).text == (
         "Current state:\n"
-        "You are ally 1, a marauder, health 0.50, cooldown 0.12, at 0.25 of the map's width and 0.76 of its height.\n"
+        "You are ally 1, a marauder, health 0.50, cooldown 0.12, attack range 6, at 0.25 of the map's width and 0.76 "
+        "of its height.\n"
         "Ally 0 is a marine at distance 4.50, 2.70 east and 3.60 south of you, health 0.76, cooldown 0.25.\n"
         "Enemy 2 is a stalker at distance 10.00, 0.02 west and 10.00 north of you, health 1.00, shield 0.50, "
-        "cooldown 0.00.\n"
-        "Enemy 3 is dead or out of sight, distance 0.00, 0.00 east and 0.00 north of you, health 0.00.\n"
+        "cooldown 0.00, in attack range.\n"
+        "Enemy 3 is dead or out of sight.\n"
         "Available actions: stop, move east, attack enemy 2.\n"
         "The best action is:"
     )
@@ -51,10 +53,10 @@ def test_the_paper_style_word_for_word_with_nobody_near():
 
 def test_the_compact_style_word_for_word():
     assert CompactStyle().describe(SCENE).text == (
-        "You: marauder hp 0.50 wait 0.12\n"
+        "You: marauder hp 0.50 range 6 wait 0.12\n"
         "ally 0: marine hp 0.76 2.7 east 3.6 south\n"
-        "enemy 2: stalker hp 1.00 shield 0.50 10.0 north\n"
-        "enemy 3: none\n"
+        "enemy 2: stalker hp 1.00 shield 0.50 10.0 north in range\n"
+        "enemy 3: unseen\n"
         "Actions: stop east attack 2\n"
         "Best:"
     )
@@ -67,6 +69,19 @@ def test_the_compact_style_word_for_word_with_nobody_near():
 def test_the_compact_style_places_a_unit_on_the_same_spot():
     here = replace(ALLY, distance=0.0, east=0.0, north=0.0)
     assert CompactStyle().describe(replace(SCENE, allies=(here,))).allies == "ally 0: marine hp 0.76 here\n"
+
+
+def test_the_words_of_a_healer():
+    medic = Self(1, "medivac", 1.0, None, 0.0, None, None, attack_range=4.0)
+    scene = Scene(medic, (replace(ALLY, in_range=True),), (), ("stop", "heal ally 0"))
+    paper = PaperStyle().describe(scene)
+    assert paper.me == "Current state:\nYou are ally 1, a medivac, health 1.00, cooldown 0.00, healing range 4.\n"
+    assert paper.allies.endswith(", health 0.76, cooldown 0.25, in healing range.\n")
+    assert CompactStyle().describe(scene).allies == "ally 0: marine hp 0.76 2.7 east 3.6 south in range\n"
+
+
+def test_the_goal_is_right_for_a_healer(style):
+    assert re.search(r"\bheal\b", style.goal)
 
 
 @pytest.fixture(params=sorted(registry.PROMPT_STYLES))
@@ -87,8 +102,14 @@ def test_the_parts_join_without_a_seam_that_a_tokenizer_could_merge(style):
 def test_every_unit_and_action_is_named_in_its_part(style):
     parts = style.describe(SCENE)
     assert "marauder" in parts.me
-    assert re.search(r"ally 0\b.*marine", parts.allies, re.IGNORECASE)
-    assert re.search(r"enemy 2\b.*stalker", parts.enemies, re.IGNORECASE)
+    assert list(lines_of(parts.allies, "ally")) == [0]
+    assert list(lines_of(parts.enemies, "enemy")) == [2, 3]
+    assert "marine" in parts.allies
+    assert "stalker" in parts.enemies
+    if parts.actions.startswith("Blocked:"):  # the style says what is not available
+        assert parts.actions == "Blocked: north south west\n"
+        assert lines_of(parts.enemies, "enemy")[2].endswith(" in range")
+        return
     assert re.search(r"\bstop\b.*\beast\b.*\battack.* 2\b", parts.actions)
     assert not re.search(r"north|south|west|no-op|none| 3", parts.actions)
 
@@ -97,6 +118,7 @@ def test_different_scenes_are_different_texts(style):
     changes = (
         {"me": replace(SCENE.me, health=0.4)},
         {"me": replace(SCENE.me, cooldown=0.3)},
+        {"me": replace(SCENE.me, attack_range=5.0)},
         {"allies": ()},
         {"allies": (replace(ALLY, number=2),)},
         {"allies": (replace(ALLY, kind="zealot"),)},
@@ -104,6 +126,8 @@ def test_different_scenes_are_different_texts(style):
         {"enemies": (replace(STALKER, north=-9.999), GONE)},
         {"enemies": (replace(STALKER, health=0.9), GONE)},
         {"enemies": (replace(STALKER, shield=0.4), GONE)},
+        {"enemies": (replace(STALKER, in_range=False), GONE)},
+        {"enemies": (STALKER, replace(GONE, in_range=True))},
         {"actions": ("stop", "move west", "attack enemy 2")},
     )
     texts = {style.describe(scene).text for scene in (SCENE, *(replace(SCENE, **change) for change in changes))}
@@ -116,15 +140,15 @@ def test_sentences_are_those_of_living_visible_units_or_always_as_many(style, dy
     obs, mask = random_views(layout, 40, seed=5)
     agents = torch.arange(40) % layout.n_agents
     parts = [style.describe(scene) for scene in scenes(layout, obs, mask, agents, dynamic)]
-    enemies = [len(re.findall(r"enemy \d", part.enemies, re.IGNORECASE)) for part in parts]
-    allies = [len(re.findall(r"ally \d", part.allies, re.IGNORECASE)) for part in parts]
+    enemies = [len(lines_of(part.enemies, "enemy")) for part in parts]
+    allies = [len(lines_of(part.allies, "ally")) for part in parts]
     if dynamic:
         observed = layout.decode(obs)
         assert enemies == observed.enemies.present.sum(1).tolist()
         assert allies == observed.allies.present.sum(1).tolist()
         assert len(set(enemies)) > 1
     else:
-        assert {part.text.count("\n") for part in parts} == {parts[0].text.count("\n")}
+        assert len({(part.allies + part.enemies).count("\n") for part in parts}) == 1
         assert set(enemies) == {layout.n_enemies}
         assert set(allies) == {layout.n_agents - 1}
 
@@ -136,6 +160,11 @@ def test_numbers_of_the_paper_style_have_two_decimals(layouts, random_views):
         numbers = re.findall(r"\d+\.\d+", PaperStyle().describe(scene).text)
         assert numbers
         assert all(re.fullmatch(r"\d+\.\d\d", number) for number in numbers)
+
+
+def test_a_unit_that_is_not_seen_has_no_made_up_numbers(style):
+    line = lines_of(style.describe(SCENE).enemies, "enemy")[3]
+    assert re.findall(r"\d+", line) == ["3"]
 
 
 def test_an_unknown_style_is_refused_with_those_known():

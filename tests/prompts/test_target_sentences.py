@@ -8,6 +8,7 @@ from lolm_plugin.controllers.prompter import build_writer
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.prompts.tokens import Prompter
+from tests.prompts.terse_reader import lines_of
 
 WAYS = pytest.mark.parametrize(
     "prompt",
@@ -36,13 +37,12 @@ def check(prompter, views, heals):
     for row, (ids, text, ends) in enumerate(zip(rows.lists(), texts, rows.targets.tolist(), strict=True)):
         side = "ally" if heals[row] else "enemy"
         for target, end in enumerate(ends):
-            named = [line for line in text.split("\n") if line.lower().startswith(f"{side} {target}") and " " in line]
-            named = [line for line in named if not line.lower()[len(f"{side} {target}") :][:1].isdigit()]
+            named = lines_of(text, side).get(target)
             if not mask[row, layout.n_base_actions + target] or not named:
                 assert end == -1, (text, target)
                 continue
             assert prompter.tokenizer.decode(ids[: end + 1]).endswith("\n")
-            assert sentence(prompter.tokenizer, ids, end) == named[0]
+            assert sentence(prompter.tokenizer, ids, end) == named
             found += 1
     assert found > 10
 

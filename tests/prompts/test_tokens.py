@@ -61,7 +61,8 @@ def test_max_tokens_is_no_more_than_a_tenth_above_a_full_scene(style, random_vie
     prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), tiny_tokenizer)
     obs, mask = random_views(layout, 200, 10, 0.0)
     longest = len(prompter.prefix) + max(map(len, prompter.encode(obs, mask, torch.arange(200) % 5)))
-    assert prompter.max_tokens <= 1.1 * longest
+    # Terse leaves out what is full or free, and in no view is nothing so.
+    assert prompter.max_tokens <= (1.4 if style == "terse" else 1.1) * longest
 
 
 def test_a_prompt_that_cannot_fit_is_refused_in_one_sentence(layouts, tiny_tokenizer):
@@ -72,16 +73,17 @@ def test_a_prompt_that_cannot_fit_is_refused_in_one_sentence(layouts, tiny_token
     message = str(error.value)
     for part in (f"map_name={layouts.observation.map_name}", str(prompter.max_tokens), "llm.model=some-model"):
         assert part in message
-    assert "prompt.style=compact" in message
+    assert "prompt.style=terse" in message
     assert len(re.findall(r"\.(\s|$)", message)) == 1
 
 
 def test_a_longer_style_has_longer_prompts(layouts, tiny_tokenizer):
-    paper, compact = (
-        Prompter(BattleWriter(layouts.observation, build_style(style), True), tiny_tokenizer)
-        for style in ("paper", "compact")
-    )
-    assert compact.max_tokens < 0.6 * paper.max_tokens
+    prompters = {
+        style: Prompter(BattleWriter(layouts.observation, build_style(style), True), tiny_tokenizer)
+        for style in ("paper", "compact", "terse")
+    }
+    paper, compact, terse = (prompter.max_tokens - len(prompter.prefix) for prompter in prompters.values())
+    assert terse < compact < 0.65 * paper
 
 
 class WordTokenizer:

@@ -1,4 +1,4 @@
-"""Both styles against the same sentences written out unit by unit, as f-strings."""
+"""Paper and compact against the same sentences written out unit by unit, as f-strings."""
 
 from dataclasses import replace
 
@@ -26,8 +26,9 @@ def test_every_layouts_scenes_have_these_words(style, dynamic, layouts, random_v
 @pytest.mark.parametrize("number", [*HARD, *(-number for number in HARD)])
 def test_hard_numbers_have_these_words(style, number):
     unit = SeenUnit("ally", 1, "zealot", True, abs(number), number, -number, number, number, number)
-    me = Self(0, "marine", number, number, number, number, number)
-    units = (unit, replace(unit, number=2, east=1.0), replace(unit, number=3, shield=None))
+    me = Self(0, "medivac", number, number, number, number, number, attack_range=4.0)
+    near = replace(unit, number=2, east=1.0, in_range=True)
+    units = (unit, near, replace(unit, number=3, shield=None))
     scene = Scene(me, units, tuple(replace(unit, side="enemy") for unit in units), ("stop", "attack enemy 10"))
     assert tuple(build_style(style).describe(scene)) == WORDS[style](scene)
 

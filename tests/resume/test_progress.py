@@ -15,7 +15,7 @@ from lolm_plugin.runners.episode_stats import EpisodeStats
 
 class OursRunner:
     def __init__(self, args, logger):
-        self.t_env, self.stats = 40, EpisodeStats(args, logger, 2)
+        self.t_env, self.stats = 40, EpisodeStats(args, logger)
 
     def state(self):
         return self.stats.state()

@@ -227,7 +227,7 @@ def test_test_runs_do_not_count_and_are_said_to_be_tests():
 
 
 def test_seeds_are_keyed_by_purpose_steps_and_episode():
-    runner = make()
+    runner = make(test_nepisode=12)
     runner.run(test_mode=True)
     runner.run(test_mode=True)
     runner.run()
@@ -292,6 +292,42 @@ def test_what_the_runner_cannot_do_is_refused(changes, message):
 def test_there_is_no_replay():
     with pytest.raises(ConfigError, match="set save_replay=False"):
         make().save_replay()
+
+
+@pytest.mark.parametrize("evaluate", [False, True])
+@pytest.mark.parametrize("test_nepisode", [1, 5, 6, 8, 13])
+def test_a_test_counts_exactly_test_nepisode_episodes_of_the_same_battles(test_nepisode, evaluate):
+    runner = make(test_nepisode=test_nepisode, evaluate=evaluate)
+    for _ in range(-(-test_nepisode // 6)):
+        batch = runner.run(test_mode=True)
+    lengths = 1 + keyed_seeds(9, "test", 0, 0, count=test_nepisode) % 4
+    logged = {name: value for name, value, _ in runner.logger.logged}
+    assert logged["test_ep_length_mean"] == pytest.approx(lengths.mean())
+    assert logged["test_battle_won_mean"] == pytest.approx((lengths == 2).mean())
+    last = (test_nepisode - 1) % 6 + 1
+    assert batch["filled"][:, 0, 0].tolist() == [1] * last + [0] * (6 - last)  # no policy is asked for the others
+    assert [len(call.rows) for call in runner.mac.calls if call.t == 0][-1] == last
+
+
+def test_the_next_test_plays_the_battles_of_the_one_before_at_the_same_step():
+    runner = make(test_nepisode=8)
+    for _ in range(2):
+        runner.begin_test()
+        for _ in range(2):
+            runner.run(test_mode=True)
+    assert runner.env.seeds[:2] == runner.env.seeds[2:]
+
+
+def test_idle_copies_take_available_actions():
+    runner = VectorRunner(
+        settings(env="smax", env_args={"map_name": "2m_vs_1m"}, batch_size_run=3, test_nepisode=4),
+        Log(),
+        SimpleNamespace(EpisodeBatch=EpisodeBatch),
+    )
+    runner.setup(**batch_arguments(runner.get_env_info()), mac=Mac())
+    for _ in range(2):  # the environment refuses an unavailable action
+        runner.run(test_mode=True)
+    assert [name for name, *_ in runner.logger.logged].count("test_return_mean") == 1
 
 
 def test_an_evaluation_plays_test_nepisode_episodes_however_many_runs_the_host_asks_for():

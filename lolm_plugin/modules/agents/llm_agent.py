@@ -1,5 +1,6 @@
 """The language-model policy: prompt tokens in, action logits out."""
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.reader import Rows
 from lolm_plugin.llm.sources import seeded
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
+from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
+
+FEATURE_VIEWS = 256  # made-up observations for the head's statistics; half as many move a deviation by some percent
+FEATURE_TOKENS = 4096  # read at once for them
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,28 @@ class States:
 class LLMAgent(nn.Module):
     """A causal LM, with LoRA or trained in full, under an attention action head, shared by all agents.
 
-    ``usage`` counts rows, tokens and seconds spent in the LM since ``take_usage`` was last called.
+    ``initial_head`` is a frozen copy of the head before training, kept with ``keep_initial_head``. ``usage`` counts
+    rows, tokens and seconds spent in the LM since ``take_usage`` was last called.
     """
 
-    def __init__(self, prompter: Prompter, backbone: Backbone, head: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        backbone: Backbone,
+        head: Mapping[str, Any],
+        seed: int,
+        keep_initial_head: bool = False,
+    ) -> None:
         super().__init__()
         self.prompter = prompter
         self.backbone = backbone
         self.n_targets = prompter.layout.n_targets
         self.reads_targets = head["attack_keys"] == "entity"
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
-            self.head = AttentionActionHead(
-                backbone.hidden_size, head["init_std"], head["attack_keys"], prompter.layout.n_base_actions
-            )
+            self.head = build_head(backbone.hidden_size, head, prompter.layout.n_base_actions)
+        if head["keys"] == "words":
+            self.head.start_from(self._word_states(), head["word_scale"])
+        self.initial_head = copy.deepcopy(self.head).requires_grad_(False) if keep_initial_head else None
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
@@ -108,10 +121,43 @@ class LLMAgent(nn.Module):
         last = counts.cumsum(0) - counts
         return States(states, last, torch.where(prompts.place >= 0, prompts.place + last[:, None], -1))
 
-    def logits(self, states: States) -> Tensor:
-        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked."""
+    def logits(self, states: States, initial_head: bool = False) -> Tensor:
+        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked.
+
+        ``initial_head``: by the head as it was before training.
+        """
+        if self.head.needs_statistics:
+            self.measure_features()
         hidden = states.states[states.last]
-        return self.head(hidden, self.n_targets, states.states, states.place)
+        head = self.head
+        if initial_head:
+            assert self.initial_head is not None
+            head = self.initial_head
+            head.share_statistics(self.head)
+        return head(hidden, self.n_targets, states.states, states.place)
+
+    @torch.no_grad()
+    def _word_states(self) -> Tensor:
+        """Read the words of each base action and of attack with the frozen model: [n_base + 1, hidden]."""
+        layout = self.prompter.layout
+        names = [*layout.action_names(0)[: layout.n_base_actions], "attack"]
+        ids = self.prompter.tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
+        return self.backbone.encode((), ids, reference=self.backbone.has_reference)
+
+    @torch.no_grad()
+    def measure_features(self) -> None:
+        """Measure the head's statistics: the frozen model reads made-up observations of the task.
+
+        Observations of a battle's first steps would be too much alike, and a run's first test is one of its results.
+        """
+        obs, available, agent = self.prompter.writer.varied(FEATURE_VIEWS)
+        prompts, _ = self.prompts(obs, available, agent)
+        rows = prompts.rows
+        states = self.backbone.read(rows, self.backbone.has_reference, token_budget=FEATURE_TOKENS)
+        counts = torch.tensor(rows.states, dtype=torch.int64, device=states.device)
+        last = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+        last[counts.cumsum(0) - counts] = True
+        self.head.measure(states[last], states[~last])
 
     def take_usage(self) -> dict[str, float]:
         """What was counted since the last call."""

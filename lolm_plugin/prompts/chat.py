@@ -1,0 +1,80 @@
+"""Prompts as a user's turn in an instruction model's own chat template."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from torch import Tensor
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.prompts.phrases import Column, Phrase
+from lolm_plugin.prompts.writer import Writer, Written
+
+MARKER = "PROMPT-GOES-HERE"
+
+
+class ChatWriter(Writer):
+    """Wraps another writer's prompts: instruction to actions are the user's turn, the cue begins the answer.
+
+    The template's text before the turn becomes part of the shared ``beginning``. The text after it (end of turn, then
+    the generation prompt) stands before the cue. The turn does not end in a newline, because some templates strip it.
+
+    Args:
+        writer: writes the prompts.
+        tokenizer: has the chat template. It writes its own begin-of-text token if the model wants one.
+        model: ``llm.model``, for the error.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or a user's turn cannot be put into it.
+    """
+
+    adds_bos = False
+
+    def __init__(self, writer: Writer, tokenizer: Any, model: str) -> None:
+        before, self._after = _around(tokenizer, model)
+        self.layout = writer.layout
+        self.beginning = before + writer.beginning
+        self.cue = self._after + writer.cue
+        self._writer = writer
+
+    def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:
+        """The same parts, with the template's text before the cue."""
+        written = self._writer.write(obs, available, agent)
+        # One piece, as a tokenizer may join the end of the template's text with the cue.
+        cue = Phrase([(Column(self.cue, ("",)), np.int64(1))])
+        return written._replace(parts={**written.parts, "cue": (cue,)}, ends_turn=True)
+
+    def varied(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of the other writer."""
+        return self._writer.varied(rows)
+
+    def fullest(self) -> list[str]:
+        """Those of the other writer, with the template's text before the cue."""
+        cue = self._writer.cue
+        return [text.removesuffix(cue).removesuffix("\n") + self.cue for text in self._writer.fullest()]
+
+    def names(self, agent: int) -> Mapping[int, str]:
+        """As the other writer has them."""
+        return self._writer.names(agent)
+
+
+def _around(tokenizer: Any, model: str) -> tuple[str, str]:
+    """The texts of the chat template before and after what the user says."""
+    refused = f"prompt.chat=True cannot be used with llm.model={model}, whose"
+    advice = "set prompt.chat=False, or llm.model to an instruction model."
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(f"{refused} tokenizer has no chat template; {advice}")
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": MARKER}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # Qwen3's templates read it, others ignore it
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ConfigError(f"{refused} chat template refuses a single user's turn ({error}); {advice}") from error
+    if text.count(MARKER) != 1:
+        raise ConfigError(f"{refused} chat template repeats a user's turn {text.count(MARKER)} times; {advice}")
+    before, after = text.split(MARKER)
+    return before, after

@@ -1,0 +1,151 @@
+"""The last layer where it is read, and states kept from play: the numbers of plain transformers, with less work."""
+
+import pytest
+import torch
+import transformers
+
+from lolm_plugin.llm import tiny, top_layer
+from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.sources import TINY
+from tests.llm.settings import LLM, LORA
+
+# Of prefix + row the longest has 22 + 90 tokens, beyond the window of 32 of half of tiny-gemma3's layers.
+PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
+LENGTHS = (90, 88, 3, 41, 1, 40, 12, 89)
+SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(length)] for row, length in enumerate(LENGTHS)]
+LAST = None  # the state of each prompt's last token
+# Entity keys: the last token first, then the ends of some sentences, of which some rows have none.
+ENTITIES = [torch.tensor([length - 1, *range(1, length - 1, 7)][: 1 + row % 4]) for row, length in enumerate(LENGTHS)]
+RELATIVE = 1e-5
+
+
+@pytest.fixture(
+    params=[(model, layers) for model in TINY for layers in (2, 3)], ids=lambda param: f"{param[0]}-{param[1]}"
+)
+def folder(request, tmp_path):
+    """A model of each architecture whose last layer sees a sliding window (3 layers of Gemma 3) or all."""
+    model, layers = request.param
+    torch.manual_seed(layers)
+    transformers.AutoModel.from_config(tiny.config(model, num_hidden_layers=layers)).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def make(model, lora_layers=None, **llm):
+    """A backbone whose adapter is filled with random numbers; B = 0 would hide errors."""
+    backbone = Backbone({**LLM, "model": str(model), **llm}, {**LORA, "layers": lora_layers}, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in backbone.lora_parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    return backbone
+
+
+def plain(backbone, read):
+    """Plain transformers and PEFT: one whole prompt at a time."""
+    states = []
+    for row, sequence in enumerate(SEQUENCES):
+        ids = torch.tensor([[*PREFIX, *sequence]])
+        positions = torch.tensor([len(sequence) - 1]) if read is LAST else read[row]
+        states.append(backbone.lm(input_ids=ids).last_hidden_state[0, len(PREFIX) + positions])
+    return torch.cat(states)
+
+
+def gradients(backbone, states):
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((states * weights).sum(), backbone.lora_parameters())
+
+
+def check_relative(got, want):
+    assert want.norm() > 0
+    assert (got - want).norm() <= RELATIVE * want.norm()
+
+
+@pytest.mark.parametrize("read", [LAST, ENTITIES], ids=["last tokens", "entity keys"])
+@pytest.mark.parametrize(("lora_layers", "token_budget"), [(None, 100), (1, None), (1, 100)])
+def test_states_and_gradients_are_those_of_plain_transformers(folder, read, lora_layers, token_budget):
+    backbone = make(folder, lora_layers)
+    assert backbone.reads_positions
+    expected = plain(backbone, read)
+    expected_gradients = gradients(backbone, expected)
+    rows = backbone.rows(PREFIX, SEQUENCES, read)
+    for kept in (rows, backbone.precompute_frozen_layers(rows, 1e9, token_budget)):
+        states = backbone.read(kept, token_budget=token_budget)
+        check_relative(states, expected)
+        for got, want in zip(gradients(backbone, states), expected_gradients, strict=True):
+            check_relative(got, want)
+        with torch.no_grad():  # another way: keys and values of the prefix are known
+            check_relative(backbone.read(kept, token_budget=token_budget), expected)
+    with backbone.lm.disable_adapter(), torch.no_grad():
+        reference = plain(backbone, read)
+    check_relative(backbone.read(rows, reference=True, token_budget=token_budget), reference)
+
+
+def rows_through(module):
+    """Count the tokens that go through a module from now on."""
+    counts = []
+    module.register_forward_pre_hook(lambda module, inputs: counts.append(inputs[0].shape[-2]))
+    return counts
+
+
+@pytest.mark.parametrize("read", [LAST, ENTITIES], ids=["last tokens", "entity keys"])
+def test_the_last_layer_computes_queries_and_mlp_for_the_tokens_that_are_read_alone(read):
+    backbone = make("tiny-llama")
+    layer = backbone.lm.get_base_model().layers[-1]
+    counted = {name: rows_through(module) for name, module in layer.named_modules() if name.endswith("_proj")}
+    states = backbone.read(backbone.rows(PREFIX, SEQUENCES, read))
+    tokens = len(PREFIX) + sum(LENGTHS)
+    for name, counts in counted.items():
+        if name.endswith(("k_proj", "v_proj")):
+            assert tokens <= sum(counts) <= 1.1 * tokens + len(states), name  # a little padding
+        else:
+            assert sum(counts) == len(states), name
+
+
+def test_a_last_layer_that_comes_out_wrong_is_computed_everywhere(monkeypatch):
+    right = top_layer.TopLayer._keys_and_values
+    monkeypatch.setattr(top_layer.TopLayer, "_keys_and_values", lambda *args: [1.01 * x for x in right(*args)])
+    backbone = make("tiny-qwen3")
+    assert backbone.packs
+    assert not backbone.reads_positions
+    check_relative(backbone.read(backbone.rows(PREFIX, SEQUENCES)), plain(backbone, LAST))
+
+
+def test_a_last_layer_without_the_usual_parts_is_computed_everywhere(monkeypatch):
+    def missing(layer, *_):
+        raise AttributeError("input_layernorm")
+
+    monkeypatch.setattr(top_layer.TopLayer, "__init__", missing)
+    backbone = make("tiny-llama")
+    assert backbone.packs
+    assert not backbone.reads_positions
+
+
+def test_frozen_layers_run_once_for_a_prompt_until_its_states_are_dropped():
+    backbone = make("tiny-llama", lora_layers=1)
+    through = rows_through(backbone.lm.get_base_model().layers[0])
+    half, rows = backbone.rows(PREFIX, SEQUENCES[::2]), backbone.rows(PREFIX, SEQUENCES)
+    backbone.precompute_frozen_layers(half, 1e9)
+    first = sum(through)
+    kept = backbone.precompute_frozen_layers(rows, 1e9)
+    both = sum(through)
+    assert first < both < 1.1 * (len(PREFIX) + sum(LENGTHS))
+    for reference in (False, True):
+        backbone.read(kept, reference)
+    backbone.read(backbone.precompute_frozen_layers(rows, 1e9))
+    assert sum(through) == both
+    backbone.drop_frozen_states()
+    backbone.precompute_frozen_layers(half, 1e9)
+    assert sum(through) == both + first - len(PREFIX)
+
+
+def test_kept_states_never_take_more_than_their_limit():
+    backbone = make("tiny-llama", lora_layers=1)
+    rows = backbone.rows(PREFIX, SEQUENCES)
+    limit = sum(LENGTHS) // 2 * backbone.hidden_size * 4
+    sizes = []
+    for sequences in (SEQUENCES[:3], SEQUENCES, SEQUENCES):  # what came first stays
+        kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, sequences), limit, token_budget=60)
+        sizes.append(sum(part.nbytes for part in kept.parts if part.is_floating_point()))
+    assert 0 < sizes[0] <= sizes[1] == sizes[2] <= limit
+    check_relative(backbone.read(kept), backbone.read(rows))

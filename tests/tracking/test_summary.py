@@ -1,0 +1,51 @@
+"""What the closing summary, the progress line and the curve say about tests."""
+
+import pytest
+
+from lolm_plugin.tracking.curve import draw_curve
+from lolm_plugin.tracking.progress import ProgressObserver
+from lolm_plugin.tracking.summary import _results, actions_of_tests
+
+METRICS = {
+    "test_battle_won_mean": {"steps": [0, 5000, 10000], "values": [0.25, 0.75, 0.5]},
+    "test_sampled_battle_won_mean": {"steps": [0, 5000, 10000], "values": [0.0, 0.125, 0.25]},
+    "battle_won_mean": {"steps": [100, 9900], "values": [0.0, 0.2]},
+}
+OURS = {"mac": "prompt_mac", "test_greedy": True, "evaluate": False}
+
+
+def test_the_summary_says_which_actions_were_tested_and_at_which_step():
+    rows = dict(_results(METRICS, OURS))
+    said = "50.0% at the end (step 10,000), 75.0% at best (step 5,000), 25.0% before learning (step 0)"
+    assert rows["greedy test win rate"] == said
+    assert rows["sampled test win rate"].endswith("25.0% at best (step 10,000), 0.0% before learning (step 0)")
+    assert rows["training win rate"] == "20.0% at the end (step 9,900), 20.0% at best (step 9,900)"
+
+
+def test_an_evaluation_has_one_number():
+    assert dict(_results(METRICS, {**OURS, "evaluate": True}))["greedy test win rate"] == "50.0%"
+
+
+@pytest.mark.parametrize(
+    ("changes", "actions"), [({}, "greedy"), ({"test_greedy": False}, "sampled"), ({"mac": "basic_mac"}, "")]
+)
+def test_tests_are_called_greedy_where_they_are(changes, actions):
+    assert actions_of_tests({**OURS, **changes}) == actions
+    label = f"{actions} test win rate".strip()
+    assert label in dict(_results(METRICS, {**OURS, **changes}))
+
+
+def test_the_progress_line_labels_each_win_rate():
+    observer = ProgressObserver(100, "greedy")
+    observer.latest = {"battle_won_mean": 0.2}
+    assert observer.describe() == "training win 20%"
+    observer.latest |= {"test_battle_won_mean": 0.5, "test_sampled_battle_won_mean": 0.25}
+    assert observer.describe() == "greedy test win 50% | sampled test win 25%"
+
+
+def test_the_curve_shows_sampled_tests(tmp_path):
+    sizes = []
+    for number, names in enumerate((METRICS, [name for name in METRICS if "sampled" not in name])):
+        draw_curve({name: METRICS[name] for name in names}, "a run", tmp_path / f"{number}.png")
+        sizes.append((tmp_path / f"{number}.png").read_bytes())
+    assert sizes[0] != sizes[1]
