@@ -45,7 +45,7 @@ class Imitation(Training):
         self.student = Student(self.parts.learner, args)
         teacher = teachers.build(self.teacher, self.parts)
         with self._timed("test"):
-            self._test()
+            self._test_student()
             self._test_teacher(teacher)
         at_once = self.runner.batch_size
         data = _Data(self.parts, args.imitate["rounds"] * at_once * _runs(args.imitate["battles"], at_once))
@@ -75,8 +75,7 @@ class Imitation(Training):
         with self._timed("learn"):
             self._learn(lesson, exam, number)
         with self._timed("test"):
-            self._test()
-        learner.mac.take_usage()
+            self._test_student()
         self.logger.log_stat("episode", data.size, runner.t_env)
 
     def _play(self, mac: Any, data: "_Data", battles: int, label: str, prefix: str, teacher: Any) -> None:
@@ -92,10 +91,14 @@ class Imitation(Training):
                     self.collected[prefix + name] = fmean(stats[name])
                     self.logger.log_stat(prefix + name, self.collected[prefix + name], runner.t_env)
 
+    def _test_student(self) -> None:
+        self._test()
+        self.progress.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
+
     def _test_teacher(self, teacher: Any) -> None:
-        """The teacher's own tests, under the same rules as the student's."""
+        """Test the teacher on the battles of the student's test; greedily alone."""
         with self._played_by(teacher) as stats:
-            testing.play_test(self.parts, teacher)
+            testing.play_battles(self.parts, teacher)
         for name in ("test_battle_won_mean", "test_return_mean"):
             if name in stats:
                 self.collected[f"teacher_{name}"] = stats[name][-1]
@@ -126,16 +129,11 @@ class Imitation(Training):
         """Have ``mac`` act for the runner; yields what the runner logs, one value a run, in place of logging it."""
         runner, args, stats = self.runner, self.args, _Collector(self.log)
         before = runner.mac, runner.logger, args.runner_log_interval
-        counted = getattr(runner, "stats", None)  # of our runners, which keep their logger there
         runner.mac, runner.logger, args.runner_log_interval = mac, stats, 0
-        if counted is not None:
-            counted.logger = stats
         try:
             yield stats.values
         finally:
             runner.mac, runner.logger, args.runner_log_interval = before
-            if counted is not None:
-                counted.logger = before[1]
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

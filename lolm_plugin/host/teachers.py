@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lolm_plugin import config_check, registry
 from lolm_plugin.checkpoints import store
 from lolm_plugin.checkpoints.store import Checkpoint
-from lolm_plugin.config_files import flatten, merge
+from lolm_plugin.config_files import flatten, merge, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.resuming import checkpoints_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HEURISTIC = "heuristic"
 # Settings that say which network a checkpoint's weights belong to.
-POLICY_KEYS = ("mac", "agent", "seed", "obs_agent_id", "obs_last_action")
+POLICY_KEYS = ("mac", "agent", "seed", "greedy_rule", "obs_agent_id", "obs_last_action")
 POLICY_SECTIONS = ("entity", "gru", *registry.TRUNKS, "head", "lora", "prompt")
 LLM_KEYS = ("llm.model", "llm.pretrained", "llm.num_layers", "llm.train")
 
@@ -92,7 +92,9 @@ def build(teacher: Teacher, parts: "Parts") -> Any:
     both = SimpleNamespace(args=theirs, mac=mac)
     learner_checkpoint.checked_facts(both, path, f"--teacher={teacher.name}", critic=False)
     mac.load_models(path)
-    mac.action_selector = KeyedActionSelector(args)  # its seed made the weights; battles are drawn from this run's
+    # The teacher's seed made its weights; its actions are drawn from this run's seed.
+    drawn = Namespace(**{**vars(theirs), "seed": args.seed})
+    mac.action_selector = KeyedActionSelector(drawn, mac.layouts.observation.n_base_actions)
     return mac
 
 
@@ -104,7 +106,8 @@ def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir:
             f"{option} was written by lolm_plugin 0.1.0, which kept no configuration, so its network is unknown; set "
             "--teacher to another run."
         )
-    flat = flatten(theirs)
+    # What a checkpoint of an older version does not say is what the default does.
+    flat = flatten(merge(read(plugin_config_dir() / "default.yaml"), theirs))
     wanted = (*POLICY_KEYS, *LLM_KEYS)
     chosen = {
         key: value

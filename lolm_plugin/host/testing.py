@@ -49,16 +49,17 @@ def play_tests(parts: Parts, stopped: Callable[[], bool] = lambda: False) -> boo
     With ``test_greedy=False`` the first ones are sampled already and no others are played. Returns False if ``stopped``
     cut the tests short.
     """
-    if not play_test(parts, parts.learner.mac, False, stopped):
+    mac = parts.learner.mac
+    if not play_battles(parts, mac, False, stopped):
         return False
     if not (parts.args.test_sampled and parts.args.test_greedy):
         return True
     with _sampled(parts):
-        return play_test(parts, parts.learner.mac, True, stopped)
+        return play_battles(parts, mac, True, stopped)
 
 
-def play_test(parts: Parts, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Play ``test_nepisode`` battles in which ``mac``, the runner's controller, acts; False if ``stopped`` cut them."""
+def play_battles(parts: Parts, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Play ``test_nepisode`` battles with the controller ``mac``, which the runner has; False if cut short."""
     runner = parts.runner
     if hasattr(mac, "begin_test"):  # a controller of ours
         mac.begin_test(sampled)
