@@ -118,8 +118,8 @@ def test_what_lies_in_padding_changes_nothing(build, play, form):
 
 
 def test_a_better_action_becomes_likelier(build, play, form):
-    learner = build(form, {"entropy_coef": 0.0, "epochs": 12})
-    batch = play(learner.mac, lengths=(1,) * 16)
+    learner = build(form, {"entropy_coef": 0.0, "epochs": 8})
+    batch = play(learner.mac, lengths=(1,) * 64)
     batch["terminated"][:, 0] = 1
     batch["reward"][:, 0] = (batch["actions"][:, 0] == 1).any(1).float()
     _steps, before = ordered(learner, batch)
