@@ -50,7 +50,7 @@ def run(
 ) -> float | None:
     """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
-    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving. ``training`` is another
+    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it continues to save. ``training`` is another
     way to train than by reinforcement.
 
     Raises:
