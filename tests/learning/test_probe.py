@@ -10,8 +10,8 @@ from lolm_plugin import training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 from tests.algorithms import NETWORKS
 
-# Environment steps: about 30 updates of 256 episodes, of up to 8 steps in a duel.
-T_MAX = {"retreat": 8_000, "approach": 8_000, "duel": 38_000, "target": 5_000}
+# Environment steps: about 45 updates of 256 episodes, of up to 8 steps in a duel.
+T_MAX = {"retreat": 12_000, "approach": 12_000, "duel": 50_000, "target": 8_000}
 
 
 # What lolm_mappo_tiny's file says, for the algorithms whose files are sized for real battles.
