@@ -55,6 +55,7 @@ NULLABLE = {  # keys that take null, with an example of what else they take
     "learner_preset": "standard",
     "entity.init_gain": 0.01,
     "env_args.game_version": "4.10.0",
+    **dict.fromkeys(("lora.optim_eps", "entropy_coef_end", "target_kl"), 0.01),
 }
 TWO_TYPES = {  # keys whose value may also be of another type than their default
     "target_update_interval_or_tau": float,

@@ -81,7 +81,7 @@ def _parts(side: str, engine: Engine, batch: Any, products: Mapping[Product, int
 
 
 def _peaks(setting: Setting, batch: Any) -> dict[str, float]:
-    """Return each side's peak bytes above its weights, each in a process of its own; {} where that cannot be."""
+    """Return each side's peak bytes above its weights, measured in a separate process; {} where that cannot be."""
     if not memory.measurable():
         return {}
     with TemporaryDirectory(prefix="lolm-benchmark-") as folder:

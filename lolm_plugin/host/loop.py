@@ -50,8 +50,8 @@ def run(
 ) -> float | None:
     """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
-    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it goes on saving. ``training`` is another
-    way to train than by reinforcement.
+    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it continues to save. ``training`` is
+    another way to train than by reinforcement.
 
     Raises:
         ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.

@@ -34,7 +34,7 @@ LLM_KEYS = ("llm.model", "llm.pretrained", "llm.num_layers", "llm.train")
 
 @dataclass(frozen=True)
 class Teacher:
-    """Who is imitated: ``policy`` are settings of its network, ``checkpoint`` its weights; None for a script."""
+    """Describe a teacher: ``policy`` are settings of its network, ``checkpoint`` its weights; None for a script."""
 
     name: str  # as on the command line
     checkpoint: Checkpoint | None

@@ -144,7 +144,7 @@ class ObservationLayout:
 
     @property
     def masks_range(self) -> bool:
-        """Whether the action mask offers only targets in range."""
+        """Tell whether the action mask offers only targets in range."""
         return "target flag" not in self.exceptions
 
     @property

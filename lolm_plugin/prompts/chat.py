@@ -46,11 +46,11 @@ class ChatWriter(Writer):
         return written._replace(parts={**written.parts, "cue": (cue,)}, ends_turn=True)
 
     def varied(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of the other writer."""
+        """Return those of the other writer."""
         return self._writer.varied(rows)
 
     def fullest(self) -> list[str]:
-        """Those of the other writer, with the template's text before the cue."""
+        """Return those of the other writer, with the template's text before the cue."""
         cue = self._writer.cue
         return [text.removesuffix(cue).removesuffix("\n") + self.cue for text in self._writer.fullest()]
 

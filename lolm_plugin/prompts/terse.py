@@ -97,7 +97,7 @@ class TerseStyle(PromptStyle):
         ]
 
     def choices(self, scenes: SceneColumns) -> tuple[Phrase, ...]:
-        """What the lines above do not tell about the available actions; mostly nothing."""
+        """List what the lines above do not say about the available actions; mostly nothing."""
         free = _free(scenes.actions)
         words = tuple(f" {name.removeprefix('move ')}" for name in _FREE)
         rest = replace(scenes.actions, available=scenes.actions.available & ~_told(scenes))
@@ -126,7 +126,7 @@ def _fullest(scene: Scene, cells: int, other: str) -> Scene:
 
 
 def _free(actions: ActionColumns) -> np.ndarray:
-    """Which of ``_FREE`` are available: bool [rows, 5]."""
+    """Find which of ``_FREE`` are available: bool [rows, 5]."""
     names, rows = actions.names[0], len(actions.available)
     return np.stack(
         [actions.available[:, names.index(name)] if name in names else np.zeros(rows, bool) for name in _FREE], axis=1

@@ -49,6 +49,13 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     return "\n".join(f"  {label:<{width}}  {value}" for label, value in rows)
 
 
+def actions_of_tests(config: Mapping[str, Any]) -> str:
+    """How the tests named ``test_*`` act: "greedy" or "sampled"; "" for controllers of EPyMARL, which decide it."""
+    if config["mac"] not in registry.ENTRIES["mac"]:
+        return ""
+    return "greedy" if config["test_greedy"] else "sampled"
+
+
 def summarise_imitation(
     config: Mapping[str, Any], info: Mapping[str, Any], host: str, run_dir: Path, command: str, since: float
 ) -> str:
@@ -101,13 +108,6 @@ def _continue_by_ppo(command: str, checkpoints: str) -> str:
     if "with" not in kept:
         kept.append("with")
     return shlex.join([*program[:-1], "train", *kept, f"transfer_from={checkpoints}"])
-
-
-def actions_of_tests(config: Mapping[str, Any]) -> str:
-    """How the tests named ``test_*`` act: "greedy" or "sampled"; "" for controllers of EPyMARL, which decide it."""
-    if config["mac"] not in registry.ENTRIES["mac"]:
-        return ""
-    return "greedy" if config["test_greedy"] else "sampled"
 
 
 def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ def trained(request, tmp_path_factory):
         "--env-config=smax",
         f"--epymarl={HOSTS[request.param]}",
         *("with", "env_args.map_name=2m_vs_1m", "t_max=300", "seed=1", "test_interval=100", "log_interval=100"),
-        *("kl.anneal_steps=150", "save_model_interval=100", *sizes),
+        *("kl.anneal_steps=150", "save_model_interval=100", "test_sampled=True", *sizes),
     )
     return request.param, HOSTS[request.param], folder, done.stdout + done.stderr
 

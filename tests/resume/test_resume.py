@@ -180,14 +180,20 @@ def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
     assert any(scores.values()), "the best was not kept"
 
 
-def test_a_run_tests_at_its_start_and_at_its_end(straight):
-    folder, _ = straight
-    tested, _ = series(folder, 1)["test_return_mean"]
-    assert tested[0] == 0
-    assert tested[-1] == steps(folder)[-1] > 900
-    assert tested[-1] - tested[-2] < 150, "a test was due at the end: this run shows nothing"
-    facts = json.loads((models(folder) / str(tested[-1]) / "manifest.json").read_text())["body"]["facts"]
+def test_a_run_tests_at_its_start_and_at_its_end_and_a_longer_one_does_not_keep_that_end(tmp_path):
+    arguments = line("updet_mappo", "probe", "duel", "lr_decay=False", "test_interval=550")
+    assert train(tmp_path / "run", *arguments, "t_max=300") == 0
+    end = steps(tmp_path / "run")[-1]
+    assert series(tmp_path / "run", 1)["test_return_mean"][0] == [0, end]
+    facts = json.loads((models(tmp_path / "run") / str(end) / "manifest.json").read_text())["body"]["facts"]
     assert facts["score"], "the final checkpoint may be the best"
+
+    assert train(tmp_path / "run", "--resume", str(models(tmp_path / "run")), "--epymarl=none") == 0
+    assert series(tmp_path / "run", 2)["test_return_mean"][0] == [0, end], "it was tested again"
+    resumed = ("--resume", str(models(tmp_path / "run")), "--epymarl=none")
+    assert train(tmp_path / "run", *resumed, "with", "t_max=900") == 0
+    assert train(tmp_path / "straight", *arguments, "t_max=900") == 0
+    check_equal((tmp_path / "run", 3), (tmp_path / "straight", 1))
 
 
 def test_a_run_that_is_over_stays_over(straight, tmp_path):

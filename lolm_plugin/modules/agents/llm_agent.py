@@ -122,7 +122,7 @@ class LLMAgent(nn.Module):
         return States(states, last, torch.where(prompts.place >= 0, prompts.place + last[:, None], -1))
 
     def logits(self, states: States, initial_head: bool = False) -> Tensor:
-        """What the LM made of prompts -> logits [prompts, n_actions], unavailable actions not yet masked.
+        """Compute logits [prompts, n_actions] from the LM's states of prompts; unavailable actions are not yet masked.
 
         ``initial_head``: by the head as it was before training.
         """

@@ -49,7 +49,7 @@ class AttentionActionHead(nn.Module):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether ``measure`` has to be called before the first logits."""
+        """Tell whether ``measure`` has to be called before the first logits."""
         return self.bias is not None and not self.normaliser.measured
 
     def measure(self, hidden: Tensor, sentences: Tensor) -> None:
