@@ -22,6 +22,8 @@ from lolm_plugin.prompts.template import Listing, PromptStyle
 
 STYLE = "compact_before"  # exists only inside of ``styles``
 SETTINGS: dict[str, Any] = {
+    "clip_per_group": False,
+    "lr_decay": False,
     "llm": {
         "model": "smollm2-135m",
         "pretrained": True,
@@ -39,7 +41,7 @@ SETTINGS: dict[str, Any] = {
     },
     "lora": {"layers": None, "rank": 8, "alpha": 16, "targets": "all-linear"},
     "prompt": {"style": STYLE, "source": None, "dynamic": True},
-    "head": {"attack_keys": "shared"},
+    "head": {"attack_keys": "shared", "features": "raw"},
     "kl": {"enabled": True, "direction": "forward", "anneal_steps": 20000, "eps": 0.000001, "coef_max": 1.0},
     "critic_type": "transformer_critic",
     "critic": {"width": 64, "layers": 1, "heads": 4},
