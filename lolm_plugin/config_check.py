@@ -22,7 +22,11 @@ RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
     **dict.fromkeys(
-        ("t_max", "entropy_coef", "entropy_coef_end", "kl.coef_max", "head.init_std", "worker_restarts"), _NOT_NEGATIVE
+        (
+            *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),
+            *("kl.coef_max", "head.init_std", "worker_restarts"),
+        ),
+        _NOT_NEGATIVE,
     ),
     "llm.trunk_cache_gb": _NOT_NEGATIVE,
     **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
@@ -56,6 +60,7 @@ NULLABLE = {  # keys that take null, with an example of what else they take
     "entity.init_gain": 0.01,
     "env_args.game_version": "4.10.0",
     **dict.fromkeys(("lora.optim_eps", "entropy_coef_end", "target_kl"), 0.01),
+    **dict.fromkeys(("entropy_target", "entropy_target_end"), 1.0),
 }
 TWO_TYPES = {  # keys whose value may also be of another type than their default
     "target_update_interval_or_tau": float,
@@ -273,6 +278,7 @@ def _check_policy(config: Mapping[str, Any]) -> None:
     if agent not in agents:
         raise ConfigError(f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}.")
     _check_choices(config, _choices(config))
+    _check_entropy(config)
     _check_sections(config)
     width, heads = config["critic"]["width"], config["critic"]["heads"]
     if config["critic_type"] == "transformer_critic" and width % heads:
@@ -322,6 +328,20 @@ def _check_choices(config: Mapping[str, Any], choices: Mapping[str, tuple[str | 
         if key in flat and flat[key] not in allowed:
             listed = ", ".join("null" if choice is None else choice for choice in allowed)
             raise ConfigError(f"{key}={flat[key]} is not a choice; set it to one of: {listed}.")
+
+
+def _check_entropy(config: Mapping[str, Any]) -> None:
+    end, target, target_end = (config.get(key) for key in ("entropy_coef_end", "entropy_target", "entropy_target_end"))
+    if target_end is not None and target is None:
+        raise ConfigError(
+            f"entropy_target_end={target_end} is the end of a line without a beginning; set entropy_target as well, or "
+            "entropy_target_end=null."
+        )
+    if target is not None and end is not None:
+        raise ConfigError(
+            f"entropy_coef_end={end} cannot be reached with entropy_target={target}, which adapts the weight after "
+            "each update; set one of them to null."
+        )
 
 
 def _check_language_model(config: Mapping[str, Any]) -> None:

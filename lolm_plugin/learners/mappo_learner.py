@@ -14,6 +14,7 @@ from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.finite import check_finite
 from lolm_plugin.learners import guards, learner_checkpoint, ppo_core
+from lolm_plugin.learners.entropy_weight import EntropyWeight
 from lolm_plugin.learners.kl_annealing import KLAnnealing
 from lolm_plugin.learners.value_normaliser import ValueNormaliser
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
@@ -39,6 +40,9 @@ class MAPPOLearner:
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLAnnealing(**{key: args.kl[key] for key in KL_KEYS})
+        self.entropy = EntropyWeight(
+            args.entropy_coef, args.entropy_coef_end, args.entropy_target, args.entropy_target_end, args.t_max
+        )
         self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)
         self.critic_optimiser = torch.optim.Adam(
             self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps, fused=True
@@ -92,13 +96,17 @@ class MAPPOLearner:
             for episodes in self._parts(len(valid), self.args.critic_minibatches, "critic_minibatch", t_env, epoch):
                 self._update_critic(batch, episodes, old_values, targets, counts, t_env, stats)
 
+        entropies = stats["entropy"]
         if t_env - self.last_log >= self.args.learner_log_interval:
             self.last_log = t_env
             stats["ratio_epoch0"].append(chosen.ratio)
             stats["kl_coef"].append(self.kl.coef(t_env))
+            stats["entropy_coef"].append(self.entropy.coef(t_env))
             stats["explained_variance"].append(float(ppo_core.explained_variance(values[:, :-1], returns, counts)))
             self._log(stats, t_env)
             self._log_speed(len(steps), playing, updating_since, t_env)
+        if entropies:
+            self.entropy.measure(sum(entropies) / len(entropies), t_env)
         self.mac.end_update()
         self.mac.take_usage()  # this update's own forward passes are in its wall time already
         self._last_time = time.perf_counter()
@@ -135,9 +143,7 @@ class MAPPOLearner:
     ) -> dict[str, float]:
         """Gradients added up over microbatches; returns what is logged. May be begun again."""
         coef = self.kl.coef(t_env)
-        entropy_coef = ppo_core.linear(
-            self.args.entropy_coef, self.args.entropy_coef_end, t_env / max(1, self.args.t_max)
-        )
+        entropy_coef = self.entropy.coef(t_env)
         count = len(rows) * chosen.weight
         sums: dict[str, float] = defaultdict(float)
         self.actor_optimiser.zero_grad(set_to_none=True)

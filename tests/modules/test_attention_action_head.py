@@ -106,3 +106,11 @@ def test_entity_keys_have_the_same_parameters_on_every_map():
 
 def test_a_task_may_have_another_number_of_base_actions():
     assert AttentionActionHead(16, 1.0, n_base=5)(torch.randn(3, 16), 0).shape == (3, 5)
+
+
+def test_centred_states_still_ask_for_one_kind_of_target_by_hand():
+    head = AttentionActionHead(4, 1.0, "entity", features="normalised")
+    head.target_bias.data = torch.tensor([2.0, 0, 0, 0])
+    sentences = torch.tensor([[3.0, 9, 9, 9], [-1, 9, 9, 9]])
+    logits = head(torch.zeros(1, 4), 3, sentences, torch.tensor([[0, 1, -1]]))
+    assert logits[0, 6:].tolist() == [2 * 3 / 2, 2 * -1 / 2, 0]

@@ -24,7 +24,9 @@ class AttentionActionHead(nn.Module):
 
     ``features``: ``raw`` is the published product. ``normalised`` centres and scales the hidden states by the frozen
     model's statistics and divides by the square root of their width: a reparametrisation of the published product with
-    a bias, in which one optimiser step moves differences between states as much as their mean.
+    a bias, in which one optimiser step moves differences between states as much as their mean. Centred states have no
+    constant part left that could ask for one kind of target everywhere, such as the weakest; with entity keys
+    ``target_bias`` therefore adds a linear function of the target's sentence.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class AttentionActionHead(nn.Module):
         self.base = nn.Parameter(torch.randn(n_base, hidden_size) * init_std)
         self.attack = nn.Parameter(torch.randn(1, hidden_size) * init_std)
         self.target = nn.Parameter(torch.zeros(hidden_size, hidden_size)) if attack_keys == "entity" else None
-        self.bias = None
+        self.bias = self.target_bias = None
         if features == "normalised":
             self.bias = nn.Parameter(torch.zeros(n_base + 1))  # of the base actions and of attack
             self.normaliser = FeatureNormaliser(hidden_size)
             self.sentence_normaliser = FeatureNormaliser(hidden_size) if attack_keys == "entity" else None
+            self.target_bias = nn.Parameter(torch.zeros(hidden_size)) if attack_keys == "entity" else None
 
     @property
     def needs_statistics(self) -> bool:
@@ -103,6 +106,8 @@ class AttentionActionHead(nn.Module):
         # Two large vectors meet in the projection: divided by their width, its steps are as large as an embedding's.
         projected = sentences @ self.target.T / width
         own = (hidden.index_select(0, row) * projected.index_select(0, place[row, target])).sum(-1)
+        if self.target_bias is not None:
+            own = own + (sentences @ self.target_bias / width**0.5).index_select(0, place[row, target])
         return logits.index_put((row, len(self.base) + target), own, accumulate=True)
 
 
