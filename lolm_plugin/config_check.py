@@ -121,6 +121,8 @@ def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> N
 
 def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     """``value`` if it can stand where ``like`` stood (1e6 for an integer becomes one), else ConfigError."""
+    if value == "null" and (like is None or key in NULLABLE):
+        value = None  # as the yaml files write it; Sacred reads the word None alone as nothing
     if key in NULLABLE:
         if value is None:
             return None

@@ -79,6 +79,8 @@ def test_nothing_slow_is_loaded_to_check(fresh_python):
         ({"seed": 3}, "seed", 3),
         ({"hypergroup": "mine"}, "hypergroup", "mine"),
         ({"checkpoint_path": "results/models/x"}, "checkpoint_path", "results/models/x"),
+        ({"entropy_target": "null"}, "entropy_target", None),  # as the yaml files write it
+        ({"entropy_target": None}, "entropy_target", None),
     ],
 )
 def test_a_value_of_the_right_kind_is_taken_as_its_keys_type(configured, updates, key, value):
@@ -98,6 +100,11 @@ def test_the_further_fields_are_a_list(configured, fields):
     config = configured({"entity": {"further_fields": fields}}, "updet_mappo")
     check(config)
     assert config["entity"]["further_fields"] == fields
+
+
+@pytest.mark.parametrize("source", [None, "null"])
+def test_a_choice_may_be_null(configured, source):
+    assert configured({"prompt": {"source": source}})["prompt"]["source"] is None
 
 
 @pytest.mark.parametrize(("gain", "value"), [(None, None), (1, 1.0), (0.01, 0.01)])
@@ -327,6 +334,21 @@ def test_a_folder_without_steps_is_no_checkpoint(configured, tmp_path):
 def test_a_folder_with_a_step_is_a_checkpoint(configured, tmp_path):
     (tmp_path / "6400").mkdir()
     check(merge(configured(), {"checkpoint_path": str(tmp_path), "evaluate": True}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"entropy_target": None, "entropy_target_end": 0.1}, ("entropy_target_end=0.1", "set entropy_target as well")),
+        (
+            {"entropy_target": 1.0, "entropy_target_end": None, "entropy_coef_end": 0.0},
+            ("entropy_coef_end=0.0", "entropy_target=1.0", "set one of them to null"),
+        ),
+        ({"entropy_target": -1.0}, ("entropy_target=-1.0", "out of range")),
+    ],
+)
+def test_settings_of_the_entropy_that_contradict_each_other_are_refused(configured, changes, parts):
+    refused(lambda: check(merge(configured(), changes)), *parts)
 
 
 def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
