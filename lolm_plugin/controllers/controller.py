@@ -204,6 +204,9 @@ class Controller:
         """What ``auto`` has come to in the configuration, nested, where another choice would change the last digits."""
         return {}
 
+    def prepare(self, steps: AgentSteps) -> None:
+        """Get ready to learn from decisions; what the policy says stays the same."""
+
     def end_update(self) -> None:
         """Free what was kept from play for an update that is over."""
 

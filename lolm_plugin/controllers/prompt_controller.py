@@ -121,6 +121,12 @@ class PromptMAC(Controller):
         prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
         return PromptSteps(index, rows, self._precompute(prompts), prompt)
 
+    def prepare(self, steps: PromptSteps) -> None:
+        """Measure the head's statistics on the first batch that was played."""
+        if self.agent.head.needs_played_statistics and len(steps) > 1:
+            states = self._read(steps.prompts, reference=self.agent.backbone.has_reference)
+            self.agent.measure_played(states[steps.prompt])
+
     def end_update(self) -> None:
         """Free the states of the batch that was learned from."""
         self.agent.backbone.drop_frozen_states()

@@ -96,6 +96,7 @@ def lessons(mac: Controller, batch: Any, log_teacher: Tensor, actions: Tensor, g
     """
     valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
     steps = mac.agent_steps(batch, valid.squeeze(-1) > 0)
+    mac.prepare(steps)
     rewards = batch["reward"][:, :-1].expand(-1, -1, mac.n_agents)
     returns = discounted_returns(rewards, valid, gamma)
     return Lessons(batch, steps, log_teacher[steps.index], actions[steps.index], returns, valid.expand_as(returns))

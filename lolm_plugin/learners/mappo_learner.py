@@ -70,6 +70,7 @@ class MAPPOLearner:
         counts = valid.expand_as(returns)
 
         steps = self.mac.agent_steps(batch, valid.squeeze(-1) > 0, t_env)
+        self.mac.prepare(steps)
         chosen = SimpleNamespace(
             actions=batch["actions"][:, :-1].squeeze(-1)[steps.index],
             advantages=self._advantages(advantages, counts, steps),

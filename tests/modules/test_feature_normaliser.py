@@ -97,3 +97,32 @@ def test_a_copied_head_answers_by_the_same_statistics():
     head.measure(torch.randn(9, 4) + 5, torch.zeros(0, 4))
     copy.share_statistics(head)
     assert copy.normaliser is head.normaliser
+
+
+@pytest.mark.parametrize("attack_keys", ["shared", "entity"])
+def test_statistics_of_played_battles_change_the_scale_and_no_logit(attack_keys):
+    torch.manual_seed(0)
+    head, copy = (AttentionActionHead(16, 0.5, attack_keys, features="normalised") for _ in range(2))
+    head.measure(3 * torch.randn(64, 16) + 1, 3 * torch.randn(64, 16) + 1)  # everything that could be seen
+    copy.share_statistics(head)
+    played, sentences = 0.1 * torch.randn(64, 16) + 5, 0.1 * torch.randn(64, 16) - 5
+    place = torch.arange(64 * 3).reshape(64, 3) % 64
+    before = [each(played, 3, sentences, place) for each in (head, copy)]
+    assert head.needs_played_statistics
+    head.measure_played(played, sentences, copy)
+    assert not head.needs_played_statistics
+    for each, logits in zip((head, copy), before, strict=True):
+        torch.testing.assert_close(each(played, 3, sentences, place), logits, atol=1e-4, rtol=1e-4)
+    features = head.normaliser(played)
+    torch.testing.assert_close(features.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(0), torch.ones(16), atol=1e-4, rtol=0)
+
+
+def test_a_head_with_trained_keys_of_targets_keeps_its_statistics():
+    head = AttentionActionHead(16, 0.5, "entity", features="normalised")
+    head.measure(torch.randn(64, 16), torch.randn(64, 16))
+    torch.nn.init.normal_(head.target)
+    mean = head.normaliser.mean.clone()
+    head.measure_played(torch.randn(64, 16) + 5, torch.randn(64, 16) + 5)
+    assert torch.equal(head.normaliser.mean, mean)
+    assert not head.needs_played_statistics

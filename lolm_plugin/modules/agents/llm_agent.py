@@ -16,7 +16,7 @@ from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
-FEATURE_VIEWS = 256  # made-up observations for the head's statistics; half as many move a deviation by some percent
+FEATURE_VIEWS = 256  # made-up observations for the head's first statistics; half as many move a deviation by percents
 FEATURE_TOKENS = 4096  # read at once for them
 
 
@@ -148,7 +148,7 @@ class LLMAgent(nn.Module):
     def measure_features(self) -> None:
         """Measure the head's statistics: the frozen model reads made-up observations of the task.
 
-        Observations of a battle's first steps would be too much alike, and a run's first test is one of its results.
+        They serve the first test and the first battles, which ``measure_played`` then measures instead.
         """
         obs, available, agent = self.prompter.writer.varied(FEATURE_VIEWS)
         prompts, _ = self.prompts(obs, available, agent)
@@ -158,6 +158,15 @@ class LLMAgent(nn.Module):
         last = torch.zeros(len(states), dtype=torch.bool, device=states.device)
         last[counts.cumsum(0) - counts] = True
         self.head.measure(states[last], states[~last])
+
+    @torch.no_grad()
+    def measure_played(self, states: States) -> None:
+        """Measure the head's statistics anew, on the frozen model's states of decisions that were played."""
+        copies = () if self.initial_head is None else (self.initial_head,)
+        for copied in copies:
+            copied.share_statistics(self.head)
+        place = states.place[states.place >= 0]
+        self.head.measure_played(states.states[states.last], states.states[place], *copies)
 
     def take_usage(self) -> dict[str, float]:
         """What was counted since the last call."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lolm_plugin.modules.heads.feature_normaliser import FeatureNormaliser
+from lolm_plugin.modules.heads.feature_normaliser import PLAYED, FeatureNormaliser
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 ATTACK_KEYS = ("shared", "entity")
@@ -55,11 +55,39 @@ class AttentionActionHead(nn.Module):
         """Tell whether ``measure`` has to be called before the first logits."""
         return self.bias is not None and not self.normaliser.measured
 
+    @property
+    def needs_played_statistics(self) -> bool:
+        """Tell whether ``measure_played`` has something to do."""
+        return self.bias is not None and self.normaliser.measured < PLAYED
+
     def measure(self, hidden: Tensor, sentences: Tensor) -> None:
         """Set the normalisers from the frozen model's states: hidden [rows, hidden], sentences [sentences, hidden]."""
         self.normaliser.measure(hidden)
         if self.sentence_normaliser is not None:
             self.sentence_normaliser.measure(sentences)
+
+    @torch.no_grad()
+    def measure_played(self, hidden: Tensor, sentences: Tensor, *copies: "AttentionActionHead") -> None:
+        """Measure anew, on the frozen model's states of battles that were played, before the first optimiser step.
+
+        Observations of one task differ in less than made-up ones, which show everything that could be seen: on the
+        probe retreat, features scaled by made-up statistics have a mean of norm 38 and deviations of norm 3, so that
+        the head would be blind again. Embeddings and biases change with the scale, those of ``copies`` that use the
+        same statistics, too: the logits stay as they are. A head whose keys of targets are trained keeps its statistics.
+        """
+        normaliser = self.normaliser
+        if self.target is not None and (self.target.any() or self.target_bias.any()):
+            normaliser.measured.fill_(PLAYED)
+            return
+        mean, deviation = normaliser.mean.clone(), normaliser.deviation.clone()
+        normaliser.measure(hidden, PLAYED)
+        if self.sentence_normaliser is not None:
+            self.sentence_normaliser.measure(sentences, PLAYED)
+        moved = (normaliser.mean - mean) / deviation / len(mean) ** 0.5
+        for head in (self, *copies):
+            head.bias += torch.cat([head.base, head.attack]) @ moved
+            head.base *= normaliser.deviation / deviation
+            head.attack *= normaliser.deviation / deviation
 
     @torch.no_grad()
     def start_from(self, words: Tensor, scale: float) -> None:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 # A dimension whose deviation is below this share of the median one is not scaled up to 1: it holds rounding noise.
 FLOOR = 1e-2
+MADE_UP, PLAYED = 1, 2  # where the statistics come from; 0: there are none
 
 
 class FeatureNormaliser(nn.Module):
-    """(state - mean) / deviation, per dimension; measured once, then fixed and saved with the head.
+    """(state - mean) / deviation, per dimension; measured, then fixed and saved with the head.
 
-    ``measured`` tells whether there are statistics yet; until then states pass as they are.
+    ``measured`` tells where the statistics come from, ``MADE_UP`` or ``PLAYED`` observations; at 0 states pass as they
+    are.
     """
 
     def __init__(self, width: int) -> None:
@@ -25,9 +27,9 @@ class FeatureNormaliser(nn.Module):
         self.register_buffer("measured", torch.zeros((), dtype=torch.uint8))
 
     @torch.no_grad()
-    def measure(self, states: Tensor) -> None:
+    def measure(self, states: Tensor, source: int = MADE_UP) -> None:
         """Take mean and deviation from the frozen model's states [states, width]; fewer than two change nothing."""
-        self.measured.fill_(1)
+        self.measured.fill_(source)
         if len(states) < 2:
             return
         deviation, mean = torch.std_mean(states.double(), dim=0)
