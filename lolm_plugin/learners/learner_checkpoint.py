@@ -35,7 +35,7 @@ def save(learner: Any, path: str) -> None:
         "version": __version__,
         "kl_initial": learner.kl.initial,
         "kl_measured": learner.kl.measured,
-        "entropy_coef": learner.entropy.adapted,
+        "entropy": learner.entropy.measured,
         "algorithm": learner.args.name,
         "map": _map(learner.args),
         "map_bound": learner.mac.map_bound(),
@@ -54,7 +54,7 @@ def load(learner: Any, path: str) -> None:
         load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
     learner.kl.initial = facts["kl_initial"]
     learner.kl.measured = [tuple(pair) for pair in facts.get("kl_measured", [])]
-    learner.entropy.adapted = facts.get("entropy_coef", learner.entropy.adapted)
+    learner.entropy.measured = facts.get("entropy")
     learner.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
 

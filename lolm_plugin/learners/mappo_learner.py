@@ -107,7 +107,7 @@ class MAPPOLearner:
             self._log(stats, t_env)
             self._log_speed(len(steps), playing, updating_since, t_env)
         if entropies:
-            self.entropy.measure(sum(entropies) / len(entropies), t_env)
+            self.entropy.measure(sum(entropies) / len(entropies))
         self.mac.end_update()
         self.mac.take_usage()  # this update's own forward passes are in its wall time already
         self._last_time = time.perf_counter()

@@ -303,3 +303,23 @@ def test_the_weight_of_entropy_moves_linearly_to_its_end(t_env, weight, updated)
         for entropy in ({"entropy_coef": 0.5, "entropy_coef_end": 0.1}, {"entropy_coef": weight})
     )
     assert found.logger.logged["policy_loss"] == expected.logger.logged["policy_loss"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"llm.train": "full", "kl.enabled": False}])
+def test_the_first_batch_that_was_played_sets_the_statistics_of_the_features(changes, new_learner, tiny_args, play):
+    args = {"head.features": "normalised", "head.attack_keys": "entity", "minibatches": 2, **changes}
+    learner = new_learner(tiny_args(args))
+    batch = play(learner.mac)
+    agent = learner.mac.agent
+    made_up = agent.head.normaliser.mean.clone()
+    valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0
+    states = learner.mac.agent_steps(batch, valid)
+    read = learner.mac._read(states.prompts)[states.prompt]  # before any step the policy is the frozen model
+    learner.train(batch, 0, 0)
+    assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1], abs=1e-4)  # though the scale has changed
+    normaliser = agent.head.normaliser
+    assert not torch.allclose(normaliser.mean, made_up)
+    torch.testing.assert_close(normaliser.mean, read.states[read.last].mean(0), atol=1e-5, rtol=1e-5)
+    fixed = normaliser.mean.clone()
+    learner.train(play(learner.mac, seed=1), 1, 1)
+    assert torch.equal(normaliser.mean, fixed)

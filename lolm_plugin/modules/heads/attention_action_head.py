@@ -73,7 +73,7 @@ class AttentionActionHead(nn.Module):
         Observations of one task differ in less than made-up ones, which show everything that could be seen: on the
         probe retreat, features scaled by made-up statistics have a mean of norm 38 and deviations of norm 3, so that
         the head would be blind again. Embeddings and biases change with the scale, those of ``copies`` that use the
-        same statistics, too: the logits stay as they are. A head whose keys of targets are trained keeps its statistics.
+        same statistics, too: the logits stay as they are. Trained keys of targets keep their statistics.
         """
         normaliser = self.normaliser
         if self.target is not None and (self.target.any() or self.target_bias.any()):
