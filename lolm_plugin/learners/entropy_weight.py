@@ -12,9 +12,9 @@ HIGHEST = 0.3  # where the bonus would drown the advantages, whose standard devi
 class EntropyWeight:
     """Weight of the entropy bonus in the policy's loss, 0 or more.
 
-    Without a target it goes linearly from ``coef`` to ``coef_end``, or stays at ``coef`` if that is None. With a target,
-    which goes linearly from ``target`` to ``target_end`` in nats, it is coef * exp(GAIN * (target - entropy)) with the
-    mean entropy of the update before: the entropy comes down as the target does, not when the advantages say so. A
+    Without a target it goes linearly from ``coef`` to ``coef_end``, or stays at ``coef`` if that is None. A target goes
+    linearly from ``target`` to ``target_end``, in nats; the weight is then coef * exp(GAIN * (target - entropy)) with
+    the mean entropy of the update before: the entropy comes down as the target does, not when the advantages say so. A
     policy that has become certain samples nothing that could show it a better action. The weight depends on one
     update alone, so that it does not swing as a sum over updates would.
     """

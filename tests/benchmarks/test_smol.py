@@ -103,7 +103,8 @@ def test_kept_states_spare_the_learner_the_frozen_layers(batch):
 
 
 def test_both_sides_play_and_learn_the_same_decisions(before, batch):
-    engine = now("lora.layers=null", f"prompt.style={smol_baseline.STYLE}")
+    head = ("head.features=raw", "head.attack_keys=shared")
+    engine = now("lora.layers=null", f"prompt.style={smol_baseline.STYLE}", *head)
     theirs, ours = before[0].log_probs(batch), engine.log_probs(batch)
     assert len(theirs) == int(data.deciding(batch).sum()) > 0
     available = theirs.isfinite()

@@ -10,8 +10,8 @@ from lolm_plugin import training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 from tests.algorithms import NETWORKS
 
-# Environment steps: about 45 updates of 256 episodes, of up to 8 steps in a duel.
-T_MAX = {"retreat": 12_000, "approach": 12_000, "duel": 50_000, "target": 8_000}
+# Environment steps: about 24 updates of 256 episodes, of up to 8 steps in a duel.
+T_MAX = {"retreat": 6_000, "approach": 6_000, "duel": 25_000, "target": 5_000}
 
 
 # What lolm_mappo_tiny's file says, for the algorithms whose files are sized for real battles.
@@ -21,7 +21,7 @@ SMALL_BATTLES = (
 )
 TINY_MODEL = (
     *("llm.model=tiny-llama", "llm.token_budget=16384", "prompt.style=compact", "runner_log_interval=1"),
-    *("lr=0.0005", "head_lr=0.0005", "minibatches=4"),
+    *("lr=0.0015", "head_lr=0.0015", "minibatches=4"),
 )
 
 
@@ -39,7 +39,11 @@ def train(tmp_path, map_name, *updates, algorithm="lolm_mappo_tiny"):
 
 
 @pytest.mark.parametrize(
-    ("map_name", "kl", "seed"), itertools.product(("retreat", "approach", "duel"), (True, False), (1, 2, 3))
+    ("map_name", "kl", "seed"),
+    [
+        *itertools.product(("retreat", "approach", "duel"), (True,), (1, 2, 3)),
+        *itertools.product(("retreat", "approach", "duel"), (False,), (1,)),
+    ],
 )
 def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
     metrics = train(tmp_path, map_name, f"kl.enabled={kl}", f"seed={seed}")
