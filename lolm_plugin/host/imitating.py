@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from lolm_plugin.host import teachers, testing
 from lolm_plugin.host.loop import Training
 from lolm_plugin.host.teachers import Teacher
-from lolm_plugin.learners.imitation import Lessons, Student, lessons, teacher_log_probs
+from lolm_plugin.learners.imitation import LABELLED_AT_ONCE, Lessons, Student, lessons, teacher_log_probs
 
 Item = TypeVar("Item")
 LOGGED = ("battle_won_mean", "return_mean", "ep_length_mean")  # of the battles that are learned from
@@ -68,8 +68,7 @@ class Imitation(Training):
             with self._timed("student"):
                 self._play(learner.mac, data, settings["battles"], f"round {number + 1}: student plays", "", teacher)
         with self._timed("prepare"):
-            self.log.info("Preparing %d battles.", data.size)
-            lesson, exam = data.lessons(learner.mac, self.args.gamma), held_out.lessons(learner.mac, self.args.gamma)
+            lesson, exam = (kept.lessons(learner.mac, self.args.gamma, self.log) for kept in (data, held_out))
             self.log.info("%d decisions to learn from, %d held out.", len(lesson), len(exam))
             learner.value_normaliser.update(lesson.returns, lesson.counts)
         with self._timed("learn"):
@@ -182,7 +181,7 @@ class _Data:
         self.buffer.insert_episode_batch(batch)
         self.size += batch.batch_size
 
-    def lessons(self, mac: Any, gamma: float) -> Lessons:
+    def lessons(self, mac: Any, gamma: float, log: logging.Logger) -> Lessons:
         """All battles so far, ready to learn from."""
         batch = self.buffer[: self.size]
         batch = batch[:, : int(batch.max_t_filled())]
@@ -192,7 +191,11 @@ class _Data:
         answers: list[Tensor] = [
             kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions)
         ]
-        return lessons(mac, batch, *answers, gamma)
+
+        def shown(starts: Sequence[int]) -> Iterator[int]:
+            return _progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
+
+        return lessons(mac, batch, *answers, gamma, shown)
 
 
 class _Collector:

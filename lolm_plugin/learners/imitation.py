@@ -4,7 +4,7 @@ Beyond the paper: LoLM-MARL learns by reinforcement alone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -84,7 +84,14 @@ class Lessons:
         return len(self.steps)
 
 
-def lessons(mac: Controller, batch: Any, log_teacher: Tensor, actions: Tensor, gamma: float) -> Lessons:
+def lessons(
+    mac: Controller,
+    batch: Any,
+    log_teacher: Tensor,
+    actions: Tensor,
+    gamma: float,
+    shown: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Lessons:
     """Prepare the decisions of a batch for learning; the controller keeps its frozen layers' states until it ends.
 
     Args:
@@ -93,9 +100,15 @@ def lessons(mac: Controller, batch: Any, log_teacher: Tensor, actions: Tensor, g
         log_teacher: [batch, time, agents, actions].
         actions: int64 [batch, time, agents], the teacher's.
         gamma: discount of the returns.
+        shown: wraps the loop that takes minutes with a language model, for a progress bar.
     """
     valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
-    steps = mac.agent_steps(batch, valid.squeeze(-1) > 0)
+    counted = valid.squeeze(-1) > 0
+    for start in shown(range(0, batch.batch_size, LABELLED_AT_ONCE)):
+        # For the frozen layers' states, which are kept: with all of them, the whole batch takes seconds.
+        few = slice(start, start + LABELLED_AT_ONCE)
+        mac.agent_steps(batch[few], counted[few])
+    steps = mac.agent_steps(batch, counted)
     mac.prepare(steps)
     rewards = batch["reward"][:, :-1].expand(-1, -1, mac.n_agents)
     returns = discounted_returns(rewards, valid, gamma)

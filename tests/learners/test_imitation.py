@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from lolm_plugin.learners import imitation
 from lolm_plugin.learners.imitation import agreement, discounted_returns, policy_loss
 
 NONE = -math.inf
@@ -45,3 +46,20 @@ def test_returns_are_discounted_and_end_with_the_episode():
     valid = torch.tensor([[[1.0], [1.0], [1.0]], [[1.0], [1.0], [0.0]]])
     by_hand = torch.tensor([[[1 + 0.5 * (2 + 0.5 * 4)], [2 + 0.5 * 4], [4]], [[1 + 0.5 * 8], [8], [0]]])
     torch.testing.assert_close(discounted_returns(rewards, valid, gamma=0.5), by_hand)
+
+
+def test_what_takes_long_is_shown_and_every_battle_is_read_once(new_learner, tiny_args, play, monkeypatch):
+    mac = new_learner(tiny_args({"lora.layers": 1})).mac
+    batch = play(mac)
+    monkeypatch.setattr(imitation, "LABELLED_AT_ONCE", 1)
+    shown, read = [], []
+    precompute = mac.agent.precompute
+    monkeypatch.setattr(
+        mac.agent, "precompute", lambda prompts, *rest: read.append(len(prompts)) or precompute(prompts, *rest)
+    )
+    answers = torch.zeros(batch["avail_actions"].shape), batch["actions"].squeeze(-1)
+    data = imitation.lessons(mac, batch, *answers, 0.99, lambda starts: shown.extend(starts) or iter(starts))
+    assert shown == list(range(batch.batch_size))
+    assert len(data) == len(mac.agent_steps(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0))
+    assert len(read) == batch.batch_size + 2  # each battle, then all of them, twice with the line above
+    assert sum(read[: batch.batch_size]) >= read[-1] > 0
