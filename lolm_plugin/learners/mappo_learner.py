@@ -97,7 +97,7 @@ class MAPPOLearner:
             for episodes in self._parts(len(valid), self.args.critic_minibatches, "critic_minibatch", t_env, epoch):
                 self._update_critic(batch, episodes, old_values, targets, counts, t_env, stats)
 
-        entropies = stats["entropy"]
+        entropies = stats.get("entropy")
         if t_env - self.last_log >= self.args.learner_log_interval:
             self.last_log = t_env
             stats["ratio_epoch0"].append(chosen.ratio)

@@ -190,7 +190,8 @@ def test_learning_rates_fall_to_0_at_t_max_if_asked(updated):
 
 
 def test_learning_rates_stay_otherwise(updated):
-    learner, _ = updated({"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008}, t_env=10**6)
+    rates = {"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008, "lr_decay": False}
+    learner, _ = updated(rates, t_env=10**6)
     assert [group["lr"] for group in learner._groups()] == [0.004, 0.002, 0.008]
 
 
@@ -220,7 +221,7 @@ def test_everything_logged_is_a_finite_number(updated):
     assert {
         *("policy_loss", "kl_loss", "kl_coef", "entropy", "ratio_epoch0", "clip_fraction", "approx_kl"),
         *("value_loss", "explained_variance", "lora_grad_norm", "head_grad_norm", "critic_grad_norm"),
-        *("prompt_tokens_mean", "agent_steps_per_second", "llm_time_share"),
+        *("prompt_tokens_mean", "agent_steps_per_second", "llm_time_share", "entropy_coef"),
     } == logged.keys()
     assert all(type(value) is float and value == value and abs(value) < 1e6 for row in logged.values() for value in row)
 
