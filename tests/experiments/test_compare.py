@@ -132,13 +132,8 @@ def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    # A shell has what it starts in the background ignore Ctrl-C, and these tests may have been started so.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        threading.Thread(target=send).start()
-        assert run(tmp_path) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
+    threading.Thread(target=send).start()
+    assert run(tmp_path) == 130
     assert workers.stopped == workers.started
     assert "The same command goes on with what is missing." in capsys.readouterr().out
 
