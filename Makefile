@@ -11,7 +11,7 @@ demo: .venv/installed  ## a real pretrained LM learns a real battle; 3 to 8 minu
 	    with env_args.map_name=3m t_max=6000 kl.anneal_steps=6000 lr_decay=False test_interval=3000 seed=1
 
 test: .venv/installed  ## every test
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-browser: .venv/installed browser  ## Omniboard in a real browser, about 2 minutes
 	$(RUN) -m pytest -m browser tests/browser

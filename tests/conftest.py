@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +22,9 @@ from lolm_plugin.observations.units import HEALERS, UNIVERSE
 from lolm_plugin.paths import use_host_config_dir
 from tests.dotted import put
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
 
 # The maps on which each registered environment is tested; of one that is not in this table, its yaml's.

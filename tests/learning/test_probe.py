@@ -21,7 +21,7 @@ SMALL_BATTLES = (
 )
 TINY_MODEL = (
     *("llm.model=tiny-llama", "llm.token_budget=16384", "prompt.style=compact", "runner_log_interval=1"),
-    *("lr=0.0015", "head_lr=0.0015", "minibatches=4"),
+    *("lr=0.0005", "head_lr=0.0005", "minibatches=4", "t_max=12000"),
 )
 
 
