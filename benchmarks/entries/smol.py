@@ -22,6 +22,7 @@ from benchmarks.setting import Setting
 from benchmarks.smol_profile import PHASES, SHARES, Product, profile, seconds_alone
 from benchmarks.timing import rounds
 from lolm_plugin import config_files
+from lolm_plugin.modules.heads.feature_normaliser import PLAYED
 
 SIDES = ("before", "now")
 PARTS = ("rollout", "learner", "both")
@@ -106,7 +107,12 @@ def build(setting: Setting, side: str) -> Engine:
     """Build the engine of ``before`` or ``now``."""
     before = side == "before"
     with smol_baseline.styles(), smol_baseline.last_layer() if before else nullcontext():
-        return Engine(configured("lolm_mappo_smol", setting.smol_map, updates(setting, side), setting.device))
+        engine = Engine(configured("lolm_mappo_smol", setting.smol_map, updates(setting, side), setting.device))
+    head = engine.mac.agent.head
+    if head.needs_statistics:  # measured once a run; what is timed and counted comes with every update
+        engine.mac.agent.measure_features()
+        head.normaliser.measured.fill_(PLAYED)
+    return engine
 
 
 def updates(setting: Setting, side: str) -> dict[str, Any]:

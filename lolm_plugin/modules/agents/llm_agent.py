@@ -16,8 +16,9 @@ from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
-FEATURE_VIEWS = 256  # made-up observations for the head's first statistics; half as many move a deviation by percents
-FEATURE_TOKENS = 4096  # read at once for them
+# Made-up observations for the head's first statistics: few, as battles that are played soon replace them.
+FEATURE_VIEWS = 64
+FEATURE_TOKENS = 2048  # read at once for them
 
 
 @dataclass(frozen=True)
