@@ -31,6 +31,7 @@ class ProgressObserver(RunObserver):
         self.started = time.monotonic()
         self.latest: dict[str, float] = {}
         self._logged = self.started
+        self._first: int | None = None  # step of the first metrics; not near 0 where a run was resumed
 
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, list]], info: Mapping[str, Any]) -> None:
         """Called by Sacred with what was measured since the last heartbeat."""
@@ -39,6 +40,8 @@ class ProgressObserver(RunObserver):
             return
         self.latest |= {name: metric["values"][-1] for name, metric in metrics_by_name.items()}
         step = max(steps)
+        if self._first is None:
+            self._first = self.bar.initial = min(metric["steps"][0] for metric in metrics_by_name.values())
         self.bar.set_postfix_str(self.describe(), refresh=False)
         self.bar.n = min(step, self.t_max)
         self.bar.refresh()
@@ -64,8 +67,10 @@ class ProgressObserver(RunObserver):
         return " | ".join(parts)
 
     def _left(self, step: int) -> str:
-        spent = time.monotonic() - self.started
-        return tqdm.format_interval(spent * max(0, self.t_max - step) / max(1, step))
+        done = step - (self._first or 0)
+        if done <= 0:
+            return "?"
+        return tqdm.format_interval((time.monotonic() - self.started) * max(0, self.t_max - step) / done)
 
     def completed_event(self, stop_time: Any, result: Any) -> None:
         """Called by Sacred at the end of a run."""

@@ -1,5 +1,7 @@
 """What the closing summary, the progress line and the curve say about tests."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from lolm_plugin.tracking.curve import draw_curve
@@ -41,6 +43,19 @@ def test_the_progress_line_labels_each_win_rate():
     assert observer.describe() == "training win 20%"
     observer.latest |= {"test_battle_won_mean": 0.5, "test_sampled_battle_won_mean": 0.25}
     assert observer.describe() == "greedy test win 50% | sampled test win 25%"
+
+
+@pytest.mark.parametrize(("begun", "step", "left"), [(0, 1000, "01:40"), (1000, 1250, "03:20")])
+def test_the_time_left_goes_by_the_steps_of_this_process(begun, step, left, monkeypatch):
+    """A resumed run has not made the steps before it."""
+    now = [0.0]
+    monkeypatch.setattr("lolm_plugin.tracking.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    observer = ProgressObserver(1500)
+    observer.log_metrics({"return_mean": {"steps": [begun], "values": [0.0]}}, {})
+    assert observer._left(begun) == "?"
+    now[0] = 200.0  # seconds for what was done since
+    observer.log_metrics({"return_mean": {"steps": [step], "values": [0.0]}}, {})
+    assert observer._left(step) == left
 
 
 def test_the_curve_shows_sampled_tests(tmp_path):
