@@ -6,7 +6,7 @@ INSTALL = $(APT) install --no-install-recommends
 
 .PHONY: demo test test-browser lint clean
 
-demo: .venv/installed  ## a real pretrained LM learns a real battle; 3 to 8 minutes on 2 cores
+demo: .venv/installed  ## a real pretrained LM learns a real battle; about 4 minutes on 2 cores
 	$(RUN) main.py --config=lolm_mappo_smol --env-config=smax --epymarl=none \
 	    with env_args.map_name=3m t_max=6000 kl.anneal_steps=6000 lr_decay=False test_interval=3000 seed=1
 

@@ -27,9 +27,9 @@ This is beyond the paper: results go to results/sacred/ALGORITHM-imitated, apart
 Three steps from nothing to a policy that wins on SMAX 3m
   lolm train --config=updet_mappo --env-config=smax with env_args.map_name=3m learner_preset=large_batch t_max=600000
   lolm imitate --config=lolm_mappo_smol --env-config=smax --teacher=results/models/UPDET_RUN \\
-      with env_args.map_name=3m head.attack_keys=entity imitate.battles=1000 imitate.epochs=3 test_nepisode=128
+      with env_args.map_name=3m imitate.battles=1000 test_nepisode=128
   lolm train --config=lolm_mappo_smol --env-config=smax \\
-      with env_args.map_name=3m head.attack_keys=entity transfer_from=results/models/IMITATED_RUN
+      with env_args.map_name=3m transfer_from=results/models/IMITATED_RUN
 
 Try, in seconds
   lolm imitate --config=lolm_mappo_tiny --env-config=probe --teacher=heuristic

@@ -205,7 +205,7 @@ class Controller:
         return {}
 
     def prepare(self, steps: AgentSteps) -> None:
-        """Get ready to learn from decisions; what the policy says stays the same."""
+        """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
 
     def end_update(self) -> None:
         """Free what was kept from play for an update that is over."""

@@ -122,7 +122,7 @@ class PromptMAC(Controller):
         return PromptSteps(index, rows, self._precompute(prompts), prompt)
 
     def prepare(self, steps: PromptSteps) -> None:
-        """Measure the head's statistics on the first batch that was played."""
+        """Measure the feature statistics on the first batch of decisions."""
         if self.agent.head.needs_played_statistics and len(steps) > 1:
             states = self._read(steps.prompts, reference=self.agent.backbone.has_reference)
             self.agent.measure_played(states[steps.prompt])

@@ -100,12 +100,12 @@ def lessons(
         log_teacher: [batch, time, agents, actions].
         actions: int64 [batch, time, agents], the teacher's.
         gamma: discount of the returns.
-        shown: wraps the loop that takes minutes with a language model, for a progress bar.
+        shown: wraps the loop over the battles, which takes minutes with a language model, in a progress bar.
     """
     valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
     counted = valid.squeeze(-1) > 0
     for start in shown(range(0, batch.batch_size, LABELLED_AT_ONCE)):
-        # For the frozen layers' states, which are kept: with all of them, the whole batch takes seconds.
+        # The controller keeps the frozen layers' states of these battles, so the whole batch below takes seconds.
         few = slice(start, start + LABELLED_AT_ONCE)
         mac.agent_steps(batch[few], counted[few])
     steps = mac.agent_steps(batch, counted)

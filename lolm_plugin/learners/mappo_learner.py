@@ -14,7 +14,7 @@ from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.finite import check_finite
 from lolm_plugin.learners import guards, learner_checkpoint, ppo_core
-from lolm_plugin.learners.entropy_weight import EntropyWeight
+from lolm_plugin.learners.entropy_coefficient import EntropyCoefficient
 from lolm_plugin.learners.kl_annealing import KLAnnealing
 from lolm_plugin.learners.value_normaliser import ValueNormaliser
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
@@ -40,7 +40,7 @@ class MAPPOLearner:
         self.critic = _build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLAnnealing(**{key: args.kl[key] for key in KL_KEYS})
-        self.entropy = EntropyWeight(
+        self.entropy = EntropyCoefficient(
             args.entropy_coef, args.entropy_coef_end, args.entropy_target, args.entropy_target_end, args.t_max
         )
         self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)

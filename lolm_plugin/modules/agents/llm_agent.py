@@ -16,9 +16,10 @@ from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
-# Made-up observations for the head's first statistics: few, as battles that are played soon replace them.
+# Made-up observations for the first feature statistics. More only delay the start, as collected battles soon replace
+# them; fewer give noisier deviations.
 FEATURE_VIEWS = 64
-FEATURE_TOKENS = 2048  # read at once for them
+FEATURE_TOKENS = 2048  # read at once for them; at 4096 they, and not training, set lolm_mappo_smol's peak memory
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ class LLMAgent(nn.Module):
             self.head = build_head(backbone.hidden_size, head, prompter.layout.n_base_actions)
         if head["keys"] == "words":
             self.head.start_from(self._word_states(), head["word_scale"])
-        self.initial_head = copy.deepcopy(self.head).requires_grad_(False) if keep_initial_head else None
+        self.initial_head = None
+        if keep_initial_head:
+            self.initial_head = copy.deepcopy(self.head).requires_grad_(False)
+            self.initial_head.share_statistics(self.head)
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
@@ -129,13 +133,9 @@ class LLMAgent(nn.Module):
         """
         if self.head.needs_statistics:
             self.measure_features()
-        hidden = states.states[states.last]
-        head = self.head
-        if initial_head:
-            assert self.initial_head is not None
-            head = self.initial_head
-            head.share_statistics(self.head)
-        return head(hidden, self.n_targets, states.states, states.place)
+        head = self.initial_head if initial_head else self.head
+        assert head is not None, "kept with keep_initial_head"
+        return head(states.states[states.last], self.n_targets, states.states, states.place)
 
     @torch.no_grad()
     def _word_states(self) -> Tensor:
@@ -147,9 +147,9 @@ class LLMAgent(nn.Module):
 
     @torch.no_grad()
     def measure_features(self) -> None:
-        """Measure the head's statistics: the frozen model reads made-up observations of the task.
+        """Measure the feature statistics on made-up observations of the task.
 
-        They serve the first test and the first battles, which ``measure_played`` then measures instead.
+        The first test and the first battles use them. ``measure_played`` replaces them before the first update.
         """
         obs, available, agent = self.prompter.writer.varied(FEATURE_VIEWS)
         prompts, _ = self.prompts(obs, available, agent)
@@ -162,10 +162,8 @@ class LLMAgent(nn.Module):
 
     @torch.no_grad()
     def measure_played(self, states: States) -> None:
-        """Measure the head's statistics anew, on the frozen model's states of decisions that were played."""
+        """Measure the feature statistics again, on the frozen model's ``states`` of collected decisions."""
         copies = () if self.initial_head is None else (self.initial_head,)
-        for copied in copies:
-            copied.share_statistics(self.head)
         place = states.place[states.place >= 0]
         self.head.measure_played(states.states[states.last], states.states[place], *copies)
 

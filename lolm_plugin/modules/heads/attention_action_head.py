@@ -24,9 +24,9 @@ class AttentionActionHead(nn.Module):
 
     ``features``: ``raw`` is the published product. ``normalised`` centres and scales the hidden states by the frozen
     model's statistics and divides by the square root of their width: a reparametrisation of the published product with
-    a bias, in which one optimiser step moves differences between states as much as their mean. Centred states have no
-    constant part left that could ask for one kind of target everywhere, such as the weakest; with entity keys
-    ``target_bias`` therefore adds a linear function of the target's sentence.
+    a bias, in which one optimiser step moves differences between states as much as their mean. Centred states have mean
+    0, so their product with a target's sentence cannot prefer one kind of target in every state, such as the weakest.
+    With entity keys ``target_bias`` adds a linear function of the sentence for that.
     """
 
     def __init__(
@@ -68,12 +68,17 @@ class AttentionActionHead(nn.Module):
 
     @torch.no_grad()
     def measure_played(self, hidden: Tensor, sentences: Tensor, *copies: "AttentionActionHead") -> None:
-        """Measure anew, on the frozen model's states of battles that were played, before the first optimiser step.
+        """Measure the statistics again on collected battles, before the first optimiser step. No logit changes.
 
-        Observations of one task differ in less than made-up ones, which show everything that could be seen: on the
-        probe retreat, features scaled by made-up statistics have a mean of norm 38 and deviations of norm 3, so that
-        the head would be blind again. Embeddings and biases change with the scale, those of ``copies`` that use the
-        same statistics, too: the logits stay as they are. Trained keys of targets keep their statistics.
+        Made-up observations vary in everything that could be seen, so a real task's states differ less: scaled by
+        made-up statistics, features of the probe retreat have a mean of norm 38 and deviations of norm 3, which makes
+        the policy blind to the state. Embeddings and biases are rescaled with the features. A head whose target
+        projection is already trained keeps its statistics, because the projection cannot be rescaled exactly.
+
+        Args:
+            hidden: the frozen model's last hidden states [rows, hidden].
+            sentences: its states at the end of targets' sentences [sentences, hidden].
+            copies: other heads that share this head's statistics and are rescaled too.
         """
         normaliser = self.normaliser
         if self.target is not None and (self.target.any() or self.target_bias.any()):

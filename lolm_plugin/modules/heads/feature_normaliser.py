@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 # A dimension whose deviation is below this share of the median one is not scaled up to 1: it holds rounding noise.
 FLOOR = 1e-2
-MADE_UP, PLAYED = 1, 2  # where the statistics come from; 0: there are none
+MADE_UP, PLAYED = 1, 2  # source of the statistics: made-up observations or collected battles
 
 
 class FeatureNormaliser(nn.Module):
-    """(state - mean) / deviation, per dimension; measured, then fixed and saved with the head.
+    """Standardise hidden states per dimension: (state - mean) / deviation. Statistics are saved with the head.
 
-    ``measured`` tells where the statistics come from, ``MADE_UP`` or ``PLAYED`` observations; at 0 states pass as they
-    are.
+    ``measured`` is 0 before any measurement (states pass unchanged), then ``MADE_UP`` or ``PLAYED``.
     """
 
     def __init__(self, width: int) -> None:
