@@ -109,7 +109,7 @@ def build(setting: Setting, side: str) -> Engine:
     with smol_baseline.styles(), smol_baseline.last_layer() if before else nullcontext():
         engine = Engine(configured("lolm_mappo_smol", setting.smol_map, updates(setting, side), setting.device))
     head = engine.mac.agent.head
-    if head.needs_statistics:  # measured once a run; what is timed and counted comes with every update
+    if head.needs_statistics:  # happens once a run, so it is neither timed nor counted
         engine.mac.agent.measure_features()
         head.normaliser.measured.fill_(PLAYED)
     return engine

@@ -63,3 +63,13 @@ def test_what_takes_long_is_shown_and_every_battle_is_read_once(new_learner, tin
     assert len(data) == len(mac.agent_steps(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0))
     assert len(read) == batch.batch_size + 2  # each battle, then all of them, twice with the line above
     assert sum(read[: batch.batch_size]) >= read[-1] > 0
+
+
+def test_features_are_scaled_by_the_teachers_battles(new_learner, tiny_args, play):
+    mac = new_learner(tiny_args({"head.features": "normalised"})).mac
+    batch = play(mac)
+    made_up = mac.agent.head.normaliser.mean.clone()
+    answers = torch.zeros(batch["avail_actions"].shape), batch["actions"].squeeze(-1)
+    imitation.lessons(mac, batch, *answers, 0.99)
+    assert not torch.allclose(mac.agent.head.normaliser.mean, made_up)
+    assert not mac.agent.head.needs_played_statistics
