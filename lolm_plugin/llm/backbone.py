@@ -73,7 +73,8 @@ class Backbone(nn.Module):
         self.reads_positions = stages is not None and stages.reads_positions
         self.trunk_layers = stages.split if stages else 0
         self.shares_prefix = self.packs and bool(llm["share_prefix"])
-        self._reader = PackedReader(stages, self) if stages else PaddedReader(model, self.tokenizer.pad_token_id or 0)
+        padding = self.tokenizer.pad_token_id or 0
+        self._reader = PackedReader(stages, self, self.shares_prefix) if stages else PaddedReader(model, padding)
 
     def rows(
         self,

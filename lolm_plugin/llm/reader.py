@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lolm_plugin.llm.batching import Pack, plan_packs
 from lolm_plugin.llm.frozen_states import FrozenStates
 from lolm_plugin.llm.packing import KeysAndValues, Packing
+from lolm_plugin.llm.shared_tokens import find_shared
 from lolm_plugin.llm.stages import Stages
 
 
@@ -63,11 +64,15 @@ class KnownPrefix:
 
 
 class PackedReader:
-    """Reads packs. Without gradient the prefix's keys and values are kept until the weights change."""
+    """Reads packs. Without gradient the prefix's keys and values are kept until the weights change.
 
-    def __init__(self, stages: Stages, model: Versioned) -> None:
+    With ``share_tokens`` the frozen layers compute tokens that several rows of a pack begin with only once.
+    """
+
+    def __init__(self, stages: Stages, model: Versioned, share_tokens: bool) -> None:
         self._stages = stages
         self._model = model
+        self._share_tokens = share_tokens
         self.frozen_states = FrozenStates()
         self._trunks: dict[tuple[int, ...], KnownPrefix] = {}
         self._tops: dict[tuple[tuple[int, ...], bool], KnownPrefix] = {}
@@ -120,9 +125,11 @@ class PackedReader:
                 past = self._known_trunk(rows.prefix).past if rows.prefix else None
                 packing = _packing(rows.prefix, groups, past)
                 ids = torch.cat([pad_sequence(group, batch_first=True).flatten() for group in groups])
-                blocks = self._stages.trunk(ids.to(self._stages.device), packing).split(
-                    [count * width for count, width in packing.groups]
-                )
+                if self._share_tokens:
+                    shared = find_shared(groups)
+                    packing.shared, ids = shared.to(self._stages.device), ids[shared.place]
+                found = self._stages.trunk(ids.to(self._stages.device), packing)
+                blocks = packing.spread(found).split([count * width for count, width in packing.groups])
                 for group, block in zip(pack, blocks, strict=True):
                     for row, part in zip(group, block.chunk(len(group)), strict=True):
                         states[row] = part[: len(rows.parts[row])].clone()
