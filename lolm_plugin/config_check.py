@@ -315,6 +315,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
             "head.features": ("raw", "normalised"),
             "head.keys": ("random", "words"),
             "kl.head": ("current", "initial"),
+            "kl.reference": ("pretrained", "source"),
             "llm.dtype": ("auto", "float32", "bfloat16"),
             "llm.train": ("lora", "full"),
             "llm.quantization": ("none", "8bit", "4bit"),
@@ -353,6 +354,11 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
             "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
             "set kl.enabled=False or llm.train=lora."
         )
+    if config["kl"].get("reference") == "source" and not config["transfer_from"]:
+        raise ConfigError(
+            "kl.reference=source has no source, for this run begins with the pretrained model: set transfer_from to the "
+            "run that the policy comes from, or kl.reference=pretrained."
+        )
     if config["head"]["keys"] == "words" and config["head"]["features"] == "raw":
         raise ConfigError(
             "head.keys=words starts embeddings whose size fits normalised features, and head.features=raw would make "
@@ -369,6 +375,8 @@ def _check_network(config: Mapping[str, Any]) -> None:
             f"kl.enabled=True cannot be used with mac={mac}, which has no frozen pretrained model to stay near; "
             "set kl.enabled=False."
         )
+    if config["kl"].get("reference") == "source":
+        raise ConfigError(f"kl.reference=source cannot be used with mac={mac}, which knows no KL; set it to pretrained.")
     tied = [key for key in ("obs_agent_id", "obs_last_action") if config[key]]
     if tied and agent in registry.TRUNKS:
         raise ConfigError(

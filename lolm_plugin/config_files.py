@@ -159,8 +159,9 @@ def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
         layers.append(layer)
         if layer.path in resolved.algorithms:
             layers += _map_layer(layer.path, map_name)
-    if chosen.get("transfer_from") and plugin_config_dir() / "default.yaml" in resolved.base:
-        layers.append(Layer({"kl": {"enabled": False}}))
+    to_source = flatten(chosen).get("kl.reference") == "source"
+    if chosen.get("transfer_from") and not to_source and plugin_config_dir() / "default.yaml" in resolved.base:
+        layers.append(Layer({"kl": {"enabled": False}}))  # to the pretrained model (paper, section 4.3)
     layers.append(Layer(updates))
     for key, find_preset in (("learner_preset", _learner_preset), ("preset", _preset)):
         naming = [i for i, layer in enumerate(layers) if key in layer.settings]

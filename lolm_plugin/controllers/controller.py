@@ -207,6 +207,9 @@ class Controller:
     def prepare(self, steps: AgentSteps) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
 
+    def transferred(self) -> None:
+        """Run once another run's policy has been loaded to begin with."""
+
     def end_update(self) -> None:
         """Free what was kept from play for an update that is over."""
 

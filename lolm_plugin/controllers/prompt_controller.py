@@ -19,6 +19,7 @@ from lolm_plugin.modules.masked_policy import masked_log_softmax
 
 LEAST_TOKENS = 16  # at once: one prompt is read whole, however long
 COARSE = 0.5  # of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths]
+INITIAL_HEAD, SOURCE_ADAPTER = "initial_head.safetensors", "source_adapter.safetensors"
 # A CPU is fastest with what fits its caches, a GPU with much at once.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 
@@ -46,7 +47,9 @@ class PromptMAC(Controller):
         super().__init__(scheme, groups, args)
         prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
-        keep_initial_head = args.kl["head"] == "initial"
+        self.reference_is_source: bool = args.kl["reference"] == "source"
+        self.source_adapter: dict[str, Tensor] = {}  # of the policy that the KL refers to; {}: the pretrained model
+        keep_initial_head = args.kl["head"] == "initial" or self.reference_is_source
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
         self.example = ""  # the first prompt that was read, for people
@@ -90,16 +93,26 @@ class PromptMAC(Controller):
         self.agent.backbone.save(path)
         save_tensors(f"{path}/head.safetensors", self.agent.head.state_dict())
         if self.agent.initial_head is not None:
-            save_tensors(f"{path}/initial_head.safetensors", self.agent.initial_head.state_dict())
+            save_tensors(f"{path}/{INITIAL_HEAD}", self.agent.initial_head.state_dict())
+        if self.source_adapter:
+            save_tensors(f"{path}/{SOURCE_ADAPTER}", self.source_adapter)
 
     def load_models(self, path: str) -> None:
         """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
         self.agent.backbone.load(path)
         tensors = load_tensors(f"{path}/head.safetensors", expected=self.agent.head.state_dict())
         self.agent.head.load_state_dict(tensors)
-        initial, file = self.agent.initial_head, Path(path, "initial_head.safetensors")
+        initial, file = self.agent.initial_head, Path(path, INITIAL_HEAD)
         if initial is not None and file.is_file():  # a run without a KL to it saved none
             initial.load_state_dict(load_tensors(file, expected=initial.state_dict()))
+        if self.reference_is_source and (file := Path(path, SOURCE_ADAPTER)).is_file():
+            self.source_adapter = load_tensors(file, expected=self.agent.backbone.adapter_state())
+
+    def transferred(self) -> None:
+        """With ``kl.reference=source`` keep the policy that was just loaded as the reference."""
+        if self.reference_is_source:
+            self.source_adapter = self.agent.backbone.adapter_state()
+            self.agent.initial_head.load_state_dict(self.agent.head.state_dict())
 
     @torch.no_grad()
     def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
@@ -149,15 +162,23 @@ class PromptMAC(Controller):
         return Evaluation(self.logits(steps, rows))
 
     def reference_states(self, steps: PromptSteps) -> States:
-        """What the frozen pretrained LM makes of the steps' prompts; the same all through an update."""
-        return self._read(steps.prompts, reference=True)[steps.prompt]
+        """What the reference makes of the steps' prompts, the same all through an update.
+
+        It is the frozen pretrained LM, or with ``kl.reference=source`` the policy as it was transferred.
+        """
+        if not self.reference_is_source:
+            return self._read(steps.prompts, reference=True)[steps.prompt]
+        with torch.no_grad(), self.agent.backbone.with_adapter(self.source_adapter):
+            return self._read(steps.prompts)[steps.prompt]
 
     def reference_logits(self, states: States) -> Tensor:
-        """The frozen LM through a head, detached: [rows, n_actions].
+        """The reference's logits, detached: [rows, n_actions].
 
-        By the current head (paper, section 4.1), or with ``kl.head=initial`` as it was before training.
+        The frozen LM answers through the current head (paper, section 4.1), or with ``kl.head=initial`` through the
+        head as it was before training; a transferred policy through its own.
         """
-        return self.agent.logits(states, initial_head=self.args.kl["head"] == "initial").detach()
+        initial = self.agent.initial_head is not None
+        return self.agent.logits(states, initial_head=initial).detach()
 
     def use_less_memory(self) -> str | None:
         """Fewer tokens at once, and for the critic fewer agent-steps."""

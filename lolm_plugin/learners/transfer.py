@@ -24,11 +24,12 @@ def transfer(learner: Any, path: str, setting: str, critic: bool) -> tuple[str, 
     """
     facts = learner_checkpoint.checked_facts(learner, path, setting, critic)
     learner.mac.load_models(path)
+    learner.mac.transferred()
     if critic:
         learner_checkpoint.load_critic(learner, path)
     found = sorted(Path(path).rglob("*.safetensors"))
     files = {file.relative_to(path).with_suffix("").as_posix(): file for file in found}
-    others = {*learner_checkpoint.MODULES, *learner_checkpoint.OPTIMISERS, "random"}
+    others = {*learner_checkpoint.MODULES, *learner_checkpoint.OPTIMISERS, "random", "source_adapter"}
     parts = [_moved(name, file) for name, file in files.items() if name not in others]
     for name in learner_checkpoint.MODULES:
         parts.append(_moved(name, files[name]) if critic else Part(name, "new: transfer_critic=False"))

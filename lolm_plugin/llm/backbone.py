@@ -3,8 +3,8 @@
 With LoRA one set of weights is both the policy's trunk (adapter on) and the reference (adapter off).
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -198,6 +198,16 @@ class Backbone(nn.Module):
                 "lora.targets, llm.model and llm.num_layers to what they were when it was saved."
             )
         set_peft_model_state_dict(self.lm, dict(state))
+
+    @contextmanager
+    def with_adapter(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Read with another adapter: ``state`` is an ``adapter_state``. Its own one comes back to the bit."""
+        own = self.adapter_state()
+        self.load_adapter_state(state)
+        try:
+            yield
+        finally:
+            self.load_adapter_state(own)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter in PEFT's format, for ``PeftModel.from_pretrained(base_model, folder)``."""

@@ -70,8 +70,9 @@ def test_the_kl_is_off_unless_it_is_asked_for(tmp_path):
     assert any(series(tmp_path / "source", 1)["kl_coef"][1])
     assert go_on(tmp_path / "off", source, *arguments, algorithm="lolm_mappo_tiny") == 0
     assert not any(series(tmp_path / "off", 1)["kl_coef"][1])
-    assert go_on(tmp_path / "on", source, *arguments, "kl.enabled=True", algorithm="lolm_mappo_tiny") == 0
-    assert any(series(tmp_path / "on", 1)["kl_coef"][1])
+    for asked in ("kl.enabled=True", "kl.reference=source"):
+        assert go_on(tmp_path / asked, source, *arguments, asked, algorithm="lolm_mappo_tiny") == 0
+        assert any(series(tmp_path / asked, 1)["kl_coef"][1])
 
 
 def test_another_algorithm_is_refused(source, tmp_path, capsys):
@@ -95,11 +96,17 @@ def test_a_policy_tied_to_its_map_is_refused(tmp_path, capsys):
         (["transfer_from=nowhere"], "transfer_from=nowhere is not a folder"),
         (["transfer_from=.", "checkpoint_path=."], "set one of them"),
         (["transfer_from=."], "transfer_from=. has no checkpoint"),
+        (["kl.reference=source"], "kl.reference=source cannot be used with mac=network_mac"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, capsys, updates, said):
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", *updates)) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_kl_to_no_source_is_refused(tmp_path, capsys):
+    assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "kl.reference=source")) == 2
+    assert "kl.reference=source has no source" in capsys.readouterr().err
 
 
 def test_the_command_to_play_it_again_works(source, tmp_path, capsys):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.learners.transfer import transfer
 from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
 from tests.learners.compare import differing, farthest, tensors
 
@@ -259,6 +260,39 @@ def test_the_initial_head_comes_back_with_a_checkpoint(updated, new_learner, tin
     other.load_models(str(tmp_path))
     assert torch.equal(other.mac.agent.initial_head.base, learner.mac.agent.initial_head.base)
     assert not torch.equal(other.mac.agent.initial_head.base, other.mac.agent.head.base)
+
+
+SOURCE = {"kl.reference": "source", "kl.enabled": True, "lr": 0.01, "head_lr": 0.01}
+
+
+def log_policies(mac, steps):
+    rows = torch.arange(len(steps))
+    with torch.no_grad():
+        policy = masked_log_softmax(mac.logits(steps, rows), steps.available)
+        reference = masked_log_softmax(mac.reference_logits(mac.reference_states(steps)), steps.available)
+    return policy, reference
+
+
+def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(updated, new_learner, tiny_args, play, tmp_path):
+    trained, _ = updated({"lr": 0.01, "head_lr": 0.01}, updates=2)
+    trained.save_models(str(tmp_path))
+    learner = new_learner(tiny_args(SOURCE))
+    transfer(learner, str(tmp_path), "transfer_from", critic=True)
+    batch = play(learner.mac)
+    steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
+    source, reference = log_policies(learner.mac, steps)
+    torch.testing.assert_close(source, reference)
+    learner.train(batch, 0, 0)
+    policy, reference = log_policies(learner.mac, steps)
+    torch.testing.assert_close(source, reference)  # which did not move
+    assert (policy - source)[steps.available].abs().max() > 0.01
+
+    learner.save_models(str(tmp_path))
+    resumed = new_learner(tiny_args({**SOURCE, "seed": 5}))
+    resumed.load_models(str(tmp_path))
+    again, reference = log_policies(resumed.mac, steps)
+    torch.testing.assert_close(again, policy, atol=0, rtol=0)
+    torch.testing.assert_close(source, reference)
 
 
 def test_adapter_and_head_are_clipped_each_by_itself_if_asked(updated, monkeypatch):
