@@ -107,6 +107,7 @@ def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
             "pretrained": setting.pretrained,
             "dtype": setting.dtype,
         },
+        "preset": "reference",
         "prompt": {"style": setting.style},
         "epochs": setting.epochs,
         "minibatches": 1,

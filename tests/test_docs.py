@@ -71,7 +71,7 @@ def networks(args):
 
 def test_every_row_is_an_algorithm_and_every_published_network_has_one():
     assert set(OVERVIEW) <= ALGORITHMS
-    assert set(NETWORKS) >= PRESETS | {"rnn_mappo"}
+    assert set(OVERVIEW) >= PRESETS | {"rnn_mappo"}
 
 
 @pytest.mark.parametrize("algorithm", NETWORKS)
@@ -115,19 +115,20 @@ def test_the_parameters_of_the_language_models_are_those_of_the_code(algorithm):
     """Of Qwen3-0.6B as its hub describes it, without loading a weight."""
     from transformers import Qwen3Config, Qwen3Model
 
-    args = configured(algorithm)
+    args, published = configured(algorithm), configured(algorithm, preset="reference")
     assert (args.llm["model"], args.llm["num_layers"], args.lora["targets"]) == ("Qwen/Qwen3-0.6B", None, "all-linear")
     shape = {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
     with torch.device("meta"):
         model = Qwen3Model(Qwen3Config(**shape, **heads))
-    head, total = count(build_head(1024, args.head)), count(model)
+    head, published_head, total = count(build_head(1024, args.head)), count(build_head(1024, published.head)), count(model)
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     adapter = sum(args.lora["rank"] * (layer.in_features + layer.out_features) for layer in linear)
-    parts = {"lora": f"{adapter + head:,} of {total + adapter + head:,}", "full": f"{total + head:,}"}
-    assert OVERVIEW[algorithm]["actor, default"] == parts[args.llm["train"]]
-    assert number(OVERVIEW[algorithm]["critic, default"]) == count(networks(args)[1])
-    assert all(f"| {value:,} |" in TEXT for value in (total, adapter, head))
+    for form, config, size in (("default", args, head), ("`preset=reference`", published, published_head)):
+        parts = {"lora": f"{adapter + size:,} of {total + adapter + size:,}", "full": f"{total + size:,}"}
+        assert OVERVIEW[algorithm][f"actor, {form}"] == parts[args.llm["train"]]
+        assert number(OVERVIEW[algorithm][f"critic, {form}"]) == count(networks(config)[1])
+    assert all(f"| {value:,} |" in TEXT for value in (total, adapter, head, published_head))
 
 
 def test_the_learner_presets_are_those_of_the_files():

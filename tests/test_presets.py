@@ -44,6 +44,24 @@ def notes(algorithm, updates, host_dir):
 # How strong
 
 
+def test_lolm_mappo_as_published_is_a_preset_of_it_and_of_its_ablations(configured):
+    default, published = configured("lolm_mappo"), configured("lolm_mappo", {"preset": "reference"})
+    assert (default["head"]["features"], default["head"]["attack_keys"]) == ("normalised", "entity")
+    assert (published["head"]["features"], published["head"]["attack_keys"]) == ("raw", "shared")
+    assert (published["head_lr"], published["entropy_target"], published["minibatches"]) == (0.0001, None, 1)
+    for ablation, section, key in (
+        ("lolm_mappo_no_kl", "kl", "enabled"),
+        ("lolm_mappo_static_prompt", "prompt", "dynamic"),
+        ("transformer_mappo", "llm", "pretrained"),
+    ):
+        config = flatten(configured(ablation, {"preset": "reference"}))
+        differing = {name for name, value in flatten(published).items() if config[name] != value}
+        assert f"{section}.{key}" in differing
+        assert differing <= {f"{section}.{key}", "name", "llm.train", "kl.enabled"}
+    entity = configured("lolm_mappo_entity")
+    assert (entity["head"]["features"], entity["head"]["attack_keys"]) == ("raw", "entity")
+
+
 def test_a_preset_named_after_with_wins_over_files_and_loses_to_the_command_line(configured):
     config = configured("updet_mappo", {"preset": "reference", "entity": {"init_gain": 0.5}})
     assert config["entity"] == {
@@ -106,7 +124,7 @@ def test_presets_are_inherited(configured):
             {"preset": "referance"},
             ("preset=referance on the command line", "updet_mappo (did you mean reference?)", "one of: reference."),
         ),
-        ("lolm_mappo", {"preset": "reference"}, ("preset=reference", "lolm_mappo has none", "leave preset out")),
+        ("rnn_mappo", {"preset": "reference"}, ("preset=reference", "rnn_mappo has none", "leave preset out")),
         (
             "lolm_mappo",
             {"learner_preset": "dt2gs"},
