@@ -21,6 +21,7 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
+    "entropy_target_share": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     **dict.fromkeys(
         (
             *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),

@@ -41,7 +41,12 @@ class MAPPOLearner:
         self.value_normaliser = ValueNormaliser()
         self.kl = KLAnnealing(**{key: args.kl[key] for key in KL_KEYS})
         self.entropy = EntropyCoefficient(
-            args.entropy_coef, args.entropy_coef_end, args.entropy_target, args.entropy_target_end, args.t_max
+            args.entropy_coef,
+            args.entropy_coef_end,
+            args.entropy_target,
+            args.entropy_target_end,
+            args.t_max,
+            args.entropy_target_share,
         )
         self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)
         self.critic_optimiser = torch.optim.Adam(
