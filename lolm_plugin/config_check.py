@@ -25,7 +25,7 @@ RANGES = {
     **dict.fromkeys(
         (
             *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),
-            *("kl.coef_max", "head.init_std", "worker_restarts"),
+            *("kl.coef_max", "head.init_std", "worker_restarts", "advantage_floor"),
         ),
         _NOT_NEGATIVE,
     ),
@@ -357,8 +357,8 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
         )
     if config["kl"].get("reference") == "source" and not config["transfer_from"]:
         raise ConfigError(
-            "kl.reference=source has no source, for this run begins with the pretrained model: set transfer_from to the "
-            "run that the policy comes from, or kl.reference=pretrained."
+            "kl.reference=source has no source, for this run begins with the pretrained model: set transfer_from to "
+            "the run that the policy comes from, or kl.reference=pretrained."
         )
     if config["head"]["keys"] == "words" and config["head"]["features"] == "raw":
         raise ConfigError(
@@ -377,7 +377,9 @@ def _check_network(config: Mapping[str, Any]) -> None:
             "set kl.enabled=False."
         )
     if config["kl"].get("reference") == "source":
-        raise ConfigError(f"kl.reference=source cannot be used with mac={mac}, which knows no KL; set it to pretrained.")
+        raise ConfigError(
+            f"kl.reference=source cannot be used with mac={mac}, which knows no KL; set it to pretrained."
+        )
     tied = [key for key in ("obs_agent_id", "obs_last_action") if config[key]]
     if tied and agent in registry.TRUNKS:
         raise ConfigError(

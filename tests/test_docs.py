@@ -121,7 +121,11 @@ def test_the_parameters_of_the_language_models_are_those_of_the_code(algorithm):
     heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
     with torch.device("meta"):
         model = Qwen3Model(Qwen3Config(**shape, **heads))
-    head, published_head, total = count(build_head(1024, args.head)), count(build_head(1024, published.head)), count(model)
+    head, published_head, total = (
+        count(build_head(1024, args.head)),
+        count(build_head(1024, published.head)),
+        count(model),
+    )
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     adapter = sum(args.lora["rank"] * (layer.in_features + layer.out_features) for layer in linear)
     for form, config, size in (("default", args, head), ("`preset=reference`", published, published_head)):

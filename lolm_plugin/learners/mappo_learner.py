@@ -244,9 +244,12 @@ class MAPPOLearner:
         """Those of the decisions [rows], normalised if asked; [batch, time, agents] in."""
         if not self.args.normalise_advantages:
             return advantages[steps.index]
+        # Where every battle goes as foreseen, what is left is the critic's noise, which must not be made large.
+        least = self.args.advantage_floor * self.value_normaliser.deviation
         if not self.args.mask_dead:
-            return ppo_core.normalise(advantages, counts)[steps.index]
-        return ppo_core.normalise(advantages[steps.index], torch.ones(len(steps), device=advantages.device))
+            return ppo_core.normalise(advantages, counts, least_deviation=least)[steps.index]
+        rows = advantages[steps.index]
+        return ppo_core.normalise(rows, torch.ones_like(rows), least_deviation=least)
 
     @torch.no_grad()
     def _record_old_log_probs(self, steps: Any, chosen: SimpleNamespace) -> None:

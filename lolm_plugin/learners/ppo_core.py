@@ -40,11 +40,14 @@ def last_steps(valid: Tensor) -> Tensor:
     return valid * (1 - following)
 
 
-def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5) -> Tensor:
-    """x with mean 0 and variance 1 over the entries that count; the others are left meaningless."""
+def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5, least_deviation: float = 0.0) -> Tensor:
+    """x with mean 0 and variance 1 over the entries that count; the others are left meaningless.
+
+    A deviation below ``least_deviation`` counts as that: a variance below 1 is left.
+    """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
-    return (x - mean) / (variance.sqrt() + eps)
+    return (x - mean) / (variance.sqrt().clamp(min=least_deviation) + eps)
 
 
 def clipped_policy_loss(

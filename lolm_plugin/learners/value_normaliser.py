@@ -23,6 +23,11 @@ class ValueNormaliser(nn.Module):
             self.square.lerp_((chosen**2).mean(), 1 - self.beta)
             self.debias.lerp_(torch.ones_like(self.debias), 1 - self.beta)
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the returns so far; 1 before the first."""
+        return float(self._moments()[1])
+
     def normalise(self, returns: Tensor) -> Tensor:
         """Returns -> the critic's units."""
         mean, std = self._moments()

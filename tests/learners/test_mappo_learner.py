@@ -273,7 +273,9 @@ def log_policies(mac, steps):
     return policy, reference
 
 
-def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(updated, new_learner, tiny_args, play, tmp_path):
+def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
+    updated, new_learner, tiny_args, play, tmp_path
+):
     trained, _ = updated({"lr": 0.01, "head_lr": 0.01}, updates=2)
     trained.save_models(str(tmp_path))
     learner = new_learner(tiny_args(SOURCE))
@@ -317,6 +319,22 @@ def test_the_adapter_has_an_epsilon_of_its_own(updated):
     assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-8, 1e-5]
     learner, _ = updated({"optim_eps": 1e-5})
     assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-5, 1e-5]
+
+
+def test_advantages_that_are_small_beside_the_returns_stay_small(new_learner, tiny_args, play):
+    deviations = {}
+    for floor in (0.0, 100.0):
+        learner = new_learner(tiny_args({"advantage_floor": floor}))
+        batch = play(learner.mac)
+        learner.train(batch, 0, 0)  # tells the value normaliser the returns
+        steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
+        raw = torch.randn(
+            batch["filled"][:, :-1].shape[:2] + (learner.n_agents,), generator=torch.Generator().manual_seed(1)
+        )
+        normal = learner._advantages(raw, torch.ones_like(raw), steps)
+        deviations[floor] = (float(normal.std()), float(raw[steps.index].std() / learner.value_normaliser.deviation))
+    assert deviations[0.0][0] == pytest.approx(1.0, abs=0.05)
+    assert deviations[100.0][0] == pytest.approx(deviations[100.0][1] / 100, rel=0.05)
 
 
 def test_an_update_of_the_policy_ends_at_the_target_kl(new_learner, tiny_args, play):

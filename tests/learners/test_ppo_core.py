@@ -98,6 +98,13 @@ def test_normalise_leaves_equal_numbers_at_0():
     assert ppo_core.normalise(torch.full((4,), 2.0), torch.ones(4)).tolist() == [0, 0, 0, 0]
 
 
+def test_small_deviations_are_not_blown_up_below_the_least():
+    x, mask = torch.tensor([1.0, 3.0]), torch.ones(2)  # deviation 1
+    for least, expected in ((0.5, 1.0), (4.0, 0.25)):
+        normal = ppo_core.normalise(x, mask, least_deviation=least)
+        torch.testing.assert_close(normal, torch.tensor([-expected, expected]), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient", "took_hold"),
     [
