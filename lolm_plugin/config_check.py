@@ -378,7 +378,7 @@ def _check_network(config: Mapping[str, Any]) -> None:
         )
     if config["kl"].get("reference") == "source":
         raise ConfigError(
-            f"kl.reference=source cannot be used with mac={mac}, which knows no KL; set it to pretrained."
+            f"kl.reference=source cannot be used with mac={mac}, which knows no KL; set kl.reference=pretrained."
         )
     tied = [key for key in ("obs_agent_id", "obs_last_action") if config[key]]
     if tied and agent in registry.TRUNKS:

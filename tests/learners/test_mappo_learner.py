@@ -328,9 +328,8 @@ def test_advantages_that_are_small_beside_the_returns_stay_small(new_learner, ti
         batch = play(learner.mac)
         learner.train(batch, 0, 0)  # tells the value normaliser the returns
         steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
-        raw = torch.randn(
-            batch["filled"][:, :-1].shape[:2] + (learner.n_agents,), generator=torch.Generator().manual_seed(1)
-        )
+        shape = (*batch["filled"][:, :-1].shape[:2], learner.n_agents)
+        raw = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         normal = learner._advantages(raw, torch.ones_like(raw), steps)
         deviations[floor] = (float(normal.std()), float(raw[steps.index].std() / learner.value_normaliser.deviation))
     assert deviations[0.0][0] == pytest.approx(1.0, abs=0.05)
