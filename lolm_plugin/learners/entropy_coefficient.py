@@ -14,7 +14,7 @@ class EntropyCoefficient:
     """Compute the coefficient of the entropy bonus in the policy loss, at least 0.
 
     Without a target it goes linearly from ``coef`` to ``coef_end`` over ``t_max`` environment steps (None: constant). A
-    target goes linearly from ``target`` to ``target_end``, in nats, over ``share`` of ``t_max``. With one the coefficient
+    target goes linearly from ``target`` to ``target_end``, in nats, over ``share`` of ``t_max``. Then the coefficient
     is coef * exp(GAIN * (target - entropy)), where entropy is the mean of the update before. The policy keeps sampling
     actions that could turn out better, even where the advantages alone would make it deterministic. The coefficient
     depends on one update only: an integral over updates was tried and oscillates.
