@@ -21,7 +21,7 @@ SMALL_BATTLES = (
 )
 TINY_MODEL = (
     *("llm.model=tiny-llama", "llm.token_budget=16384", "prompt.style=compact", "runner_log_interval=1"),
-    *("lr=0.0005", "head_lr=0.0005", "minibatches=4", "t_max=12000"),
+    *("lr=0.001", "head_lr=0.001"),
 )
 
 
@@ -54,8 +54,7 @@ def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
     ("algorithm", "map_name"),
     [
         *itertools.product(NETWORKS, ("retreat", "approach", "duel", "target")),
-        # Its attack logits are all equal, so target is not for it; a duel takes it a minute.
-        *itertools.product(("transformer_mappo",), ("retreat", "approach")),
+        *itertools.product(("transformer_mappo",), ("retreat", "target")),  # the others take it as long as all networks
     ],
 )
 def test_every_baseline_reaches_90_percent_of_what_its_head_can_express(algorithm, map_name, tmp_path):
