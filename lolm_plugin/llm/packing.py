@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lolm_plugin.llm import products
-from lolm_plugin.llm.shared_tokens import SharedTokens
+from lolm_plugin.llm.distinct_tokens import DistinctTokens
 
 PACKED = "lolm_packed"
 CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
@@ -50,8 +50,8 @@ class Packing:
     ``prefix`` tokens come before every row. They are the first of the sequence, or, where ``past`` has their keys and
     values, not in it at all. Then come the groups of rows, of which ``lengths`` has the tokens before padding.
     ``kept`` collects the keys and values of the prefix. ``places`` int64 [places] of each row in its group are the
-    tokens whose final states are wanted; None: each row's last. With ``shared`` the sequence has each different token
-    of the rows once (``llm/shared_tokens.py``), and no padding; this needs ``past`` where there is a prefix.
+    tokens whose final states are wanted; None: each row's last. With ``distinct``, which the frozen layers use, the
+    sequence has each distinct token of the rows once and no padding; a prefix then has to be in ``past``.
     """
 
     prefix: int
@@ -59,10 +59,10 @@ class Packing:
     past: KeysAndValues | None = None
     kept: KeysAndValues | None = None
     places: Sequence[Sequence[Tensor]] | None = None
-    shared: SharedTokens | None = None
+    distinct: DistinctTokens | None = None
 
     def __post_init__(self) -> None:
-        assert not (self.shared and self.lead), "tokens of the prefix come before the rows and are shared already"
+        assert self.distinct is None or not self.lead, "distinct tokens are those of the rows alone"
 
     @property
     def groups(self) -> list[tuple[int, int]]:
@@ -91,18 +91,20 @@ class Packing:
                 for first, positions in zip(range(start, start + rows * width, width), group, strict=True)
             ]
             start += rows * width
-        places = torch.cat(found)
-        return self.shared.token.cpu()[places] if self.shared else places
+        return torch.cat(found)
 
     def positions(self, device: torch.device) -> Tensor:
         """Where in its own prompt each token stands: int64 [1, tokens]."""
         rows = [torch.arange(self.prefix, self.prefix + width).repeat(rows) for rows, width in self.groups]
         positions = torch.cat([torch.arange(self.lead), *rows]).to(device)
-        return (positions[self.shared.place] if self.shared else positions).unsqueeze(0)
+        return (positions[self.distinct.first] if self.distinct else positions).unsqueeze(0)
 
-    def spread(self, tokens: Tensor) -> Tensor:
-        """[..., tokens of the sequence, width] -> [..., places of the padded rows, width]."""
-        return tokens.index_select(-2, self.shared.token) if self.shared else tokens
+    def pad_rows(self, tokens: Tensor) -> Tensor:
+        """Copy distinct tokens to all of their positions in the padded rows.
+
+        [..., tokens of the sequence, width] -> [..., padded positions, width].
+        """
+        return tokens.index_select(-2, self.distinct.inverse) if self.distinct else tokens
 
     def attend(
         self,
@@ -115,7 +117,7 @@ class Packing:
     ) -> Tensor:
         """Attention of every token: the shapes of ``packed_attention`` in, [1, tokens, heads, width] out."""
         lead = self.lead
-        query, key, value = map(self.spread, (query, key, value))
+        query, key, value = map(self.pad_rows, (query, key, value))
         prefix = self.past[module.layer_idx] if self.past is not None else (key[:, :, :lead], value[:, :, :lead])
         if self.kept is not None:
             self.kept[module.layer_idx] = (prefix[0].clone(), prefix[1].clone())
@@ -127,8 +129,8 @@ class Packing:
             group = (x[start:end].unflatten(0, (rows, width)) for x in blocks)
             seen.append(_attend(*group, prefix, window, scaling))
             start = end
-        places = torch.cat(seen)
-        return (places.index_select(0, self.shared.place) if self.shared else places).unsqueeze(0)
+        attended = torch.cat(seen)
+        return (attended.index_select(0, self.distinct.first) if self.distinct else attended).unsqueeze(0)
 
 
 def packed_attention(

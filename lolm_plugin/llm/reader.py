@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lolm_plugin.llm.batching import Pack, plan_packs
+from lolm_plugin.llm.distinct_tokens import DistinctTokens, find_distinct_tokens
 from lolm_plugin.llm.frozen_states import FrozenStates
 from lolm_plugin.llm.packing import KeysAndValues, Packing
-from lolm_plugin.llm.shared_tokens import find_shared
 from lolm_plugin.llm.stages import Stages
 
 
@@ -66,7 +66,7 @@ class KnownPrefix:
 class PackedReader:
     """Reads packs. Without gradient the prefix's keys and values are kept until the weights change.
 
-    With ``share_tokens`` the frozen layers compute tokens that several rows of a pack begin with only once.
+    With ``share_tokens`` the frozen layers compute a beginning that several rows of a pack have in common only once.
     """
 
     def __init__(self, stages: Stages, model: Versioned, share_tokens: bool) -> None:
@@ -123,13 +123,14 @@ class PackedReader:
             for pack in rows.plan():
                 groups = [[rows.parts[row] for row in group] for group in pack]
                 past = self._known_trunk(rows.prefix).past if rows.prefix else None
-                packing = _packing(rows.prefix, groups, past)
                 ids = torch.cat([pad_sequence(group, batch_first=True).flatten() for group in groups])
+                distinct = None
                 if self._share_tokens:
-                    shared = find_shared(groups)
-                    packing.shared, ids = shared.to(self._stages.device), ids[shared.place]
+                    distinct = find_distinct_tokens(groups)
+                    ids, distinct = ids[distinct.first], distinct.to(self._stages.device)
+                packing = _packing(rows.prefix, groups, past, distinct=distinct)
                 found = self._stages.trunk(ids.to(self._stages.device), packing)
-                blocks = packing.spread(found).split([count * width for count, width in packing.groups])
+                blocks = packing.pad_rows(found).split([count * width for count, width in packing.groups])
                 for group, block in zip(pack, blocks, strict=True):
                     for row, part in zip(group, block.chunk(len(group)), strict=True):
                         states[row] = part[: len(rows.parts[row])].clone()
@@ -190,5 +191,7 @@ def _packing(
     groups: Sequence[Sequence[Tensor]],
     past: KeysAndValues | None,
     places: Sequence[Sequence[Tensor]] | None = None,
+    distinct: DistinctTokens | None = None,
 ) -> Packing:
-    return Packing(len(prefix), [[len(row) for row in group] for group in groups], past, places=places)
+    lengths = [[len(row) for row in group] for group in groups]
+    return Packing(len(prefix), lengths, past, places=places, distinct=distinct)

@@ -125,6 +125,33 @@ def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
         torch.testing.assert_close(backbone.read(kept), expected, atol=1e-5, rtol=0)
 
 
+# Two rows are the same, one is the beginning of another, one shares all but its last token, one nothing.
+ALIKE = [[9, 8, 7, 6], [9, 8, 7, 5], [9, 8], [9, 8, 7, 6], [4, 8, 7, 6], [9, 8, 7, 6, 9, 8, 7]]
+
+
+def test_what_rows_begin_with_is_computed_once(model):
+    backbone = filled(make(model, lora={"layers": 1}))
+    rows = backbone.rows(PREFIX, ALIKE)
+    counts = embedded(backbone)
+    kept = backbone.precompute_frozen_layers(rows, 10**9)
+    assert counts == [len(PREFIX), 12]  # of 25: 9 8 7 6, 5, 9 8 7 and 4 8 7 6
+    expected = one_at_a_time(backbone, PREFIX, ALIKE)
+    states = backbone.read(kept)
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
+    for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
+
+
+def test_without_sharing_every_row_is_computed_alone():
+    backbone = filled(make(share_prefix=False, lora={"layers": 1}))
+    counts = embedded(backbone)
+    backbone.precompute_frozen_layers(backbone.rows(PREFIX, ALIKE), 10**9)
+    (tokens,) = counts
+    assert tokens >= sum(len(PREFIX) + len(row) for row in ALIKE)  # with padding
+
+
 def test_what_is_kept_of_the_trunk_is_not_computed_again():
     backbone = filled(make(lora={"layers": 1}))
     kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES), 10**9)
