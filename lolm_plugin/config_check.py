@@ -21,7 +21,6 @@ _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
-    "entropy_target_share": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     **dict.fromkeys(
         (
             *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),
@@ -282,6 +281,11 @@ def _check_policy(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}.")
     _check_choices(config, _choices(config))
     _check_entropy(config)
+    if config.get("advantage_floor") and not config["normalise_values"]:
+        raise ConfigError(
+            f"advantage_floor={config['advantage_floor']} is a share of the returns' deviation, which "
+            "normalise_values=False does not measure: set advantage_floor=0 or normalise_values=True."
+        )
     _check_sections(config)
     width, heads = config["critic"]["width"], config["critic"]["heads"]
     if config["critic_type"] == "transformer_critic" and width % heads:
@@ -359,6 +363,11 @@ def _check_language_model(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             "kl.reference=source has no source, for this run begins with the pretrained model: set transfer_from to "
             "the run that the policy comes from, or kl.reference=pretrained."
+        )
+    if config["kl"].get("reference") == "source" and not config["kl"]["enabled"]:
+        raise ConfigError(
+            "kl.reference=source has no effect with kl.enabled=False, which leaves the KL out: set kl.enabled=True or "
+            "kl.reference=pretrained."
         )
     if config["head"]["keys"] == "words" and config["head"]["features"] == "raw":
         raise ConfigError(

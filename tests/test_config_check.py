@@ -351,6 +351,12 @@ def test_settings_of_the_entropy_that_contradict_each_other_are_refused(configur
     refused(lambda: check(merge(configured(), changes)), *parts)
 
 
+def test_a_floor_of_advantages_needs_the_deviation_of_returns(configured):
+    changes = {"advantage_floor": 0.2, "normalise_values": False}
+    refused(lambda: check(merge(configured(), changes)), "advantage_floor=0.2", "normalise_values=True")
+    check(merge(configured(), {"advantage_floor": 0.0, "normalise_values": False}))
+
+
 def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
     theirs = {"mac": "basic_mac", "learner": "q_learner", "runner": "episode", "env": "gymma"}
     config = merge(configured(), {**theirs, "batch_size_run": 1, "prompt": {"style": "haiku"}, "common_reward": False})

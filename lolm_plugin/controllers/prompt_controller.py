@@ -109,7 +109,7 @@ class PromptMAC(Controller):
             self.source_adapter = load_tensors(file, expected=self.agent.backbone.adapter_state())
 
     def transferred(self) -> None:
-        """With ``kl.reference=source`` keep the policy that was just loaded as the reference."""
+        """Copy the policy that was just loaded, as the KL's reference, with ``kl.reference=source``."""
         if self.reference_is_source:
             self.source_adapter = self.agent.backbone.adapter_state()
             self.agent.initial_head.load_state_dict(self.agent.head.state_dict())
@@ -162,9 +162,9 @@ class PromptMAC(Controller):
         return Evaluation(self.logits(steps, rows))
 
     def reference_states(self, steps: PromptSteps) -> States:
-        """What the reference makes of the steps' prompts, the same all through an update.
+        """Compute the reference's hidden states of each decision, once an update.
 
-        It is the frozen pretrained LM, or with ``kl.reference=source`` the policy as it was transferred.
+        The reference is the frozen pretrained LM, or with ``kl.reference=source`` the transferred policy's LM.
         """
         if not self.reference_is_source:
             return self._read(steps.prompts, reference=True)[steps.prompt]
@@ -172,10 +172,10 @@ class PromptMAC(Controller):
             return self._read(steps.prompts)[steps.prompt]
 
     def reference_logits(self, states: States) -> Tensor:
-        """The reference's logits, detached: [rows, n_actions].
+        """Compute the reference's logits, detached: [rows, n_actions].
 
-        The frozen LM answers through the current head (paper, section 4.1), or with ``kl.head=initial`` through the
-        head as it was before training; a transferred policy through its own.
+        The frozen LM's states go through the current head (paper, section 4.1), or with ``kl.head=initial`` through a
+        copy of the head from before training. A transferred policy's states go through its own head.
         """
         initial = self.agent.initial_head is not None
         return self.agent.logits(states, initial_head=initial).detach()

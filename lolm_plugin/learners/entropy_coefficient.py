@@ -14,24 +14,17 @@ class EntropyCoefficient:
     """Compute the coefficient of the entropy bonus in the policy loss, at least 0.
 
     Without a target it goes linearly from ``coef`` to ``coef_end`` over ``t_max`` environment steps (None: constant). A
-    target goes linearly from ``target`` to ``target_end``, in nats, over ``share`` of ``t_max``. Then the coefficient
-    is coef * exp(GAIN * (target - entropy)), where entropy is the mean of the update before. The policy keeps sampling
+    target goes linearly from ``target`` to ``target_end``, in nats. The coefficient then is
+    coef * exp(GAIN * (target - entropy)), where entropy is the mean of the update before. The policy keeps sampling
     actions that could turn out better, even where the advantages alone would make it deterministic. The coefficient
     depends on one update only: an integral over updates was tried and oscillates.
     """
 
     def __init__(
-        self,
-        coef: float,
-        coef_end: float | None,
-        target: float | None,
-        target_end: float | None,
-        t_max: int,
-        share: float = 1.0,
+        self, coef: float, coef_end: float | None, target: float | None, target_end: float | None, t_max: int
     ) -> None:
         self.start, self.end = coef, coef_end
         self.target_start, self.target_end = target, target_end
-        self.share = share
         self.t_max = max(1, t_max)
         self.measured: float | None = None  # mean entropy of the last update, in nats; saved in checkpoints
 
@@ -39,7 +32,7 @@ class EntropyCoefficient:
         """Return the target entropy at environment step ``t_env``, in nats; None without a target."""
         if self.target_start is None:
             return None
-        return linear(self.target_start, self.target_end, t_env / (self.share * self.t_max))
+        return linear(self.target_start, self.target_end, t_env / self.t_max)
 
     def coef(self, t_env: int) -> float:
         """Return the coefficient at environment step ``t_env``."""

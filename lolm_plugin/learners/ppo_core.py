@@ -41,9 +41,13 @@ def last_steps(valid: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5, least_deviation: float = 0.0) -> Tensor:
-    """x with mean 0 and variance 1 over the entries that count; the others are left meaningless.
+    """Shift and scale x to mean 0 and variance 1 over the entries that count; the others become meaningless.
 
-    A deviation below ``least_deviation`` counts as that: a variance below 1 is left.
+    Args:
+        x: any shape.
+        mask: 1 where an entry counts, 0 elsewhere; the shape of x.
+        eps: added to the standard deviation.
+        least_deviation: x is divided by at least this, in x's units, so that its variance may stay below 1.
     """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)

@@ -25,7 +25,7 @@ class ValueNormaliser(nn.Module):
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the returns so far; 1 before the first."""
+        """Return the standard deviation of all returns so far, in the environment's units; 1 before the first."""
         return float(self._moments()[1])
 
     def normalise(self, returns: Tensor) -> Tensor:

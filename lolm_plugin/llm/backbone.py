@@ -201,7 +201,14 @@ class Backbone(nn.Module):
 
     @contextmanager
     def with_adapter(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Read with another adapter: ``state`` is an ``adapter_state``. Its own one comes back to the bit."""
+        """Use another adapter inside the ``with`` block, and restore the own one exactly after it.
+
+        Args:
+            state: an ``adapter_state``.
+
+        Raises:
+            ConfigError: its names or shapes are not this adapter's.
+        """
         own = self.adapter_state()
         self.load_adapter_state(state)
         try:

@@ -104,9 +104,16 @@ def test_what_cannot_be_is_said(tmp_path, capsys, updates, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_kl_to_no_source_is_refused(tmp_path, capsys):
-    assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "kl.reference=source")) == 2
-    assert "kl.reference=source has no source" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("updates", "said"),
+    [
+        ([], "kl.reference=source has no source"),
+        (["transfer_from=.", "kl.enabled=False"], "kl.reference=source has no effect with kl.enabled=False"),
+    ],
+)
+def test_a_kl_to_no_source_is_refused(tmp_path, capsys, updates, said):
+    assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "kl.reference=source", *updates)) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_command_to_play_it_again_works(source, tmp_path, capsys):

@@ -18,8 +18,6 @@ def test_the_target_goes_down_its_line():
     weight = EntropyCoefficient(0.01, None, 1.0, 0.2, t_max=100)
     assert [weight.target(t) for t in (0, 50, 100, 200)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
     assert EntropyCoefficient(0.01, None, 1.0, None, t_max=100).target(70) == 1.0
-    early = EntropyCoefficient(0.01, None, 1.0, 0.2, t_max=100, share=0.5)
-    assert [early.target(t) for t in (0, 25, 50, 100)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
 def test_the_weight_grows_below_the_target_and_falls_above_it_by_hand():
