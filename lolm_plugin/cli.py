@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from lolm_plugin import registry, training
 from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.passwords import hidden
+from lolm_plugin.streams import without_reader
 
 USAGE = """\
 lolm COMMAND, or python -m lolm_plugin COMMAND
@@ -48,7 +51,10 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 2 for what the user can mend."""
-    argv = list(sys.argv if argv is None else argv)
+    return without_reader(partial(_main, list(sys.argv if argv is None else argv)))
+
+
+def _main(argv: list[str]) -> int:
     command, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("--help", [])
     try:
         if command == "train":
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{command} is not a command{did_you_mean(command, known)}; use {', '.join(known[:-1])} or {known[-1]}."
             )
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hidden(str(error))}", file=sys.stderr)
         return 2
     print(USAGE)
     return 0

@@ -95,7 +95,9 @@ def check(config: Mapping[str, Any]) -> None:
     _check_env(config)
     _check_batches(config)
     _check_checkpoint(config)
-    _check_results(config["local_results_path"])
+    results = config["local_results_path"]
+    _check_writable("local_results_path", results, Path(results).absolute(), "a folder")
+    _check_decisions(config.get("decisions_file", ""))
     if config.get("mac") in registry.ENTRIES["mac"]:
         _check_policy(config)
 
@@ -263,10 +265,17 @@ def check_one_start(config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_results(path: str) -> None:
-    existing = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
+def _check_decisions(path: str) -> None:
+    if path and Path(path).is_dir():
+        raise ConfigError(f"decisions_file={path} is a folder; set it to a file in it, such as decisions.jsonl.")
+    if path:
+        _check_writable("decisions_file", path, Path(path).absolute().parent, "a file in a folder")
+
+
+def _check_writable(key: str, value: str, folder: Path, what: str) -> None:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"local_results_path={path} cannot be written to; set it to a folder that can.")
+        raise ConfigError(f"{key}={value} cannot be written to; set it to {what} that can.")
 
 
 def _check_policy(config: Mapping[str, Any]) -> None:

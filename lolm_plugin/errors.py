@@ -1,7 +1,9 @@
 """The exceptions that the command line prints as a sentence: what a user can cause, and numbers gone wrong."""
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -24,6 +26,19 @@ class NumbersError(Exception):
         super().__init__(message)
         self.batch = batch
         self.dumped = ""
+
+
+@contextmanager
+def optional(what: str, log: logging.Logger | None = None) -> Iterator[None]:
+    """Run what a finished run can do without, such as its picture: an exception becomes one warning.
+
+    ``what`` is the beginning of the sentence, as in "The curve could not be drawn".
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        (log or logging.getLogger("lolm")).warning("%s (%s); the run is finished and its results stay.", what, reason)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

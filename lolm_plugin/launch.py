@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from lolm_plugin import __version__, config_check, registry, tuning
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import NumbersError
-from lolm_plugin.passwords import hidden
+from lolm_plugin.errors import NumbersError, optional
+from lolm_plugin.passwords import Address, hidden_words
 
 
 class Launch(NamedTuple):
@@ -26,7 +26,7 @@ class Launch(NamedTuple):
     options: Mapping[str, Any]  # Sacred's part of the command line
     notes: Sequence[str]  # lines for the log
     resume: bool
-    mongo: str = ""  # the address of a database for the record, with its password
+    mongo: Address | None = None  # a database for the record
     teacher: Any = None  # a ``host.teachers.Teacher``: imitate it; None: train or play
 
 
@@ -40,7 +40,6 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     import numpy as np
     import torch
     from sacred import SETTINGS, Experiment
-    from sacred.utils import apply_backspaces_and_linefeeds
 
     from lolm_plugin.checkpoints.store import SaveError
     from lolm_plugin.host import loop
@@ -49,10 +48,14 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     from lolm_plugin.tracking.file_observer import FileObserver
     from lolm_plugin.tracking.mongo_observer import MongoObserver
     from lolm_plugin.tracking.origin import origin, peak_memory
+    from lolm_plugin.tracking.output import Output
     from lolm_plugin.tracking.progress import ProgressObserver
     from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise, summarise_imitation
 
-    logger = console_logger()
+    logger, output, options = console_logger(), Output(), dict(asked.options)
+    if options["--capture"] in (None, "sys"):  # Sacred's own loses what a run prints before it fails
+        options["--capture"] = None
+        closing.enter_context(output.tee())
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
     hosts.register(host)
     if config.get("mac") in registry.ENTRIES["mac"]:
@@ -66,14 +69,14 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         threads = 1  # as the host's own main does
     torch.set_num_threads(threads)
 
-    SETTINGS["CAPTURE_MODE"] = "sys"
+    SETTINGS["CAPTURE_MODE"] = "no"
     SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
     experiment = Experiment("pymarl", save_git_info=False)
     experiment.logger = logger
-    experiment.captured_out_filter = apply_backspaces_and_linefeeds
+    experiment.captured_out_filter = output.take
     experiment.add_config(config)
 
-    command = hidden(shlex.join([*asked.program, *asked.arguments]))
+    command = shlex.join(hidden_words([*asked.program, *_without_number(asked.arguments)]))
 
     @experiment.main
     def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> float | None:
@@ -101,9 +104,10 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
             copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
             experiment.observers.append(copy)
             closing.callback(copy.close)  # once the curve is drawn
+        closing.callback(lambda: runs.close(output.text(), seconds=0))  # with the closing lines
     started = time.time()
     try:
-        run = experiment.run(sacred_command or experiment.default_command, options=dict(asked.options))
+        run = experiment.run(sacred_command or experiment.default_command, options=options)
     except Stopped as stopped:
         again = shlex.join([*asked.program, *_epymarl(asked.arguments), "--resume", str(Path(stopped.saved).parent)])
         how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
@@ -115,13 +119,30 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     except SaveError as error:
         print(f"error: {error}; free some space or set on_save_error=warn.", file=sys.stderr)
         return 1
+    finally:
+        if (beats := getattr(experiment.current_run, "_heartbeat", None)) is not None:
+            beats.stopped.set()  # a second signal may have come before Sacred did so
+            beats.join()  # Sacred itself waits 2 seconds
+        runs.close(output.text())
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
         host_line = host.describe().removeprefix("Host: ")
-        if asked.teacher is not None:
-            print("\n" + summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started))
-        else:
-            print("\n" + summarise(run.config, host_line, Path(runs.dir), command, started))
+        with optional("The summary could not be made", logger):
+            if asked.teacher is not None:
+                text = summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started)
+            else:
+                text = summarise(run.config, host_line, Path(runs.dir), command, started)
+            print(f"\n{text}", flush=True)
     return 0
+
+
+def _without_number(arguments: Sequence[str]) -> list[str]:
+    """What was asked for without Sacred's --id, which one run alone can have."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and not argument.startswith(("-i", "--id=")) and argument != "--id":
+            kept.append(argument)
+        skip = argument in ("-i", "--id")
+    return kept
 
 
 def _epymarl(arguments: Sequence[str]) -> list[str]:
@@ -146,6 +167,17 @@ def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
         logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
 
 
+class _Stderr(logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is at the time, so that a run's record gets what the run logs."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
 def console_logger() -> logging.Logger:
     """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -153,7 +185,7 @@ def console_logger() -> logging.Logger:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     return logger

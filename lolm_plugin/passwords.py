@@ -1,18 +1,134 @@
-"""Passwords in addresses, as in ``mongodb://user:password@host``, are for connecting and not for reading."""
+"""Secrets in addresses of databases: an address is parsed, and what is shown or stored is rebuilt without them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
-_SECRET = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+from lolm_plugin.errors import ConfigError
+
+HIDDEN = "***"
+FORM = "mongodb://USER:PASSWORD@HOST:PORT/NAME"
+# Options whose values may be shown. Any other value is hidden: an option unknown here may hold a password.
+_SHOWN = (
+    "appname authmechanism authsource compressors connecttimeoutms directconnection journal loadbalanced "
+    "localthresholdms maxidletimems maxpoolsize minpoolsize readconcernlevel readpreference replicaset retryreads "
+    "retrywrites serverselectiontimeoutms sockettimeoutms ssl timeoutms tls tlsinsecure w wtimeoutms"
+)
+SHOWN = frozenset(_SHOWN.split())
+_SCHEME = r"mongodb(?:\+srv)?"
+_HOST = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d+)?|(?:[\w.-]|%[\da-fA-F]{2})+\.sock")
+# A value as a whole, or an argument such as --mongo=ADDRESS.
+_WHOLE = re.compile(rf"((?:-{{0,2}}[\w.-]+=)?\s*['\"]?)({_SCHEME}://.*)", re.DOTALL)
+# In running text an address has no certain end: everything up to the last @ before another address, or before the end
+# of the line, counts as a password.
+_DATABASE = re.compile(
+    r"((?:mongodb|postgres\w*|mysql|mariadb|mssql|oracle|redis)(?:\+\w+)?://)"
+    r"((?:(?!\s[\w+.-]+://)[^\n])*@)?([^\s'\"?]*)(\?[^\s'\"]*)?"
+)
+_USER = re.compile(r"(?<=://)[^/\s]+@")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A MongoDB's address. Only ``shown`` may be printed or stored."""
+
+    text: str = field(repr=False)  # what to connect with
+    shown: str
+    secrets: tuple[str, ...] = field(repr=False, default=())
+
+    def __str__(self) -> str:
+        return self.shown
+
+    def hide(self, text: str) -> str:
+        """Remove this address's secrets from ``text``, such as a driver's error, however they are written there."""
+        text = text.replace(self.text, self.shown)
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return hidden(text)
+
+
+def parse(text: str, option: str) -> Address:
+    """Parse the address that ``option`` was set to.
+
+    Raises:
+        ConfigError: it is not one, or has more than one reading. The message does not quote it.
+    """
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator or not re.fullmatch(_SCHEME, scheme):
+        raise ConfigError(f"{option} is not the address of a MongoDB; write it as {FORM}.")
+    place, _, query = rest.partition("?")
+    authority, slash, database = place.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    # An @ that comes later, a second @ or colon: the name or the password has a character that ends it.
+    if "@" in database + query or "@" in user or user.count(":") > 1 or re.search(r"%(?![\da-fA-F]{2})", user):
+        raise ConfigError(
+            f"{option} has a character in its user name or password that an address cannot hold; write %40 for @, "
+            "%2F for /, %3A for :, %3F for ? and %25 for %, as Python's urllib.parse.quote_plus does."
+        )
+    options = [pair.partition("=") for pair in re.split("[&;]", query) if pair]
+    if (
+        not all(_HOST.fullmatch(host) for host in hosts.split(","))
+        or not re.fullmatch(r"[\w.%-]*", database)
+        or not all(sign and re.fullmatch(r"\w+", key) for key, sign, _ in options)
+    ):
+        raise ConfigError(f"{option} cannot be read as the address of a MongoDB; write it as {FORM}?OPTION=VALUE.")
+    pairs = [f"{key}={value if key.lower() in SHOWN else HIDDEN}" for key, _, value in options]
+    shown = f"{scheme}://{HIDDEN if at else ''}{at}{hosts}{slash}{database}{'?' if pairs else ''}{'&'.join(pairs)}"
+    values = [value for key, _, value in options if key.lower() not in SHOWN]
+    values += [part.partition(":")[2] for value in values for part in unquote(value).split(",")]
+    found = {user, user.partition(":")[2], *values}
+    secrets = sorted({form for secret in found for form in (secret, unquote(secret)) if form}, key=len, reverse=True)
+    return Address(text.strip(), shown, tuple(secrets))
 
 
 def hidden(value: Any) -> Any:
-    """``value``, a text or anything made of texts, with user and password of every address replaced by ``***``."""
+    """``value``, a text or anything made of texts, with the secrets of every address in it replaced by ``***``."""
     if isinstance(value, str):
-        return _SECRET.sub("***", value)
+        return _without_secrets(value)
     if isinstance(value, Mapping):
         return {key: hidden(item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [hidden(item) for item in value]
     return value
+
+
+def hidden_words(words: Iterable[str]) -> list[str]:
+    """The words of a command line without secrets. An address that cannot be parsed is left out as a whole."""
+    return [_rebuilt(word) or _without_secrets(word) for word in words]
+
+
+def holds_address(text: str) -> bool:
+    """Return whether there is the address of a database in ``text``."""
+    return _DATABASE.search(text) is not None
+
+
+def _rebuilt(word: str) -> str:
+    """A word that is an address, rebuilt; "" for any other word."""
+    match = _WHOLE.fullmatch(word)
+    if match is None:
+        return ""
+    before, address = match.groups()
+    try:
+        return before + parse(address, "").shown
+    except ConfigError:
+        return f"{before}{address.partition('://')[0]}://{HIDDEN}"
+
+
+def _without_secrets(text: str) -> str:
+    if "://" not in text:
+        return text
+    if "\n" not in text and (match := _WHOLE.fullmatch(text)):
+        try:
+            return match[1] + parse(match[2], "").shown
+        except ConfigError:  # it may be a sentence that begins with an address
+            pass
+    return _USER.sub(f"{HIDDEN}@", _DATABASE.sub(_hidden_database, text))
+
+
+def _hidden_database(match: re.Match[str]) -> str:
+    scheme, user, rest, query = match.groups()
+    options = [pair.partition("=") for pair in re.split("[&;]", (query or "?")[1:]) if pair]
+    pairs = "&".join(f"{key}={value if key.lower() in SHOWN else HIDDEN}" for key, _, value in options)
+    return f"{scheme}{HIDDEN + '@' if user else ''}{rest}{'?' if pairs else ''}{pairs}"

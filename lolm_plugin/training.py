@@ -1,10 +1,14 @@
 """``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
 
+import logging
+import math
 import os
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,9 @@ from lolm_plugin import config_check, config_files, resuming
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.launch import Launch, console_logger, launch
+from lolm_plugin.passwords import Address, hidden, hidden_words, parse
 from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.streams import without_reader
 
 USAGE = """\
 Train, or play, language-model policies and their baselines on multi-agent battles, inside EPyMARL where a checkout is
@@ -95,9 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 2 for what the user can mend, 1 for a crash."""
     argv = list(sys.argv if argv is None else argv)
     try:
-        return _main(argv)
+        return without_reader(partial(_main, argv))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hidden(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -166,10 +172,11 @@ def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]
     return []
 
 
-def take_mongo(config: dict[str, Any], option: str | None) -> str:
-    """Remove the database's address from the configuration, which is recorded, and return it."""
+def take_mongo(config: dict[str, Any], option: str | None) -> Address | None:
+    """Remove the database's address from the configuration, which is recorded, and return it parsed."""
     in_config = config.pop("mongo", "")
-    return option or in_config or os.environ.get("LOLM_MONGO_URL", "")
+    given = (("--mongo", option), ("mongo", in_config), ("LOLM_MONGO_URL", os.environ.get("LOLM_MONGO_URL")))
+    return next((parse(text, name) for name, text in given if text), None)
 
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
@@ -197,11 +204,11 @@ def _any_checkout() -> Path | None:
 
 def _check_updates_written_well(arguments: Sequence[str]) -> None:
     if "with" not in arguments:
-        stray = [a for a in arguments if "=" in a and not a.startswith("-")]
+        stray = [a for a in hidden_words(arguments) if "=" in a and not a.startswith("-")]
         if stray:
             raise ConfigError(f"{stray[0]} stands before the word `with`; write `with {' '.join(stray)}`.")
         return
-    for update in arguments[arguments.index("with") + 1 :]:
+    for update in hidden_words(arguments[arguments.index("with") + 1 :]):
         if not update.startswith("-") and "=" not in update:
             raise ConfigError(f"{update} after `with` sets nothing; write KEY=VALUE without spaces around the sign.")
 
@@ -216,13 +223,45 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
     try:
         options = docopt(internal_usage, list(arguments), default_help=False)
     except SystemExit as error:
-        raise ConfigError(f"{shlex.join(arguments)} is not understood; see --help for the form.") from error
+        shown = shlex.join(hidden_words(arguments))
+        raise ConfigError(f"{shown} is not understood; see --help for the form.") from error
     if options["COMMAND"] not in (None, *SACRED_COMMANDS):
         raise ConfigError(
             f"{options['COMMAND']} is neither an option nor KEY=VALUE after `with`, nor one of Sacred's commands "
             f"{', '.join(SACRED_COMMANDS)}; see --help for the form."
         )
+    _check_options(options)
     return updates, options
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what Sacred's own options cannot be here; most values it looks at much later."""
+    if options["--queue"]:
+        raise ConfigError("-q (--queue) cannot be used, as nothing starts queued runs; leave it out to start the run.")
+    if options["--enforce_clean"]:
+        raise ConfigError(
+            "-e (--enforce_clean) cannot be used, as a run is not bound to a repository; leave it out: info.json names "
+            "the commit, with -dirty where files differ from it."
+        )
+    if options["--mongo_db"] is not None and not re.fullmatch(r"[\w.:!-]+", options["--mongo_db"]):
+        raise ConfigError("-m (--mongo_db) is Sacred's, which takes HOST:PORT:NAME alone; set --mongo to an address.")
+    number, level, capture = options["--id"], options["--loglevel"], options["--capture"]
+    if number is not None and not (number.isdecimal() and number.isascii()):
+        raise ConfigError(f"--id={number} is not a number, as those of records are; set it to one such as 7.")
+    if level is not None and not level.isdecimal() and level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"--loglevel={level} is not a level; set it to DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+    if capture not in (None, "no", "sys", "fd"):
+        raise ConfigError(f"--capture={capture} is not a way to capture; set it to no, sys or fd.")
+    for name in ("--beat-interval", "--priority"):
+        if (value := options[name]) is not None and not _is_number(value):
+            raise ConfigError(f"{name}={value} is not a number; set it to one such as 10.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _notes(layers: Sequence[config_files.Layer], config: Mapping[str, Any]) -> list[str]:

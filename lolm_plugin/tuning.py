@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
+from lolm_plugin import strict_json
 from lolm_plugin.paths import cache_dir
 
 FILE = "machine.json"
@@ -131,7 +132,7 @@ def _write(machines: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump(machines, file, indent=2)
+            file.write(strict_json.dumps(machines, indent=2))
         os.replace(file.name, folder / FILE)
     except OSError:
         pass  # a cache that cannot be written to costs a measurement, not a run

@@ -1,6 +1,7 @@
 """What keeps the code base findable: the direction of imports, the comment of every key."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_every_key_has_a_comment(path):
         key, _, rest = line.partition(":")
         if key.strip() and not line.startswith("#") and rest.strip():
             assert " # " in line, f"{path.name}: {key.strip()}"
+
+
+def test_every_json_file_is_strict_json():
+    """Files are written by ``strict_json``; ``json.dumps`` itself is for checksums."""
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "json.dump(" not in text, path
+        for line in text.splitlines():
+            if re.search(r"(?<!strict_)json\.dumps\(", line) and path.name != "strict_json.py":
+                assert re.search(r"sort_keys=True.*\.encode\(\)", line), f"{path}: {line.strip()}"
 
 
 def test_no_file_is_long():

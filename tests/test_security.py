@@ -12,7 +12,7 @@ from lolm_plugin import config_files
 from lolm_plugin.checkpoints import manifest
 from lolm_plugin.checkpoints.files import load_tensors
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import hidden
+from lolm_plugin.passwords import hidden, hidden_words, parse
 from lolm_plugin.tracking.file_observer import FileObserver
 from tests.resume.runs import line, models, steps, train
 
@@ -100,6 +100,79 @@ def test_a_password_in_an_address_is_in_no_record_and_no_output(tmp_path):
     assert "mongodb://***@localhost:1/db" in written
     assert "s3cret" not in written
     assert hidden(f"main.py -m {address} with x=1") == "main.py -m mongodb://***@localhost:1/db with x=1"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("mongodb://me:s3 cret@h/x", "mongodb://***@h/x"),
+        ("mongodb://me:s3%2Fcret%40@h:27017,g/x", "mongodb://***@h:27017,g/x"),
+        ("mongodb+srv://s3cret@h", "mongodb+srv://***@h"),
+        (
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:s3cret&w=1",
+            "mongodb://h/?authMechanismProperties=***&w=1",
+        ),
+        (
+            "mongodb://h/x?tlsCertificateKeyFilePassword=s3 cret;tls=true",
+            "mongodb://h/x?tlsCertificateKeyFilePassword=***&tls=true",
+        ),
+        ("mongodb://[::1]:27017/x", "mongodb://[::1]:27017/x"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(address, shown):
+    parsed = parse(address, "--mongo")
+    assert str(parsed) == shown
+    assert parsed.text == address
+    assert "s3" not in repr(parsed)
+    assert hidden_words([f"--mongo={address}", "with", f"mongo={address}"]) == [
+        f"--mongo={shown}",
+        "with",
+        f"mongo={shown}",
+    ]
+    assert "s3" not in parsed.hide(f"no server at {address}")
+
+
+def test_a_drivers_words_are_shown_without_the_secrets_of_its_address():
+    address = parse("mongodb://me:s3%2Fcret%40@h/?authMechanismProperties=A:b,TOKEN:s4cret", "--mongo")
+    said = address.hide("neither s3/cret@ nor s3%2Fcret%40 nor s4cret is accepted")
+    assert said == "neither *** nor *** nor *** is accepted"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("mongodb://me:s3/cret@h/x", "mongodb://me:s3@cret@h/x", "mongodb://me:s3?cret@h", "mongodb://me:s3:cret@h"),
+        *("mongodb://me:s3%cret@h", "mongodb://me:pw@h/x?password=s3@cret", "mongodb://h/x?s3cret", "s3cret@h/x"),
+        *("mongodb:///s3cret", "mongodb://me:pw@h s3cret/x", "postgres://me:s3cret@h/x"),
+    ],
+)
+def test_an_address_that_cannot_be_parsed_is_refused_without_quoting_it(address, tmp_path, capfd):
+    with pytest.raises(ConfigError) as refused:
+        parse(address, "mongo")
+    assert str(refused.value).startswith("mongo ")
+    assert not [part for part in ("s3", "cret") if part in str(refused.value)]
+    if "://" in address and not address.startswith("postgres"):
+        assert "cret" not in "".join(hidden_words([f"--mongo={address}", address]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--mongo=mongodb://me:s3/cret@h/x"],
+        ["with", "mongo=mongodb://me:s3@cret@h/x"],
+        ["mongo=mongodb://me:s3 cret@h/x"],
+        ["with", "mongo", "mongodb://me:s3 cret@h/x"],
+        ["with", "mongo={'a': 'mongodb://me:s3 cret@h/x'}"],
+        ["--no-such-flag", "with", "mongo=mongodb://me:s3 cret@h/x"],
+        ["-m", "mongodb://me:s3 cret@h/x"],
+    ],
+)
+def test_a_command_line_that_is_refused_shows_no_secret(arguments, tmp_path, capfd):
+    line = ["--config=updet_mappo", "--env-config=probe", "--epymarl=none"]
+    assert train(tmp_path / "run", *line, *arguments) == 2
+    printed = "".join(capfd.readouterr())
+    assert printed.startswith("error: ")
+    assert "s3" not in printed
 
 
 @pytest.mark.parametrize(

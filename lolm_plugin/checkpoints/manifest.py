@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lolm_plugin import strict_json
+
 NAME = "manifest.json"
 FORMAT = 2  # 1: lolm_plugin 0.1.0, which wrote no manifest
 LARGEST = 64 * 2**20  # bytes of a manifest; a longer file is none of ours
@@ -25,9 +27,9 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         sync(path)
-    body = json.loads(json.dumps({"format": FORMAT, "files": files, "facts": dict(facts)}, default=_number))
+    body = json.loads(strict_json.dumps({"format": FORMAT, "files": files, "facts": dict(facts)}, default=_number))
     path = folder / NAME
-    path.write_text(json.dumps({"sha256": _of(body), "body": body}, indent=1))
+    path.write_text(strict_json.dumps({"sha256": _of(body), "body": body}, indent=1))
     for written in (path, *(child for child in folder.rglob("*") if child.is_dir()), folder):
         sync(written)
 
@@ -112,7 +114,7 @@ def _before_manifests(folder: Path) -> bool:
 
 def _number(value: Any) -> Any:
     """numpy's numbers as Python's."""
-    return value.item()
+    return strict_json.finite(value.item())
 
 
 def _of(body: Any) -> str:

@@ -1,11 +1,12 @@
 """Decisions of test episodes, for analysis: one line of JSON each, readable while they are played."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lolm_plugin import strict_json
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import entropy
 from lolm_plugin.observations.description import Description
 from lolm_plugin.observations.layout import ObservationLayout
@@ -39,10 +40,8 @@ class DecisionLog:
             self._begun += self._rows
             self._rows = int(running.nonzero().max()) + 1  # the last batch of a test may have idle rows
             self._unplayed = {}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         going_on = running.nonzero().flatten().tolist()
-        with self.path.open("a") as file:
-            file.writelines(line for episode in going_on for line in self._unplayed.pop(episode, []))
+        self._append([line for episode in going_on for line in self._unplayed.pop(episode, [])])
         obs = batch["obs"][:, t]
         if isinstance(self.layout, Description):
             observed, meanings = None, self.layout.meaning(obs)
@@ -70,7 +69,18 @@ class DecisionLog:
                 line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
-            self._unplayed.setdefault(episode, []).append(json.dumps(line) + "\n")
+            self._unplayed.setdefault(episode, []).append(strict_json.dumps(line) + "\n")
+
+    def _append(self, lines: list[str]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise ConfigError(
+                f"decisions_file={self.path} cannot be written ({error.strerror}); set it to a file in a folder that "
+                "can be, or to nothing."
+            ) from error
 
     def _names(self, agent: int) -> list[str]:
         """The entities in the order of an agent's tokens."""

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import training
+from lolm_plugin import strict_json, training
 from lolm_plugin.checkpoints import store
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.passwords import hidden_words, holds_address
 
 JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
 
@@ -33,17 +34,20 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
         if {key: before.get(key) for key in content} != content:
             changed = set(content["arguments"]) ^ set(before["arguments"])
             raise ConfigError(
-                f"{folder} holds a run with other settings ({', '.join(sorted(changed))}); set --results to another "
-                "folder, or remove this one."
+                f"{folder} holds a run with other settings ({', '.join(hidden_words(sorted(changed)))}); set --results "
+                "to another folder, or remove this one."
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, {**content, "host": host})
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing."""
+    """All of it or nothing. A file with the address of a database, which may hold a password, is its owner's alone."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.unlink(missing_ok=True)  # of a process that had the same number: touch would keep its mode
+    text = strict_json.dumps(content, indent=1)
+    unfinished.touch(0o600 if holds_address(text) else 0o666)
+    unfinished.write_text(text)
     unfinished.replace(file)
 
 

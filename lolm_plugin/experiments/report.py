@@ -1,12 +1,12 @@
 """``lolm report DIR``: what the runs below a folder say, as a page, pictures, and tables for a paper."""
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import figures, marl_eval, page, records, tables
 from lolm_plugin.experiments.results import WIN_RATE, Results, sort
@@ -73,7 +73,7 @@ def _write(out: Path, title: str, results: Results, found: Sequence[Table]) -> N
         (picture, figures.draw(picture, out / "figures", results.metric == WIN_RATE))
         for picture in tqdm(pictures, desc="figures", unit="figure", leave=False)
     ]
-    (out / "results.json").write_text(json.dumps(marl_eval.export(results.counted), indent=1))
+    (out / "results.json").write_text(strict_json.dumps(marl_eval.export(results.counted), indent=1))
     (out / "index.html").write_text(page.html(title, results, drawn, found))
 
 

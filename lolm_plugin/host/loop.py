@@ -7,11 +7,12 @@ what a checkpoint needs besides.
 
 import datetime
 import logging
+import math
 import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -24,7 +25,7 @@ from lolm_plugin import __version__
 from lolm_plugin.checkpoints import store as checkpoints
 from lolm_plugin.checkpoints.store import Checkpoint, SaveError, Store
 from lolm_plugin.config_files import merge
-from lolm_plugin.errors import ConfigError, NumbersError
+from lolm_plugin.errors import ConfigError, NumbersError, optional
 from lolm_plugin.host import Host, progress, testing
 from lolm_plugin.host.parts import Parts, assemble, play
 from lolm_plugin.host.progress import Progress
@@ -96,13 +97,17 @@ def run(
             else:
                 (training or Training)(host, parts, _run, config, start, resume, stop).run()
                 log.info("Finished Training")
-        finally:
+        except BaseException:
+            runner.close_env()
+            raise
+        with optional("The environment could not be closed", log):
             runner.close_env()
     if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
-        with suppress(OSError):  # a full disk costs no finished run
+        with optional("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
-        logger.finish()
+        with optional("The trackers could not be closed", log):
+            logger.finish()
     return next(iter(_score(logger)), None)
 
 
@@ -361,9 +366,10 @@ class Training:
 
 
 def _score(logger: Any) -> list[float]:
-    """How the last test went, what counts most first."""
+    """How the last test went, what counts most first; empty where a number of it is not finite."""
     names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
-    return [float(logger.stats[name][-1][1]) for name in names if logger.stats.get(name)]
+    score = [float(logger.stats[name][-1][1]) for name in names if logger.stats.get(name)]
+    return score if all(map(math.isfinite, score)) else []
 
 
 def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:

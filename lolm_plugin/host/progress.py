@@ -1,6 +1,7 @@
 """How far a run has come, beside what its learner knows: what a checkpoint keeps so that another process goes on."""
 
 import json
+import math
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lolm_plugin import strict_json
 from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.host.parts import Parts
 
@@ -40,8 +42,8 @@ def save(parts: Parts, progress: Progress, folder: Path) -> None:
         "python": [python[0], list(python[1]), python[2]],
         "numpy": [gauss[0], gauss[1].tolist(), *gauss[2:]],
     }
-    (folder / "progress.json").write_text(json.dumps(content))
-    (folder / "metrics.json").write_text(json.dumps(_series(parts.logger)))
+    (folder / "progress.json").write_text(strict_json.dumps(content))
+    (folder / "metrics.json").write_text(strict_json.dumps(_series(parts.logger)))
     generators = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         generators |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -59,7 +61,8 @@ def load(parts: Parts, folder: Path) -> Progress:
     if not file.is_file():
         return Progress(last_save_t=int(folder.name))
     content = json.loads(file.read_text())
-    _load_runner_state(parts.runner, content["runner"])
+    runner = content["runner"]
+    _load_runner_state(parts.runner, {**runner, **{key: _numbers(runner[key]) for key in ("returns", "sums")}})
     parts.learner.last_log = content["learner_last_log"]
     version, words, gauss = content["python"]
     random.setstate((version, tuple(words), gauss))
@@ -76,9 +79,19 @@ def load(parts: Parts, folder: Path) -> Progress:
         for name in [name for name in series if name.startswith("test_")]:
             series[name] = [point for point in series[name] if point[0] != done.end_test_t]
         done.end_test_t, done.score = NEVER, None
-    for t_env, name, value in sorted((t, name, value) for name, points in series.items() for t, value in points):
+    points = [(t, name, _numbers(value)) for name, points in series.items() for t, value in points]
+    for t_env, name, value in sorted(points, key=lambda point: point[:2]):
         parts.logger.log_stat(name, value, t_env)
     return done
+
+
+def _numbers(content: Any) -> Any:
+    """NaN again for each null, which stands for it in a file."""
+    if isinstance(content, dict):
+        return {key: _numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_numbers(value) for value in content]
+    return math.nan if content is None else content
 
 
 def _runner_state(runner: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lolm_plugin import __version__, registry
+from lolm_plugin import __version__, registry, strict_json
 from lolm_plugin.checkpoints.files import (
     load_optimiser_tensors,
     load_tensors,
@@ -41,7 +41,7 @@ def save(learner: Any, path: str) -> None:
         "map_bound": learner.mac.map_bound(),
         "shape": _shape(learner),
     }
-    Path(path, "learner.json").write_text(json.dumps(facts, indent=2))
+    Path(path, "learner.json").write_text(strict_json.dumps(facts, indent=2))
 
 
 def load(learner: Any, path: str) -> None:

@@ -3,6 +3,7 @@
 Every runner shares this, so that all of them log the same names at the same times.
 """
 
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,18 @@ import numpy as np
 
 # So far in the past that the first training run is always logged.
 NEVER = -1_000_000
+
+# What runners, controllers and learners log by themselves, and the beginnings of names of tests and imitations.
+RESERVED = ("ep_length", "return", "total_return", "episode", "epsilon", "prompt_tokens")
+RESERVED_FORMS = re.compile(r"(env|test|sampled|teacher|imitate)_.*|agent_\d+_return")
+
+
+def env_name(key: str) -> str:
+    """The name of the series (without ``_mean``) of a key of an environment's ``info``: ``env_KEY`` where it is taken.
+
+    Different keys have different names.
+    """
+    return f"env_{key}" if key in RESERVED or RESERVED_FORMS.fullmatch(key) else key
 
 
 class _Tally:
@@ -26,9 +39,11 @@ class EpisodeStats:
     """Bookkeeping of finished episodes, with the names and the timing of EPyMARL's runners.
 
     Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: its sum over the episodes divided by
-    their number, an absent key counting 0. Episode lengths are logged as ``ep_length_mean``, returns as
-    ``return_mean`` and ``return_std``, or with ``common_reward=False`` as ``agent_<i>_return_*`` and
-    ``total_return_*``. Test episodes have the prefix ``test_``.
+    their number, an absent key counting 0. A key whose name is taken (``env_name``), such as ``return``, is
+    logged as ``env_k_mean``, and a value that is no number is left out; either is said once. Episode lengths
+    are logged as ``ep_length_mean``, returns as ``return_mean`` and ``return_std``, or with
+    ``common_reward=False`` as ``agent_<i>_return_*`` and ``total_return_*``. Test episodes have the prefix
+    ``test_``.
 
     ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, by the time something
     is logged, ``n_agents``.
@@ -40,6 +55,7 @@ class EpisodeStats:
         self.log_train_stats_t = NEVER
         self._train = _Tally()
         self._test = _Tally()
+        self._said: set[str] = set()  # keys of infos that a warning was about
 
     @property
     def tested(self) -> int:
@@ -83,8 +99,7 @@ class EpisodeStats:
         tally.returns.extend(returns)
         tally.sums["ep_length"] += sum(lengths)
         for info in infos:
-            # numpy's numbers, which environments give, too, add up otherwise than those read from a checkpoint.
-            tally.sums.update({name: float(value) for name, value in info.items()})
+            tally.sums.update(self._numbers(info))
 
         if test_mode:
             due = len(tally.returns) == self.args.test_nepisode
@@ -99,6 +114,25 @@ class EpisodeStats:
             self._train = _Tally()
             self.log_train_stats_t = t_env
         return not test_mode
+
+    def _numbers(self, info: Mapping[str, Any]) -> dict[str, float]:
+        """What is logged of an episode's ``info``, by name."""
+        found = {}
+        for key, value in info.items():
+            name = env_name(key)
+            if name != key:
+                self._say_once(key, f"is logged as {name}_mean, as {key}_mean is a name of the program's own")
+            try:
+                # numpy's numbers, which environments give, too, add up otherwise than those read from a checkpoint.
+                found[name] = float(value)
+            except (TypeError, ValueError):
+                self._say_once(key, f"is not logged, as its value is no number ({type(value).__name__})")
+        return found
+
+    def _say_once(self, key: str, what: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self.logger.console_logger.warning("%s in the environment's info %s.", key, what)
 
     def _log(self, tally: _Tally, t_env: int, prefix: str) -> None:
         returns = np.array(tally.returns, dtype=np.float64)

@@ -42,6 +42,6 @@ def draw_curve(metrics: Metrics, title: str, path: Path) -> None:
         if len(lines) > 1:
             axis.legend(frameon=False)
     axes[0][0].set_ylim((-0.03, 1.03) if shown[0][0] == "win rate" else None)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may have any character
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import hidden
+from lolm_plugin.passwords import Address, parse
 from lolm_plugin.tracking import import_runs, mongo, omniboard
 
 AGAIN = 15.0  # seconds between looks at what the runs have done since
@@ -34,24 +34,25 @@ def main(arguments: Sequence[str]) -> int:
         "lolm dashboard", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="runs to show; default results")
-    given = os.environ.get(import_runs.VARIABLE)
+    default = os.environ.get(import_runs.VARIABLE)
     parser.add_argument(
-        "--mongo", metavar="URL", default=given, help=f"a MongoDB in its place; ${import_runs.VARIABLE}"
+        "--mongo", metavar="URL", default=default, help=f"a MongoDB in its place; ${import_runs.VARIABLE}"
     )
     parser.add_argument("--port", type=int, help="of the page; default one that is free")
     options = parser.parse_args(list(arguments))
     folder = Path(options.dir)
     if not options.mongo and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one with runs below it, or set --mongo to a database.")
+    given = parse(options.mongo, "--mongo") if options.mongo else None
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         omniboard.install()
-        with _database(options.mongo, folder) as url:
-            database = mongo.connect(url)
+        with _database(given, folder) as address:
+            database = mongo.connect(address)
             if not options.mongo:
                 outcomes = Counter(import_runs.import_all(list(import_runs.find(folder)), database))
                 print(f"{sum(outcomes.values())} runs below {folder}")
-            _show(url, database, options.port or omniboard.free_port(), None if options.mongo else folder)
+            _show(address, database, options.port or omniboard.free_port(), None if options.mongo else folder)
     except KeyboardInterrupt:
         print("stopped")
     finally:
@@ -59,17 +60,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _show(url: str, database: Any, port: int, folder: Path | None) -> None:
+def _show(address: Address, database: Any, port: int, folder: Path | None) -> None:
     from pymongo.errors import PyMongoError
 
     try:
         omniboard.set_up(database)
     except PyMongoError as error:
         raise ConfigError(
-            f"--mongo={hidden(url)} does not answer ({hidden(str(error)).splitlines()[0][:200]}); start it, or leave "
+            f"--mongo={address} does not answer ({address.hide(str(error)).splitlines()[0][:200]}); start it, or leave "
             "--mongo out for an embedded database."
         ) from error
-    process = omniboard.start(url, port)
+    process = omniboard.start(address.text, port)
     try:
         print(f"Omniboard: http://127.0.0.1:{port}/sacred   (Ctrl-C stops it)", flush=True)
         while process.poll() is None:
@@ -82,10 +83,10 @@ def _show(url: str, database: Any, port: int, folder: Path | None) -> None:
 
 
 @contextmanager
-def _database(url: str | None, folder: Path) -> Iterator[str]:
+def _database(address: Address | None, folder: Path) -> Iterator[Address]:
     """The address of the database: the given one, or an embedded server's that keeps its files below ``folder``."""
-    if url:
-        yield url
+    if address:
+        yield address
         return
     try:
         from secantus import SecantusDBServer
@@ -100,7 +101,7 @@ def _database(url: str | None, folder: Path) -> Iterator[str]:
     )
     server.start()
     try:
-        yield f"mongodb://127.0.0.1:{server.port}/{mongo.DATABASE}"
+        yield parse(f"mongodb://127.0.0.1:{server.port}/{mongo.DATABASE}", "--mongo")
     finally:
         server.stop()
 

@@ -1,15 +1,15 @@
 """``lolm export-run ID --mongo URL``: a run from a MongoDB back to the files that Sacred writes."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import hidden
+from lolm_plugin.passwords import parse
 from lolm_plugin.tracking import mongo
 from lolm_plugin.tracking.import_runs import VARIABLE
 from lolm_plugin.tracking.run_documents import TIMES
@@ -50,11 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.out or f"run-{options.id}")
     if folder.exists():
         raise ConfigError(f"--out={folder} exists already; name a folder that does not.")
-    database = mongo.connect(options.mongo)
+    address = parse(options.mongo, "--mongo")
+    database = mongo.connect(address)
     try:
         export(database, options.id, folder)
     except PyMongoError as error:
-        print(f"error: {hidden(options.mongo)} does not give the run ({hidden(str(error))}).")
+        print(f"error: {address} does not give the run ({address.hide(str(error))}).")
         return 1
     print(f"run {options.id} is in {folder}")
     return 0
@@ -90,7 +91,7 @@ def export(database: Any, number: int, folder: Path) -> None:
     info = {key: value for key, value in (run.get("info") or {}).items() if key != "metrics"}
     written = {"run": content, "config": run["config"], "info": info, "metrics": metrics}
     for name, value in written.items():
-        (folder / f"{name}.json").write_text(json.dumps(value, indent=2, sort_keys=True, default=str))
+        (folder / f"{name}.json").write_text(strict_json.dumps(value, indent=2, sort_keys=True, default=str))
     (folder / "cout.txt").write_text(run.get("captured_out") or "")
 
 

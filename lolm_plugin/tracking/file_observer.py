@@ -1,8 +1,11 @@
-"""Sacred's file record, whole at every moment, that a full disk does not end."""
+"""Sacred's file record: whole at every moment, not ended by a disk that fails for a while, of bounded cost."""
 
-import json
 import logging
+import math
 import os
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,62 +13,184 @@ from typing import Any
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
+from lolm_plugin import strict_json
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden
+
+# Seconds until a file is written again, per second that writing it took: writing takes at most 1/20 of the time.
+# The record of a killed run lacks at most this pause and one heartbeat (10 seconds): 10 s for a record that is written
+# in 0.5 s, 30 s for one of 100 MB that takes 1 s. A larger value costs less time and loses more.
+PAUSE = 20.0
+LAST = 15.0  # seconds that are spent on the record's end while the disk fails
+RETRY = 0.5  # seconds between tries then
+ORDER = ("config.json", "metrics.json", "info.json", "cout.txt", "run.json")  # run.json last: it vouches for the rest
 
 
 class FileObserver(FileStorageObserver):
     """Writes each file anew beside the old one and then in its place.
 
     Where that fails, as on a full disk, one line says so, the old file stays, and the next heartbeat, which has
-    everything since, tries again. Series are kept in memory: Sacred's own would be read back and lost with a file.
+    everything since, tries again. Nothing is raised: Sacred never calls an observer again that has raised.
+
+    ``run.json`` has a key ``whole``: true once the run is over and everything it recorded is in these files, false
+    until then. A record whose ``whole`` is false misses its end, whatever its status is. Records by others, and older
+    ones, have no such key.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Sacred's constructor."""
         super().initialize(*args, **kwargs)
         self._metrics: dict[str, dict[str, list]] = {}
+        self._whole = False
+        self._printed: str | None = None  # what cout.txt holds, or will with the next writing
+        self._lock = threading.RLock()  # the heartbeat is a thread, and Sacred waits only 2 seconds for its last beat
+        self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # what a file is to hold
+        self._not_before: dict[str, float] = {}
         self._failing: set[str] = set()  # names of files that the disk did not take last time
+        self._not_finite: set[str] = set()  # names of series with a value that was NaN or infinite
 
     def started_event(self, *args: Any, **event: Any) -> str:
-        """Sacred's, which records how the program was called: without passwords."""
-        return super().started_event(*args, **{**event, "meta_info": hidden(event["meta_info"])})
+        """Sacred's, which records how the program was called: without secrets.
+
+        Raises:
+            ConfigError: the record's folder cannot be made, or is another run's.
+        """
+        try:
+            number = super().started_event(*args, **{**event, "meta_info": hidden(event["meta_info"])})
+        except FileExistsError as error:
+            raise ConfigError(
+                f"--id={event['_id']} is the number of a record that exists ({error.filename}); set --id to another "
+                "number, or leave it out."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{self.basedir} cannot take the run's record ({error.strerror}); make room there, or set "
+                "local_results_path to another folder."
+            ) from error
+        self._write_due()
+        return number
+
+    def heartbeat_event(self, *args: Any, **event: Any) -> None:
+        """Sacred's, called every 10 seconds: write what has changed."""
+        with self._lock:
+            super().heartbeat_event(*args, **event)
+            self._write_due()
+
+    def completed_event(self, *args: Any, **event: Any) -> None:
+        """Sacred's."""
+        self._end(super().completed_event, *args, **event)
+
+    def interrupted_event(self, *args: Any, **event: Any) -> None:
+        """Sacred's."""
+        self._end(super().interrupted_event, *args, **event)
+
+    def failed_event(self, *args: Any, **event: Any) -> None:
+        """Sacred's; the trace is recorded without secrets."""
+        self._end(super().failed_event, *args, **{key: hidden(value) for key, value in event.items()})
+
+    def close(self, printed: str, seconds: float = LAST) -> None:
+        """Write what is missing, once Sacred's heartbeat is over; ``printed`` is what the run printed.
+
+        A disk that fails is tried for ``seconds``; a line says what the record lacks then.
+        """
+        if self.dir is None or self.run_entry is None:
+            return
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            self.cout = printed
+            self.save_cout()
+            while not self._finish():
+                if time.monotonic() >= deadline:
+                    lacking = ", ".join(sorted(self._pending))
+                    logging.getLogger("lolm").warning(
+                        "The record %s misses its end: %s could not be written.", self.dir, lacking
+                    )
+                    return
+                time.sleep(RETRY)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Write or keep what was there."""
-        path = Path(self.dir, filename)
-        unfinished = path.with_name(f".{filename}.writing")
+        """Have a file written at the next occasion; ``obj`` is looked at then."""
+        marked = filename == "run.json"
+        self._pending[filename] = lambda: strict_json.dumps(
+            flatten({**obj, "whole": self._whole} if marked else obj), sort_keys=True, indent=2
+        )
+
+    def save_cout(self) -> None:
+        """Have what was printed written at the next occasion; it is of bounded size."""
+        if self.cout != self._printed:
+            self._printed = printed = self.cout
+            self._pending["cout.txt"] = lambda: printed
+
+    def log_metrics(self, metrics_by_name: dict[str, dict[str, list]], info: dict[str, Any]) -> None:
+        """Add what was measured since the last heartbeat; ``heartbeat_event`` writes it."""
+        with self._lock:
+            for name, new in metrics_by_name.items():
+                series = self._metrics.setdefault(name, {"values": [], "steps": [], "timestamps": []})
+                series["values"] += [self._number(name, value) for value in new["values"]]
+                series["steps"] += new["steps"]
+                series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
+            if metrics_by_name:
+                self._pending["metrics.json"] = self._metrics_text
+
+    def _number(self, name: str, value: Any) -> Any:
+        """A value of a series as JSON has it: null for NaN and infinity, which is said once."""
+        value = value if isinstance(value, float | int) else flatten(value)
+        if not isinstance(value, float) or math.isfinite(value):
+            return value
+        if name not in self._not_finite:
+            self._not_finite.add(name)
+            logging.getLogger("lolm").warning(
+                "%s is %s: its record holds null for such values (said once for each name).", name, value
+            )
+        return None
+
+    def _metrics_text(self) -> str:
+        return strict_json.dumps(self._metrics, sort_keys=True)
+
+    def _end(self, event: Callable[..., None], *args: Any, **given: Any) -> None:
+        """Record how the run ended; not for one that never began to be recorded."""
+        if self.run_entry is not None:
+            with self._lock:
+                event(*args, **given)
+                self._write_due(now=True)
+
+    def _finish(self) -> bool:
+        """Write what is pending, then run.json with its mark; returns whether all of it is on the disk."""
+        self._write_due(now=True)
+        if self._pending:
+            return False
+        self._whole = True
+        self.save_json(self.run_entry, "run.json")
+        self._write_due(now=True)
+        return not self._pending
+
+    def _write_due(self, now: bool = False) -> None:
+        """Write the pending files, those that take long only now and then, or ``now``."""
+        for name in sorted(self._pending, key=lambda name: ORDER.index(name) if name in ORDER else -1):
+            if now or time.monotonic() >= self._not_before.get(name, 0.0):
+                self._write(name)
+
+    def _write(self, name: str) -> None:
+        make, path, began = self._pending.pop(name), Path(self.dir, name), time.monotonic()
+        unfinished = path.with_name(f".{name}.writing")
         try:
-            with unfinished.open("w") as file:
-                json.dump(flatten(obj), file, sort_keys=True, indent=2)
+            text = make()
+            with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            if filename not in self._failing:
-                logging.getLogger("lolm").warning(
-                    "%s could not be written (%s); training goes on, and it is tried again.", path, error.strerror
-                )
-            self._failing.add(filename)
-        else:
-            self._failing.discard(filename)
-
-    def save_cout(self) -> None:
-        """Append what was printed since; kept for the next time where that fails."""
-        cursor, path = self.cout_write_cursor, Path(self.dir, "cout.txt")
-        length = path.stat().st_size if path.exists() else 0
-        try:
-            super().save_cout()
-        except OSError:
-            self.cout_write_cursor = cursor
+        except Exception as error:  # see the class: an observer that raises is never called again
+            self._pending.setdefault(name, make)
             with suppress(OSError):
-                os.truncate(path, length)
-
-    def log_metrics(self, metrics_by_name: dict[str, dict[str, list]], info: dict[str, Any]) -> None:
-        """Add what was measured since the last heartbeat to metrics.json."""
-        for name, new in metrics_by_name.items():
-            series = self._metrics.setdefault(name, {"values": [], "steps": [], "timestamps": []})
-            series["values"] += new["values"]
-            series["steps"] += new["steps"]
-            series["timestamps"] += [time.isoformat() for time in new["timestamps"]]
-        self.save_json(self._metrics, "metrics.json")
+                unfinished.unlink()
+            if name not in self._failing:
+                logging.getLogger("lolm").warning(
+                    "%s could not be written (%s); training goes on, and it is tried again.",
+                    path,
+                    getattr(error, "strerror", None) or error,
+                )
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
+            self._not_before[name] = time.monotonic() + PAUSE * (time.monotonic() - began)

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import hidden
+from lolm_plugin.passwords import parse
 from lolm_plugin.tracking import mongo, run_documents
 
 VARIABLE = "LOLM_MONGO_URL"
@@ -38,11 +38,12 @@ def main(arguments: Sequence[str]) -> int:
     folders = list(find(Path(options.dir)))
     if not folders:
         raise ConfigError(f"{options.dir} has no Sacred run below it (a folder with run.json); name one that does.")
-    database = mongo.connect(options.mongo)
+    address = parse(options.mongo, "--mongo")
+    database = mongo.connect(address)
     try:
         outcomes = Counter(import_all(folders, database))
     except PyMongoError as error:
-        print(f"error: {hidden(options.mongo)} does not take the runs ({hidden(str(error))}).")
+        print(f"error: {address} does not take the runs ({address.hide(str(error))}).")
         return 1
     print(", ".join(f"{outcomes[name]} {name}" for name in ("added", "updated", "unchanged")))
     return 0

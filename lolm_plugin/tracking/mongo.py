@@ -4,20 +4,20 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lolm_plugin import passwords
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import hidden
 from lolm_plugin.tracking.run_documents import Documents
 
 SECONDS = 5.0  # for the server to answer
 DATABASE = "sacred"  # where a URL names none
-FORM = "write it as mongodb://USER:PASSWORD@HOST:PORT/NAME"
 ATTEMPTS = 20  # at a number for a new run, while others take numbers, too
 
 Outcome = Literal["added", "updated", "unchanged"]
 
 
-def connect(url: str, seconds: float = SECONDS) -> Any:
-    """The database that ``url`` names, not yet spoken to. Raises ConfigError for what is no such URL."""
+def connect(url: str | passwords.Address, seconds: float = SECONDS) -> Any:
+    """The database at ``url``, not yet spoken to. Raises ConfigError for what is no address of one."""
+    address = passwords.parse(url, "--mongo") if isinstance(url, str) else url
     try:
         import pymongo
         from pymongo.errors import PyMongoError
@@ -26,14 +26,14 @@ def connect(url: str, seconds: float = SECONDS) -> Any:
             "a MongoDB needs the package pymongo, which is not installed; pip install 'lolm_plugin[dashboard]', or "
             "leave out --mongo and LOLM_MONGO_URL."
         ) from error
-    if not url.startswith(("mongodb://", "mongodb+srv://")):
-        raise ConfigError(f"--mongo={hidden(url)} cannot be used; {FORM}.")
     milliseconds = int(seconds * 1000)
     limits = dict.fromkeys(("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS"), milliseconds)
     try:
-        return pymongo.MongoClient(url, **limits).get_default_database(DATABASE)
-    except (PyMongoError, ValueError) as error:
-        raise ConfigError(f"--mongo={hidden(url)} cannot be used ({hidden(str(error))}); {FORM}.") from error
+        return pymongo.MongoClient(address.text, **limits).get_default_database(DATABASE)
+    except (PyMongoError, ValueError, OSError) as error:  # OSError: a certificate that cannot be read
+        reason = " ".join(address.hide(str(error)).split())
+        # From none: a traceback would show the error with the address in it.
+        raise ConfigError(f"--mongo={address} cannot be used ({reason}); write it as {passwords.FORM}.") from None
 
 
 def write(database: Any, documents: Documents) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sacred.observers import RunObserver
 
-from lolm_plugin.passwords import hidden
+from lolm_plugin.passwords import Address
 from lolm_plugin.tracking import mongo, run_documents
 
 AGAIN = 30.0  # seconds between tries while the database does not answer
@@ -26,9 +26,9 @@ class MongoObserver(RunObserver):
 
     priority = -10  # after the files are written
 
-    def __init__(self, url: str, folder: Callable[[], Path | None]) -> None:
-        self._url, self._folder = url, folder
-        self._database = mongo.connect(url)
+    def __init__(self, address: Address, folder: Callable[[], Path | None]) -> None:
+        self._address, self._folder = address, folder
+        self._database = mongo.connect(address)
         self._log = logging.getLogger("lolm")
         self._changed, self._closing = threading.Event(), threading.Event()
         self._works: bool | None = None  # None: not tried yet
@@ -55,7 +55,7 @@ class MongoObserver(RunObserver):
             self._log.warning(
                 "The database at %s lacks the end of this run; the file record is complete, and `lolm import-runs %s` "
                 "completes the database.",
-                hidden(self._url),
+                self._address,
                 self._folder(),
             )
 
@@ -90,12 +90,12 @@ class MongoObserver(RunObserver):
                 self._log.warning(
                     "The database at %s does not take this run (%s); training goes on, its file record is complete, "
                     "and it is tried again.",
-                    hidden(self._url),
-                    hidden(str(error)).splitlines()[0][:200],
+                    self._address,
+                    self._address.hide(str(error)).splitlines()[0][:200],
                 )
             self._works = False
             return False
         if self._works is False:
-            self._log.info("The database at %s has the whole run again.", hidden(self._url))
+            self._log.info("The database at %s has the whole run again.", self._address)
         self._works, self._copied = True, written
         return True

@@ -1,13 +1,15 @@
 """What a run leaves to read: a table, the Sacred directory, a PNG of the curve, the next command."""
 
 import json
+import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
+from lolm_plugin.errors import optional
 from lolm_plugin.tracking.curve import Metrics, draw_curve
 
 
@@ -37,8 +39,9 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     rows = [("run", title), ("host", host), *_results(metrics, config), ("wall time", _duration(time.time() - since))]
     rows.append(("Sacred run", str(run_dir)))
     if metrics and not config["evaluate"]:
-        draw_curve(metrics, title, run_dir / "curve.png")
-        rows.append(("curve", str(run_dir / "curve.png")))
+        with optional("The curve could not be drawn"):
+            draw_curve(metrics, title, run_dir / "curve.png")
+            rows.append(("curve", str(run_dir / "curve.png")))
     checkpoints = None if config["evaluate"] else checkpoint_dir(config, since)
     if checkpoints:
         rows.append(("checkpoints", str(checkpoints)))
@@ -115,17 +118,17 @@ def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str
 
     def last(name: str, label: str, form: str) -> None:
         if name in metrics:
-            values = metrics[name]["values"]
+            values = _numbers(metrics[name]["values"])
             rows.append((label, form.format(values[-1], max(values), values[0])))
 
     def curve(name: str, label: str, form: str) -> None:
         if name not in metrics:
             return
-        values, steps = metrics[name]["values"], metrics[name]["steps"]
+        values, steps = _numbers(metrics[name]["values"]), metrics[name]["steps"]
         if config["evaluate"]:
             rows.append((label, form.format(values[-1])))
             return
-        best = max(range(len(values)), key=lambda point: values[point])  # the first of equal ones
+        best = max(range(len(values)), key=lambda point: (not math.isnan(values[point]), values[point]))  # NaN never
         points = [("at the end", -1), ("at best", best), *([("before learning", 0)] if steps[0] == 0 else [])]
         rows.append((label, ", ".join(f"{form.format(values[i])} {word} (step {steps[i]:,})" for word, i in points)))
 
@@ -142,6 +145,11 @@ def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str
     last("ratio_epoch0", "ratio_epoch0", "{:.6f} (has to be 1)")
     last("agent_steps_per_second", "agent-steps/s", "{:.0f}")
     return rows
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """Values of a series; a record holds null for NaN."""
+    return [math.nan if value is None else value for value in values]
 
 
 def _duration(seconds: float) -> str:

@@ -54,6 +54,17 @@ CASES = {
         ["--config=updet_mappo", "--env-config=smax", "--epymarl=none", "with", "preset=published"],
         ["preset=published", "set preset to one of: reference"],
     ),
+    "a queue": ([*TINY, "-q"], ["-q (--queue)", "leave it out"]),
+    "a clean repository": ([*TINY, "-e"], ["-e (--enforce_clean)", "leave it out"]),
+    "a number that is none": ([*TINY, "-i", "../x"], ["--id=../x", "7"]),
+    "an unknown level": ([*TINY, "-l", "loud"], ["--loglevel=loud", "DEBUG"]),
+    "an unknown way to capture": ([*TINY, "-C", "all"], ["--capture=all", "no, sys or fd"]),
+    "a beat that is none": ([*TINY, "-b", "often"], ["--beat-interval=often", "a number"]),
+    "decisions into a folder": ([*TINY, "with", "decisions_file=tests"], ["decisions_file=tests", "is a folder"]),
+    "decisions that cannot be written": (
+        [*TINY, "with", "decisions_file=README.md/decisions.jsonl"],
+        ["decisions_file=README.md/decisions.jsonl", "cannot be written to"],
+    ),
     "unknown Sacred flag": ([*TINY, "--no-such-flag"], ["--no-such-flag", "--help"]),
 }
 

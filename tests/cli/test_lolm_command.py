@@ -1,10 +1,16 @@
 """``lolm prompt`` and ``lolm doctor``."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from lolm_plugin import cli
+from lolm_plugin import cli, streams
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("env", [("probe", "duel"), ("smax", "3s5z_vs_3s6z")])
@@ -65,3 +71,29 @@ def test_an_environment_that_cannot_start_is_told_in_a_sentence(capsys, monkeypa
     monkeypatch.setattr("lolm_plugin.envs.probe.make_env", broken)
     assert cli.main(["lolm", "prompt", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]) == 2
     assert "env=probe could not start a battle (OSError: no game here); `lolm doctor` tells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    """As in ``lolm --help | head -1``; Python's buffer decides when the pipe breaks."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "lolm_plugin", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == (streams.SIGPIPE_CODE if unbuffered else 0)
+
+
+def test_a_pipe_that_is_another_breaks_aloud():
+    def broken():
+        raise BrokenPipeError("an environment's")
+
+    with pytest.raises(BrokenPipeError, match="an environment's"):
+        streams.without_reader(broken)

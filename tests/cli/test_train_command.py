@@ -50,7 +50,11 @@ def test_leaves_a_sacred_run_a_picture_and_a_summary(trained):
     # What EPyMARL's plotting script reads.
     assert {"name", "env", "env_args", "common_reward", "reward_scalarisation", "seed"} <= config.keys()
     assert config["env_args"]["map_name"] == "2m_vs_1m"
-    assert json.loads((run_dir / "run.json").read_text())["status"] == "COMPLETED"
+    run = json.loads((run_dir / "run.json").read_text())
+    assert (run["status"], run["whole"]) == ("COMPLETED", True)
+    kept = (run_dir / "cout.txt").read_text()
+    for words in ("Host: ", "Beginning training for 300 timesteps", "play it again"):
+        assert words in kept
     for label in ("test win rate", "Sacred run", "curve", "checkpoints", "play it again"):
         assert label in printed
 

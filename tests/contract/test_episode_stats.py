@@ -77,3 +77,28 @@ def test_returns_of_each_agent():
         **{"agent_1_return_mean": 5, "agent_1_return_std": 3},
         **{"total_return_mean": 7, "total_return_std": 4, "ep_length_mean": 1},
     }
+
+
+TAKEN = ("ep_length", "return", "total_return", "episode", "agent_1_return", "test_battle_won", "sampled_return")
+
+
+def test_the_environments_names_never_land_in_the_runners_series(caplog):
+    episodes, logged = stats()
+    info = dict.fromkeys(TAKEN, -7.0) | {"battle_won": 1.0, "env_return": 3.0}
+    for _ in range(2):
+        episodes.record([5.0, 5.0], [4, 4], [info] * 2, t_env=100, test_mode=False)
+    assert logged["return_mean"] == [(100, 5)]
+    assert logged["ep_length_mean"] == [(100, 4)]
+    assert logged["env_env_return_mean"] == [(100, 3)]
+    for name in TAKEN:
+        assert logged[f"env_{name}_mean"] == [(100, -7)]
+        assert caplog.text.count(f"{name} in the environment's info is logged as env_{name}_mean") == 1
+    assert not [name for name in logged if name.startswith(("test_", "agent_", "total_", "sampled_"))]
+
+
+def test_what_is_no_number_in_an_info_is_left_out_and_said_once(caplog):
+    episodes, logged = stats()
+    episodes.record([1.0, 1.0], [1, 1], [{"episode": {"r": 1}, "name": "x", "score": 2}] * 2, t_env=9, test_mode=False)
+    assert logged["score_mean"] == [(9, 2)]
+    assert not [name for name in logged if "episode" in name or "name" in name]
+    assert caplog.text.count("name in the environment's info is not logged, as its value is no number (str)") == 1

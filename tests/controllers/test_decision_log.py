@@ -6,6 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
+from lolm_plugin.errors import ConfigError
+
 FORMS = {"dt2gs_mappo": {"attention", "subtask"}, "updet_mappo": {"attention"}, "rnn_mappo": set()}
 COMMON = {"t_env", "test_episode", "step", "agent", "unit", "action", "probability", "entropy"}
 
@@ -107,3 +109,9 @@ def test_probability_and_entropy_are_those_of_the_policy(new_learner, tiny_args,
             row = probabilities[line["agent"]]
             assert line["probability"] == pytest.approx(row.max().item(), abs=1e-3)
             assert line["entropy"] == pytest.approx(torch.distributions.Categorical(row).entropy().item(), abs=1e-3)
+
+
+def test_a_file_that_cannot_be_written_is_told_in_a_sentence(new_learner, tiny_args, play):
+    mac = new_learner(tiny_args({"decisions_file": "/proc/nowhere/x.jsonl"}, algorithm="rnn_mappo")).mac
+    with pytest.raises(ConfigError, match=r"decisions_file=/proc/nowhere/x.jsonl cannot be written"):
+        whole_episode(mac, play(mac, lengths=(4, 2, 3)), (4, 2, 3))

@@ -94,3 +94,14 @@ def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
     assert job.main(target) == 0
     parts = json.loads((record(target, 1) / "info.json").read_text())["transfer"]["parts"]
     assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]
+
+
+def test_a_file_with_an_address_is_its_owners_and_is_not_quoted(tmp_path):
+    address = "mongo=mongodb://me:s3 cret@h/x"
+    secret = put_down(tmp_path / "secret", address)
+    assert json.loads((secret / job.JOB).read_text())["arguments"][-1] == address, "the job needs it"
+    assert (secret / job.JOB).stat().st_mode & 0o077 == 0
+    assert (put_down(tmp_path / "open") / job.JOB).stat().st_mode & 0o044
+    with pytest.raises(ConfigError, match=r"mongodb://\*\*\*@h/x") as refused:
+        put_down(secret, "seed=3")
+    assert "s3" not in str(refused.value)

@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from lolm_plugin.envs.probe import ProbeVectorEnv
+from lolm_plugin.host.bundled.logger import Logger
 from lolm_plugin.learners.mappo_learner import MAPPOLearner
+from lolm_plugin.runners.vector_runner import VectorRunner
+from lolm_plugin.tracking import summary
 from tests.resume.runs import line, models, record, steps, train
 
 ARGUMENTS = line("updet_mappo", "probe", "duel", "t_max=900")
@@ -52,7 +55,9 @@ def test_a_reward_that_is_none_fails_the_run_and_is_kept(reward_of_nothing, tmp_
     batch = load_file(dump / "batch.safetensors")
     assert batch["reward"][3].isnan().any()
     assert batch["obs"].isfinite().all()
-    assert json.loads((record(folder, 1) / "run.json").read_text())["status"] == "FAILED"
+    run = json.loads((record(folder, 1) / "run.json").read_text())
+    assert (run["status"], run["whole"]) == ("FAILED", True)
+    assert "error: reward is nan at environment step" in (record(folder, 1) / "cout.txt").read_text()
     assert steps(folder), "nothing was saved before"
     whole(folder)
     monkeypatch.undo()
@@ -131,8 +136,13 @@ def test_an_update_that_breaks_off_is_not_saved(tmp_path, monkeypatch):
     assert len(steps(tmp_path / "run")) == 1
 
 
-def test_a_prompt_that_cannot_be_kept_costs_no_finished_run(tmp_path, monkeypatch):
-    write_text = Path.write_text
+def test_niceties_that_fail_cost_no_finished_run(tmp_path, monkeypatch, capfd):
+    """The picture, the example of a prompt, the trackers, the closing of the environment, the summary."""
+
+    def fail(*given, **options):
+        raise RuntimeError("no such luck")
+
+    write_text, close = Path.write_text, VectorRunner.close_env
 
     def full(path, *text, **options):
         if path.name == "prompt.txt":
@@ -140,5 +150,12 @@ def test_a_prompt_that_cannot_be_kept_costs_no_finished_run(tmp_path, monkeypatc
         return write_text(path, *text, **options)
 
     monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(VectorRunner, "close_env", lambda runner: (close(runner), fail()))
+    monkeypatch.setattr(Logger, "finish", fail)
+    monkeypatch.setattr(summary, "_results", fail)
     assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "t_max=30")) == 0
-    assert json.loads((record(tmp_path, 1) / "run.json").read_text())["status"] == "COMPLETED"
+    run = json.loads((record(tmp_path, 1) / "run.json").read_text())
+    assert (run["status"], run["whole"]) == ("COMPLETED", True)
+    printed = capfd.readouterr().err
+    for what in ("The example of a prompt", "The environment", "The trackers", "The summary"):
+        assert printed.count(f"{what} could not be") == 1

@@ -1,5 +1,6 @@
 """Generators that nobody owns, and statistics in the making, are put back as they were."""
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -92,3 +93,20 @@ def test_series_are_logged_again_in_their_order(tmp_path):
     after = parts(OursRunner)
     progress.load(after, folder)
     assert dict(after.logger.stats) == {"loss": [(10, 0.5), (20, 0.25)], "return": [(10, 1.0)]}
+
+
+def test_what_is_no_number_is_null_in_the_files_and_comes_back(tmp_path):
+    before = parts(OursRunner)
+    before.runner.stats.record([1.0], [3], [{"odd": float("nan")}], t_env=40, test_mode=False)
+    before.runner.stats.record([2.0], [3], [{"odd": float("nan")}], t_env=50, test_mode=False)
+    folder = tmp_path / "40"
+    folder.mkdir()
+    progress.save(before, Progress(episode=4), folder)
+    for name in ("progress.json", "metrics.json"):
+        json.loads((folder / name).read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    after = parts(OursRunner)
+    progress.load(after, folder)
+    ((step, value),) = after.logger.stats["odd_mean"]
+    assert step == 40
+    assert np.isnan(value)
+    assert np.isnan(after.runner.stats.state()["sums"]["odd"])

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import pytest
 
 from lolm_plugin import cli
+from lolm_plugin.passwords import parse
 from lolm_plugin.tracking import export_run, import_runs, mongo, mongo_observer, run_documents
 from lolm_plugin.tracking.mongo_observer import MongoObserver
 from tests.experiments.test_records import write
 from tests.resume.runs import PATIENCE, line, record, train
 
-SECRET = "s3cret-w0rd"
+SECRET = "s3cret w0rd"
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def test_there_and_back_again(tmp_path, url):
     [
         (["import-runs", "."], "set --mongo or LOLM_MONGO_URL"),
         (["import-runs", "nowhere", "--mongo", "mongodb://127.0.0.1:1/x"], "nowhere has no Sacred run below it"),
-        (["import-runs", "{runs}", "--mongo", "nonsense"], "--mongo=nonsense cannot be used"),
+        (["import-runs", "{runs}", "--mongo", "nonsense"], "--mongo is not the address of a MongoDB"),
         (["export-run", "7", "--mongo", "{url}"], "run 7 is not in this database"),
         (["export-run", "7", "--mongo", "{url}", "--out", "{runs}"], "exists already"),
     ],
@@ -224,10 +225,11 @@ def test_a_language_models_run_shows_what_it_read(tmp_path, url, monkeypatch):
 
 def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, hasty, said):
     monkeypatch.setattr(mongo_observer, "LAST", 1)
-    address = f"mongodb://me:{SECRET}@127.0.0.1:1/sacred"
+    address = f"mongodb://me:{SECRET}@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword={SECRET}"
     assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100"), f"mongo={address}") == 0
     first, last = said()
-    assert "The database at mongodb://***@127.0.0.1:1/sacred does not take this run" in first
+    shown = "mongodb://***@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword=***"
+    assert f"The database at {shown} does not take this run" in first
     assert "training goes on" in first
     assert "lacks the end of this run" in last
     assert "lolm import-runs results/sacred/updet_mappo/duel/1" in last
@@ -251,7 +253,7 @@ def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
         (folder / "run.json").write_text(json.dumps({**run, "status": status, "heartbeat": "2026-01-01T10:00:05"}))
 
     with served(tmp_path / "database") as address:
-        observer = MongoObserver(address, lambda: folder)
+        observer = MongoObserver(parse(address, "--mongo"), lambda: folder)
         observer.started_event()
         wait_until(lambda: mongo.connect(address).runs.count_documents({}) == 1)
         port = int(address.split(":")[2].split("/")[0])
@@ -285,7 +287,7 @@ def test_whatever_a_database_answers_training_does_not_wait(tmp_path, monkeypatc
 
     monkeypatch.setattr(mongo, "write", answer)
     monkeypatch.setattr(mongo_observer, "LAST", 0.1)
-    observer = MongoObserver("mongodb://127.0.0.1:1/sacred", lambda: folder)
+    observer = MongoObserver(parse("mongodb://127.0.0.1:1/sacred", "--mongo"), lambda: folder)
     observer.started_event()
     assert asked.wait(PATIENCE)
     for event in (observer.heartbeat_event, observer.heartbeat_event, observer.close):

@@ -1,12 +1,14 @@
 """What the closing summary, the progress line and the curve say about tests."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from lolm_plugin.tracking import summary
 from lolm_plugin.tracking.curve import draw_curve
 from lolm_plugin.tracking.progress import ProgressObserver
-from lolm_plugin.tracking.summary import _results, actions_of_tests
+from lolm_plugin.tracking.summary import _results, actions_of_tests, summarise
 
 METRICS = {
     "test_battle_won_mean": {"steps": [0, 5000, 10000], "values": [0.25, 0.75, 0.5]},
@@ -64,3 +66,27 @@ def test_the_curve_shows_sampled_tests(tmp_path):
         draw_curve({name: METRICS[name] for name in names}, "a run", tmp_path / f"{number}.png")
         sizes.append((tmp_path / f"{number}.png").read_bytes())
     assert sizes[0] != sizes[1]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line(tmp_path, monkeypatch, caplog):
+    def full(*given):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(summary, "draw_curve", full)
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    config = {**OURS, "name": "a", "env": "b", "seed": 1, "env_args": {"map_name": "c"}, "local_results_path": "d"}
+    assert "greedy test win rate" in summarise(config, "host", tmp_path, "command", 0.0)
+    assert "The curve could not be drawn (No space left on device); the run is finished" in caplog.text
+
+
+def test_a_name_may_look_like_mathematics(tmp_path):
+    draw_curve(METRICS, "$x_{$", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_null_stands_for_nan():
+    metrics = {"test_return_mean": {"steps": [0, 5, 10], "values": [1.0, 3.0, None]}}
+    rows = dict(_results(metrics, OURS))
+    assert (
+        rows["greedy test return"] == "nan at the end (step 10), 3.00 at best (step 5), 1.00 before learning (step 0)"
+    )
