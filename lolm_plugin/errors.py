@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_MESSAGE = 4000  # characters
+
 
 class ConfigError(Exception):
     """Something the user set, asked for or pointed at cannot be used.
@@ -24,6 +26,12 @@ class NumbersError(Exception):
         super().__init__(message)
         self.batch = batch
         self.dumped = ""
+
+
+def for_terminal(text: object) -> str:
+    """A message as it is printed: names from files may hold control sequences of a terminal, or a whole book."""
+    shown = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in str(text))
+    return shown if len(shown) <= LONGEST_MESSAGE else f"{shown[:LONGEST_MESSAGE]} ..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

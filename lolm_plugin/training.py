@@ -10,7 +10,7 @@ from typing import Any
 
 from lolm_plugin import config_check, config_files, resuming
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, for_terminal
 from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.paths import use_host_config_dir
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
