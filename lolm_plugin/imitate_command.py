@@ -84,7 +84,7 @@ def _main(given: list[str]) -> int:
     notes += [*check_game_and_prompts(config, options), *_notes(config)]
     mongo = take_mongo(config, mongo)
     program = [*interpreter(), *COMMAND.split()]
-    asked = Launch(program, given, options, notes, False, mongo, teacher)
+    asked = Launch(program, given, options, notes, None, mongo, teacher)
     return launch(config, hosts.open_host(checkout), asked)
 
 

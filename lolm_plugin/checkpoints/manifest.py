@@ -31,6 +31,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _shallow(value: Any, levels: int = 8) -> bool:
+    """Whether sections are nested a few levels at most, so that walking through them needs no deep recursion."""
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(item, levels - 1) for item in below)
+
+
 def _is_float(value: Any) -> bool:
     return isinstance(value, int | float)  # NaN, too, where an environment reported one
 
@@ -42,11 +48,13 @@ def _is_start(value: Any) -> bool:
 # What readers of the facts rely on. Facts of another type belong to no checkpoint of ours.
 TYPES = {
     **dict.fromkeys(("algorithm", "env", "version"), _is_text),
-    **dict.fromkeys(("env_args", "sizes", "config", "settled"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(
+        ("env_args", "sizes", "config", "settled"), lambda value: isinstance(value, dict) and _shallow(value)
+    ),
     **dict.fromkeys(("host", "packages"), lambda value: is_table(value, lambda item: item is None or _is_text(item))),
     **dict.fromkeys(("seed", "t_env"), is_whole),
     "finished": lambda value: isinstance(value, bool),
-    "transfer": lambda value: value is None or isinstance(value, dict),
+    "transfer": lambda value: value is None or (isinstance(value, dict) and _shallow(value)),
     "sacred_runs": lambda value: is_list(value, lambda item: item is None or _is_text(item)),
     "sacred_starts": lambda value: is_list(value, _is_start),
     "score": lambda value: value is None or (is_list(value, _is_float) and bool(value)),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import training
+from lolm_plugin import checkpoint_config, training
 from lolm_plugin.checkpoints import store
 from lolm_plugin.errors import ConfigError
 
@@ -54,7 +54,7 @@ def is_done(folder: Path) -> bool:
 
 def models(folder: Path) -> Path | None:
     """The checkpoints of the job in ``folder``, if it has a whole one."""
-    for path in sorted((folder / "results/models").glob("*")):
+    for path in store.runs(folder / "results/models"):
         try:
             store.find(path)
         except ConfigError:
@@ -81,7 +81,13 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
     """The command line of this try."""
     host = [f"--epymarl={job['host']}"] if job["host"] else []
     if "evaluate=True" not in job["arguments"] and (own := models(here)):
-        return ["--resume", str(own), *host]
+        repeated = checkpoint_config.to_repeat(training.configuration([*host, *job["arguments"]]))
+        return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
+    if kept := store.runs(here / "results"):
+        raise ConfigError(
+            f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
+            "elsewhere to run it again."
+        )
     shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
     if job["source"] is None:
         return [*host, *job["arguments"]]
