@@ -36,7 +36,7 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
         raise ConfigError(
             f"--resume={folder} is not a folder; set it to results/models/RUN or results/sacred/ALGORITHM/MAP/N."
         )
-    found = store.find(checkpoints_of(path), strict=strict, log=log)
+    found = store.find(checkpoints_of(path), strict=strict, log=log, key="--resume")
     if not found.facts:
         raise ConfigError(
             f"--resume={folder} was written by lolm_plugin 0.1.0, which kept no configuration; write out its --config "
