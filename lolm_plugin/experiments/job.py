@@ -83,7 +83,7 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
     if "evaluate=True" not in job["arguments"] and (own := models(here)):
         repeated = checkpoint_config.to_repeat(training.configuration([*host, *job["arguments"]]))
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
-    if kept := store.runs(here / "results"):
+    if kept := store.runs(here / "results/models"):
         raise ConfigError(
             f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
             "elsewhere to run it again."
@@ -123,4 +123,8 @@ def _stop_with_starter() -> None:
 
 if __name__ == "__main__":
     _stop_with_starter()
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except ConfigError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)

@@ -157,7 +157,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
             raise ConfigError(f"{path}: algorithms.{name} names folders of results, which it cannot; call it mine.")
         _check_seeds(options.get("seeds", seeds), f"{path}: algorithms.{name}.seeds")
     suite = Suite(
-        name=path.stem,
+        name=path_component(path.stem),
         description=str(content.get("description", "")),
         env=str(content["env"]),
         algorithms=algorithms,
