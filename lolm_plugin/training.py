@@ -46,8 +46,8 @@ Keys after `with`
 Options
   --config=NAME|PATH.yaml       {algs}
   --env-config=NAME|PATH.yaml   {envs}
-  --resume=RUN_DIR              a run's folder under results/models or results/sacred; takes the place of both --configs,
-                                and `with` then takes t_max, intervals and keys of the machine, none of the experiment
+  --resume=RUN_DIR              a run's folder under results/models or results/sacred; it stands for both --configs,
+                                and `with` takes t_max, intervals and keys of the machine, none of the experiment
   --strict                      a damaged checkpoint ends the program; without it the one before is loaded
   --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
   --mongo=URL                   a MongoDB for Omniboard beside the files; $LOLM_MONGO_URL is not seen by `ps`
