@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
+from lolm_plugin.checkpoints import store
 from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, stack
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.paths import expanded, path_component
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
+PATHS = ("local_results_path", "checkpoint_path", "transfer_from", "decisions_file")
+PATHS += ("env_args.map_file", "env_args.replay_dir", "imitate.teacher")
 LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
@@ -80,7 +84,7 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
         if layer.path is None or not layer.path.is_relative_to(host_dir):
             settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
         config = merge(config, settings)
-    return config
+    return _with_homes(config)
 
 
 def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]:
@@ -88,13 +92,17 @@ def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]
     return _checked(_nested(flat), known_keys(host_dir) | FREE_KEYS, where)
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for values that cannot go together; the first one found."""
+def check(config: Mapping[str, Any], resumed: bool = False) -> None:
+    """Raise ConfigError for values that cannot go together; the first one found.
+
+    A ``resumed`` run needs nothing of where it once began.
+    """
     _check_complete(config)
     _check_ranges(config)
     _check_env(config)
     _check_batches(config)
-    _check_checkpoint(config)
+    if not resumed:
+        _check_checkpoint(config)
     results = config["local_results_path"]
     _check_writable("local_results_path", results, Path(results).absolute(), "a folder")
     _check_decisions(config.get("decisions_file", ""))
@@ -170,7 +178,7 @@ def _check_complete(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"The configuration has no {missing[0]}; give it one in the yaml of --config or --env-config."
         )
-    if Path(str(config["name"])).name != str(config["name"]):
+    if path_component(str(config["name"])) != str(config["name"]):
         raise ConfigError(f"name={config['name']} is where results go and no plain name; set name to one such as mine.")
     env_args = config["env_args"]
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
@@ -235,7 +243,14 @@ def changed(config: Mapping[str, Any], updates: Mapping[str, Any], host_dir: Pat
     known = known_keys(host_dir) | FREE_KEYS
     config = _checked(config, known, "in the checkpoint", free="env_args")
     known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
-    return merge(config, _checked(updates, known, "on the command line"))
+    return _with_homes(merge(config, _checked(updates, known, "on the command line")))
+
+
+def _with_homes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with ``~`` replaced in every path."""
+    flat = flatten(config)
+    homes = {key: expanded(flat[key], key) for key in PATHS if isinstance(flat.get(key), str) and flat[key][:1] == "~"}
+    return merge(config, _nested(homes))
 
 
 def _check_checkpoint(config: Mapping[str, Any]) -> None:
@@ -249,7 +264,7 @@ def _check_checkpoint(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
     if path and not Path(path).is_dir():
         raise ConfigError(f"checkpoint_path={path} is not a folder; set it to one under results/models.")
-    if path and not any(child.is_dir() and child.name.isdigit() for child in Path(path).iterdir()):
+    if path and not store.steps(Path(path)):
         raise ConfigError(
             f"checkpoint_path={path} holds no checkpoint (folders named by timestep); "
             "set it to the folder that contains them."

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.paths import expanded
 
 HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
@@ -79,7 +80,8 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
         raise ConfigError(f"{option} is missing; set it to one of: {', '.join(sorted(known))}.")
     if name in known:
         return known[name]
-    for path in (Path(name), Path(f"{name}.yaml")):
+    home = expanded(name, option)
+    for path in (Path(home), Path(f"{home}.yaml")):
         if path.suffix == ".yaml" and path.is_file():
             return path
     if kind == "envs" and name in HOST_ENVS:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+LONGEST_MESSAGE = 4000  # characters
+
 
 class ConfigError(Exception):
     """Something the user set, asked for or pointed at cannot be used.
@@ -39,6 +41,12 @@ def optional(what: str, log: logging.Logger | None = None) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         (log or logging.getLogger("lolm")).warning("%s (%s); the run is finished and its results stay.", what, reason)
+
+
+def for_terminal(text: object) -> str:
+    """A message as it is printed: names from files may hold control sequences of a terminal, or a whole book."""
+    shown = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in str(text))
+    return shown if len(shown) <= LONGEST_MESSAGE else f"{shown[:LONGEST_MESSAGE]} ..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

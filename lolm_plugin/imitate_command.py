@@ -8,7 +8,7 @@ from lolm_plugin import config_check, registry
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.launch import Launch, console_logger, launch
-from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.paths import expanded, use_host_config_dir
 from lolm_plugin.training import check_game_and_prompts, interpreter, new_run, take_mongo, take_option
 
 COMMAND = "-m lolm_plugin imitate"
@@ -76,7 +76,7 @@ def _main(given: list[str]) -> int:
         raise ConfigError("--teacher is missing; set it to a run under results/models, or to heuristic.")
     _check_student(config, algorithm)
     config["name"] = f"{config['name']}{registry.IMITATED}"
-    config["imitate"] = {**config["imitate"], "teacher": teacher_name}
+    config["imitate"] = {**config["imitate"], "teacher": expanded(teacher_name, "--teacher")}
     config_check.check(config)
     from lolm_plugin.host import teachers
 
@@ -84,7 +84,7 @@ def _main(given: list[str]) -> int:
     notes += [*check_game_and_prompts(config, options), *_notes(config)]
     mongo = take_mongo(config, mongo)
     program = [*interpreter(), *COMMAND.split()]
-    asked = Launch(program, given, options, notes, False, mongo, teacher)
+    asked = Launch(program, given, options, notes, None, mongo, teacher)
     return launch(config, hosts.open_host(checkout), asked)
 
 

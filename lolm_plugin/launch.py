@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lolm_plugin import __version__, config_check, registry, tuning
+from lolm_plugin import __version__, checkpoint_config, config_check, registry, tuning
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import NumbersError, optional
-from lolm_plugin.passwords import Address, hidden_words
+from lolm_plugin.passwords import Address, hidden, hidden_words
+from lolm_plugin.paths import path_component
+from lolm_plugin.resuming import Resumed
 
 
 class Launch(NamedTuple):
@@ -25,7 +27,7 @@ class Launch(NamedTuple):
     arguments: list[str]
     options: Mapping[str, Any]  # Sacred's part of the command line
     notes: Sequence[str]  # lines for the log
-    resume: bool
+    resume: Resumed | None
     mongo: Address | None = None  # a database for the record
     teacher: Any = None  # a ``host.teachers.Teacher``: imitate it; None: train or play
 
@@ -44,7 +46,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     from lolm_plugin.checkpoints.store import SaveError
     from lolm_plugin.host import loop
     from lolm_plugin.host.imitating import Imitation
-    from lolm_plugin.host.stopping import Stopped
+    from lolm_plugin.host.stopping import Stopped, StopRequests
     from lolm_plugin.tracking.file_observer import FileObserver
     from lolm_plugin.tracking.mongo_observer import MongoObserver
     from lolm_plugin.tracking.origin import origin, peak_memory
@@ -64,7 +66,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         for note in asked.notes:
             logger.info(note)
         policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
-        threads = config["torch_threads"] or tuning.threads(policy)
+        settled = asked.resume.settled if asked.resume else {}
+        threads = config["torch_threads"] or settled.get("torch_threads") or tuning.threads(policy)
     else:
         threads = 1  # as the host's own main does
     torch.set_num_threads(threads)
@@ -94,7 +97,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         finally:
             _run.info["launch"] |= peak_memory()
 
-    runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], map_name(config)))
+    runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], path_component(map_name(config))))
     sacred_command = asked.options["COMMAND"]
     if sacred_command is None:
         experiment.observers.append(runs)
@@ -107,9 +110,10 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         closing.callback(lambda: runs.close(output.text(), seconds=0))  # with the closing lines
     started = time.time()
     try:
-        run = experiment.run(sacred_command or experiment.default_command, options=options)
+        with StopRequests():  # from the first line of its record on, so that a stopped run is never left as RUNNING
+            run = experiment.run(sacred_command or experiment.default_command, options=options)
     except Stopped as stopped:
-        again = shlex.join([*asked.program, *_epymarl(asked.arguments), "--resume", str(Path(stopped.saved).parent)])
+        again = hidden(shlex.join([*asked.program, *_again(asked.arguments, config, Path(stopped.saved).parent)]))
         how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
         print(f"{stopped}; {how}", file=sys.stderr)
         return stopped.exit_code
@@ -143,6 +147,12 @@ def _without_number(arguments: Sequence[str]) -> list[str]:
             kept.append(argument)
         skip = argument in ("-i", "--id")
     return kept
+
+
+def _again(arguments: Sequence[str], config: Mapping[str, Any], folder: Path) -> list[str]:
+    """The arguments that resume this run: its folder, the host, and what is not taken from a checkpoint."""
+    repeated = checkpoint_config.to_repeat(config)
+    return [*_epymarl(arguments), "--resume", str(folder), *(["with", *repeated] if repeated else [])]
 
 
 def _epymarl(arguments: Sequence[str]) -> list[str]:

@@ -1,10 +1,17 @@
-"""Where the plugin keeps what it downloads or converts, and where the host keeps its configuration."""
+"""Folders of the plugin's own files and of the host's configuration, and names and paths that users write."""
 
+import hashlib
 import os
 from pathlib import Path
 
+from lolm_plugin.errors import ConfigError
+
 # Set once by the command line or the host that was opened: observations may not know what a host is.
 _host_config_dir = Path("no-host")
+
+# A run's folder has two names and a date in it, and file systems allow 255 bytes.
+LONGEST_NAME = 80  # bytes
+SEPARATORS_AND_WILDCARDS = frozenset('/\\*?[]<>|"')
 
 
 def cache_dir() -> Path:
@@ -27,3 +34,36 @@ def use_host_config_dir(path: Path) -> None:
 def host_config_dir() -> Path:
     """The folder that ``use_host_config_dir`` named last; one that does not exist before."""
     return _host_config_dir
+
+
+def path_component(name: str) -> str:
+    """Turn a name that a user or an environment chose into the name of one folder.
+
+    Letters of any alphabet, digits, blanks and most signs are kept. Separators, wildcards, control characters, a dot,
+    dash, tilde or blank in front and a dot or blank at the end become ``_``; a long name is cut. A changed name gets a
+    hash of the original, so that two names never share a folder.
+    """
+    safe = "".join(sign if sign.isprintable() and sign not in SEPARATORS_AND_WILDCARDS else "_" for sign in name)
+    if safe[:1] in ("", ".", "-", "~", " "):
+        safe = f"_{safe[1:]}"
+    if safe[-1] in ". ":
+        safe = f"{safe[:-1]}_"
+    if safe == name and len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{safe.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
+
+
+def expanded(path: str, key: str) -> str:
+    """Replace ``~`` and ``~user`` at the start of a path that the user gave as ``key``.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        raise ConfigError(
+            f"{key}={path} begins with the home of a user who does not exist; set {key} to an absolute path, or to "
+            f"./{path} for a folder of that name."
+        )
+    return full

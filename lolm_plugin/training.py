@@ -14,10 +14,10 @@ from typing import Any
 
 from lolm_plugin import config_check, config_files, resuming
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, for_terminal
 from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.passwords import Address, hidden, hidden_words, parse
-from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.paths import expanded, use_host_config_dir
 from lolm_plugin.streams import without_reader
 
 USAGE = """\
@@ -52,7 +52,8 @@ Keys after `with`
 Options
   --config=NAME|PATH.yaml       {algs}
   --env-config=NAME|PATH.yaml   {envs}
-  --resume=RUN_DIR              a run's folder under results/models or results/sacred; takes the place of both --configs
+  --resume=RUN_DIR              a run's folder under results/models or results/sacred; it stands for both --configs,
+                                and `with` takes t_max, intervals and keys of the machine, none of the experiment
   --strict                      a damaged checkpoint ends the program; without it the one before is loaded
   --epymarl=PATH|none           EPyMARL checkout; else $EPYMARL_HOME, ./epymarl, ../epymarl; none: bundled host
   --mongo=URL                   a MongoDB for Omniboard beside the files; $LOLM_MONGO_URL is not seen by `ps`
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return without_reader(partial(_main, argv))
     except ConfigError as error:
-        print(f"error: {hidden(str(error))}", file=sys.stderr)
+        print(f"error: {for_terminal(hidden(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -120,7 +121,7 @@ def _main(argv: list[str]) -> int:
     use_host_config_dir(host_dir)
     algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
     resume, strict = take_option(arguments, "--resume"), take_flag(arguments, "--strict")
-    mongo = take_option(arguments, "--mongo")
+    mongo, resumed = take_option(arguments, "--mongo"), None
     if resume is not None:
         if algorithm or environment:
             raise ConfigError(
@@ -128,8 +129,8 @@ def _main(argv: list[str]) -> int:
                 "leave out --resume and set checkpoint_path."
             )
         updates, options = _parse(command, arguments)
-        found = resuming.find(resume, strict, console_logger())
-        config, notes = config_check.changed(resuming.configuration(found), updates, host_dir), []
+        found = resuming.find(expanded(resume, "--resume"), strict, console_logger())
+        (config, resumed), notes = resuming.configuration(found, updates, host_dir, console_logger()), []
     else:
         config, options, notes = new_run(command, arguments, algorithm, environment, host_dir)
         if config.get("imitate", {}).get("teacher"):
@@ -141,11 +142,11 @@ def _main(argv: list[str]) -> int:
         config["strict"] = True
     if resume is None:
         config_check.check_one_start(config)
-    config_check.check(config)
+    config_check.check(config, resumed=resumed is not None)
     notes += check_game_and_prompts(config, options)
     mongo = take_mongo(config, mongo)
     program = [*interpreter(), *argv[0].split()]
-    asked = Launch(program, argv[1:], options, notes, resume is not None, mongo)
+    asked = Launch(program, argv[1:], options, notes, resumed, mongo)
     return launch(config, hosts.open_host(checkout), asked)
 
 
@@ -157,6 +158,14 @@ def new_run(
     updates, options = _parse(command, arguments)
     config = config_check.apply_updates(resolved, updates, host_dir)
     return config, options, _notes(config_files.stack(resolved, updates), config)
+
+
+def configuration(arguments: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a new run with these arguments; values are not checked yet."""
+    rest = list(arguments)
+    host_dir = hosts.config_dir(hosts.locate(take_option(rest, "--epymarl")))
+    algorithm, environment = take_option(rest, "--config"), take_option(rest, "--env-config")
+    return new_run("lolm train", rest, algorithm, environment, host_dir)[0]
 
 
 def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

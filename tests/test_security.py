@@ -71,8 +71,8 @@ def test_a_configuration_in_a_checkpoint_that_is_none(saved, tmp_path, capfd):
     checkpoint = models(folder) / str(steps(folder)[-1])
     facts = manifest.read(checkpoint)
     for config, message in (
-        ({"name": "mine"}, "The configuration has no"),
-        ({**facts["config"], "name": "../../elsewhere"}, "is where results go and no plain name"),
+        ({"name": "mine"}, "says learner=None and mac=None"),
+        ({**facts["config"], "name": "../../elsewhere"}, "The checkpoint says name='../../elsewhere'"),
         ({**facts["config"], "epochs": "'; rm"}, "epochs"),
     ):
         (checkpoint / manifest.NAME).unlink()

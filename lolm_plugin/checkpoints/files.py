@@ -1,14 +1,21 @@
 """Tensors on disk: safetensors only, loaded strictly."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lolm_plugin.errors import ConfigError, NumbersError
+from lolm_plugin.untrusted import Unreadable, open_regular
+
+LARGEST_HEADER = 16 * 2**20  # bytes of a file's names and shapes; 100,000 tensors need that much
+UNBOUNDED = 2**63
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -27,30 +34,59 @@ def check_fit_to_save(tensors: Mapping[str, Tensor], where: str) -> None:
             raise NumbersError(f"{name} of {where} is not finite, so no checkpoint is written.")
 
 
-def load_tensors(path: str | Path, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def load_tensors(
+    path: str | Path, expected: Mapping[str, Tensor] | None = None, may_be_empty: bool = False, most: int = UNBOUNDED
+) -> dict[str, Tensor]:
     """Read tensors by name, on the CPU.
 
-    With ``expected``, names and shapes must be exactly those, else ConfigError says which are not.
+    Args:
+        path: a safetensors file.
+        expected: names and shapes must be exactly those, which is checked before any tensor is read.
+        may_be_empty: no tensor at all is fine, too.
+        most: the largest file that is read, in bytes.
+
+    Raises:
+        ConfigError: the file is missing, damaged, too large, or does not fit.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"The checkpoint has no file {path}; set checkpoint_path to a folder that save_model wrote.")
-    try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
-        raise ConfigError(f"{path} is damaged ({error}); set load_step to another checkpoint.") from error
-    if expected is not None:
-        check_tensors(tensors, expected, str(path))
-    return tensors
+    with _opened(path, most) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if expected is not None and (shapes or not may_be_empty):
+            _check_shapes(shapes, expected, str(path))
+        return {name: file.get_tensor(name) for name in shapes}
+
+
+def tensor_sizes(path: str | Path) -> list[int]:
+    """How many numbers each tensor of a file has, without reading one. Raises ConfigError as ``load_tensors``."""
+    with _opened(path) as file:
+        return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Raise ConfigError unless both have the same names with the same shapes."""
-    problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
-    problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, where)
+
+
+@contextmanager
+def _opened(path: str | Path, most: int = UNBOUNDED) -> Iterator[Any]:
+    if not Path(path).is_file():
+        raise ConfigError(f"The checkpoint has no file {path}; set checkpoint_path to a folder that save_model wrote.")
+    try:
+        with open_regular(Path(path), most) as file:
+            if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
+                raise Unreadable("lists too many tensors")
+        with safe_open(str(path), "pt") as opened:
+            yield opened
+    except (SafetensorError, Unreadable) as error:
+        raise ConfigError(f"{path} is damaged ({error}); set load_step to another checkpoint.") from error
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor], where: str) -> None:
+    problems = [f"missing {name}" for name in expected.keys() - shapes.keys()]
+    problems += [f"unexpected {name}" for name in shapes.keys() - expected.keys()]
     problems += [
-        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
+        f"{name} has shape {shapes[name]} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & shapes.keys()
+        if shapes[name] != tuple(expected[name].shape)
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
@@ -67,6 +103,13 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    """Names and shapes of Adam's state after a step, by tensors of these shapes."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    shapes = {"step": torch.zeros(())}
+    return {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")}
+
+
 def load_optimiser_tensors(
     optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor], where: str = "The optimiser's state"
 ) -> None:
@@ -74,14 +117,8 @@ def load_optimiser_tensors(
 
     Raises ConfigError unless there is a state of every parameter's shape, or none at all (nothing learnt yet).
     """
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if tensors:
-        shapes = {"step": torch.zeros(())}
-        check_tensors(
-            tensors,
-            {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")},
-            where,
-        )
+        check_tensors(tensors, expected_optimiser_tensors(optimiser), where)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

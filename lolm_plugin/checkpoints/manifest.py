@@ -11,10 +11,55 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lolm_plugin import strict_json
+from lolm_plugin.untrusted import (
+    Unreadable,
+    check_plain_tree,
+    first_of_another_type,
+    is_list,
+    is_table,
+    is_whole,
+    open_regular,
+    read_json,
+)
 
 NAME = "manifest.json"
 FORMAT = 2  # 1: lolm_plugin 0.1.0, which wrote no manifest
-LARGEST = 64 * 2**20  # bytes of a manifest; a longer file is none of ours
+LARGEST = 2**20  # bytes of a manifest; ours have about 12,000, and decoded JSON takes 20 times its size in memory
+LARGEST_FILE = 64 * 2**30  # bytes of any other file: all weights of a model of 7 billion in float32, twice
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _shallow(value: Any, levels: int = 8) -> bool:
+    """Whether sections are nested a few levels at most, so that walking through them needs no deep recursion."""
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(item, levels - 1) for item in below)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, int | float)  # NaN, too, where an environment reported one
+
+
+def _is_start(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_text, value)))
+
+
+# What readers of the facts rely on. Facts of another type belong to no checkpoint of ours.
+TYPES = {
+    **dict.fromkeys(("algorithm", "env", "version"), _is_text),
+    **dict.fromkeys(
+        ("env_args", "sizes", "config", "settled"), lambda value: isinstance(value, dict) and _shallow(value)
+    ),
+    **dict.fromkeys(("host", "packages"), lambda value: is_table(value, lambda item: item is None or _is_text(item))),
+    **dict.fromkeys(("seed", "t_env"), is_whole),
+    "finished": lambda value: isinstance(value, bool),
+    "transfer": lambda value: value is None or (isinstance(value, dict) and _shallow(value)),
+    "sacred_runs": lambda value: is_list(value, lambda item: item is None or _is_text(item)),
+    "sacred_starts": lambda value: is_list(value, _is_start),
+    "score": lambda value: value is None or (is_list(value, _is_float) and bool(value)),
+}
 
 
 class Damaged(Exception):
@@ -39,6 +84,10 @@ def read(folder: Path) -> dict[str, Any]:
 
     What version 0.1.0 wrote has no manifest and cannot be checked; its facts are empty.
     """
+    try:
+        check_plain_tree(folder)
+    except Unreadable as reason:
+        raise Damaged(str(reason)) from reason
     if not (folder / NAME).exists():
         if _before_manifests(folder):
             return {}
@@ -48,7 +97,7 @@ def read(folder: Path) -> dict[str, Any]:
         try:
             _check_file(folder, name, expected)
         except (OSError, ValueError, KeyError, TypeError) as error:  # unreadable, or listed by no program of ours
-            raise Damaged(f"{name} cannot be checked ({error})") from error
+            raise Damaged(f"{name!r} cannot be checked ({error})") from error
     return body["facts"]
 
 
@@ -71,9 +120,10 @@ def sync(path: Path) -> None:
 
 def _body(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST:
-            raise Damaged(f"{NAME} is too long")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, LARGEST)
+    except Unreadable as reason:
+        raise Damaged(f"{NAME} {reason}") from reason
+    try:
         body = content["body"]
         if content["sha256"] != _of(body):
             raise Damaged(f"{NAME} does not have its checksum")
@@ -81,10 +131,10 @@ def _body(path: Path) -> dict[str, Any]:
             raise Damaged(f"{NAME} is of format {body['format']}, of which this version knows nothing")
         assert isinstance(body["files"], dict)
         assert isinstance(body["facts"], dict)
-    except OSError as error:
-        raise Damaged(f"{NAME} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
         raise Damaged(f"{NAME} cannot be understood") from error
+    if (key := first_of_another_type(body["facts"], TYPES)) is not None:
+        raise Damaged(f"{NAME} says something about {key} that cannot be understood")
     return body
 
 
@@ -95,10 +145,15 @@ def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
         raise Damaged(f"{NAME} names {name}, which is not inside the checkpoint")
     if not path.is_file():
         raise Damaged(f"{name} is missing")
-    if path.stat().st_size != expected["bytes"]:
-        raise Damaged(f"{name} has {path.stat().st_size} bytes in place of {expected['bytes']}")
-    if _sha256(path) != expected["sha256"]:
-        raise Damaged(f"{name} does not have its checksum")
+    try:
+        with open_regular(path, LARGEST_FILE) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected["bytes"]:
+                raise Damaged(f"{name} has {size} bytes in place of {expected['bytes']}")
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                raise Damaged(f"{name} does not have its checksum")
+    except Unreadable as reason:
+        raise Damaged(f"{name} {reason}") from reason
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -107,8 +162,8 @@ def _inside(path: Path, folder: Path) -> bool:
 
 def _before_manifests(folder: Path) -> bool:
     try:
-        return json.loads((folder / "learner.json").read_text(encoding="utf-8"))["format"] == 1
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "learner.json", LARGEST)["format"] == 1
+    except (Unreadable, KeyError, TypeError, IndexError):
         return False
 
 

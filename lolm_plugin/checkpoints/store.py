@@ -14,6 +14,7 @@ from lolm_plugin.checkpoints import manifest
 from lolm_plugin.checkpoints.manifest import Damaged
 from lolm_plugin.errors import ConfigError
 
+LONGEST_STEP = 15  # digits
 SCORE = "score"  # the fact that says how well a checkpoint plays
 
 
@@ -98,8 +99,10 @@ class Store:
     def set_aside_after(self, step: int) -> None:
         """Rename checkpoints later than ``step``: the run goes on from there and does not take them for its own."""
         for later in (later for later in steps(self.folder) if later > step):
-            aside = self.folder / f"{later}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
+            aside, number = self.folder / f"{later}.damaged", 1
+            while aside.exists():  # of an earlier resume; not ours to remove
+                number += 1
+                aside = self.folder / f"{later}.damaged-{number}"
             (self.folder / str(later)).rename(aside)
 
     def _remove_old(self) -> None:
@@ -127,7 +130,20 @@ class Store:
 
 def steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in ``folder``, whole or not, in order."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in folder.glob("*") if _is_step(path))
+
+
+def runs(folder: Path) -> list[Path]:
+    """Every folder below ``folder`` with checkpoints, whole or not, in order; not through links.
+
+    Earlier versions made several folders of a run's name with a slash in it.
+    """
+    found = []
+    for path, children, _ in os.walk(folder):
+        if any(_is_step(Path(path, child)) for child in children):
+            found.append(Path(path))
+            children.clear()
+    return sorted(found)
 
 
 def find(
@@ -165,6 +181,13 @@ def find(
                 log.warning("%s. Going back to step %d.", sentence, step)
         return found
     raise ConfigError(f"{'; '.join(damaged[:3])}: no whole checkpoint is left in {folder}, so start afresh.")
+
+
+def _is_step(path: Path) -> bool:
+    """Whether a folder is named by a step, as ``store`` writes it: digits as ASCII has them, no zero in front."""
+    name = path.name
+    named = name.isascii() and name.isdigit() and len(name) <= LONGEST_STEP and name == str(int(name))
+    return named and path.is_dir() and not path.is_symlink()
 
 
 def is_whole(path: Path) -> bool:

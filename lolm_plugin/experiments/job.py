@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import strict_json, training
+from lolm_plugin import checkpoint_config, strict_json, training
 from lolm_plugin.checkpoints import store
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden_words, holds_address
@@ -58,7 +58,7 @@ def is_done(folder: Path) -> bool:
 
 def models(folder: Path) -> Path | None:
     """The checkpoints of the job in ``folder``, if it has a whole one."""
-    for path in sorted((folder / "results/models").glob("*")):
+    for path in store.runs(folder / "results/models"):
         try:
             store.find(path)
         except ConfigError:
@@ -85,7 +85,13 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
     """The command line of this try."""
     host = [f"--epymarl={job['host']}"] if job["host"] else []
     if "evaluate=True" not in job["arguments"] and (own := models(here)):
-        return ["--resume", str(own), *host]
+        repeated = checkpoint_config.to_repeat(training.configuration([*host, *job["arguments"]]))
+        return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
+    if kept := store.runs(here / "results/models"):
+        raise ConfigError(
+            f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
+            "elsewhere to run it again."
+        )
     shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
     if job["source"] is None:
         return [*host, *job["arguments"]]
@@ -121,4 +127,8 @@ def _stop_with_starter() -> None:
 
 if __name__ == "__main__":
     _stop_with_starter()
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except ConfigError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)

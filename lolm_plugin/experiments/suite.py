@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lolm_plugin.config_files import flatten, merge_all, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.paths import path_component
 
 KEYS = ("description", "env", "algorithms", "maps", "transfers", "seeds", "with", "few_shot", "zero_shot")
 ALGORITHM_KEYS = ("config", "with", "seeds", "maps", "transfer")
@@ -32,7 +33,7 @@ class Run:
     @property
     def key(self) -> str:
         maps = f"{self.source.map_name}-to-{self.map_name}" if self.source else self.map_name
-        return f"{self.kind}/{self.algorithm}/{maps}/{self.seed}"
+        return f"{self.kind}/{path_component(self.algorithm)}/{path_component(maps)}/{self.seed}"
 
     @property
     def title(self) -> str:
@@ -152,9 +153,11 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
     _check_seeds(seeds, f"{path}: seeds")
     for name, options in algorithms.items():
         _check_keys(options, ALGORITHM_KEYS, f"{path}: algorithms.{name}")
+        if path_component(name) != name:
+            raise ConfigError(f"{path}: algorithms.{name} names folders of results, which it cannot; call it mine.")
         _check_seeds(options.get("seeds", seeds), f"{path}: algorithms.{name}.seeds")
     suite = Suite(
-        name=path.stem,
+        name=path_component(path.stem),
         description=str(content.get("description", "")),
         env=str(content["env"]),
         algorithms=algorithms,

@@ -29,11 +29,12 @@ from lolm_plugin.errors import ConfigError, NumbersError, optional
 from lolm_plugin.host import Host, progress, testing
 from lolm_plugin.host.parts import Parts, assemble, play
 from lolm_plugin.host.progress import Progress
-from lolm_plugin.host.stopping import Stopped, StopRequests
+from lolm_plugin.host.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.learners.transfer import table as transfer_table
 from lolm_plugin.learners.transfer import transfer
+from lolm_plugin.paths import path_component
 from lolm_plugin.randomness import keyed_seeds
-from lolm_plugin.resuming import checkpoints_of
+from lolm_plugin.resuming import Resumed, checkpoints_of
 from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.
@@ -46,33 +47,34 @@ def run(
     _run: Any,
     config: dict[str, Any],
     log: logging.Logger,
-    resume: bool = False,
+    resume: Resumed | None = None,
     training: "Callable[..., Training] | None" = None,
 ) -> float | None:
     """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
 
-    With ``resume``, ``checkpoint_path`` is this run's own folder, in which it continues to save. ``training`` is
-    another way to train than by reinforcement.
+    With ``resume``, the run continues in its own folder; ``checkpoint_path`` and ``transfer_from`` then only say how it
+    once began. ``training`` is another way to train than by reinforcement.
 
     Raises:
         ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
         NumbersError: something was not finite; what was learned from is in the run's folder.
         Stopped: a signal asked for it; everything is saved.
     """
-    args = Namespace(**{**DEFAULTS, **_checked(config, log)})
+    args = Namespace(**{**DEFAULTS, **_checked(merge(config, resume.settled if resume else {}), log)})
     args.device = "cuda" if args.use_cuda else "cpu"
-    place = args.env_args.get("map_name") or args.env_args["key"]
+    place = path_component(str(args.env_args.get("map_name") or args.env_args["key"]))
     args.unique_token = f"{args.name}_seed{args.seed}_{place}_{datetime.datetime.now()}"
 
     # Before anything slow is built.
     start = source = None
-    if args.checkpoint_path:
+    if resume:
+        start = checkpoints.find(resume.folder, args.load_step, args.strict, log, "--resume")
+        args.unique_token = resume.folder.resolve().name
+    elif args.checkpoint_path:
         start = checkpoints.find(Path(args.checkpoint_path), args.load_step, args.strict, log)
     elif args.transfer_from:
         folder = checkpoints_of(Path(args.transfer_from), "transfer_from")
         source = checkpoints.find(folder, args.load_step, args.strict, log, "transfer_from")
-    if resume:
-        args.unique_token = Path(args.checkpoint_path).resolve().name
     logger = host.open_logger(log, args, config, _run)
     log.info("Experiment Parameters:\n%s\n", pformat(config, indent=4, width=1))
     plays = (args.evaluate or args.save_replay) and not (start is None and source is None)
@@ -80,7 +82,7 @@ def run(
     if goes_on:
         _new_battles(args, start)
     with StopRequests() as stop:
-        with stop.for_children() if args.runner == "parallel" else nullcontext():
+        with warnings_blocked(), stop.for_children() if args.runner == "parallel" else nullcontext():
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:
             parts = assemble(host, args, logger, runner)
@@ -165,7 +167,7 @@ class Training:
         run: Any,
         config: dict[str, Any],
         start: Checkpoint | None,
-        resume: bool,
+        resume: Resumed | None,
         stop: StopRequests,
     ) -> None:
         self.parts, self.args, self.logger, self.runner = parts, parts.args, parts.logger, parts.runner
@@ -173,7 +175,7 @@ class Training:
         self.progress = Progress(last_test_t=-parts.args.test_interval - 1)
         self.start, self.resume, self.stop = start, resume, stop
         folder = Path(self.args.local_results_path, "models", self.args.unique_token)
-        self.folder = Path(self.args.checkpoint_path) if resume else folder
+        self.folder = resume.folder if resume else folder
         self._run, self._whole, self._saved = run, True, ""
         self._facts = {
             "algorithm": self.args.name,
@@ -185,8 +187,10 @@ class Training:
             "version": __version__,
             "packages": versions(),
             "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
+            "sacred_starts": [*(start.facts.get("sacred_starts", []) if resume else []), *_record_start(run)],
             "transfer": start.facts.get("transfer") if resume else getattr(run, "info", {}).get("transfer"),
-            "config": _settled(config, self.parts.learner.mac),
+            "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
+            "settled": _settled(config, self.parts.learner.mac),
         }
 
     def run(self) -> None:
@@ -247,6 +251,8 @@ class Training:
             if self._facts["transfer"]:
                 self._run.info["transfer"] = self._facts["transfer"]
             self._run.info["resumed_from"] = {"checkpoint": str(self.start.path), "sacred_run": parents[-1]}
+            if self.resume and self.resume.changes:
+                self._run.info["resumed_from"]["changed"] = {key: [*both] for key, both in self.resume.changes.items()}
         self.log.info("Going on at step %d, where %s was written.", self.runner.t_env, self.start.path)
         if facts and facts["host"]["name"] != self._facts["host"]["name"]:
             self.log.warning("Its host was %s, this one is %s.", facts["host"]["name"], self._facts["host"]["name"])
@@ -373,9 +379,15 @@ def _score(logger: Any) -> list[float]:
 
 
 def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:
-    """The configuration with what was found fastest written out: another choice would add up in another order."""
+    """What was found fastest here, to be kept by whoever resumes: another choice would add up in another order."""
     threads = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
-    return merge(config, {**threads, **getattr(mac, "settled", dict)()})
+    return merge(threads, getattr(mac, "settled", dict)())
+
+
+def _record_start(run: Any) -> list[tuple[str, str]]:
+    """The record's folder and when it began, which its ``run.json`` says too: numbers are given again."""
+    folder, began = _record(run), getattr(run, "start_time", None)
+    return [(folder, began.isoformat())] if folder and began else []
 
 
 def _record(run: Any) -> str | None:

@@ -1,6 +1,7 @@
-"""SIGTERM and SIGINT ask a run to stop where nothing is lost; a second one stops it at once."""
+"""Signals ask a run to stop where nothing is lost; a second one stops it at once."""
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP: the terminal is closed. SIGUSR1, SIGUSR2, SIGXCPU: a scheduler's warning before a job's time is over. Windows
+# has the first two signals alone.
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+# Schedulers send these to every process of a job, and a closed terminal to all that it started.
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 PATIENCE = "this batch is finished and saved, then the run stops; once more stops it at once."
 
 
@@ -24,33 +30,38 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """As shells have it: 143 for SIGTERM, 130 for SIGINT."""
+        """As shells have it: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
         return 128 + self.number
 
 
 class StopRequests:
-    """While open, a signal raises ``Stopped`` wherever the run is; if ``patient``, the first only sets ``number``."""
+    """While open, a signal raises ``Stopped`` wherever the run is; if ``patient``, the first only sets ``number``.
+
+    A signal that is ignored stays so: ``nohup`` has a program ignore SIGHUP, and a shell has what it starts in the
+    background ignore SIGINT.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.patient = False
         self._before: dict[int, Any] = {}
+        self._owner = os.getpid()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._heard) for number in heard}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     @contextmanager
     def for_children(self) -> Iterator[None]:
         """Processes forked within leave Ctrl-C, which reaches all of a terminal's, to this one, and can be ended."""
-        if self._before:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
         try:
             yield
         finally:
@@ -58,6 +69,11 @@ class StopRequests:
                 signal.signal(number, self._heard)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a process that was forked without ``for_children``
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        _drop_closed_streams()
         if not self.patient or self.number is not None:
             raise Stopped(number)
         self.number = number
@@ -65,3 +81,36 @@ class StopRequests:
         with suppress(OSError):  # whoever reads may be gone
             # Not through a stream: the signal may have come within a write to it, and one of the two would be lost.
             os.write(2, line.encode())
+
+
+@contextmanager
+def warnings_blocked() -> Iterator[None]:
+    """Processes started within never get ``WARNINGS``; this one gets them afterwards.
+
+    A worker that died of one would be restarted, in the minute in which the run has to save.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _drop_closed_streams() -> None:
+    """Let standard output and error lead nowhere if no one reads them any more.
+
+    Writing to a closed terminal fails, which would end the run by an error before it has saved.
+    """
+    if not hasattr(select, "poll"):  # Windows
+        return
+    for stream in (1, 2):
+        watched = select.poll()
+        watched.register(stream, 0)  # errors and hang-ups are reported in any case
+        with suppress(OSError):
+            if watched.poll(0):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)

@@ -1,6 +1,5 @@
 """What a learner writes to a checkpoint's folder, and whether what lies there fits the run that loads it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from typing import Any
 
 from lolm_plugin import __version__, registry, strict_json
 from lolm_plugin.checkpoints.files import (
+    expected_optimiser_tensors,
     load_optimiser_tensors,
     load_tensors,
     optimiser_tensors,
@@ -16,11 +16,28 @@ from lolm_plugin.checkpoints.files import (
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.observations.units import NAMES
+from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_list, is_number, is_table, is_whole, read_json
 
 FORMAT = 2  # 1: version 0.1.0, without `agent` and `units`
 UNWRITTEN = {"head.features": "raw"}  # settings of versions that had no key for them
+LARGEST = 2**20  # bytes of learner.json; ours has about 1,000
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
+
+
+def _is_measured(pair: Any) -> bool:
+    return is_list(pair, is_number) and len(pair) == 2
+
+
+TYPES = {
+    "format": is_whole,
+    **dict.fromkeys(("algorithm", "map"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("kl_initial", "entropy"), lambda value: value is None or is_number(value)),
+    "kl_measured": lambda value: is_list(value, _is_measured),
+    "map_bound": lambda value: is_table(value, is_whole),
+    "shape": lambda value: isinstance(value, dict),
+}
+REQUIRED = {1: {"format", "kl_initial", "shape"}, FORMAT: {"format", "kl_initial", "algorithm", "map", "shape"}}
 
 
 def save(learner: Any, path: str) -> None:
@@ -51,7 +68,9 @@ def load(learner: Any, path: str) -> None:
     load_critic(learner, path)
     for name in OPTIMISERS:
         file = f"{path}/{name}.safetensors"
-        load_optimiser_tensors(getattr(learner, name), load_tensors(file), where=file)
+        optimiser = getattr(learner, name)
+        tensors = load_tensors(file, expected=expected_optimiser_tensors(optimiser), may_be_empty=True)
+        load_optimiser_tensors(optimiser, tensors, where=file)
     learner.kl.initial = facts["kl_initial"]
     learner.kl.measured = [tuple(pair) for pair in facts.get("kl_measured", [])]
     learner.entropy.measured = facts.get("entropy")
@@ -130,9 +149,16 @@ def _read_facts(path: str) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
     try:
-        facts = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file} is damaged ({error}); set load_step to another checkpoint.") from error
-    if facts.get("format") not in (1, FORMAT):
+        facts = read_json(file, LARGEST)
+    except Unreadable as reason:
+        raise ConfigError(f"{file} {reason}; set load_step to another checkpoint.") from reason
+    if (
+        first_of_another_type(facts, TYPES) == ""
+        or not is_whole(facts.get("format"))
+        or facts["format"] not in REQUIRED
+    ):
         raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
+    wrong = first_of_another_type(facts, TYPES) or min(REQUIRED[facts["format"]] - facts.keys(), default=None)
+    if wrong:
+        raise ConfigError(f"{file} says nothing about {wrong} that can be read; set load_step to another checkpoint.")
     return facts

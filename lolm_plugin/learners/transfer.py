@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lolm_plugin.checkpoints.files import load_tensors
+from lolm_plugin.checkpoints.files import tensor_sizes
 from lolm_plugin.learners import learner_checkpoint
 
 
@@ -34,7 +34,7 @@ def transfer(learner: Any, path: str, setting: str, critic: bool) -> tuple[str, 
     for name in learner_checkpoint.MODULES:
         parts.append(_moved(name, files[name]) if critic else Part(name, "new: transfer_critic=False"))
     parts += [Part(name, "new: this training's own") for name in learner_checkpoint.OPTIMISERS]
-    env, _, map_name = facts["map"].partition(" ")
+    env, _, map_name = facts.get("map", "").partition(" ")  # version 0.1.0 did not write it down
     return env, map_name, parts
 
 
@@ -47,5 +47,5 @@ def table(parts: list[Part]) -> str:
 
 
 def _moved(name: str, file: Path) -> Part:
-    tensors = load_tensors(file)
-    return Part(name, "moved", len(tensors), sum(tensor.numel() for tensor in tensors.values()))
+    sizes = tensor_sizes(file)
+    return Part(name, "moved", len(sizes), sum(sizes))

@@ -44,8 +44,8 @@ def scenario_dir() -> Path:
 def scenario(map_name: str) -> dict[str, Any]:
     """The arguments that SMACv2 gets for a scenario; ConfigError where there is none or it cannot be put into words."""
     path = scenario_dir() / f"{map_name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in scenario_dir().glob("*.yaml"))
+    known = sorted(file.stem for file in scenario_dir().glob("*.yaml"))
+    if map_name not in known:  # a name such as ../x would be a file elsewhere
         what = f"set it to one of: {', '.join(known)}" if known else "the host has none: set EPYMARL_HOME to a checkout"
         hint = did_you_mean(str(map_name), known)
         raise ConfigError(f"env_args.map_name={map_name} is no SMACv2 scenario of the host{hint}; {what}.")

@@ -1,5 +1,6 @@
 """What a run leaves to read: a table, the Sacred directory, a PNG of the curve, the next command."""
 
+import glob
 import json
 import math
 import shlex
@@ -10,6 +11,7 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.errors import optional
+from lolm_plugin.paths import path_component
 from lolm_plugin.tracking.curve import Metrics, draw_curve
 
 
@@ -22,8 +24,10 @@ def read_metrics(run_dir: Path) -> Metrics:
 def checkpoint_dir(config: Mapping[str, Any], since: float) -> Path | None:
     """Where the host saved this run's models: the newest folder named after it since ``since`` (Unix time)."""
     models = Path(config["local_results_path"], "models")
-    token = f"{config['name']}_seed{config['seed']}_{map_name(config)}_"
-    found = [path for path in models.glob(f"{token}*") if path.is_dir() and path.stat().st_mtime >= since - 1]
+    token = f"{config['name']}_seed{config['seed']}_{path_component(map_name(config))}_"
+    found = [
+        path for path in models.glob(f"{glob.escape(token)}*") if path.is_dir() and path.stat().st_mtime >= since - 1
+    ]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -139,17 +139,88 @@ def test_a_checkpoint_without_manifest_is_only_taken_from_version_0_1_0(tmp_path
     assert store.find(folder).facts == {}
 
 
-@pytest.mark.parametrize("outside", ["../secret", "/etc/hostname", "link"])
+@pytest.mark.parametrize("outside", ["../secret", "/etc/hostname"])
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, outside):
     folder = saved(tmp_path / "run", 5)
     (tmp_path / "run/secret").write_text("secret")
-    (folder / "5/link").symlink_to(tmp_path / "run/secret")
     path = folder / "5" / manifest.NAME
     body = json.loads(path.read_text())["body"]
     body["files"][outside] = {"bytes": 6, "sha256": manifest._sha256(tmp_path / "run/secret")}
     path.write_text(json.dumps({"sha256": manifest._of(body), "body": body}))
     with pytest.raises(ConfigError, match=f"names {outside}, which is not inside the checkpoint"):
         store.find(folder)
+
+
+def link(checkpoint):
+    (checkpoint.parent / "secret").write_text("secret")
+    (checkpoint / "link").symlink_to(checkpoint.parent / "secret")
+
+
+def pipe(checkpoint):
+    (checkpoint / manifest.NAME).unlink()
+    os.mkfifo(checkpoint / manifest.NAME)
+
+
+def unlisted_pipe(checkpoint):
+    os.mkfifo(checkpoint / "more.safetensors")
+
+
+def long_manifest(checkpoint):
+    os.truncate(checkpoint / manifest.NAME, 51 * 2**20)
+
+
+def deep_manifest(checkpoint):
+    (checkpoint / manifest.NAME).write_text("[" * 100_000)
+
+
+def many_files(checkpoint):
+    for number in range(1100):
+        (checkpoint / f"{number}.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (link, "link is a link"),
+        (pipe, "manifest.json is neither a file nor a folder"),
+        (unlisted_pipe, "more.safetensors is neither a file nor a folder"),
+        (long_manifest, "manifest.json has 53,477,376 bytes, more than the 1,048,576 that are read"),
+        (deep_manifest, "manifest.json is not valid JSON"),
+        (many_files, "more than 1000 files are in it"),
+    ],
+)
+def test_what_is_no_plain_checkpoint_is_passed_over_at_once(tmp_path, attack, reason):
+    folder = saved(tmp_path / "run", 5, 10)
+    attack(folder / "10")
+    assert value(store.find(folder)) == 5
+    with pytest.raises(ConfigError, match=f"10 is damaged: {reason}"):
+        store.find(folder, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "hostile"),
+    [
+        *(("sacred_runs", 5), ("sacred_runs", [{}]), ("host", []), ("config", [1]), ("env_args", 3), ("seed", "1")),
+        *(("score", "high"), ("score", []), ("transfer", "all"), ("t_env", True), ("packages", {"torch": 2})),
+        ("sacred_starts", [["a"]]),
+    ],
+)
+def test_facts_of_another_type_are_damage(tmp_path, key, hostile):
+    with Store(tmp_path / "run", None) as opened:
+        opened.save(5, fill(5), {"value": 5, key: hostile})
+    with pytest.raises(ConfigError, match=f"says something about {key} that cannot be understood"):
+        store.find(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["²", "007", "9" * 400, "-5", "link"])
+def test_a_folder_not_named_as_steps_are_is_no_checkpoint(tmp_path, name):
+    folder = saved(tmp_path / "run", 5, 10)
+    (folder / "5").rename(folder / "aside")
+    if len(name) < 255:
+        (folder / name).mkdir()
+    if name == "link":
+        (folder / "11").symlink_to(folder / "aside")
+    assert store.steps(folder) == [10]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -208,6 +279,15 @@ def test_later_checkpoints_are_set_aside(tmp_path):
     with Store(folder, None) as opened:
         opened.set_aside_after(5)
     assert sorted(path.name for path in folder.iterdir()) == ["10.damaged", "15.damaged", "5"]
+
+
+def test_what_was_set_aside_before_stays(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10)
+    for _ in range(2):
+        with Store(folder, None) as opened:
+            opened.set_aside_after(5)
+            opened.save(10, fill(10), {"value": 10})
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "10.damaged", "10.damaged-2", "5"]
 
 
 KILLER = """

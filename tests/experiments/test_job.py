@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lolm_plugin.checkpoints.store import Store
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import job
 from tests.resume.runs import PATIENCE, ROOT, line, record, steps
@@ -67,6 +68,32 @@ def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatc
     assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
     assert not (folder / "results").exists()
     assert job.is_done(folder)
+
+
+@pytest.mark.parametrize("name", ["run", "rnn_mappo_seed1_pkg:space/Name-v0_2026-01-01"])
+def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, name):
+    """Earlier versions took a slash in the name of a task into the name of the run's folder."""
+    folder = put_down(tmp_path / "job")
+    with Store(folder / "results/models" / name, None) as store:
+        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+    monkeypatch.setattr(job.training, "main", lambda arguments: pytest.fail("it was run"))
+    assert job._arguments(json.loads((folder / job.JOB).read_text()), folder)[:2] == [
+        "--resume",
+        str(folder / "results/models" / name),
+    ]
+    (folder / "results/models" / name / "5/learner.json").write_text("damaged")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
+        job.main(folder)
+    assert (folder / "results/models" / name / "5").is_dir()
+
+
+def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
+    folder = put_down(tmp_path / "job", "decisions_file=d.jsonl", "lr=0.1")
+    with Store(folder / "results/models/run", None) as store:
+        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+    arguments = job._arguments(json.loads((folder / job.JOB).read_text()), folder)
+    assert arguments[-2:] == ["with", "decisions_file=d.jsonl"]
 
 
 def test_one_that_fails_is_not_done(tmp_path, monkeypatch):

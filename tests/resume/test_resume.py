@@ -157,7 +157,10 @@ def test_a_checkpoint_of_another_map_is_where_a_run_of_its_own_begins(straight, 
         (["--resume", "results/sacred/updet_mappo/duel/1", "--config=updet_mappo"], "leave out --config"),
         (["--resume", "results/sacred/updet_mappo/duel/1", "with", "t_maxx=1"], "did you mean t_max"),
         (["--resume", "results/sacred/updet_mappo/duel/1", "with", "gamma=5"], "gamma=5"),
-        (["--resume", "results/sacred/updet_mappo/duel/1", "with", "updet.heads=2"], "trained with updet.heads=3"),
+        (
+            ["--resume", "results/sacred/updet_mappo/duel/1", "with", "updet.heads=2"],
+            "continues an experiment with updet.heads=3",
+        ),
     ],
 )
 def test_refused_with_a_sentence(straight, tmp_path, capfd, arguments, message):

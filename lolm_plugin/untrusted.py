@@ -1,0 +1,110 @@
+"""Read files that may come from a stranger: regular files alone, through no link, no larger than a limit."""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MOST_ENTRIES = 1000  # files and folders below one checkpoint or record; ours have about 20
+
+
+class Unreadable(Exception):
+    """A file or folder that is not read. The message is the reason, as in ``is a link``."""
+
+
+def open_regular(path: Path, most: int) -> BinaryIO:
+    """Open a regular file of at most ``most`` bytes for reading.
+
+    Raises:
+        Unreadable: it is missing, a link, a pipe or a device, or larger. A pipe would wait for a writer for ever.
+    """
+    try:
+        _check_regular(os.lstat(path), most)
+        # The entry may have been replaced since, so that the open file is checked again.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a null byte in the name
+        raise Unreadable("has no name that a file can have") from error
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _check_regular(os.fstat(descriptor), most)
+    except Unreadable:
+        file.close()
+        raise
+    return file
+
+
+def read_json(path: Path, most: int) -> Any:
+    """Read a JSON file of at most ``most`` bytes. Raises Unreadable."""
+    with open_regular(path, most) as file:
+        content = file.read(most)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or thousands of nested lists
+        raise Unreadable("is not valid JSON") from error
+
+
+def check_plain_tree(folder: Path) -> None:
+    """Raise Unreadable unless everything below ``folder`` is a regular file or a folder, and there are not too many."""
+    for number, entry in enumerate(_entries(folder), 1):
+        name = Path(entry.path).relative_to(folder).as_posix()
+        if entry.is_symlink():
+            raise Unreadable(f"{name} is a link")
+        if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+            raise Unreadable(f"{name} is neither a file nor a folder")
+        if number > MOST_ENTRIES:
+            raise Unreadable(f"more than {MOST_ENTRIES} files are in it")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value read from JSON is a whole number that fits 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def is_table(value: Any, of: Callable[[Any], bool]) -> bool:
+    """Whether a value read from JSON is an object whose values all satisfy ``of``."""
+    return isinstance(value, Mapping) and all(map(of, value.values()))
+
+
+def is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    """Whether a value read from JSON is a list whose items all satisfy ``of``."""
+    return isinstance(value, list) and all(map(of, value))
+
+
+def first_of_another_type(content: Any, types: Mapping[str, Callable[[Any], bool]]) -> str | None:
+    """The first key of a JSON object whose value has not its type; ``""`` for what is no object; else None.
+
+    A key that is absent is not looked at.
+    """
+    if not isinstance(content, Mapping):
+        return ""
+    return next((key for key, fits in types.items() if key in content and not fits(content[key])), None)
+
+
+def _check_regular(status: os.stat_result, most: int) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise Unreadable("is a link")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unreadable("is not a regular file")
+    if status.st_size > most:
+        raise Unreadable(f"has {status.st_size:,} bytes, more than the {most:,} that are read")
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _entries(Path(entry.path))
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror or error})") from error

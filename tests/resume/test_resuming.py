@@ -1,0 +1,205 @@
+"""With which configuration a run is resumed: a checkpoint is believed numbers and choices, and nothing else."""
+
+import copy
+import datetime
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from lolm_plugin import checkpoint_config, config_check, config_files, resuming
+from lolm_plugin.checkpoints.store import Store
+from lolm_plugin.config_files import flatten, merge
+from lolm_plugin.errors import ConfigError
+
+LOG = logging.getLogger("resuming")
+
+
+@pytest.fixture
+def config(host_dir):
+    """What a run on a task of Gymnasium records, with a path and an account in it."""
+    updates = {"env_args": {"key": "lbforaging:Foraging-8x8-2p-3f-v3"}, "local_results_path": "elsewhere"}
+    resolved = config_files.resolve("rnn_mappo", "gymma", host_dir)
+    return {**config_check.apply_updates(resolved, updates, host_dir), "seed": 1}
+
+
+def put(config, changes):
+    """The configuration with ``changes`` by flat key, known or not."""
+    return merge(config, checkpoint_config.nested(changes))
+
+
+def resumed(config, host_dir, tmp_path, updates=None, **facts):
+    found = SimpleNamespace(facts={"config": config, **facts}, path=tmp_path / "results/models/run/100")
+    return resuming.configuration(found, updates or {}, host_dir, LOG)
+
+
+def test_all_of_an_honest_configuration_is_taken(config, host_dir, tmp_path):
+    found, how = resumed(config, host_dir, tmp_path)
+    differing = {key for key, value in flatten(found).items() if flatten(config)[key] != value}
+    assert differing == {"local_results_path"}
+    assert found["local_results_path"] == str(tmp_path / "results")
+    assert how.folder == tmp_path / "results/models/run"
+    assert dict(how.changes) == {}
+
+
+def test_keys_that_came_later_have_their_defaults(tmp_path, host_dir, tiny_args):
+    config = vars(tiny_args())
+    for key in ("device", "n_agents", "n_actions"):
+        del config[key]
+    older = copy.deepcopy(merge(config, {"llm": {"token_budget": 99}}))
+    for key in ("read_positions", "keep_rollout_states"):
+        del older["llm"][key]
+    del older["target_kl"], older["head"]["features"]
+    found, _ = resumed(older, host_dir, tmp_path)
+    assert found["llm"]["token_budget"] == 99
+    assert found["llm"]["read_positions"] is True
+    assert found["head"]["features"] == "raw"
+    assert found["target_kl"] is None
+
+
+HOSTILE = {
+    "env_args.key": "results.models.RUN.module:X-v0",
+    "layout.description": "results.models.RUN.module:describe",
+    "env_args.map_file": "/tmp/map.json",
+    "env_args.pretrained_wrapper": "PretrainedTag",
+    "env_args.rom": "/tmp/rom",  # an option of a task that nobody here knows
+    "env_args.map_name": "../../secret",
+    "llm.model": "stranger/model",
+    "name": "../x",
+    "lora.targets": ["a/b"],
+    "unheard_of": "text",
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_what_leads_to_an_import_or_a_file_has_to_be_repeated(key, config, host_dir, tmp_path):
+    config = put(config, {key: HOSTILE[key]})
+    with pytest.raises(ConfigError, match=r"The checkpoint says .*not imported, opened or fetched"):
+        resumed(config, host_dir, tmp_path)
+
+
+def test_what_is_repeated_is_taken_from_the_command_line(config, host_dir, tmp_path):
+    key = "mine.tasks:X-v0"
+    config = put(config, {"env_args.key": key})
+    found, how = resumed(config, host_dir, tmp_path, {"env_args": {"key": key}})
+    assert found["env_args"]["key"] == key
+    assert dict(how.changes) == {}
+    with pytest.raises(ConfigError, match=r"env_args.key=other:X-v0 cannot be set with --resume"):
+        resumed(config, host_dir, tmp_path, {"env_args": {"key": "other:X-v0"}})
+
+
+@pytest.mark.parametrize(
+    "key", ["lbforaging:Foraging-8x8-2p-3f-v3", "rware:rware-tiny-2ag-v2", "pz-mpe-simple-spread-v3", "CartPole-v1"]
+)
+def test_tasks_of_the_packages_that_are_known_need_no_repeating(key, config, host_dir, tmp_path):
+    config = put(config, {"env_args.key": key})
+    assert resumed(config, host_dir, tmp_path)[0]["env_args"]["key"] == key
+
+
+@pytest.mark.parametrize("key", checkpoint_config.WITHHELD)
+def test_paths_addresses_and_accounts_have_their_defaults_and_a_line_says_so(key, config, host_dir, tmp_path, caplog):
+    config = put(config, {key: "mongodb://reader:s3cret@localhost/db"})
+    found, _ = resumed(config, host_dir, tmp_path)
+    expected = str(tmp_path / "results") if key == "local_results_path" else checkpoint_config.WITHHELD[key]
+    assert flatten(found)[key] == expected
+    if key != "local_results_path":
+        assert f"{key}=mongodb://***@localhost/db is not taken from a checkpoint" in caplog.text
+
+
+def test_every_text_of_the_shipped_configurations_is_known(host_dir):
+    """A new key whose value is a text stops every resumed run until it is listed as a choice or as a path."""
+    for name in config_files.available("algs", host_dir):
+        for env in ("probe", "smax", "gymma"):
+            config = config_files.resolve(name, env, host_dir).config
+            assert checkpoint_config.divide({**config, "seed": 1}).needed == {}, (name, env)
+
+
+@pytest.mark.parametrize(
+    "update", [{"seed": 99}, {"lr": 0.1}, {"batch_size_run": 4}, {"gru": {"width": 8}}, {"transfer_from": "x"}]
+)
+def test_another_experiment_is_refused(update, config, host_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be set with --resume, .*start a new run with transfer_from=.*/run"):
+        resumed(config, host_dir, tmp_path, update)
+
+
+def test_a_longer_run_and_another_machine_are_not_and_are_recorded(config, host_dir, tmp_path):
+    updates = {"t_max": 5_000_000, "use_cuda": False, "torch_threads": 3, "seed": 1}
+    found, how = resumed(config, host_dir, tmp_path, updates, settled={"torch_threads": 7})
+    assert found["t_max"] == 5_000_000
+    assert how.changes == {
+        "t_max": (config["t_max"], 5_000_000),
+        "use_cuda": (True, False),
+        "torch_threads": (None, 3),
+    }
+    assert how.settled == {}, "the command line's threads count"
+    assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 7})[1].settled == {"torch_threads": 7}
+    assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 10**9})[1].settled == {}
+
+
+def test_nothing_of_where_it_began_is_needed(config, host_dir, tmp_path):
+    """The source of a few-shot run may have been moved, and its path may have been relative."""
+    config = put(config, {"transfer_from": "../gone", "checkpoint_path": ""})
+    found, _ = resumed(config, host_dir, tmp_path)
+    assert found["transfer_from"] == "../gone", "its record says few-shot as its parent's"
+    (tmp_path / "results").mkdir()
+    config_check.check({**found, "env": "probe", "env_args": {"map_name": "duel"}}, resumed=True)
+
+
+@pytest.mark.parametrize("size", [{"critic": {"width": 10**7}}, {"batch_size_run": 10**9}, {"gru": {"width": 10**9}}])
+def test_sizes_of_no_machine_are_refused(size, config, host_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"more than the .* that a checkpoint may ask for"):
+        resumed(merge(config, size), host_dir, tmp_path)
+
+
+def test_the_command_that_resumes_repeats_what_a_checkpoint_may_not_say(config):
+    config = put(config, {"llm.model": "/models/mine", "decisions_file": "d.jsonl", "use_wandb": True})
+    assert checkpoint_config.to_repeat(config) == [
+        *("llm.model=/models/mine", "use_wandb=True", "decisions_file=d.jsonl")
+    ]
+
+
+def record(tmp_path, began):
+    folder = tmp_path / "results/sacred/updet_mappo/duel/1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"start_time": began}))
+    return folder
+
+
+def run(tmp_path, name, began=None):
+    folder = tmp_path / "results/models" / name
+    named = "results/sacred/updet_mappo/duel/1"
+    facts = {"sacred_runs": [None, named], **({"sacred_starts": [[named, began]]} if began else {})}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with Store(folder, None) as store:
+        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), facts)
+    return folder
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_a_record_whose_number_was_given_again_is_told_from_the_older_one(names, tmp_path):
+    older, newer = (datetime.datetime(2026, month, 1).isoformat() for month in (1, 2))
+    run(tmp_path, names[0], older)
+    folder = run(tmp_path, names[1], newer)
+    assert resuming.checkpoints_of(record(tmp_path, newer)) == folder
+
+
+def test_two_runs_that_cannot_be_told_apart_are_refused(tmp_path):
+    for name in "ab":
+        run(tmp_path, name)  # as versions wrote that knew no time
+    with pytest.raises(ConfigError, match=r"is named by the checkpoints of .*a and .*b; set --resume to one of these"):
+        resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00"))
+    dated = run(tmp_path, "c", "2026-01-01T00:00:00")
+    assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == dated
+
+
+def test_a_record_that_a_checkpoint_dates_otherwise_is_not_its_own(tmp_path):
+    run(tmp_path, "a", "2026-01-01T00:00:00")
+    with pytest.raises(ConfigError, match="has no checkpoint that names it"):
+        resuming.checkpoints_of(record(tmp_path, "2026-03-01T00:00:00"))
+
+
+def test_a_run_whose_name_made_several_folders_is_found(tmp_path):
+    """Earlier versions took the slash of env_args.key into the folder's name."""
+    folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026")
+    assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == folder
