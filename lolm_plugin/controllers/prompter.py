@@ -5,6 +5,7 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm.model_folder import context_length
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.description import Description
@@ -39,9 +40,7 @@ def build_prompter(
     source = resolve(llm["model"])
     writer, tokenizer = build_writer(prompt, layout), source.load_tokenizer()
     prompter = Prompter(ChatWriter(writer, tokenizer, llm["model"]) if prompt["chat"] else writer, tokenizer)
-    # Models with relative positions have no table to run out of; their tokenizer knows what they were trained for.
-    context = getattr(source.load_config().get_text_config(), "max_position_embeddings", None)
-    prompter.check_fits(context or prompter.tokenizer.model_max_length, llm["model"])
+    prompter.check_fits(context_length(source.load_config(), tokenizer), llm["model"])
     return prompter
 
 

@@ -19,6 +19,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import smollm2, sources
 from lolm_plugin.llm.backbone import DTYPES
 from lolm_plugin.llm.lora import first_layer, with_lora
+from lolm_plugin.llm.model_folder import state_width
 from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
 
@@ -131,7 +132,7 @@ def measure(config: Mapping[str, Any], device: str, n_base: int = N_BASE_ACTIONS
             peft = with_lora(model, lora, llm["model"])
             adapter = count(peft) - parameters
             inputs = _adapter_inputs(peft, adapted)
-        head = count(build_head(model.config.hidden_size, config["head"], n_base))
+        head = count(build_head(state_width(model.config), config["head"], n_base))
     layer = _layer(model, inputs)
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
 

@@ -11,17 +11,16 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lolm_plugin.checkpoints.files import check_fit_to_save, load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import quantization, sources
+from lolm_plugin.llm import quantization, sources, trial
 from lolm_plugin.llm.lora import first_layer, with_lora
-from lolm_plugin.llm.packing import Packing
+from lolm_plugin.llm.model_folder import context_length
 from lolm_plugin.llm.products import choose, use_fastest
-from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows, states_at
-from lolm_plugin.llm.stages import Stages, can_be_packed
+from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows
+from lolm_plugin.llm.trial import Forms, Tried
 from lolm_plugin.randomness import keyed_seeds
 
 FULL_MODEL = "model.safetensors"
@@ -52,29 +51,33 @@ class Backbone(nn.Module):
         loading = quantization.loading(llm["quantization"], dtype, device)
         model = source.load_model(llm["num_layers"], dtype, llm["pretrained"], model_seed, **loading)
         self.tokenizer = source.load_tokenizer()
-        self.hidden_size: int = model.config.hidden_size
         self.num_layers: int = model.config.num_hidden_layers
-        limit = getattr(model.config, "max_position_embeddings", None)  # absent where positions are relative
-        self.context_length: int = limit or self.tokenizer.model_max_length
-        _check_causal(model, source.model)
+        self.context_length = context_length(model.config, self.tokenizer)
         if self.has_reference:
             with sources.seeded(lora_seed):
                 self.lm = with_lora(model, lora, source.model)
         else:
             self.lm = model.requires_grad_(True)
+        tried = Tried(model, source.model, self.context_length)
+        self.hidden_size = trial.check_runs(tried)
         if torch.device(device).type == "cpu":
             choose(llm["product"])
             use_fastest(self.lm)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
         split = first_layer(model, lora["layers"]) if self.has_reference else 0
-        stages = _stages(model, split, llm["recompute"], llm["read_positions"])
+        forms = Forms(split, bool(llm["recompute"]), bool(llm["read_positions"]), bool(llm["share_prefix"]))
+        stages = trial.packed_stages(tried, forms)
         self.packs = stages is not None
         self.reads_positions = stages is not None and stages.reads_positions
         self.trunk_layers = stages.split if stages else 0
-        self.shares_prefix = self.packs and bool(llm["share_prefix"])
-        padding = self.tokenizer.pad_token_id or 0
-        self._reader = PackedReader(stages, self, self.shares_prefix) if stages else PaddedReader(model, padding)
+        self.shares_prefix = self.packs and forms.share_prefix
+        self._reader: PackedReader | PaddedReader
+        if stages:
+            self._reader = PackedReader(stages, self, self.shares_prefix)
+        else:
+            trial.check_padded(tried)
+            self._reader = PaddedReader(model)
 
     def rows(
         self,
@@ -233,64 +236,6 @@ class Backbone(nn.Module):
     def _adapter(self, on: bool) -> AbstractContextManager:
         assert on or self.has_reference, "a model trained in full is no longer what it was at the start"
         return nullcontext() if on else self.lm.disable_adapter()
-
-
-def _check_causal(model: PreTrainedModel, name: str) -> None:
-    """Right padding without a mask is exact only if no token sees a later one: try it."""
-    with torch.no_grad():
-        first = states_at(model, torch.tensor([[3, 4, 5, 6]]), [torch.tensor([2])])
-        second = states_at(model, torch.tensor([[3, 4, 5, 7]]), [torch.tensor([2])])
-    if not _agree(first, second):
-        raise ConfigError(
-            f"llm.model={name} lets tokens see later ones, so it is no causal language model: set llm.model to "
-            "one that is, such as Qwen/Qwen3-0.6B."
-        )
-
-
-def _stages(model: PreTrainedModel, split: int, recompute: bool, read_positions: bool) -> Stages | None:
-    """The model packed, its last layer only where it is read if ``read_positions``.
-
-    Each form is tried at the start. One whose states differ from transformers' own is not used: first the last layer
-    is computed everywhere, then the model runs padded (None).
-    """
-    if not can_be_packed(model):
-        return None
-    for only_where_read in [True, False] if read_positions else [False]:
-        stages = _tried(model, split, recompute, only_where_read)
-        if stages is not None:
-            return stages
-    return None
-
-
-@torch.no_grad()
-def _tried(model: PreTrainedModel, split: int, recompute: bool, read_positions: bool) -> Stages | None:
-    """``Stages`` whose states were seen to be transformers' own; None where they differ or cannot be computed."""
-    prefix = torch.tensor([3, 4, 5], device=model.device)
-    rows = [torch.arange(6, 6 + count, device=model.device) for count in (9, 9, 8, 2)]
-    places = [torch.tensor(at) for at in ([8, 2, 5], [8], [7, 0], [1])]
-    attention = model.config._attn_implementation
-    plain = torch.cat(
-        [
-            states_at(model, torch.cat([prefix, ids]).unsqueeze(0), [len(prefix) + at])
-            for ids, at in zip(rows, places, strict=True)
-        ]
-    )
-    try:
-        stages = Stages(model, split, recompute, read_positions)
-        groups = [rows[:3], rows[3:]]
-        packing = Packing(len(prefix), [list(map(len, group)) for group in groups], places=[places[:3], places[3:]])
-        ids = torch.cat([prefix, *(pad_sequence(group, batch_first=True).flatten() for group in groups)])
-        packed = stages.top(stages.trunk(ids, packing), packing)
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):  # built otherwise than is assumed
-        packed = torch.full_like(plain, torch.nan)
-    if not _agree(plain, packed):
-        model.set_attn_implementation(attention)
-        return None
-    return stages
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() <= torch.finfo(one.dtype).eps ** 0.5 * one.abs().max())
 
 
 def _dtypes(name: str, device: torch.device, frozen: bool) -> tuple[torch.dtype, bool]:

@@ -3,14 +3,17 @@
 Only the arithmetic of a layer is replaced: what it is made of, and what is saved, stays PEFT's.
 """
 
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -36,9 +39,17 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
         lora_dropout=0.0,
         bias="none",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about GPT-2's transposed layers, which PEFT then handles
-        peft = get_peft_model(model, config)
+    if not config.target_modules:
+        raise ConfigError(
+            f"lora.layers={lora['layers']} leaves no linear layer of llm.model={name} to adapt: set lora.layers to "
+            "more, or to null for all."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about GPT-2's transposed layers, which PEFT then handles
+            peft = get_peft_model(model, config)
+    except ValueError as error:
+        raise _refused(model, lora["targets"], name, error) from error
     peft.peft_config[ADAPTER].base_model_name_or_path = name
     for module in peft.modules():
         if type(module) is LoraLinear and type(module.base_layer) is nn.Linear and _of_one_dtype(module):
@@ -116,6 +127,43 @@ def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -
             return wanted
         names = [name for name in names if any(f".{name}".endswith(f".{target}") for target in wanted)]
     return [name for name in names if _layer(name) >= first]
+
+
+def _refused(model: PreTrainedModel, targets: str | Sequence[str], name: str, error: ValueError) -> ConfigError:
+    """Say what PEFT said, such as that the kernels of Mamba read ``out_proj`` without its adapter."""
+    reason = " ".join(str(error).split())
+    with torch.no_grad(), called_linear_layers(model) as called:
+        model(input_ids=torch.tensor([[0, 0]], device=model.device), use_cache=False)
+    others = sorted(called - set(re.findall(r"'(\w+)'", reason)))
+    return ConfigError(
+        f"lora.targets={targets} cannot be adapted in llm.model={name} ({reason[:300]}): set lora.targets to some of "
+        f"[{', '.join(others)}]."
+    )
+
+
+@contextmanager
+def called_linear_layers(model: nn.Module) -> Iterator[set[str]]:
+    """Collect the kinds (``q_proj`` ...) of the linear layers that are called inside the ``with`` block.
+
+    A layer whose weight is read by other code, such as Mamba's ``dt_proj``, is computed without its adapter.
+    """
+    kinds = {
+        module: name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D | LoraLayer) and ".base_layer" not in name and ".lora_" not in name
+    }
+    called: set[str] = set()
+    hooks = [module.register_forward_hook(lambda module, *_: called.add(kinds[module])) for module in kinds]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def adapted_kinds(model: nn.Module) -> set[str]:
+    """Return the kinds of linear layers that have an adapter."""
+    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _layer(name: str) -> int:

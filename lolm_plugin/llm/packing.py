@@ -24,7 +24,14 @@ from lolm_plugin.llm.distinct_tokens import DistinctTokens
 
 PACKED = "lolm_packed"
 CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
+# Arguments of attention that change nothing in a packed sequence: whose mask is the packing's, whose positions are
+# known to the rotary embedding alone, and what transformers hands on from its own forward.
+WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions"})
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, prefix, head width] each
+
+
+class UnsupportedAttentionError(NotImplementedError):
+    """An architecture asks attention for something that ``packed_attention`` does not compute."""
 
 
 class Attends(Protocol):
@@ -147,9 +154,20 @@ def packed_attention(
     """Attention of a packed sequence: query [1, heads, tokens, width], key and value [1, key heads, tokens, width].
 
     Without ``packing`` it is transformers' own. Returns [1, tokens, heads, width].
+
+    Raises:
+        UnsupportedAttentionError: an argument that would change the result, such as Gemma 2's ``softcap``, gpt-oss's
+            ``s_aux`` (attention sinks), a ``position_bias`` or dropout.
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
+    for name, asked in others.items():
+        # None, False and 0.0 (dropout outside training) are how architectures ask for nothing.
+        if name not in WITHOUT_EFFECT and asked is not None and (isinstance(asked, Tensor) or asked):
+            shown = "a tensor" if isinstance(asked, Tensor) else asked
+            raise UnsupportedAttentionError(f"its attention takes {name}={shown}, which packed attention does not know")
+    if others.get("is_causal") is False:
+        raise UnsupportedAttentionError("its attention takes is_causal=False, which packed attention does not know")
     return packing.attend(module, query, key, value, sliding_window, scaling), None
 
 

@@ -163,15 +163,15 @@ class PackedReader:
 class PaddedReader:
     """Reads whole prompts as transformers would, for architectures whose attention or layers cannot be reached."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._pad_id = pad_id
 
     def read(self, rows: Rows, pack: Pack, reference: bool) -> Tensor:
         """Final states of the rows of ``pack``, in its order: [states, hidden]."""
         members = [row for group in pack for row in group]
         parts = [rows.parts[row] for row in members]
-        ids = pad_sequence(parts, batch_first=True, padding_value=self._pad_id).to(self._model.device)
+        # Padding with 0, which every model has an embedding for; a tokenizer's pad id may lie beyond them.
+        ids = pad_sequence(parts, batch_first=True).to(self._model.device)
         if rows.places is None:
             return states_at(self._model, ids, [torch.tensor([len(part) - 1]) for part in parts])
         return states_at(self._model, ids, [rows.places[row] for row in members])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm import model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ def resolve(model: str) -> "Source":
         raise ConfigError(f"llm.model={model!r} is no text: set it to a hub id, a folder or {SMOLLM2}.")
     folder = Path(model).expanduser()
     if folder.is_dir():
+        model_folder.check_no_adapter(folder, model)
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"llm.model={model} is a folder without config.json, which every Hugging Face model has: "
@@ -79,7 +81,8 @@ class Source:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
         folder = self.folder(weights=False)
-        with _quiet(), self._errors():
+        model_folder.check_no_adapter(folder, self.model, complete=not isinstance(self, HubSource))
+        with quiet(), self._errors():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.get_text_config(decoder=True) is not config:
             raise ConfigError(
@@ -89,15 +92,17 @@ class Source:
         return config
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The model's tokenizer."""
+        """The model's tokenizer. Raises ConfigError for one that is absent, broken or another model's."""
         from transformers import AutoTokenizer
 
         folder = self.folder(weights=False)
         # Without any of these transformers makes a tokenizer that knows no words, and says nothing.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise unavailable(self.model, f"{folder} holds none of {', '.join(TOKENIZER_FILES)}")
-        with _quiet(), self._errors():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with quiet(), self._errors():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model_folder.check_tokenizer(tokenizer, self.load_config(), self.model)
+        return tokenizer
 
     def load_model(
         self, num_layers: int | None, dtype: "torch.dtype", pretrained: bool, seed: int, **loading: Any
@@ -110,7 +115,7 @@ class Source:
         weights that are absent, broken or incomplete.
         """
         config = _truncated(self.load_config(), num_layers, self.model)
-        with _quiet(), seeded(seed):
+        with quiet(), seeded(seed), self._errors():
             model = self._pretrained(config, dtype, **loading) if pretrained else _random(config, dtype)
         return model.eval().requires_grad_(False)
 
@@ -118,30 +123,35 @@ class Source:
         from transformers import AutoModel
 
         folder = self.folder(weights=True)
-        with self._errors():
-            model, loading = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **loading,
-            )
+        model_folder.check_shards(folder, self.model)
+        model, found = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **loading,
+        )
         # transformers fills what a checkpoint lacks with random numbers and only warns.
-        if missing := sorted(loading["missing_keys"]):
+        if missing := sorted(found["missing_keys"]):
             raise unavailable(self.model, f"its files lack {len(missing)} tensors, the first is {missing[0]}")
+        model_folder.check_loaded(model, found["unexpected_keys"], self.model)
         return model
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from safetensors import SafetensorError
+        """Raise ConfigError for whatever transformers raises about the files of a folder.
 
+        Any Exception: a damaged config.json ends in AssertionError, TypeError, ZeroDivisionError and many others.
+        """
         try:
             yield
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            raise unavailable(self.model, error) from error
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise unavailable(self.model, f"{type(error).__name__}: {error}") from error
 
 
 class HubSource(Source):
@@ -163,7 +173,7 @@ class HubSource(Source):
         except OSError:
             pass  # not in the cache: ask the hub
         try:
-            with _quiet(bars=True):
+            with quiet(bars=True):
                 # Asking for the model first, because snapshot_download itself waits for a silent hub for ever.
                 HfApi().model_info(self.model, timeout=HUB_TIMEOUT)
                 folder = Path(snapshot_download(self.model, etag_timeout=HUB_TIMEOUT, **wanted))
@@ -174,6 +184,7 @@ class HubSource(Source):
         # The bases of the hub's own error are OSError and the root of whichever HTTP library it uses.
         except (*HfHubHTTPError.__bases__, ValueError) as error:
             raise unavailable(self.model, f"asking the hub failed: {error}") from error
+        model_folder.check_no_adapter(folder, self.model, complete=weights)
         if not _complete(folder, weights):
             raise unavailable(self.model, "its repository lacks config.json, a tokenizer or safetensors weights")
         return folder
@@ -218,8 +229,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(bars: bool = False) -> Iterator[None]:
-    """Silences what transformers and the hub say while loading; ``bars`` keeps their progress bars."""
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Silence what transformers and the hub say while loading; ``bars`` keeps their progress bars."""
     from transformers.utils import logging as chatter
 
     hub = logging.getLogger("huggingface_hub")

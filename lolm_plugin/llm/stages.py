@@ -4,6 +4,7 @@ Both are views of one Hugging Face model: they share its modules and use its own
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,11 +28,11 @@ class Stages:
         layers = list(model.layers)
         model.set_attn_implementation(PACKED)
         self.split = split
-        self._trunk = _view(model, layers[:split], start=0, final=False)
+        self._trunk = view(model, layers[:split], range(split), final=False)
         above = [Recomputed(layer) if recompute else layer for layer in layers[split:-1]]
         self.reads_positions = read_positions
         last = TopLayer(layers[-1]) if read_positions else layers[-1]
-        self._top = _view(model, [*above, last], start=split, final=True)
+        self._top = view(model, [*above, last], range(split, len(layers)), final=True)
 
     @property
     def device(self) -> torch.device:
@@ -67,28 +68,31 @@ class Recomputed(nn.Module):
         return checkpoint(self.layer, hidden_states, use_reentrant=False, **context)
 
 
-def can_be_packed(model: PreTrainedModel) -> bool:
-    """Whether a model has the parts that ``Stages`` takes for granted; whether the result is right is to be tried."""
-    layers, config = getattr(model, "layers", None), model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return (
-        isinstance(layers, nn.ModuleList) and isinstance(getattr(model, "norm", None), nn.Module) and kinds <= ATTENTION
-    )
+def obstacle(model: PreTrainedModel) -> str:
+    """Return which part that ``Stages`` needs a model lacks, or "". Whether the numbers are right is to be tried."""
+    kind, types = type(model).__name__, set(getattr(model.config, "layer_types", None) or [])
+    if not isinstance(getattr(model, "layers", None), nn.ModuleList):
+        return f"{kind} has no layers in the usual place"
+    if not isinstance(getattr(model, "norm", None), nn.Module):
+        return f"{kind} has no final norm in the usual place"
+    if others := sorted(types - ATTENTION):
+        return f"{kind} has layers of {' and '.join(others)}"
+    return ""
 
 
-def _view(model: PreTrainedModel, layers: list[nn.Module], start: int, final: bool) -> PreTrainedModel:
-    """``model`` with some of its layers, which keep their own numbers, and without the final norm unless ``final``."""
-    view = copy.copy(model)
-    view.__dict__["_modules"] = dict(model._modules)
-    view.config = copy.copy(model.config)
-    view.config.num_hidden_layers = len(layers)
+def view(model: PreTrainedModel, layers: Sequence[nn.Module], indices: Sequence[int], final: bool) -> PreTrainedModel:
+    """Return ``model`` with ``layers``, its own at ``indices``, and without the final norm unless ``final``."""
+    part = copy.copy(model)
+    part.__dict__["_modules"] = dict(model._modules)
+    part.config = copy.copy(model.config)
+    part.config.num_hidden_layers = len(layers)
     for per_layer in ("layer_types", "mlp_layer_types"):
-        if getattr(model.config, per_layer, None):
-            setattr(view.config, per_layer, getattr(model.config, per_layer)[start : start + len(layers)])
-    view.layers = nn.ModuleList(layers)
+        if kinds := getattr(model.config, per_layer, None):
+            setattr(part.config, per_layer, [kinds[index] for index in indices])
+    part.layers = nn.ModuleList(layers)
     if not final:
-        view.norm = nn.Identity()
-    return view
+        part.norm = nn.Identity()
+    return part
 
 
 def _run(model: PreTrainedModel, packing: Packing, device: torch.device, **inputs: Tensor) -> Tensor:

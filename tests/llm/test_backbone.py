@@ -429,7 +429,7 @@ def test_states_at_any_places_above_a_trunk_and_of_the_reference():
 
 
 def test_states_at_any_places_of_a_model_that_cannot_be_packed(monkeypatch):
-    monkeypatch.setattr("lolm_plugin.llm.backbone.can_be_packed", lambda model: False)
+    monkeypatch.setattr("lolm_plugin.llm.trial.obstacle", lambda model: "it is a test")
     backbone = filled(make())
     assert not backbone.packs
     states = backbone.read(backbone.rows(PREFIX, SEQUENCES, PLACES), token_budget=64)

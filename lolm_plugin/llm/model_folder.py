@@ -1,0 +1,147 @@
+"""Check that a model folder holds one whole language model: no adapter beside it, no tensor missing, unused or NaN.
+
+transformers accepts much of what is refused here without a word, and then another model than the named one is trained.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lolm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+SHARD_INDEX = "model.safetensors.index.json"
+MOST_JSON_BYTES = 64 * 2**20  # the index of the largest models has under 10 MB; more is no index
+
+
+def check_no_adapter(folder: Path, model: str, complete: bool = True) -> None:
+    """Raise ConfigError if ``folder``, named by ``llm.model=model``, holds an adapter.
+
+    transformers would add an adapter that lies beside full weights to them, so that the policy before training and the
+    reference of the KL would be a model that no key names.
+
+    Args:
+        folder: of the model.
+        model: the value of ``llm.model``.
+        complete: the weights, if there are any, are in the folder already.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return
+    if not (folder / "config.json").is_file() or (complete and not _has_weights(folder)):
+        raise ConfigError(
+            f"llm.model={model} is an adapter{_base(folder)} and no language model: merge it into that model by PEFT "
+            "(PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...)) and set llm.model to the merged "
+            "folder; a policy of this program is loaded by checkpoint_path or transfer_from instead."
+        )
+    raise ConfigError(
+        f"llm.model={model} holds full weights and an adapter beside them, so it names two models: set llm.model to a "
+        f"folder without {ADAPTER_CONFIG} and {ADAPTER_FILES[0]} to train the full weights, or merge the adapter into "
+        "them first (merge_and_unload of PEFT)."
+    )
+
+
+def check_shards(folder: Path, model: str) -> None:
+    """Raise ConfigError if the index of the weights names a file that does not lie in ``folder`` itself."""
+    index = folder / SHARD_INDEX
+    if not index.is_file():
+        return
+    try:
+        if index.stat().st_size > MOST_JSON_BYTES:
+            raise ValueError("it is too large")
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wrong = sorted(shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise ConfigError(
+            f"llm.model={model} has a damaged {SHARD_INDEX} ({error}): set llm.model to a complete copy of the model."
+        ) from error
+    if wrong:
+        raise ConfigError(
+            f"llm.model={model} lacks {wrong[0]!r}, which its {SHARD_INDEX} names: set llm.model to a folder that "
+            "holds all of its weights."
+        )
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", model: str) -> None:
+    """Raise ConfigError if the tokenizer has ids that the model has no embedding for."""
+    size = getattr(config, "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest < 0:
+        raise ConfigError(f"llm.model={model} has a tokenizer without tokens: set llm.model to a complete model.")
+    if isinstance(size, int) and highest >= size:
+        raise ConfigError(
+            f"llm.model={model} has a tokenizer with ids up to {highest} but embeddings for ids up to {size - 1} "
+            "alone, so its tokenizer is another model's: set llm.model to a folder with the model's own tokenizer."
+        )
+
+
+def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str) -> None:
+    """Raise ConfigError for tensors that the configuration switches off, and for weights that are not finite.
+
+    Args:
+        model: with the weights of the folder.
+        unexpected: names of the tensors in the folder that the model did not take.
+        name: ``llm.model``.
+    """
+    modules: Mapping[str, Any] = dict(model.named_modules())
+    prefix = f"{model.base_model_prefix}."
+    for tensor in sorted(unexpected):
+        owner, _, kind = tensor.removeprefix(prefix).rpartition(".")
+        # Heads for tasks and layers above llm.num_layers have no module here; a bias of a layer that is here does.
+        if kind in ("weight", "bias") and isinstance(getattr(modules.get(owner), "weight", None), _tensor()):
+            raise ConfigError(
+                f"llm.model={name} has weights for {tensor}, which its config.json switches off, so config.json and "
+                "weights are of two models: set llm.model to a folder whose files belong together."
+            )
+    for tensor, values in model.named_parameters():
+        # The sum is NaN or infinite if any number is: one pass over memory. Confirm it, as a sum can overflow.
+        if values.is_floating_point() and not values.sum().isfinite() and not values.isfinite().all():
+            raise ConfigError(
+                f"llm.model={name} has NaN or infinite numbers in its weights, first in {tensor}: set llm.model to an "
+                "undamaged copy of the model."
+            )
+
+
+def context_length(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return how many tokens a prompt may have.
+
+    With longrope (Phi-3's 128k models) a prompt longer than the original context changes the position embeddings of
+    all prompts in its batch, so that a state would depend on what is read beside it. Longer prompts are not read.
+    """
+    # Absent where positions are relative: the tokenizer knows what such a model was trained for.
+    limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        if rope.get("rope_type") == "longrope":
+            limit = min(limit, rope.get("original_max_position_embeddings") or limit)
+    return int(limit)
+
+
+def state_width(config: "PretrainedConfig") -> int:
+    """Return the width of a final hidden state, which OPT-350m projects to less than ``hidden_size``."""
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def _tensor() -> type:
+    import torch
+
+    return torch.Tensor
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.name not in ADAPTER_FILES for path in folder.glob("*.safetensors"))
+
+
+def _base(folder: Path) -> str:
+    """The model that an adapter says it was trained on, as text alone."""
+    try:
+        path = folder / ADAPTER_CONFIG
+        base = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 2**20 else {}
+        name = base.get("base_model_name_or_path")
+    except (ValueError, AttributeError, RecursionError, OSError):
+        return ""
+    return f" of {name[:100]!r}" if isinstance(name, str) and name else ""

@@ -1,0 +1,398 @@
+"""Run a language model at the start in the shapes that training uses, and compare with plain transformers.
+
+Whether an architecture can be packed is seen from its numbers, not from its name. What does not agree runs padded, with
+a warning that says why. A model whose states depend on what is read beside a prompt is refused.
+
+Two trials: the whole model as it is, on short prompts, and a few of its layers on long and many prompts, with large
+weights and gradients, which for the whole model would take too long.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.llm import products
+from lolm_plugin.llm.lora import adapted_kinds, called_linear_layers
+from lolm_plugin.llm.packing import PACKED, UnsupportedAttentionError
+from lolm_plugin.llm.reader import PackedReader, Rows, states_at
+from lolm_plugin.llm.sources import quiet, seeded
+from lolm_plugin.llm.stages import Stages, obstacle, view
+
+# What a model raises that is not built as Stages and TopLayer assume.
+BUILT_OTHERWISE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+# Relative, in float32. Rounding alone reaches 8e-6 and 9e-5 (SmolLM2; 35 tiny families: 3e-6 and 1e-5); the wrong
+# prefixes, rotations and scales of five families were 5e-2 and more. Lower limits would run good models padded.
+VALUE_LIMIT, GRADIENT_LIMIT = 1e-4, 3e-3
+# Of the largest gradient: below it only rounding would be compared, as of a key's bias, whose gradient is 0.
+NO_GRADIENT = 1e-2
+# Times the weights, so attention scores are 9 times as large: a cap or a wrong scale shows. At 6 and more attention
+# becomes one-hot, and gradients of queries and keys vanish.
+LARGE = 3.0
+ADAPTER_STD = 0.05  # of the adapters in the trial, which are zero before training and would hide errors
+WINDOW = 40  # tokens: sliding windows in the trial are no longer, so that its prompts pass them
+MOST_KINDS = 3  # different layers of the trial, of the frozen and of the trained ones each
+PREFIX_TOKENS = 20
+# What a few layers have shown in this process. The trial is of the architecture, so that a second model of the same
+# configuration, as evaluations and tests build them, starts without it.
+PROVED: set[tuple[object, ...]] = set()
+PADDED = "llm.model=%s runs padded, which changes no result but is several times slower: %s."
+WHOLE_LAST_LAYER = (
+    "llm.model=%s computes its last layer for every token and not only where it is read, which changes no result but "
+    "is slower: %s."
+)
+# One prompt longer than the 128 queries that attend at once on a CPU, two that begin alike, some short ones.
+LENGTHS, ALIKE = (136, 130, 33, 30, 9, 1), 100
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model to try: ``lm`` is the base model, with its adapter if it has one.
+
+    ``name`` is ``llm.model``, ``context`` the most tokens of a prompt.
+    """
+
+    lm: PreTrainedModel
+    name: str
+    context: int
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The forms of a packed model, as ``Stages`` takes them, and whether a common prefix is computed once."""
+
+    split: int
+    recompute: bool
+    read_positions: bool
+    share_prefix: bool
+
+    def stages(self, lm: PreTrainedModel) -> Stages:
+        """Return ``lm`` packed. Raises _DiffersError if its attention cannot be replaced."""
+        with quiet():
+            stages = Stages(lm, self.split, self.recompute, self.read_positions)
+        if lm.config._attn_implementation != PACKED:
+            raise _DiffersError("its attention cannot be chosen through transformers' interface")
+        return stages
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Prompts to try: a prefix, rows that continue it, and which of their states are read."""
+
+    rows: Rows
+
+    @classmethod
+    def of(cls, model: "Tried", prefix: int, lengths: Sequence[int], alike: int = 0) -> "Trial":
+        """Make prompts up that fit the context; rows 0 and 1 share their first ``alike`` tokens."""
+        vocabulary = model.lm.config.vocab_size
+        prefix = min(prefix, model.context // 2)
+        lengths = [min(length, model.context - prefix) for length in lengths]
+        at = torch.arange(max(lengths))
+        parts = [(5 + 7 * row + 11 * at[:length]) % vocabulary for row, length in enumerate(lengths)]
+        parts[1][:alike] = parts[0][:alike]
+        # The last token first, then some before it, of which each row has another number.
+        places = [
+            torch.tensor([length - 1, *range(0, length - 1, 8)][: 1 + row % 4]) for row, length in enumerate(lengths)
+        ]
+        return cls(Rows(tuple((3 + 13 * torch.arange(prefix)).remainder(vocabulary).tolist()), parts, places))
+
+    @property
+    def order(self) -> list[int]:
+        """The rows in the order in which one pack has them."""
+        return [row for group in self.rows.plan()[0] for row in group]
+
+    def plain(self, model: PreTrainedModel) -> Tensor:
+        """Return the states of plain transformers, one whole prompt at a time."""
+        prefix = torch.tensor(self.rows.prefix, dtype=torch.int64)
+        states = []
+        for row in self.order:
+            ids = torch.cat([prefix, self.rows.parts[row]]).unsqueeze(0).to(model.device)
+            states.append(states_at(model, ids, [len(prefix) + self.rows.places[row]]))
+        return torch.cat(states)
+
+    def packed(self, reader: PackedReader, rows: Rows | None = None) -> Tensor:
+        """Return the states of the packed model, in the order of ``plain``."""
+        rows = rows or self.rows
+        return reader.read(rows, rows.plan()[0], reference=False)
+
+
+class _Unchanged:
+    """A model that nothing trains while it is tried."""
+
+    def version(self, reference: bool) -> int:
+        return 0
+
+
+def check_runs(model: Tried) -> int:
+    """Run the model once and return the width of its states. Warn of adapters that are never computed.
+
+    Raises:
+        ConfigError: it cannot be run, computes NaN, or lets tokens see later ones. Right padding without a mask is
+            exact only if no token sees a later one.
+    """
+    lm, name = model.lm, model.name
+    try:
+        with torch.no_grad(), quiet(), called_linear_layers(lm) as called:
+            ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=lm.device) % lm.config.vocab_size
+            states = lm(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
+    except BUILT_OTHERWISE as error:
+        if is_out_of_memory(error):
+            raise _no_memory(name, error) from error
+        raise ConfigError(
+            f"llm.model={name} cannot be run by transformers ({_reason(error)}): set llm.model to a model whose "
+            "config.json and weights fit each other."
+        ) from error
+    if not states.isfinite().all():
+        raise ConfigError(f"llm.model={name} computes NaN or infinite states: set llm.model to another model.")
+    if not _agree(states[0], states[1], lm.dtype):
+        raise ConfigError(
+            f"llm.model={name} lets tokens see later ones, so it is no causal language model: set llm.model to "
+            "one that is, such as Qwen/Qwen3-0.6B."
+        )
+    if unused := adapted_kinds(lm) - called:
+        logging.getLogger("lolm").warning(
+            "The adapters of %s have no effect in llm.model=%s, whose code reads these weights without calling their "
+            "layers: set lora.targets to others, such as [%s].",
+            " and ".join(sorted(unused)),
+            name,
+            ", ".join(sorted(called)),
+        )
+    return states.shape[-1]
+
+
+def check_padded(model: Tried) -> None:
+    """Raise ConfigError if a padded batch has other states than its prompts one at a time."""
+    trial = Trial.of(model, 3, (30, 12, 2))
+    prefix = torch.tensor(trial.rows.prefix)
+    prompts = [torch.cat([prefix, trial.rows.parts[row]]) for row in trial.order]
+    ids = pad_sequence(prompts, batch_first=True).to(model.lm.device)
+    # transformers recommends a mask here, which right padding does not need: this is what is tried.
+    with torch.no_grad(), quiet():
+        padded = states_at(model.lm, ids, [len(prefix) + trial.rows.places[row] for row in trial.order])
+        if not _agree(padded, trial.plain(model.lm), model.lm.dtype):
+            raise ConfigError(
+                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
+                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
+            )
+
+
+def packed_stages(model: Tried, forms: Forms) -> Stages | None:
+    """Return the model packed if its numbers are transformers' own, else None, with a warning that says why.
+
+    If only the last layer differs where it is read, all of it is computed, with a warning, too.
+
+    Raises:
+        ConfigError: the memory does not hold the model and a few short prompts.
+    """
+    log = logging.getLogger("lolm")
+    if lacks := obstacle(model.lm):
+        log.warning(PADDED, model.name, lacks)
+        return None
+    attention, reasons = model.lm.config._attn_implementation, []
+    for only_where_read in [True, False] if forms.read_positions else [False]:
+        form = replace(forms, read_positions=only_where_read)
+        try:
+            _try_few_layers(model, form)
+            stages = _try_whole_model(model, form)
+        except BUILT_OTHERWISE as error:
+            model.lm.set_attn_implementation(attention)
+            if is_out_of_memory(error):  # says nothing about the architecture
+                raise _no_memory(model.name, error) from error
+            reasons.append(_reason(error))
+            if isinstance(error, UnsupportedAttentionError):
+                break
+        else:
+            if reasons:
+                log.warning(WHOLE_LAST_LAYER, model.name, reasons[0])
+            return stages
+    log.warning(PADDED, model.name, reasons[-1])
+    return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; PyTorch raises a plain RuntimeError for a CPU's and for cuBLAS's."""
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        part in message for part in ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
+    )
+
+
+class _DiffersError(ValueError):
+    """The packed model has other numbers than plain transformers."""
+
+
+def _try_whole_model(model: Tried, form: Forms) -> Stages:
+    """Return the stages of the whole model after comparing short prompts, in its own dtype and without gradient."""
+    trial = Trial.of(model, 3 * form.share_prefix, (9, 9, 8, 2))
+    with torch.no_grad():
+        plain = trial.plain(model.lm)
+        stages = form.stages(model.lm)
+        packed = trial.packed(PackedReader(stages, _Unchanged(), form.share_prefix))
+    if not _agree(packed, plain, model.lm.dtype):
+        raise _DiffersError("states of the whole model differ from those of plain transformers")
+    return stages
+
+
+def _try_few_layers(model: Tried, form: Forms) -> None:
+    """Compare a few layers as they play, train and keep the frozen layers' states. Raises _DiffersError."""
+    trained = sum(parameter.numel() for parameter in model.lm.layers.parameters() if parameter.requires_grad)
+    config = model.lm.config.to_json_string(use_diff=False)
+    proof = (type(model.lm), config, trained, model.lm.device.type, products.chosen(), form)
+    if proof in PROVED:
+        return
+    try:
+        few, split = _few_layers(model.lm, form.split)
+        _compare(replace(model, lm=few), replace(form, split=split))
+        PROVED.add(proof)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # The whole model's trial needs less and is still to come.
+        logging.getLogger("lolm").warning(
+            "The memory does not hold a trial of llm.model=%s on long prompts; it is tried on short ones alone.",
+            model.name,
+        )
+
+
+def _compare(model: Tried, form: Forms) -> None:
+    trial = Trial.of(model, PREFIX_TOKENS * form.share_prefix, LENGTHS, ALIKE)
+    trained = [parameter for parameter in model.lm.layers.parameters() if parameter.requires_grad]
+    plain = trial.plain(model.lm)
+    weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)).to(plain.device)
+    expected = _gradients(plain, weights, trained)
+    reader = PackedReader(form.stages(model.lm), _Unchanged(), form.share_prefix)
+    states = trial.packed(reader)
+    _check_values("to learn from", states, plain)
+    _check_gradients(_gradients(states, weights, trained), expected)
+    with torch.no_grad():
+        _check_values("to play, whose prefix is known,", trial.packed(reader), plain)
+        if form.split:
+            kept = reader.precompute_frozen_layers(trial.rows, keep_bytes=2**40, token_budget=None)
+            _check_values("kept from play", trial.packed(reader, kept), plain)
+
+
+def _few_layers(model: PreTrainedModel, split: int) -> tuple[PreTrainedModel, int]:
+    """Copy a few of the model's layers, in float32, with large weights and adapters; and how many of them are frozen.
+
+    The copy has short sliding windows. Embeddings and rotary embeddings are the model's own.
+    """
+    chosen = _different_layers(model, range(split)) + _different_layers(model, range(split, len(model.layers)))
+    layers = [model.layers[index] for index in chosen]
+    few = view(model, layers, chosen, final=True)
+    with seeded(0):
+        if getattr(model, "is_quantized", False):  # no float weights to copy: layers of the same code
+            few.layers = nn.ModuleList(
+                type(layer)(few.config, index) for layer, index in zip(layers, chosen, strict=True)
+            )
+            few.layers.apply(model._init_weights)
+            few.layers[: sum(index < split for index in chosen)].requires_grad_(False)
+            few.norm = copy.deepcopy(model.norm)
+        else:
+            few.layers, few.norm = copy.deepcopy((few.layers, model.norm), {id(model.config): few.config})
+        few.layers.to(model.device).float()
+        few.norm.float()
+        few.set_input_embeddings(_Float32(model.get_input_embeddings()))
+        _enlarge(few.layers)
+    for owner in (few.config, *few.layers.modules()):
+        window = getattr(owner, "sliding_window", None)
+        if isinstance(window, int) and window > WINDOW:
+            owner.sliding_window = WINDOW
+    return few.eval(), sum(index < split for index in chosen)
+
+
+@torch.no_grad()
+def _enlarge(layers: nn.ModuleList) -> None:
+    for name, parameter in layers.named_parameters():
+        if "lora_B" in name:
+            parameter.copy_(torch.randn(parameter.shape) * ADAPTER_STD)
+        elif "lora_" not in name and parameter.ndim > 1:
+            parameter.mul_(LARGE)
+
+
+class _Float32(nn.Module):
+    """The model's own embedding, whose states are float32."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    @property
+    def weight(self) -> Tensor:
+        return self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids).float()
+
+
+def _different_layers(model: PreTrainedModel, indices: range) -> list[int]:
+    """Return the first layer of each kind among ``indices``, and the last of them if it is the model's last."""
+    kinds: dict[str, int] = {}
+    for index in indices:
+        kinds.setdefault(_kind(model, index), index)
+    chosen = list(kinds.values())[:MOST_KINDS]
+    last = len(model.layers) - 1
+    return sorted({*chosen, last}) if last in indices else chosen
+
+
+def _kind(model: PreTrainedModel, index: int) -> str:
+    """What tells a layer from the others, beside its weights: such as a window, or no rotary embedding."""
+    layer = model.layers[index]
+    attention = getattr(layer, "self_attn", layer)
+    types = [
+        (getattr(model.config, per_layer, None) or {index: ""})[index]
+        for per_layer in ("layer_types", "mlp_layer_types")
+    ]
+    settings = {
+        name: value
+        for name, value in vars(attention).items()
+        if isinstance(value, bool | int | float | str) and name != "layer_idx"
+    }
+    return repr([*types, type(attention), type(getattr(layer, "mlp", None)), sorted(settings.items())])
+
+
+def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> list[Tensor | None]:
+    if not trained:
+        return []
+    return list(torch.autograd.grad((states * weights).sum(), trained, allow_unused=True))
+
+
+def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
+    error = float((packed - plain).detach().norm() / plain.detach().norm())
+    if not error <= VALUE_LIMIT:
+        raise _DiffersError(f"states {which} differ from those of plain transformers by {error:.1g} of their size")
+
+
+def _check_gradients(packed: Sequence[Tensor | None], plain: Sequence[Tensor | None]) -> None:
+    norms = [0.0 if gradient is None else float(gradient.norm()) for gradient in plain]
+    for got, want, norm in zip(packed, plain, norms, strict=True):
+        if got is None and want is None:
+            continue
+        got, want = (torch.zeros_like(got if want is None else want) if x is None else x for x in (got, want))
+        error = float((got - want).norm()) / max(norm, NO_GRADIENT * max(norms), 1e-30)
+        if not error <= GRADIENT_LIMIT:
+            raise _DiffersError(f"gradients differ from those of plain transformers by {error:.1g} of their size")
+
+
+def _agree(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    one, other = one.float(), other.float()
+    return bool((one - other).abs().max() <= torch.finfo(dtype).eps ** 0.5 * one.abs().max())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _DiffersError | NotImplementedError):
+        return str(error)
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _no_memory(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"The memory does not hold llm.model={name} and a few short prompts ({str(error).splitlines()[0][:200]}): set "
+        "llm.num_layers to fewer, llm.quantization=8bit, or llm.model to a smaller one."
+    )
