@@ -151,7 +151,17 @@ def environments(found: Sequence[Finding], checkout: bool, probes: packages.Pack
     path = probes.folder("smaclite")
     fine = path is not None and (path / "env/smaclite.py").is_file()
     install = [] if fine else ["smaclite (pip install git+https://github.com/uoe-agents/smaclite.git)"]
+    if fine and (error := probes.import_error("smaclite")):
+        install = [f"a smaclite that can be imported ({error}): {_smaclite_repair(error)}"]
     yield _in_epymarl("smaclite", "SMAC's battles without StarCraft", [*host, *install])
+
+
+def _smaclite_repair(error: str) -> str:
+    """What to install for a SMAClite that raises ``error`` when it is imported."""
+    if "spatialindex" in error:
+        # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
+        return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"
+    return "pip install --force-reinstall git+https://github.com/uoe-agents/smaclite.git"
 
 
 def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> Finding:

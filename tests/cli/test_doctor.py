@@ -71,6 +71,14 @@ def test_smaclite(tmp_path):
     (tmp_path / "env/smaclite.py").touch()
     assert environment("smaclite", probes=has_it).usable
     assert environment("smaclite", probes=has_it, checkout=False).detail.endswith("EPyMARL checkout (see Host)")
+    broken = has_it._replace(
+        import_error=lambda module: f"OSError: Could not load libspatialindex_c library ({module})"
+    )
+    line = environment("smaclite", probes=broken)
+    assert not line.usable
+    assert "libspatialindex_c library (smaclite)): apt-get install libspatialindex-dev, or pip install" in line.detail
+    line = environment("smaclite", probes=has_it._replace(import_error=lambda module: "TypeError: no reason given"))
+    assert "TypeError: no reason given): pip install --force-reinstall git+" in line.detail
 
 
 # Looking at packages
