@@ -48,6 +48,9 @@ def configuration(found: Checkpoint) -> dict[str, Any]:
     config = config_files.merge(
         config_files.read(config_files.plugin_config_dir() / "default.yaml"), found.facts["config"]
     )
+    if config.get("bootstrap_time_limit") and "time_limits" not in found.facts:
+        # Until time limits were stored, True had the effect that null has now.
+        config["bootstrap_time_limit"] = None
     folder = found.path.parent
     # The folder may have been moved since; whatever else lies under the results stays there.
     moved = {"checkpoint_path": str(folder), "load_step": 0, "evaluate": False, "save_replay": False, "strict": False}
