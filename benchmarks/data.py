@@ -44,7 +44,7 @@ def play(map_name: str, episodes: int, seed: int) -> Battles:
         views.append((env.obs, env.state, env.avail_actions))
         lengths[~over] += 1
         timeout[~over] |= transition.info["timeout"][~over] > 0
-        over |= transition.terminated
+        over |= transition.over
     env.close()
     return Battles(*map(np.stack, zip(*views, strict=True)), np.stack(taken), np.stack(rewards), lengths, timeout)
 

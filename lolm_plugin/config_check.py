@@ -18,6 +18,7 @@ PATHS = ("local_results_path", "checkpoint_path", "transfer_from", "decisions_fi
 PATHS += ("env_args.map_file", "env_args.replay_dir", "imitate.teacher")
 LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
+SCENARIO = "lolm_plugin.observations.sc2v2:scenario"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -59,6 +60,7 @@ NULLABLE = {  # keys that take null, with an example of what else they take
     "lora.layers": 8,
     "torch_threads": 1,
     "keep_checkpoints": 3,
+    "bootstrap_time_limit": True,
     "preset": "reference",
     "learner_preset": "standard",
     "entity.init_gain": 0.01,
@@ -305,6 +307,7 @@ def _check_policy(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}.")
     _check_choices(config, _choices(config))
     _check_entropy(config)
+    _check_time_limit(config)
     if config.get("advantage_floor") and not config["normalise_values"]:
         raise ConfigError(
             f"advantage_floor={config['advantage_floor']} is a share of the returns' deviation, which "
@@ -424,6 +427,22 @@ def _check_network(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"entity.further_fields={fields} is not a list of fields; set it to any of {list(known)}, such as [] or "
             f"{list(known[:1])}."
+        )
+
+
+def _check_time_limit(config: Mapping[str, Any]) -> None:
+    """SMAC and SMACv2 tell a time limit from a defeat only if they are asked to."""
+    env, env_args = config["env"], config["env_args"]
+    if not config.get("bootstrap_time_limit") or env not in ("sc2", "sc2v2"):
+        return
+    where = "set env_args.continuing_episode=True"
+    if env == "sc2v2":
+        env_args = registry.load(SCENARIO)(env_args["map_name"])
+        where = f"set continuing_episode: True in EPyMARL's smacv2_configs/{config['env_args']['map_name']}.yaml"
+    if not env_args.get("continuing_episode"):
+        raise ConfigError(
+            f"bootstrap_time_limit=True cannot be used with env={env}, which reports no time limit while its "
+            f"continuing_episode is False; {where}, or bootstrap_time_limit=null."
         )
 
 

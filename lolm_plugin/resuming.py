@@ -76,6 +76,9 @@ def configuration(
             f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
             "lolm_plugin, and no other runs can be resumed; start a new one."
         )
+    if config.get("bootstrap_time_limit") and "time_limits" not in found.facts:
+        # Until time limits were stored, True had the effect that null has now.
+        config["bootstrap_time_limit"] = None
     division = checkpoint_config.divide(config)
     given = config_files.flatten(updates)
     checkpoint_config.check_repeated(division.needed, given)

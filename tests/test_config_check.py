@@ -193,6 +193,22 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"common_reward": False}, ("common_reward=False", "env=probe", "set common_reward=True")),
         ({"env": "sc2", "mac": "basic_mac"}, ("runner=vector", "env=sc2", "set runner=parallel")),
         ({"env": "matrix"}, ("env=matrix", "no observation layout", "gymma, probe, sc2, sc2v2, smaclite, smax")),
+        (
+            {
+                "env": "sc2",
+                "bootstrap_time_limit": True,
+                "runner": "supervised_parallel",
+                "env_args": {"map_name": "3m"},
+            },
+            ("bootstrap_time_limit=True", "env=sc2", "set env_args.continuing_episode=True"),
+        ),
+        (
+            {
+                **{"env": "sc2v2", "bootstrap_time_limit": True, "runner": "supervised_parallel"},
+                "env_args": {"map_name": "terran_5_vs_5"},
+            },
+            ("bootstrap_time_limit=True", "env=sc2v2", "smacv2_configs/terran_5_vs_5.yaml"),
+        ),
         ({"env": "sc2", "env_args": {"map_name": "MMM3"}}, ("env_args.map_name=MMM3", "did you mean MMM?", "corridor")),
         (
             {"env": "sc2", "env_args": {"map_name": "3m", "obs_timestep_number": True}},

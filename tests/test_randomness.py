@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lolm_plugin.randomness import keyed_generator, keyed_seeds
+from lolm_plugin.randomness import environment_seed, keyed_generator, keyed_seeds
 
 
 def draws(*key):
@@ -45,3 +45,11 @@ def test_fewer_seeds_are_the_first_of_more():
 
 def test_numpy_integers_are_keys_like_any_other():
     assert np.array_equal(draws(np.int64(1), "action", np.uint32(7)), draws(1, "action", 7))
+
+
+def test_environments_of_different_runs_processes_and_restarts_share_no_seed():
+    keys = [(seed, index, restart) for seed in range(8) for index in range(32) for restart in range(4)]
+    seeds = {environment_seed(*key) for key in keys}
+    assert len(seeds) == len(keys)
+    assert all(0 <= seed < 2**31 for seed in seeds), "StarCraft and numpy take no larger ones"
+    assert environment_seed(1, 2, 3) == environment_seed(1, 2, 3)

@@ -19,6 +19,7 @@ from lolm_plugin.paths import cache_dir
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
 EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
+CLONE_TIMEOUT = 900  # seconds; the repository is a few megabytes
 
 
 USAGE = f"""{__doc__}
@@ -72,7 +73,14 @@ def fetch_epymarl() -> Path:
         ["git", "clone", "--quiet", EPYMARL, str(target)],
         ["git", "-C", str(target), "checkout", "--quiet", EPYMARL_COMMIT],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
+        environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=CLONE_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(
+                f"--fetch-epymarl gave up on {EPYMARL} after {CLONE_TIMEOUT} s; remove {target} and try again, or set "
+                "EPYMARL_HOME to a checkout."
+            ) from error
         if done.returncode:
             reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             raise ConfigError(f"--fetch-epymarl could not clone {EPYMARL} ({reason}); set EPYMARL_HOME to a checkout.")
@@ -151,7 +159,17 @@ def environments(found: Sequence[Finding], checkout: bool, probes: packages.Pack
     path = probes.folder("smaclite")
     fine = path is not None and (path / "env/smaclite.py").is_file()
     install = [] if fine else ["smaclite (pip install git+https://github.com/uoe-agents/smaclite.git)"]
+    if fine and (error := probes.import_error("smaclite")):
+        install = [f"a smaclite that can be imported ({error}): {_smaclite_repair(error)}"]
     yield _in_epymarl("smaclite", "SMAC's battles without StarCraft", [*host, *install])
+
+
+def _smaclite_repair(error: str) -> str:
+    """What to install for a SMAClite that raises ``error`` when it is imported."""
+    if "spatialindex" in error:
+        # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
+        return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"
+    return "pip install --force-reinstall git+https://github.com/uoe-agents/smaclite.git"
 
 
 def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> Finding:

@@ -47,6 +47,7 @@ class GymmaEnv(KeyedEnv):
         self.episode_limit = time_limit
         self._size = max(map(_flatdim, self._task.observation_spaces))
         self._actions = [int(space.n) for space in self._task.action_spaces]
+        self._first_actions = [int(space.start) for space in self._task.action_spaces]  # ours are counted from 0
         super().__init__(seed or 0)
 
     def _begin(self, seeds: np.ndarray) -> None:
@@ -55,8 +56,9 @@ class GymmaEnv(KeyedEnv):
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], Any, bool, bool, dict[str, float]]:
         """One action per agent -> observations, reward (one, or ``[n_agents]``), terminated, truncated, info."""
-        seen, rewards, terminated, truncated, info = self._task.step([int(action) for action in actions])
-        if seen:  # nobody is left at some tasks' ends
+        chosen = [int(action) + first for action, first in zip(actions, self._first_actions, strict=True)]
+        seen, rewards, terminated, truncated, info = self._task.step(chosen)
+        if any(own is not None for own in seen):  # no agent is left at some tasks' ends
             self._show(seen)
         self._step += 1
         reward = [float(reward) for reward in rewards]
@@ -97,8 +99,9 @@ class GymmaEnv(KeyedEnv):
         return [self.get_avail_agent_actions(agent) for agent in range(self.n_agents)]
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
-        """One agent's action mask."""
-        return [int(action < self._actions[agent_id]) for action in range(self.get_total_actions())]
+        """One agent's action mask; one that has left the task has action 0 alone, which is not carried out."""
+        known = self._actions[agent_id] if self._present[agent_id] else 1
+        return [int(action < known) for action in range(self.get_total_actions())]
 
     def get_total_actions(self) -> int:
         """Number of actions an agent can ever take."""
@@ -119,9 +122,14 @@ class GymmaEnv(KeyedEnv):
         self._task.close()
 
     def _show(self, seen: Sequence[Any]) -> None:
+        """Keep what each agent observes; None for one that has left, which sees zeros from now on."""
         flatten = importlib.import_module("gymnasium.spaces").flatten
-        flat = (flatten(space, own) for space, own in zip(self._task.observation_spaces, seen, strict=True))
-        self._obs = [np.pad(np.asarray(own, np.float32), (0, self._size - len(own))) for own in flat]
+        self._present = [own is not None for own in seen]
+        flat = [
+            np.zeros(0, np.float32) if own is None else np.asarray(flatten(space, own), np.float32)
+            for space, own in zip(self._task.observation_spaces, seen, strict=True)
+        ]
+        self._obs = [np.pad(own, (0, self._size - len(own))) for own in flat]
 
 
 class _Gymnasium:
@@ -155,7 +163,7 @@ class _Gymnasium:
 
 
 class _PettingZoo:
-    """A PettingZoo environment whose agents act at once."""
+    """A PettingZoo environment whose agents act at once; those that leave early stay as agents without a choice."""
 
     def __init__(self, module: str, options: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():
@@ -167,19 +175,18 @@ class _PettingZoo:
 
     def reset(self, seed: int) -> Sequence[Any]:
         seen, _ = self._env.reset(seed=seed)
-        return [seen[agent] for agent in self._agents]
+        return [seen.get(agent) for agent in self._agents]
 
     def step(self, actions: list[int]) -> tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]:
         chosen = dict(zip(self._agents, actions, strict=True))
-        seen, rewards, terminated, truncated, infos = self._env.step(chosen)
+        acting = list(self._env.agents)
+        seen, rewards, terminated, truncated, infos = self._env.step({agent: chosen[agent] for agent in acting})
+        over = all(terminated.get(agent) or truncated.get(agent) for agent in acting) or not self._env.agents
+        cut = over and any(truncated.get(agent) and not terminated.get(agent) for agent in acting)
         info = {f"{agent}_{name}": value for agent, own in infos.items() for name, value in own.items()}
-        return (
-            [seen[agent] for agent in self._agents] if seen else [],
-            [rewards.get(agent, 0.0) for agent in self._agents],
-            all(terminated.values()),
-            all(truncated.values()),
-            info,
-        )
+        # An agent that leaves is shown once more; at the end that is the state that bootstrapping looks at.
+        shown = [seen.get(agent) if over or agent in self._env.agents else None for agent in self._agents]
+        return shown, [float(rewards.get(agent, 0.0)) for agent in self._agents], over and not cut, cut, info
 
     def close(self) -> None:
         self._env.close()
@@ -247,6 +254,15 @@ def _make(key: str, options: Mapping[str, Any]) -> Any:
         raise ConfigError(
             f"env_args.key={key} has actions that are no plain numbers: set it to a task with Discrete ones."
         )
+    for space in task.observation_spaces:
+        try:
+            _flatdim(space)
+        except (NotImplementedError, ValueError, TypeError) as error:
+            task.close()
+            raise ConfigError(
+                f"env_args.key={key} has observations of no fixed size ({space}), where a policy needs as many numbers "
+                "in every step: set it to a task with spaces such as Box, Discrete or a Dict of these."
+            ) from error
     return task
 
 

@@ -88,14 +88,16 @@ class ProbeVectorEnv:
         at = (self._situation, action)
         self._t += 1
         self._situation = self._task.after[at]
-        self._over = self._over | self._task.over[at] | (self._t >= self.episode_limit)
+        terminated = self._over | self._task.over[at]
+        truncated = ~terminated & (self._t >= self.episode_limit)
+        self._over = terminated | truncated
         self._show()
         info = {
             "battle_won": self._task.won[at].astype(np.float32),
             "dead_allies": self._task.dead_allies[self._situation],
             "dead_enemies": self._task.dead_enemies[self._situation],
         }
-        return Transition(self._task.reward[at], self._over, info)
+        return Transition(self._task.reward[at], terminated, truncated, info)
 
     def close(self) -> None:
         """Nothing is held."""

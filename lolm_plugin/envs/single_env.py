@@ -24,12 +24,12 @@ class SingleEnv(KeyedEnv):
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], float, bool, bool, dict[str, float]]:
         """Take one action per agent (``[n_agents]``, a tensor as well).
 
-        Returns observations, the team's reward, terminated, truncated (always False: a battle that runs
-        out of time is over, as in SMAC) and info.
+        Returns observations, the team's reward, terminated, truncated (by the time limit) and info.
         """
         transition = self.vector_env.step(np.array([[int(action) for action in actions]], dtype=np.int64))
         info = {name: float(value[0]) for name, value in transition.info.items()}
-        return self.get_obs(), float(transition.reward[0]), bool(transition.terminated[0]), False, info
+        terminated, truncated = bool(transition.terminated[0]), bool(transition.truncated[0])
+        return self.get_obs(), float(transition.reward[0]), terminated, truncated, info
 
     def get_obs(self) -> list[np.ndarray]:
         """Every agent's observation, float32 ``[obs_size]`` each."""

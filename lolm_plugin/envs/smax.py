@@ -7,6 +7,7 @@ after its parent has used jax hangs.
 
 import os
 from collections.abc import Callable
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -150,9 +151,11 @@ class SMAXVectorEnv:
         assert allowed[~self._over].all(), "an action was taken that avail_actions rules out"
         self._battles, seen, outcome = self._step(self._battles, np.asarray(actions, dtype=np.int32))
         (self.obs, self.state, self.avail_actions), outcome = self._to_host((seen, outcome))
-        reward, terminated, *info = outcome.T
-        self._over |= terminated > 0
-        return Transition(reward, terminated > 0, dict(zip(INFO, info, strict=True)))
+        reward, over, *values = outcome.T
+        info = dict(zip(INFO, values, strict=True))
+        truncated = info["timeout"] > 0
+        self._over |= over > 0
+        return Transition(reward, (over > 0) & ~truncated, truncated, info)
 
     def close(self) -> None:
         """Nothing is held outside this process."""
@@ -187,21 +190,42 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         import jax
-        import jax.numpy as jnp
 
-        from lolm_plugin.envs import jaxmarl_smax
+        # SMAX mixes 32 and 64 bits where JAX_ENABLE_X64 is set, which jax refuses.
+        in_32_bits = partial(jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64, False)
+        with in_32_bits():
+            from lolm_plugin.envs import jaxmarl_smax
 
-        HeuristicEnemySMAX, Scenario = jaxmarl_smax.load()
+            reset, step = _rules(battle, episode_limit, *jaxmarl_smax.load())
     except ImportError as error:
         raise ConfigError(
             f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install -e "
             "'.[smax]' or set another --env-config."
         ) from error
 
+    def over_copies(one_battle: Callable) -> Callable:
+        # A vmap would be a little faster, but rounds differently with the number of copies.
+        compiled = jax.jit(lambda *batched: jax.lax.map(lambda one: one_battle(*one), batched))
+
+        @wraps(compiled)
+        def stepped(*batched: Any) -> Any:
+            with in_32_bits():
+                return compiled(*batched)
+
+        return stepped
+
+    return over_copies(reset), over_copies(step), jax.device_get
+
+
+def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_class: Any) -> tuple[Callable, Callable]:
+    """``reset(seed) -> (battle, View)`` and ``step(battle, actions) -> (battle, View, outcome)`` of one copy."""
+    import jax
+    import jax.numpy as jnp
+
     n_agents = len(battle.ally_types)
     kinds = [UNIT_TYPES.index(unit) for unit in battle.ally_types + battle.enemy_types]
-    game = HeuristicEnemySMAX(
-        scenario=Scenario(
+    game = game_class(
+        scenario=scenario_class(
             unit_types=jnp.array(kinds, dtype=jnp.uint8),
             num_allies=n_agents,
             num_enemies=len(battle.enemy_types),
@@ -259,8 +283,4 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
         outcome = [rewards["ally_0"] * REWARD_SCALE, dones["__all__"], *(info[name] for name in INFO)]
         return (key, after), look(after.state), jnp.stack([value.astype(jnp.float32) for value in outcome])
 
-    def over_copies(one_battle: Callable) -> Callable:
-        # A vmap would be a little faster, but rounds differently with the number of copies.
-        return jax.jit(lambda *batched: jax.lax.map(lambda one: one_battle(*one), batched))
-
-    return over_copies(reset), over_copies(step), jax.device_get
+    return reset, step

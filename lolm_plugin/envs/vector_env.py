@@ -6,11 +6,17 @@ import numpy as np
 
 
 class Transition(NamedTuple):
-    """What one step of every copy brought."""
+    """What one step of every copy brought; an episode is over once it is terminated or truncated."""
 
     reward: np.ndarray  # float32 [n_envs], shared by the team
-    terminated: np.ndarray  # bool [n_envs]
+    terminated: np.ndarray  # bool [n_envs]: ended by the rules
+    truncated: np.ndarray  # bool [n_envs]: cut off by the time limit, so never terminated as well
     info: dict[str, np.ndarray]  # name -> float [n_envs]; read at the last step of an episode
+
+    @property
+    def over(self) -> np.ndarray:
+        """Whether the episode of each copy is over: bool ``[n_envs]``."""
+        return self.terminated | self.truncated
 
 
 class VectorEnv(Protocol):

@@ -31,6 +31,8 @@ OPTIONAL = {"smaclite": (), "gymnasium": ("spaces", "wrappers")}
 # The package behind each of EPyMARL's environments.
 ENV_PACKAGES = {"smaclite": "smaclite", "gymma": "gymnasium", "sc2": "smac", "sc2v2": "smacv2"}
 
+NOT_INSTALLED = "is not installed"
+
 # Environments that EPyMARL registers only when a runner is built for them: both of them break pysc2.
 REGISTERED_LATE = {"sc2": "register_smac", "sc2v2": "register_smacv2"}
 
@@ -51,44 +53,52 @@ class CheckoutEnv:
 
 
 class MissingEnv:
-    """Registry entry of an environment whose package is not installed; picklable, as workers need it."""
+    """Registry entry of an environment whose package cannot be used; picklable, as workers need it.
 
-    def __init__(self, env: str, package: str, checkout: Path) -> None:
+    ``why`` is the end of the sentence "the package, which ...".
+    """
+
+    def __init__(self, env: str, package: str, checkout: Path, why: str = NOT_INSTALLED) -> None:
         self.env = env
         self.package = package
         self.checkout = checkout
+        self.why = why
 
     def __call__(self, **env_args: Any) -> NoReturn:
+        how = f"install it as {self.checkout / 'env_requirements.txt'} says"
+        if self.why != NOT_INSTALLED:
+            how = "`lolm doctor` says what it needs"
         raise ConfigError(
-            f"env={self.env} needs the Python package {self.package}, which is not installed; install it as "
-            f"{self.checkout / 'env_requirements.txt'} says, or set another env."
+            f"env={self.env} needs the Python package {self.package}, which {self.why}; {how}, or set another env."
         )
 
 
 class _Absent:
-    """Anything taken from a package that is not installed: may be imported and subclassed, not called."""
+    """Anything taken from a package that cannot be used: may be imported and subclassed, not called."""
 
     origin = ""
+    why = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise ConfigError(
-            f"{self.origin} is needed here, but the package {self.origin.split('.')[0]} is not installed; "
-            f"install it or set an env that does not need it."
+            f"{self.origin} is needed here, but the package {self.origin.split('.')[0]} "
+            f"{self.why}; install it or set an env that does not need it."
         )
 
 
 class _Placeholder(ModuleType):
-    """Stands in for a module that is not installed while EPyMARL is imported."""
+    """Stands in for a module that cannot be used while EPyMARL is imported."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, why: str) -> None:
         super().__init__(name)
+        self._why = why
         self.__path__: list[str] = []
         self.__spec__ = ModuleSpec(name, None, is_package=True)
 
     def __getattr__(self, name: str) -> type[_Absent]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (_Absent,), {"origin": f"{self.__name__}.{name}"})
+        return type(name, (_Absent,), {"origin": f"{self.__name__}.{name}", "why": self._why})
 
 
 @cache
@@ -98,12 +108,12 @@ def load(path: Path) -> Host:
     Raises ConfigError when a package that EPyMARL cannot do without is missing, or when one of its top-level
     names was already imported from elsewhere.
     """
-    missing = _missing()
+    unusable = _unusable()
     with _importable(path):
         host = _import(path)
     # Its batches index with lists, which torch deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", module=r"components\.episode_buffer")
-    _mark_missing_envs(host, missing)
+    _mark_missing_envs(host, unusable)
     return host
 
 
@@ -116,7 +126,7 @@ def _importable(path: Path) -> Iterator[None]:
     src = path / "src"
     _check_names(path)
     loaded = set(sys.modules)
-    placeholders = _placeholders(_missing())
+    placeholders = _placeholders(_unusable())
     sys.path.insert(0, str(src))
     sys.modules.update(placeholders)
     if "utils" not in loaded and not (src / "utils/__init__.py").exists():
@@ -226,26 +236,41 @@ def _installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def _missing() -> set[str]:
-    return {package for package in ENV_PACKAGES.values() if not _installed(package)}
+def _unusable() -> dict[str, str]:
+    """The packages of environments that cannot be used, and why: the end of the sentence "which ..."."""
+    missing = {package: NOT_INSTALLED for package in ENV_PACKAGES.values() if not _installed(package)}
+    # EPyMARL imports these whatever it plays: one that is broken would end every run.
+    tried = {package: _import_failure(package) for package in OPTIONAL if package not in missing}
+    return missing | {package: why for package, why in tried.items() if why}
 
 
-def _placeholders(missing: set[str]) -> dict[str, _Placeholder]:
+@cache
+def _import_failure(package: str) -> str:
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # whatever a package may raise, such as OSError for a library of the system
+        return f"cannot be imported ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    return ""
+
+
+def _placeholders(unusable: dict[str, str]) -> dict[str, _Placeholder]:
     modules = {}
-    for package in missing & OPTIONAL.keys():
-        modules[package] = _Placeholder(package)
+    for package in unusable.keys() & OPTIONAL.keys():
+        modules[package] = _Placeholder(package, unusable[package])
         for child in OPTIONAL[package]:
-            modules[f"{package}.{child}"] = _Placeholder(f"{package}.{child}")
+            modules[f"{package}.{child}"] = _Placeholder(f"{package}.{child}", unusable[package])
             setattr(modules[package], child, modules[f"{package}.{child}"])
     return modules
 
 
-def _mark_missing_envs(host: Host, missing: set[str]) -> None:
-    envs = {env: package for env, package in ENV_PACKAGES.items() if package in missing}
+def _mark_missing_envs(host: Host, unusable: dict[str, str]) -> None:
+    envs = {env: package for env, package in ENV_PACKAGES.items() if package in unusable}
     for env, package in envs.items():
-        host.registries["env"][env] = MissingEnv(env, package, host.path)
+        host.registries["env"][env] = MissingEnv(env, package, host.path, unusable[package])
+        if package in OPTIONAL and unusable[package] != NOT_INSTALLED:
+            _log.warning("%s %s; EPyMARL runs without env=%s.", package, unusable[package], env)
     # Of the others nobody expects more than the environment that they are for.
-    needless = [env for env, package in envs.items() if package in OPTIONAL]
+    needless = [env for env, package in envs.items() if package in OPTIONAL and unusable[package] == NOT_INSTALLED]
     if needless:
         packages = ", ".join(envs[env] for env in needless)
         _log.warning("Not installed: %s; EPyMARL runs without env=%s.", packages, ", ".join(needless))

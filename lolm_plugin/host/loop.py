@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lolm_plugin import __version__
+from lolm_plugin import __version__, registry
 from lolm_plugin.checkpoints import store as checkpoints
 from lolm_plugin.checkpoints.store import Checkpoint, SaveError, Store
 from lolm_plugin.config_files import merge
@@ -66,6 +66,7 @@ def run(
     args.unique_token = f"{args.name}_seed{args.seed}_{place}_{datetime.datetime.now()}"
 
     # Before anything slow is built.
+    _check_runner(host, args)
     start = source = None
     if resume:
         start = checkpoints.find(resume.folder, args.load_step, args.strict, log, "--resume")
@@ -119,6 +120,16 @@ def _checked(config: dict[str, Any], log: logging.Logger) -> dict[str, Any]:
         config["use_cuda"] = False
         log.warning("use_cuda was switched off, as no CUDA device is available.")
     return config
+
+
+def _check_runner(host: Host, args: Namespace) -> None:
+    """EPyMARL's own runners store a time limit as an end, unless StarCraft itself says otherwise."""
+    theirs = host.name != "bundled" and args.runner not in registry.ENTRIES["runner"]
+    if theirs and getattr(args, "bootstrap_time_limit", None) and args.env not in ("sc2", "sc2v2"):
+        raise ConfigError(
+            f"bootstrap_time_limit=True has no effect with EPyMARL's runner={args.runner}, which stores a time limit "
+            "as an end of the battle; set runner=supervised_parallel (or vector), or bootstrap_time_limit=null."
+        )
 
 
 def _new_battles(args: Namespace, start: Checkpoint) -> None:
@@ -185,6 +196,7 @@ class Training:
             "sizes": {name: getattr(self.args, name) for name in ("n_agents", "n_actions", "state_shape")},
             "host": {"name": host.name, "version": host.version},
             "version": __version__,
+            "time_limits": "truncated",  # what bootstrap_time_limit=True acts on; see resuming.configuration
             "packages": versions(),
             "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
             "sacred_starts": [*(start.facts.get("sacred_starts", []) if resume else []), *_record_start(run)],

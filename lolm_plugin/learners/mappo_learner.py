@@ -61,7 +61,7 @@ class MAPPOLearner:
         valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if it led somewhere
         rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
         terminated = batch["terminated"][:, :-1].float()
-        if not self.args.bootstrap_time_limit:
+        if self.args.bootstrap_time_limit is False:  # else the runner has stored what ended; see Runner.stored_end
             terminated = torch.maximum(terminated, ppo_core.last_steps(valid))
         old_values = self.mac.fitting(partial(self._old_values, batch, t_env))
         check_finite("values of the critic", old_values, t_env, ("episode", "step", "agent"), batch)

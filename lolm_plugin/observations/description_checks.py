@@ -9,14 +9,19 @@ from lolm_plugin.observations.description import Choice, Description, Entities, 
 TOLERANCE = 1e-3  # float32
 
 
-def check_described(description: Description, obs: Tensor, state: Tensor | None = None) -> None:
+def check_described(
+    description: Description, obs: Tensor, state: Tensor | None = None, present: Tensor | None = None
+) -> None:
     """ConfigError naming the first number of observations [rows, agents, size] that is not as declared.
 
-    ``state`` [rows, agents * size] has to be these observations, one after the other.
+    ``state`` [rows, agents * size] has to be these observations, one after the other. Agents that are not ``present``
+    (bool [rows, agents]; default: all are) have left the task and see zeros, which are not checked.
     """
     if state is not None and not torch.equal(state, obs.flatten(1)):
         raise _mismatch(description, "the state is all observations, one after the other, and it is another")
     seen = obs.flatten(0, -2)
+    if present is not None:
+        seen = seen[present.flatten()]
     for block in (description.me, *description.entities):
         present = block.present(seen)
         for field in block.fields:

@@ -52,7 +52,8 @@ class FirstBattles:
         if not self._wanted:
             return
         if isinstance(self.layouts.observation, Description):
-            check_described(self.layouts.observation, batch["obs"][running, t], batch["state"][running, t])
+            present = (batch["avail_actions"][running, t, :, 1:] > 0).any(-1)
+            check_described(self.layouts.observation, batch["obs"][running, t], batch["state"][running, t], present)
             return
         if t == 0:
             check_first_state(self.layouts, batch["state"][running, 0])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners.env_worker import RAISED, REFUSED, serve
+from lolm_plugin.runners.messages import Inbox
 
 # How long environments may take to close before they are killed, in seconds.
 CLOSE_TIMEOUT = 5.0
@@ -18,13 +20,20 @@ CLOSE_TIMEOUT = 5.0
 # Of a single wait, in seconds: the operating system does not take any number.
 LONGEST_WAIT = 3600.0
 
+# What ``receive`` returns while the answer is not there.
+NOT_YET = object()
+
 
 class WorkerFault(Exception):
-    """What a worker did instead of answering, as the end of a sentence; ``details`` is its traceback, if any."""
+    """What a worker did instead of answering, as the end of a sentence.
 
-    def __init__(self, what: str, details: str = "") -> None:
+    ``details`` is its traceback and ``raised`` the exception in one line, both empty if it raised none.
+    """
+
+    def __init__(self, what: str, details: str = "", raised: str = "") -> None:
         super().__init__(what)
         self.details = details
+        self.raised = raised
 
 
 class EnvProcess:
@@ -46,6 +55,7 @@ class EnvProcess:
         self.process.start()
         remote.close()
         lifeline.close()
+        self._inbox = Inbox(self.connection)
         self.owner = os.getpid()
         self.place = "while it was built"  # what it was doing when last heard of
         self._steps = 0
@@ -58,23 +68,28 @@ class EnvProcess:
             self.connection.send((command, data))
 
     def receive(self) -> Any:
-        """The answer to the last command, which has arrived or never will; WorkerFault if that is how it is.
+        """The answer to the last command, or NOT_YET while not all of it is there; never waits for the rest.
 
-        Raises ConfigError when the environment refuses what the user set.
+        Raises WorkerFault when there will be none, ConfigError when the environment refuses what the user set.
         """
-        if not self.connection.poll():  # a child of the worker may hold the other end, so ask before reading
-            raise self._death()
+        ended = not self.process.is_alive()  # asked first, so that all it ever wrote is there to be read
         try:
-            kind, content = self.connection.recv()
+            packed = self._inbox.read()
         except (EOFError, ConnectionResetError):
             raise self._death() from None
+        if packed is None:
+            if ended:  # a child of the worker may hold the other end
+                raise self._death()
+            return NOT_YET
+        try:
+            kind, content = pickle.loads(packed)
         except Exception as error:  # whatever unpickling may raise
             raise WorkerFault(f"gave an answer {self.place} that cannot be read: {error!r}") from error
         if kind == REFUSED:
             raise ConfigError(content)
         if kind == RAISED:
             summary, details = content
-            raise WorkerFault(f"raised {summary} {self.place}", details)
+            raise WorkerFault(f"raised {summary} {self.place}", details, raised=summary)
         return content
 
     def _death(self) -> WorkerFault:
@@ -108,10 +123,13 @@ def answers(workers: Mapping[int, EnvProcess], timeout: float) -> Iterator[tuple
         ready = {ends[end] for end in connections.wait(list(ends), min(max(0.0, left), LONGEST_WAIT))}
         for i in sorted(ready):
             try:
-                yield i, pending.pop(i).receive()
+                answer = pending[i].receive()
             except WorkerFault as fault:
-                yield i, fault
-        if not ready and left <= LONGEST_WAIT:
+                answer = fault
+            if answer is not NOT_YET:
+                del pending[i]
+                yield i, answer
+        if left <= 0:  # also while parts of an answer keep coming
             for i, worker in pending.items():
                 yield i, WorkerFault(f"did not answer {worker.place} within worker_timeout={timeout:g} seconds")
             return

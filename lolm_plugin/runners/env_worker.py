@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.runners import messages
 
 # Kinds of messages to the parent: (kind, content).
 ANSWER, REFUSED, RAISED = "answer", "refused", "raised"
@@ -29,13 +30,14 @@ def observe(env: Any) -> dict[str, Any]:
 def execute(env: Any, command: str, data: Any) -> Any:
     """The answer of an environment to a command.
 
-    ``step`` (``data``: the actions ``[agents]``) gives ``reward over info`` and, as ``reset`` does, what is
-    ``seen`` then; the others are methods of the environment of the same name.
+    ``step`` (``data``: the actions ``[agents]``) gives ``reward terminated truncated over info`` and, as ``reset``
+    does, what is ``seen`` then; the others are methods of the environment of the same name.
     """
     match command:
         case "step":
             _, reward, terminated, truncated, info = env.step(data)
-            return {"reward": reward, "over": terminated or truncated, "info": info, "seen": observe(env)}
+            end = {"terminated": bool(terminated), "truncated": bool(truncated), "over": bool(terminated or truncated)}
+            return {"reward": reward, **end, "info": info, "seen": observe(env)}
         case "reset":
             env.reset()
             return observe(env)
@@ -95,7 +97,7 @@ def _requests(connection: Connection) -> Iterator[tuple[str, Any]]:
 
 def _tell(connection: Connection, kind: str, content: Any) -> None:
     try:
-        connection.send((kind, content))
+        messages.send(connection, (kind, content))
     except (BrokenPipeError, ConnectionResetError):  # the parent is gone
         _end_group()
 

@@ -54,6 +54,7 @@ class LockstepRunner(Runner):
         episodes = {row: Episode(total=self.zero_return()) for row in seen}
         acting, t = list(episodes), 0
         if acting:
+            self._check(seen, acting, 0)
             batch.update(_columns(seen[row] for row in acting), bs=acting, ts=0)
 
         while acting:
@@ -71,16 +72,24 @@ class LockstepRunner(Runner):
             outcome = [self._count(episodes[row], replies[row]) for row in acting]
             batch.update(_columns(outcome), bs=acting, ts=t, mark_filled=False)
             t += 1
-            batch.update(_columns(replies[row]["seen"] for row in acting), bs=acting, ts=t)
+            seen = {row: replies[row]["seen"] for row in acting}
+            self._check(seen, [row for row in acting if not episodes[row].over], t)
+            batch.update(_columns(seen.values()), bs=acting, ts=t)
         return {row: episode for row, episode in episodes.items() if episode.over}
+
+    def _check(self, seen: Mapping[int, Mapping[str, Any]], running: list[int], t: int) -> None:
+        """Raise ConfigError for what cannot be stored or played; only ``running`` episodes need available actions."""
+        for row, shown in seen.items():
+            self.check_agents(shown, row, t)
+        if running:
+            self.check_masks([seen[row]["avail_actions"] for row in running], running, t)
 
     def _count(self, episode: Episode, reply: Mapping[str, Any]) -> dict[str, tuple]:
         episode.total = episode.total + reply["reward"]
         episode.length += 1
         episode.over, episode.info = reply["over"], reply["info"]
-        # An episode cut off by its limit is not stored as terminated: its value goes on.
-        ended = episode.over and not episode.info.get("episode_limit", False)
-        return {"reward": (reply["reward"],), "terminated": (ended,)}
+        ended = self.stored_end(reply["terminated"], reply["truncated"], episode.info)
+        return {"reward": (reply["reward"],), "terminated": (bool(ended),)}
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners.episode_stats import EpisodeStats
 
 
@@ -34,6 +35,9 @@ class Runner:
         self.t_env = 0
         self._batch_class = batch_class
         self._evaluates = getattr(args, "evaluate", False)
+        # Absent from the configurations of the host's own algorithms, which have PyMARL's rule.
+        self._bootstrap = getattr(args, "bootstrap_time_limit", None)
+        self._warned_of_two_ends = False
         self._evaluated: Any = None  # the last batch of a finished evaluation
 
     @property
@@ -100,6 +104,55 @@ class Runner:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state`` returned."""
         self.stats.load_state(state)
+
+    def stored_end(self, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> Any:
+        """Decide whether an episode's last step is stored as terminated, so that no value follows its reward.
+
+        ``terminated``, ``truncated`` and the values of ``info`` are bools, or bool ``[n_envs]`` each. PyMARL's rule
+        (``bootstrap_time_limit=null``) stores every end as terminated unless ``info["episode_limit"]`` says that the
+        clock cut the episode off. With True every episode that the clock cut off is left open. False is applied by the
+        learner.
+        """
+        over = np.logical_or(terminated, truncated)
+        if self._bootstrap and not self._warned_of_two_ends and np.any(np.logical_and(terminated, truncated)):
+            self._warned_of_two_ends = True
+            self.logger.console_logger.warning(
+                "An episode of env=%s was over by its rules and by the clock in the same step, and is not "
+                "bootstrapped. Where the task calls its own clock an end (level-based foraging and the warehouse do), "
+                "bootstrap_time_limit=True takes effect with env_args.time_limit=%d, one step less.",
+                self.args.env,
+                self.episode_limit - 1,
+            )
+        ended = terminated if self._bootstrap else over
+        return np.logical_and(ended, np.logical_not(info.get("episode_limit", False)))
+
+    def check_agents(self, seen: Mapping[str, Any], episode: int, t: int) -> None:
+        """Raise ConfigError unless step ``t`` of an environment shows every agent, as the host's batches need."""
+        shown, agents = len(seen["obs"]), len(seen["avail_actions"])
+        if shown == agents:
+            return
+        key = "key" if "key" in self.args.env_args else "map_name"
+        raise ConfigError(
+            f"env_args.{key}={self.args.env_args.get(key)} shows {shown} of its {agents} agents at step {t} of "
+            f"environment {episode}: agents leave this task before its end, which this host's wrapper "
+            f"(env={self.args.env}) cannot play; set --epymarl=none for the plugin's own, or another task."
+        )
+
+    def check_masks(self, avail_actions: Any, episodes: Sequence[int], t: int) -> None:
+        """Raise ConfigError if an agent of a running episode has no available action.
+
+        ``avail_actions`` ``[episodes, agents, actions]`` is seen at step ``t`` (the first is 0); ``episodes`` are the
+        numbers of their environments. No such action could be sent: action 0 would be carried out, or fail elsewhere.
+        """
+        idle = ~np.asarray(avail_actions).astype(bool).any(-1)
+        if not idle.any():
+            return
+        row, agent = np.argwhere(idle)[0]
+        raise ConfigError(
+            f"Agent {agent} has no available action at step {t} of environment {episodes[row]} (env={self.args.env}), "
+            "whose episode is not over: its whole action mask is 0; correct get_avail_actions of the environment, "
+            "where a dead agent needs an action such as no-op."
+        )
 
     def train_stats(self) -> dict[str, float]:
         """What is logged along with the statistics of training episodes."""

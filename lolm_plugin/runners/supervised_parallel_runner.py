@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.randomness import environment_seed
 from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, close
 from lolm_plugin.runners.lockstep import LockstepRunner
 from lolm_plugin.runners.runner import HostParts
@@ -20,14 +21,16 @@ SMAC = ("sc2", "sc2v2")
 
 
 class SupervisedParallelRunner(LockstepRunner):
-    """EPyMARL's parallel runner: copy i of ``args.env`` is seeded ``seed + i`` and keeps its process.
+    """EPyMARL's parallel runner with a keyed seed for each copy of ``args.env``, which keeps its process.
 
     A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it
-    started and replaced by one seeded ``batch_size_run`` further. Its episode is dropped, and played again when
-    the others are over. The number of such restarts is logged as ``env_restarts``.
+    started and replaced by one with another seed. Its episode is dropped, and played again when the others are over.
+    The number of such restarts is logged as ``env_restarts``. There is none if every copy raises at its first
+    attempt to do something: a restart would not help.
 
     Raises:
-        ConfigError: the environment is unknown or refuses its arguments, or the operating system is Windows.
+        ConfigError: the environment is unknown, refuses its arguments or can never work, or the operating system is
+            Windows.
         RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without an episode in between.
     """
 
@@ -43,6 +46,9 @@ class SupervisedParallelRunner(LockstepRunner):
         self.restarts = [0] * self.batch_size
         self._in_a_row = [0] * self.batch_size  # restarts since the worker's last whole episode
         self._shown = ""  # the traceback in the log, which a worker that keeps failing would repeat
+        # StarCraft is launched by the first reset, which may fail once and work the next time.
+        self._first_steps = ("build", "get_env_info", *(() if args.env in SMAC else ("reset", "step")))
+        self._worked: set[str] = set()  # what an environment has done at least once
         self._make_env = host.env_maker(args.env)
         self.workers: list[EnvProcess] = []
         self._unbuilt = set(range(self.batch_size))
@@ -99,7 +105,9 @@ class SupervisedParallelRunner(LockstepRunner):
         asked = {i: self.workers[i] for i in data}
         for i, worker in asked.items():
             worker.send(command, data[i])
-        outcomes = {i: self._checked(i, outcome) for i, outcome in sorted(answers(asked, self.timeout))}
+        # By index alone: of equal ones the answers, which have no order, would be compared.
+        outcomes = {i: self._checked(i, outcome) for i, outcome in sorted(answers(asked, self.timeout), key=_index)}
+        self._refuse_what_never_works(command, outcomes)
         for i, outcome in outcomes.items():
             if isinstance(outcome, WorkerFault):
                 self._restart(i, outcome)
@@ -119,7 +127,7 @@ class SupervisedParallelRunner(LockstepRunner):
         env_args = {
             **args.env_args,
             # A restarted worker must not play its old episodes again.
-            "seed": args.env_args["seed"] + i + self.restarts[i] * self.batch_size,
+            "seed": environment_seed(args.env_args["seed"], i, self.restarts[i]),
             "common_reward": args.common_reward,
             "reward_scalarisation": args.reward_scalarisation,
         }
@@ -129,9 +137,31 @@ class SupervisedParallelRunner(LockstepRunner):
         """Waits until the environments of these workers are built, however often one has to be started."""
         while unbuilt := self._unbuilt & set(indices):
             self._unbuilt -= unbuilt
-            for i, outcome in sorted(answers({i: self.workers[i] for i in unbuilt}, self.timeout)):
+            asked = {i: self.workers[i] for i in unbuilt}
+            outcomes = dict(sorted(answers(asked, self.timeout), key=_index))
+            self._refuse_what_never_works("build", outcomes)
+            for i, outcome in outcomes.items():
                 if isinstance(outcome, WorkerFault):
                     self._restart(i, outcome)
+
+    def _refuse_what_never_works(self, command: str, outcomes: Mapping[int, Any]) -> None:
+        """Raise ConfigError if every environment raised the same, and none has ever done what ``command`` says."""
+        faults = [outcome for outcome in outcomes.values() if isinstance(outcome, WorkerFault)]
+        if len(faults) < len(outcomes):
+            self._worked.add(command)
+        raised = {fault.raised for fault in faults}
+        if command in self._worked or command not in self._first_steps or len(raised) != 1 or raised == {""}:
+            return
+        self.close_env()
+        self.logger.console_logger.info("What the environment raised:\n%s", faults[0].details.rstrip())
+        raise ConfigError(
+            f"env={self.args.env} with env_args {self._shown_args()} cannot be played: each of its processes "
+            f"{faults[0]}, which a restart would not change; the log has its traceback, so change env_args or correct "
+            "the environment."
+        )
+
+    def _shown_args(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.args.env_args.items() if key in ("map_name", "key"))
 
     def _restart(self, i: int, fault: WorkerFault) -> None:
         """Replaces a failed worker by a new one, whose environment is built while the others play on."""
@@ -154,3 +184,7 @@ class SupervisedParallelRunner(LockstepRunner):
         )
         self.workers[i] = self._start(i)
         self._unbuilt.add(i)
+
+
+def _index(indexed: tuple[int, Any]) -> int:
+    return indexed[0]

@@ -52,6 +52,7 @@ class VectorRunner(Runner):
         over = np.arange(self.batch_size) >= count
         returns, lengths, last_infos = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int), []
         acting, t = list(range(count)), 0
+        self.check_masks(self.env.avail_actions[acting], acting, t)
         self._store(batch, self._view(), acting, t, mark_filled=True)
 
         while True:
@@ -65,16 +66,19 @@ class VectorRunner(Runner):
                 break
             if count < self.batch_size:
                 actions[count:] = self.env.avail_actions[count:].argmax(-1)
-            reward, terminated, info = self.env.step(actions)
-            # An episode cut off by its limit is not stored as terminated where the env says so.
-            ended = terminated & ~info.get("episode_limit", np.zeros_like(terminated)).astype(bool)
-            taken = {"actions": actions, "reward": reward * ~over, "terminated": (ended & ~over).astype(np.uint8)}
+            step = self.env.step(actions)
+            # What a copy returns after its end means nothing.
+            terminated, truncated = step.terminated & ~over, step.truncated & ~over
+            ended = self.stored_end(terminated, truncated, step.info).astype(np.uint8)
+            taken = {"actions": actions, "reward": step.reward * ~over, "terminated": ended}
             self._store(batch, taken, acted, t, mark_filled=False)
-            returns[acting] += reward[acting]
+            returns[acting] += step.reward[acting]
             lengths[acting] += 1
-            over[acting] = terminated[acting]
-            last_infos += [{name: float(value[i]) for name, value in info.items()} for i in acting if over[i]]
+            over[acting] = step.over[acting]
+            last_infos += [{name: float(value[i]) for name, value in step.info.items()} for i in acting if over[i]]
             t += 1
+            going = [i for i in acting if not over[i]]
+            self.check_masks(self.env.avail_actions[going], going, t)
             self._store(batch, self._view(), acting, t, mark_filled=True)
 
         self.finish(returns[:count].tolist(), lengths[:count].tolist(), last_infos, test_mode)

@@ -17,6 +17,7 @@ from lolm_plugin.paths import cache_dir
 VERSION = "2.16.1"
 GUARD = Path(__file__).with_name("omniboard_guard.js")
 SECONDS = 60.0  # to start in
+INSTALL_SECONDS = 1800  # npm fetches some hundred packages
 
 # Columns of the table of runs: name, metric, which value of it.
 METRIC_COLUMNS = (
@@ -50,7 +51,14 @@ def install() -> Path:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         command = ["npm", "install", "--prefix", scratch, "--no-fund", "--no-audit", "--loglevel=error"]
-        done = subprocess.run([*command, f"omniboard@{VERSION}"], capture_output=True, text=True, check=False)
+        command.append(f"omniboard@{VERSION}")
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(
+                f"npm did not install Omniboard within {INSTALL_SECONDS} s; see whether `npm view omniboard version` "
+                "answers, and run this again."
+            ) from error
         if done.returncode:
             reason = (done.stderr or done.stdout).strip().splitlines()
             raise ConfigError(

@@ -9,6 +9,7 @@ from lolm_plugin import cli, doctor, tuning
 from lolm_plugin.doctor import packages
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.packages import Packages
+from lolm_plugin.errors import ConfigError
 
 HAS_NOTHING = Packages(lambda _: None, lambda _: None, lambda _: None)
 FOUND = [Finding(True, "game folder", ""), Finding(True, "smac", ""), Finding(True, "smacv2", "")]
@@ -71,6 +72,14 @@ def test_smaclite(tmp_path):
     (tmp_path / "env/smaclite.py").touch()
     assert environment("smaclite", probes=has_it).usable
     assert environment("smaclite", probes=has_it, checkout=False).detail.endswith("EPyMARL checkout (see Host)")
+    broken = has_it._replace(
+        import_error=lambda module: f"OSError: Could not load libspatialindex_c library ({module})"
+    )
+    line = environment("smaclite", probes=broken)
+    assert not line.usable
+    assert "libspatialindex_c library (smaclite)): apt-get install libspatialindex-dev, or pip install" in line.detail
+    line = environment("smaclite", probes=has_it._replace(import_error=lambda module: "TypeError: no reason given"))
+    assert "TypeError: no reason given): pip install --force-reinstall git+" in line.detail
 
 
 # Looking at packages
@@ -163,3 +172,15 @@ def test_doctor_does_not_tune_on_a_busy_machine(capsys, monkeypatch, tmp_path):
     assert cli.main(["lolm", "doctor", "--tune"]) == 2
     assert "set torch_threads and llm.product" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clone_that_does_not_come_is_given_up(monkeypatch, tmp_path):
+    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(doctor, "CLONE_TIMEOUT", 0.2)
+    with pytest.raises(
+        ConfigError, match=r"^--fetch-epymarl gave up on .* after 0\.2 s; remove .*epymarl and try again"
+    ):
+        doctor.fetch_epymarl()

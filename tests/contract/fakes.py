@@ -25,7 +25,7 @@ class FakeEnv:
     def __init__(self, map_name, seed, common_reward, reward_scalarisation):
         assert reward_scalarisation == "sum"
         self.n_agents, self.episode_limit = N_AGENTS, LIMIT
-        self.seed, self.common_reward = seed, common_reward
+        self.map_name, self.seed, self.common_reward = map_name, seed, common_reward
         self.actions, self.t = [], 0
 
     def reset(self):
@@ -37,18 +37,23 @@ class FakeEnv:
         over = self.t == episode_length(self.seed)
         cut = over and self.t == LIMIT
         info = {"battle_won": self.seed % 2 == 0, "won_twice": 2} if over else {"battle_won": 9}
-        if cut:
+        if cut and self.map_name == "gymnasium":  # which says so by ``truncated`` alone
+            info = {"battle_won": False}
+        elif cut:
             info = {"battle_won": False, "episode_limit": True}
         reward = float(self.t) if self.common_reward else np.array([self.t, -2.0 * self.t])
         return self.get_obs(), reward, over and not cut, cut, info
 
     def get_obs(self):
-        return [np.array([self.t, agent, self.seed], dtype=np.float32) for agent in range(N_AGENTS)]
+        there = N_AGENTS - (self.map_name == "left" and self.t == 1)
+        return [np.array([self.t, agent, self.seed], dtype=np.float32) for agent in range(there)]
 
     def get_state(self):
         return np.array([self.t, self.seed, 7, 7, 7], dtype=np.float32)
 
     def get_avail_actions(self):
+        if self.map_name == "masked" and self.t == 1:
+            return [[1, 1, 0], [0, 0, 0]]
         return [[1, 1, 0], [1, 1, self.t % 2]]
 
     def get_env_info(self):

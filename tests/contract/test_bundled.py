@@ -13,6 +13,7 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import open_host
+from lolm_plugin.host.bundled import parallel_runner
 from lolm_plugin.host.bundled.logger import Logger
 from lolm_plugin.host.bundled.parallel_runner import ParallelRunner, Portable
 from lolm_plugin.host.bundled.transforms import OneHot
@@ -37,13 +38,20 @@ def parallel(bundled, **changes):
     return ParallelRunner(args, Scalars())
 
 
+@pytest.fixture(autouse=True)
+def _seeds_by_index(monkeypatch):
+    monkeypatch.setattr(parallel_runner, "environment_seed", lambda seed, i: seed + i)
+
+
 class Dying(FakeEnv):
-    """The second copy is killed in its second step, or raises."""
+    """The second copy is killed or stopped in its second step, or raises."""
 
     def step(self, actions):
         if self.t == 1 and self.seed == 2:
             if self.map_name == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.map_name == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
             raise ZeroDivisionError
         return super().step(actions)
 
@@ -56,17 +64,25 @@ def processes(runner):
     return [worker.process for worker in runner.workers]
 
 
-@pytest.mark.parametrize(("how", "code"), [("killed", -9), ("raises", 1)])
-def test_a_dead_worker_is_an_error(bundled, registries, monkeypatch, how, code):
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("killed", r"died \(exit code -9\)"),
+        ("raises", r"died \(exit code 1\)"),
+        ("stopped", r"did not answer within worker_timeout=1 seconds; raise worker_timeout"),
+    ],
+)
+def test_a_dead_or_silent_worker_is_an_error(bundled, registries, monkeypatch, how, said):
+    monkeypatch.setattr(parallel_runner, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setitem(registries["env"], "fake", Dying)
-    runner = parallel(bundled, env_args={"map_name": how, "seed": 1})
+    runner = parallel(bundled, env_args={"map_name": how, "seed": 1}, worker_timeout=1.0)
     scheme = {key: {"vshape": size} for key, size in (("state", 5), ("reward", 1), ("terminated", 1))}
     scheme["obs"] = {"vshape": 3, "group": "agents"}
     scheme["avail_actions"] = {"vshape": 3, "group": "agents"}
     scheme["actions"] = {"vshape": 1, "group": "agents", "dtype": torch.long}
     runner.args.n_agents = 2
     runner.setup(scheme, {"agents": 2}, {}, FakeMAC(scheme, {}, runner.args))
-    with pytest.raises(RuntimeError, match=rf"Environment worker 1 died \(exit code {code}\)"):
+    with pytest.raises(RuntimeError, match=rf"Environment worker 1 {said}"):
         runner.run()
     runner.close_env()
     assert not any(process.is_alive() for process in processes(runner))

@@ -120,6 +120,26 @@ def test_an_environment_whose_package_is_missing_cannot_be_used(outcome, env, pa
     assert out[1:] == [out[0], "[]"]
 
 
+def test_a_package_that_cannot_be_imported_costs_its_own_environment_alone(outcome, tmp_path):
+    (tmp_path / "smaclite").mkdir()
+    (tmp_path / "smaclite/__init__.py").write_text("raise OSError('Could not load libspatialindex_c library')")
+    out, err = outcome("""
+        del sys.modules["smaclite"]
+        host = open_host(checkout)
+        log = []
+        host.run(None, {"env": "easy"}, log)
+        attempt(host.run, None, {"env": "smaclite"}, log)
+        attempt(host.env_maker("smaclite"), map_name="3m")
+        print(host.env_maker("easy")(map_name="3m").env_args, log)
+    """)
+    assert out[0] == (
+        "env=smaclite needs the Python package smaclite, which cannot be imported (OSError: Could not load "
+        "libspatialindex_c library); `lolm doctor` says what it needs, or set another env."
+    )
+    assert out[1:] == [out[0], "{'map_name': '3m'} ['easy']"]
+    assert err[0].startswith("smaclite cannot be imported (OSError: Could not load libspatialindex_c library); EPyMARL")
+
+
 def test_what_is_built_on_a_missing_package_says_so(outcome):
     out, _ = outcome("""
         host = open_host(checkout)

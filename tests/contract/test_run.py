@@ -3,10 +3,12 @@
 import logging
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import BUNDLED, loop
 
 from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, settings
@@ -232,3 +234,17 @@ def test_default_keys_and_values(host):
     defaults = yaml.safe_load((host.config_dir / "default.yaml").read_text())
     assert sorted(defaults) == sorted(DEFAULT_KEYS.split())
     assert defaults == yaml.safe_load((BUNDLED / "config/default.yaml").read_text())
+
+
+def test_a_time_limit_that_epymarls_own_runner_drops_is_not_asked_for():
+    asked = {"runner": "parallel", "env": "gymma", "bootstrap_time_limit": True}
+    with pytest.raises(ConfigError, match=r"EPyMARL's runner=parallel.*set runner=supervised_parallel"):
+        loop._check_runner(SimpleNamespace(name="EPyMARL"), SimpleNamespace(**asked))
+    # StarCraft's own word reaches that runner, too; the bundled host's runners are ours.
+    for name, change in (
+        ("EPyMARL", {"env": "sc2"}),
+        ("EPyMARL", {"runner": "vector"}),
+        ("EPyMARL", {"bootstrap_time_limit": None}),
+        ("bundled", {}),
+    ):
+        loop._check_runner(SimpleNamespace(name=name), SimpleNamespace(**{**asked, **change}))

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.host.bundled import parallel_runner
+from lolm_plugin.runners import supervised_parallel_runner
+
 from .fakes import LIMIT, N_ACTIONS, N_AGENTS, FakeEnv, FakeMAC, Scalars, episode_length, settings
 
 PARALLEL = ("parallel", "supervised_parallel")
@@ -25,7 +29,12 @@ class OneHot:
 
 @pytest.fixture
 def build(host, monkeypatch):
-    """``build("parallel", batch_size_run=3)``: a runner that is set up, its controller and its logger."""
+    """``build("parallel", batch_size_run=3)``: a runner that is set up, its controller and its logger.
+
+    Copy i has the seed ``seed + i`` in each of them, as in EPyMARL's own, so that their episodes are known.
+    """
+    for module in (parallel_runner, supervised_parallel_runner):
+        monkeypatch.setattr(module, "environment_seed", lambda seed, i, restart=0: seed + i)
     monkeypatch.setitem(host.registries["env"], "fake", FakeEnv)
     started = []
 
@@ -205,3 +214,32 @@ def test_the_supervised_runner_knows_when_an_evaluation_is_over(build, name, rou
     assert len(mac.hidden) == rounds
     assert len(logger.logged["test_return_mean"]) == rounds // 2
     check_episode(batches[-1], 0, seed=1)
+
+
+def ours(host, runner):
+    """EPyMARL's own runners keep EPyMARL's rules, whatever our keys say."""
+    return host.name == "bundled" or runner == "supervised_parallel"
+
+
+@pytest.mark.parametrize("bootstrap", [None, True])
+@pytest.mark.parametrize(("runner", "size"), SIZES)
+def test_a_truncated_episode_is_left_open_if_the_key_says_so(build, host, runner, size, bootstrap):
+    env_args = {"map_name": "gymnasium", "seed": 2}  # cut off after four steps; the next one ends after two
+    batch = build(runner, batch_size_run=size, env_args=env_args, bootstrap_time_limit=bootstrap)[0].run()
+    left_open = bootstrap is True and ours(host, runner)
+    assert batch["terminated"][:, :, 0].sum(1).tolist() == [int(not left_open), 1][:size]
+
+
+@pytest.mark.parametrize(
+    ("map_name", "words"),
+    [
+        ("masked", r"^Agent 1 has no available action at step 1 of environment 0 \(env=fake\)"),
+        ("left", r"^env_args\.map_name=left shows 1 of its 2 agents at step 1 of environment 0"),
+    ],
+)
+@pytest.mark.parametrize(("runner", "size"), SIZES)
+def test_what_cannot_be_played_stops_with_the_environment_named(build, host, runner, size, map_name, words):
+    if not ours(host, runner):
+        pytest.skip("EPyMARL's own runner")
+    with pytest.raises(ConfigError, match=words):
+        build(runner, batch_size_run=size, env_args={"map_name": map_name, "seed": 0})[0].run()

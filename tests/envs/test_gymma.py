@@ -1,8 +1,12 @@
 """Gymnasium's and PettingZoo's tasks behind the bundled host, as EPyMARL's gymma has them."""
 
+import sys
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete, Sequence
 
 from lolm_plugin.envs import gymma
 from lolm_plugin.errors import ConfigError
@@ -127,3 +131,78 @@ def test_a_task_without_a_key_is_refused():
 def test_a_replay_is_refused():
     with pytest.raises(ConfigError, match="save_replay=True"):
         gymma.make_env(key=FORAGING, time_limit=10).save_replay()
+
+
+class Leavers:
+    """PettingZoo's parallel interface: agent i leaves after i + 1 steps, each by its own end or all cut off."""
+
+    possible_agents = ("first", "second", "third")
+    clock = None
+
+    def observation_space(self, agent):
+        return Box(0.0, 9.0, (2,), np.float32)
+
+    def action_space(self, agent):
+        return Discrete(3, start=1)
+
+    def reset(self, seed=None):
+        self.agents, self.t, self.taken = list(self.possible_agents), 0, []
+        return self._seen(), {}
+
+    def step(self, actions):
+        assert list(actions) == self.agents, "only those that are there act"
+        self.taken.append(actions)
+        self.t += 1
+        order = {agent: i for i, agent in enumerate(self.possible_agents)}
+        cut = dict.fromkeys(self.agents, self.t == self.clock)
+        over = {agent: self.t > order[agent] and not cut[agent] for agent in self.agents}
+        seen, rewards = self._seen(), dict.fromkeys(self.agents, 1.0)
+        self.agents = [agent for agent in self.agents if not (over[agent] or cut[agent])]
+        return seen, rewards, over, cut, {}
+
+    def _seen(self):
+        return {agent: np.full(2, 1 + self.t, np.float32) for agent in self.agents}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def leavers(monkeypatch):
+    """``leavers(clock)``: a task whose agents leave one after the other, all of them at ``clock`` at the latest."""
+
+    def make(clock=None):
+        monkeypatch.setattr(Leavers, "clock", clock)
+        monkeypatch.setitem(sys.modules, "pettingzoo.made.leavers_v0", SimpleNamespace(parallel_env=Leavers))
+        env = gymma.make_env(key="pz-made-leavers-v0", time_limit=10, seed=0)
+        env.reset()
+        return env
+
+    return make
+
+
+def test_agents_that_leave_early_have_no_choice_and_no_reward_until_the_others_are_done(leavers):
+    env = leavers()
+    assert env.get_avail_actions() == [[1, 1, 1]] * 3
+    assert env.step([0, 1, 2])[1:4] == (3.0, False, False)
+    assert env.get_avail_actions() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert np.array(env.get_obs()).tolist() == [[0, 0], [2, 2], [2, 2]]
+    assert env.step([0, 1, 2])[1:4] == (2.0, False, False)
+    assert env.step([0, 0, 2])[1:4] == (1.0, True, False)
+    # Of a space that begins at 1, and for those alone that were there.
+    first, second, third = env._task._env.taken
+    assert (first, second) == ({"first": 1, "second": 2, "third": 3}, {"second": 2, "third": 3})
+    assert third == {"third": 3}
+
+
+def test_a_task_cut_off_by_its_own_clock_says_so(leavers):
+    env = leavers(clock=2)
+    assert env.step([0, 0, 0])[2:4] == (False, False)
+    assert env.step([0, 0, 0])[2:4] == (False, True)
+    assert np.array(env.get_obs()).tolist() == [[0, 0], [3, 3], [3, 3]]
+
+
+def test_a_space_of_no_fixed_size_is_refused(leavers, monkeypatch):
+    monkeypatch.setattr(Leavers, "observation_space", lambda self, agent: Sequence(Box(0.0, 1.0)))
+    with pytest.raises(ConfigError, match=r"key=pz-made-leavers-v0 has observations of no fixed size .*Sequence"):
+        leavers()

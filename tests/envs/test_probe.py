@@ -62,10 +62,11 @@ def play(env, act):
         step = env.step(act(env))
         returns += np.where(over, 0, step.reward)
         length += ~over
-        ending = step.terminated & ~over
+        ending = step.over & ~over
         for name, value in step.info.items():
             last.setdefault(name, np.zeros(env.n_envs))[ending] = value[ending]
-        over |= step.terminated
+        assert not (step.terminated & step.truncated & ~over).any()
+        over |= step.over
     assert over.all()
     return returns, last, length
 
@@ -250,6 +251,10 @@ def test_running_away_for_ever_is_ended_by_the_limit():
     returns, info, length = play(env, away)
 
     assert (length == env.episode_limit).all()
+    started_again = started("duel")
+    for _ in range(env.episode_limit):
+        step = started_again.step(away(started_again))
+    assert (step.truncated & ~step.terminated).all()
     assert not returns.any()
     assert not info["battle_won"].any()
     assert env.obs[:, 0, 5].min() > 6 / 9

@@ -26,7 +26,8 @@ class Counter:
         self.t += 1
         self._show()
         over = np.array([self.t == 2])
-        return Transition(np.array([0.5], np.float32), over, {"battle_won": over.astype(np.float32)})
+        never = np.zeros(1, bool)
+        return Transition(np.array([0.5], np.float32), over, never, {"battle_won": over.astype(np.float32)})
 
     def close(self):
         self.closed = True
@@ -55,6 +56,13 @@ def test_an_episode_in_epymarls_words(env):
     assert (terminated, truncated, info) == (True, False, {"battle_won": 1.0})
     # numpy numbers would be stored in records as arrays.
     assert [type(x) for x in (reward, terminated, truncated, info["battle_won"])] == [float, bool, bool, float]
+
+
+def test_a_time_limit_is_truncated_as_gymnasium_says(env, monkeypatch):
+    env.reset()
+    late = Transition(np.zeros(1, np.float32), np.array([False]), np.array([True]), {})
+    monkeypatch.setattr(env.vector_env, "step", lambda actions: late)
+    assert env.step([1, 0])[2:4] == (False, True)
 
 
 def test_sizes_and_views(env):

@@ -122,6 +122,25 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
     assert (many.obs[0] != many.obs[2]).any()
 
 
+def test_numbers_have_32_bits_also_where_jax_has_64():
+    import jax
+
+    plain = SMAXVectorEnv("1m_vs_1z", 1)
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)  # as JAX_ENABLE_X64=1 does
+    try:
+        wide = SMAXVectorEnv("1m_vs_1z", 1)
+        for env in (plain, wide):
+            start(env, 5)
+        for t in range(3):
+            actions = random_actions(plain, "wide", t)
+            assert wide.step(actions).reward == plain.step(actions).reward
+            np.testing.assert_array_equal(wide.state, plain.state)
+            assert (wide.obs.dtype, wide.avail_actions.dtype) == (np.float32, np.int32)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
 def test_the_world_draws_anew_at_every_step_and_alike_in_every_replay():
     env = build("3m", 4)
     place = [[16, 10], [16, 11], [16, 12], [18, 10], [18, 11], [18, 12]]
@@ -144,7 +163,7 @@ def test_stepping_compiles_once():
         start(env, 1, 2, 3, 4)
         for t in range(3):
             env.step(random_actions(env, "compile", t))
-    assert env._step._cache_size() == 1
+    assert env._step.__wrapped__._cache_size() == 1
 
 
 def test_a_battle_ends_at_its_limit_exactly():
@@ -155,7 +174,8 @@ def test_a_battle_ends_at_its_limit_exactly():
     ends = []
     for _ in range(env.episode_limit + 2):  # going on after the end does no harm
         transition = env.step(halt(env))
-        ends.append((transition.terminated.tolist(), transition.info["timeout"].tolist()))
+        assert not transition.terminated.any()
+        ends.append((transition.truncated.tolist(), transition.info["timeout"].tolist()))
         assert np.isfinite(env.obs).all()
     assert ends == [([False] * 4, [0] * 4)] * 59 + [([True] * 4, [1] * 4)] * 3
     assert SMAXVectorEnv("3m", 1, time_limit=7).episode_limit == 7
@@ -170,8 +190,8 @@ def test_won_lost_drawn_and_timed_out_are_told_apart():
     health[2] = 0
     change(env, unit_health=health, unit_alive=health > 0, step=[0, 0, 0, env.episode_limit - 1])
     env._over[:] = True  # masks are of the battles before
-    reward, terminated, info = env.step(np.ones((4, 3), dtype=np.int64))
-    assert terminated.all()
+    reward, terminated, truncated, info = env.step(np.ones((4, 3), dtype=np.int64))
+    assert (terminated.tolist(), truncated.tolist()) == ([True, True, True, False], [False, False, False, True])
     assert reward.tolist() == [10, 0, 0, 0]
     outcomes = {name: value.tolist() for name, value in info.items()}
     assert outcomes == {
@@ -190,8 +210,8 @@ def test_a_win_at_the_limit_is_a_win_and_damage_is_paid():
     place = [[14, 10], [14, 11], [14, 12], [18, 10], [18, 11], [18, 12]]
     change(env, unit_positions=place, unit_health=[45, 45, 45, 4.5, 4.5, 9], step=env.episode_limit - 1)
     env.avail_actions = np.ones_like(env.avail_actions)
-    reward, terminated, info = env.step(np.array([[6, 7, 8]] * 4))
-    assert terminated.all()
+    reward, terminated, truncated, info = env.step(np.array([[6, 7, 8]] * 4))
+    assert (terminated & ~truncated).all()
     assert (info["battle_won"].tolist(), info["timeout"].tolist(), info["dead_enemies"].tolist()) == (
         [1] * 4,
         [0] * 4,
@@ -236,7 +256,7 @@ def test_random_play_never_dies_at_a_wall(name, n_envs, rounds):
             # The dead stay where they fell, so that this sees where each of them died.
             position = np.asarray(units(env).unit_positions)[~over, : env.n_agents]
             nearest = min(nearest, position.min(), (32 - position).min())
-            over |= transition.terminated
+            over |= transition.over
             if over.all():
                 break
         fallen += transition.info["dead_allies"].sum()

@@ -99,6 +99,15 @@ class Battle:
     def answer_what_cannot_be_received(self):
         return self.get_obs(), 0.0, False, False, {"battle_won": Poison()}
 
+    def stop_while_answering(self):
+        write = os.write
+
+        def write_half(descriptor, data):
+            write(descriptor, data[: len(data) // 2])
+            self.stop()
+
+        os.write = write_half
+
     def lose_its_game(self):
         return self.get_obs(), 0, True, False, {}
 
@@ -112,6 +121,7 @@ class Battle:
         return [[1, 1, 1]] * N_AGENTS
 
     def get_env_info(self):
+        self._go_wrong("get_env_info")
         sizes = {"state_shape": 3, "obs_shape": 4, "n_actions": N_ACTIONS, "n_agents": N_AGENTS}
         return {**sizes, "episode_limit": LIMIT}
 

@@ -14,6 +14,7 @@ import yaml
 
 from lolm_plugin.host import locate, open_host, register
 from lolm_plugin.host.bundled.transforms import OneHot
+from lolm_plugin.runners import supervised_parallel_runner
 
 from . import battles
 from .battles import N_ACTIONS, N_AGENTS, Battle
@@ -65,7 +66,11 @@ class Log:
 
 @pytest.fixture
 def build(host, monkeypatch, tmp_path):
-    """``build(faults, batch_size_run=2)``: a supervised runner that is set up; its copy i has the seed i."""
+    """``build(faults, batch_size_run=2)``: a supervised runner that is set up.
+
+    In place of keyed seeds, by which no fault could be placed, copy i has the seed i and after n restarts
+    ``i + n * batch_size_run``.
+    """
     started = []
 
     def make(faults=None, runner="supervised_parallel", env="battle", seed=0, **changes):
@@ -75,6 +80,10 @@ def build(host, monkeypatch, tmp_path):
         env_args = {"map_name": "field", "seed": seed, "folder": folder, "faults": faults or {}}
         config |= {"runner": runner, "env": env, "env_args": env_args, "device": "cpu", "batch_size_run": 2}
         config |= {"test_nepisode": 2, "runner_log_interval": 1}
+        size = {**config, **changes}["batch_size_run"]
+        monkeypatch.setattr(
+            supervised_parallel_runner, "environment_seed", lambda seed, i, restart: seed + i + restart * size
+        )
         runner = host.registries["runner"][runner](args=Namespace(**{**config, **changes}), logger=Log())
         started.append(runner)
         sizes = runner.get_env_info()

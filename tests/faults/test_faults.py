@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -192,11 +193,35 @@ def test_a_worker_that_plays_an_episode_in_between_may_fail_for_ever(build):
     assert [value for _, value in runner.logger.logged["env_restarts"]] == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize("how", ["be_killed", "go_wrong"])
-def test_an_environment_that_is_never_built(build, tmp_path, how):
+def test_an_environment_that_is_never_built(build, tmp_path):
     with pytest.raises(RuntimeError, match=r"worker [01] .* while it was built.*, and worker_restarts=1 allows"):
-        build({"every": ["build", how]}, worker_restarts=1)
+        build({"every": ["build", "be_killed"]}, worker_restarts=1)
     none_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "where"), [("build", "while it was built"), ("get_env_info", "in get_env_info"), ("reset", "in reset")]
+)
+def test_an_environment_that_can_never_work_is_refused_once_without_restarts(build, tmp_path, caplog, place, where):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ConfigError) as error:
+        build({"every": [place, "go_wrong"]}).run()
+    assert str(error.value).startswith(
+        "env=battle with env_args map_name=field cannot be played: each of its processes raised ZeroDivisionError: two "
+        f"by nothing {where}, which a restart would not change"
+    )
+    assert caplog.text.count("Traceback") == 1
+    assert "restarted" not in caplog.text
+    none_left(tmp_path)
+
+
+def test_a_worker_that_stops_in_the_middle_of_a_large_answer_is_restarted_in_time(build, undisturbed):
+    runner = build({"1": ["step", "stop_while_answering"]}, worker_timeout=3.0)
+    began = time.monotonic()
+    batch = runner.run()
+    assert time.monotonic() - began < 30.0
+    check_row(batch, 1, undisturbed(3))
+    assert runner.logger.logged["env_restarts"] == [(runner.t_env, 1)]
 
 
 REFUSAL = r"^map_name=field is no map; set map_name to meadow\.$"

@@ -58,6 +58,12 @@ def test_keys_that_came_later_have_their_defaults(tmp_path, host_dir, tiny_args)
     assert found["target_kl"] is None
 
 
+@pytest.mark.parametrize(("facts", "expected"), [({}, None), ({"time_limits": "truncated"}, True)])
+def test_time_limits_that_were_an_end_stay_one(tmp_path, host_dir, config, facts, expected):
+    found, _ = resumed(put(config, {"bootstrap_time_limit": True}), host_dir, tmp_path, **facts)
+    assert found["bootstrap_time_limit"] is expected
+
+
 HOSTILE = {
     "env_args.key": "results.models.RUN.module:X-v0",
     "layout.description": "results.models.RUN.module:describe",

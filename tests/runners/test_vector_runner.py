@@ -1,3 +1,4 @@
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,10 @@ from lolm_plugin.runners.vector_runner import VectorRunner
 
 
 class CountDown:
-    """An episode of seed s lasts ``1 + s % 4`` steps and shows s and the step; a fourth step is cut off."""
+    """An episode of seed s lasts ``1 + s % 4`` steps and shows s and the step.
+
+    A fourth step is cut off: on the map ``cut`` as StarCraft says it, on ``late`` as Gymnasium does; elsewhere an end.
+    """
 
     n_agents, n_enemies, n_actions, obs_size, state_size, episode_limit = 2, 1, 7, 3, 2, 4
 
@@ -33,11 +37,12 @@ class CountDown:
         self.t += 1
         self._show()
         over = self.t >= self.length
+        late = over & (self.length == 4) & (self.map_name == "late")
         reward = (self.t + actions.sum(1)).astype(np.float32)
         info = {"battle_won": (self.length == 2).astype(np.float32), "steps": np.full(self.n_envs, self.t)}
         if self.map_name == "cut":
             info["episode_limit"] = self.length == 4
-        return Transition(reward, over, info)
+        return Transition(reward, over & ~late, late, info)
 
     def close(self):
         self.closed = True
@@ -142,7 +147,8 @@ def one_by_one(env, n_episodes):
         while not over:
             show(i, t)
             actions = mac.select_actions(batch, t, 0, [i])
-            _, reward, over, _, info = env.step(actions[0])
+            _, reward, terminated, truncated, info = env.step(actions[0])
+            over = terminated or truncated
             ended = over and not info.get("episode_limit", False)
             data = {"actions": actions.unsqueeze(1), "reward": [(reward,)], "terminated": [(ended,)]}
             batch.update(data, bs=[i], ts=t)
@@ -208,10 +214,56 @@ def test_each_step_is_written_in_two_parts_and_as_a_whole_while_all_play(monkeyp
     assert batch["reward"].dtype == torch.float32
 
 
-def test_a_cut_off_episode_is_stored_as_going_on():
-    batch = make(env_args={"map_name": "cut"}).run()
+@pytest.mark.parametrize(
+    ("map_name", "bootstrap", "left_open"),
+    [
+        *(("plain", bootstrap, False) for bootstrap in (None, True, False)),
+        *(("cut", bootstrap, True) for bootstrap in (None, True, False)),  # the learner sees to False
+        *(("late", bootstrap, bootstrap is True) for bootstrap in (None, True, False)),
+    ],
+)
+def test_a_time_limit_is_stored_as_the_key_says(map_name, bootstrap, left_open):
+    batch = make(env_args={"map_name": map_name}, bootstrap_time_limit=bootstrap, batch_size_run=9).run()
     lengths = batch["filled"].sum(1)[:, 0] - 1
-    assert batch["terminated"].sum(1)[:, 0].tolist() == (lengths < 4).long().tolist()
+    assert (lengths == 4).any()
+    ends = (lengths < 4) | (not left_open)
+    assert batch["terminated"].sum(1)[:, 0].tolist() == ends.long().tolist()
+    steps = torch.arange(batch.max_seq_length) == lengths[:, None] - 1
+    assert (batch["terminated"][..., 0] <= steps).all()
+
+
+def test_battles_of_smax_are_left_open_when_the_clock_ends_them():
+    env_args = {"map_name": "1m_vs_1z", "time_limit": 3}  # too short for any to be won
+    for bootstrap, ends in ((None, 1), (True, 0)):
+        runner = make(env="smax", env_args=env_args, batch_size_run=2, bootstrap_time_limit=bootstrap)
+        assert runner.run()["terminated"].sum(1)[:, 0].tolist() == [ends] * 2
+        assert ("timeout_mean", 1.0, 6) in runner.logger.logged
+
+
+def test_an_end_and_a_time_limit_in_one_step_is_an_end_and_said_once(caplog):
+    runner = make(bootstrap_time_limit=True)
+    runner.logger.console_logger = logging.getLogger("vector")
+    for _ in range(2):
+        assert runner.stored_end(np.array([True, False]), np.array([True, True]), {}).tolist() == [True, False]
+    (record,) = caplog.records
+    assert "env_args.time_limit=3, one step less" in record.getMessage()
+
+
+def test_an_agent_without_an_available_action_stops_the_run(monkeypatch):
+    show = CountDown._show
+
+    def masked(self):
+        show(self)
+        self.avail_actions[1, 1] = self.t < 1  # in the state after the first step
+
+    monkeypatch.setattr(CountDown, "_show", masked)
+    runner = make(batch_size_run=4)
+    over = keyed_seeds(9, "train", 0, 0, count=4)[1] % 4 == 0
+    assert not over, "its episode is not over after the first step"
+    with pytest.raises(
+        ConfigError, match=r"^Agent 1 has no available action at step 1 of environment 1 \(env=countdown\)"
+    ):
+        runner.run()
 
 
 def test_test_runs_do_not_count_and_are_said_to_be_tests():

@@ -45,25 +45,28 @@ class EpisodeRunner(Runner):
         episode_return, t, over, info = self.zero_return(), 0, False, {}
 
         while not over:
-            batch.update(self._seen(), ts=t)
+            seen = self._seen(t)
+            self.check_masks(seen["avail_actions"], [0], t)
+            batch.update(seen, ts=t)
             actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, test_mode=test_mode)
             _, reward, terminated, truncated, info = self.env.step(actions[0])
             if test_mode and self.args.render:
                 self.env.render()
             over = terminated or truncated
-            # An episode cut off by its limit is not stored as terminated: its value goes on.
-            ended = over and not info.get("episode_limit", False)
+            ended = bool(self.stored_end(terminated, truncated, info))
             batch.update({"actions": actions, "terminated": [(ended,)], "reward": [(reward,)]}, ts=t)
             episode_return = episode_return + reward
             t += 1
 
         # The last state has an action too, which bootstrapping learners look at.
-        batch.update(self._seen(), ts=t)
+        batch.update(self._seen(t), ts=t)
         actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, test_mode=test_mode)
         batch.update({"actions": actions}, ts=t)
 
         self.finish([episode_return], [t], [info], test_mode)
         return batch
 
-    def _seen(self) -> dict[str, list]:
-        return {key: [value] for key, value in observe(self.env).items()}
+    def _seen(self, t: int) -> dict[str, list]:
+        seen = observe(self.env)
+        self.check_agents(seen, 0, t)
+        return {key: [value] for key, value in seen.items()}

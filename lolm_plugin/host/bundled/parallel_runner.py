@@ -3,6 +3,7 @@
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe, Process
@@ -12,17 +13,20 @@ from typing import Any
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.bundled import find
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
+from lolm_plugin.randomness import environment_seed
 from lolm_plugin.runners.env_worker import execute
 from lolm_plugin.runners.lockstep import LockstepRunner
 
 # How long a worker may take to close its environment before it is killed, in seconds.
 CLOSE_TIMEOUT = 5.0
+WORKER_TIMEOUT = 300.0  # seconds, where ``args`` has no worker_timeout: the host's own algorithms
 
 
 class ParallelRunner(LockstepRunner):
-    """``batch_size_run`` copies of ``args.env``, each in a process of its own; copy i is seeded ``seed + i``.
+    """``batch_size_run`` copies of ``args.env``, each in a process of its own with a keyed seed (``environment_seed``).
 
-    Raises ConfigError when an environment refuses its arguments, RuntimeError when a worker dies.
+    Raises ConfigError when an environment refuses its arguments, RuntimeError when a worker dies or does not answer
+    within ``args.worker_timeout`` seconds.
     """
 
     def __init__(self, args: Namespace, logger: Any) -> None:
@@ -35,7 +39,7 @@ class ParallelRunner(LockstepRunner):
         }
         self.workers: list[Worker] = []
         for i in range(self.batch_size):
-            env_args = {**shared, "seed": args.env_args["seed"] + i}
+            env_args = {**shared, "seed": environment_seed(args.env_args["seed"], i)}
             self.workers.append(Worker(i, partial(make_env, **env_args), self.workers))
         try:
             self.env_info = self.ask("get_env_info", dict.fromkeys(range(self.batch_size)))[0]
@@ -67,7 +71,8 @@ class ParallelRunner(LockstepRunner):
         """Answers to a command; see ``LockstepRunner.ask``. RuntimeError when a worker has died."""
         for i, value in data.items():
             self.workers[i].send(command, value)
-        return {i: self.workers[i].receive() for i in data}
+        timeout = getattr(self.args, "worker_timeout", WORKER_TIMEOUT)
+        return {i: self.workers[i].receive(timeout) for i in data}
 
 
 class Worker:
@@ -81,16 +86,23 @@ class Worker:
         self.process = Process(target=_serve, args=(remote, inherited, Portable(make_env)), daemon=True)
         self.process.start()
         remote.close()
+        # Reads in a thread, as ``recv`` cannot be given a limit once the first byte of an answer is there.
+        self._reader = ThreadPoolExecutor(1)
 
     def send(self, command: str, data: Any = None) -> None:
         """Sends a command; ``receive`` is what reports a dead worker."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((command, data))
 
-    def receive(self) -> Any:
-        """The answer to the last command; RuntimeError when the worker has died."""
+    def receive(self, timeout: float) -> Any:
+        """The answer to the last command; RuntimeError when the worker has died or needs longer than ``timeout``."""
         try:
-            answer = self.connection.recv()
+            answer = self._reader.submit(self.connection.recv).result(timeout)
+        except TimeoutError:
+            raise RuntimeError(
+                f"Environment worker {self.index} did not answer within worker_timeout={timeout:g} seconds; raise "
+                "worker_timeout if it is only slow, or set runner=supervised_parallel, which restarts it."
+            ) from None
         except (EOFError, ConnectionResetError):
             self.process.join(CLOSE_TIMEOUT)
             raise RuntimeError(
@@ -105,6 +117,8 @@ class Worker:
         """Waits for the process, which was told to close, and kills it if it does not end."""
         self.process.join(CLOSE_TIMEOUT)
         self.process.kill()
+        self.process.join(CLOSE_TIMEOUT)
+        self._reader.shutdown()  # whose wait, if any, has ended with the process
         self.connection.close()
 
 
