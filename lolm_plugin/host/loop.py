@@ -33,6 +33,7 @@ from lolm_plugin.learners.transfer import table as transfer_table
 from lolm_plugin.learners.transfer import transfer
 from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.resuming import checkpoints_of
+from lolm_plugin.tracking import experiment
 from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.
@@ -134,6 +135,7 @@ def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
             "source_env": env,
             "source_map": map_name,
             "source_step": source.step,
+            "source_settings": experiment.settings(source.facts.get("config") or {}),
             "checkpoint": str(source.path),
             "parts": [part._asdict() for part in moved],
         }
