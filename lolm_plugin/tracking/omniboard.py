@@ -35,6 +35,8 @@ COLUMNS = (
     ("seed of run", "config.seed"),
     ("env steps", "steps"),
 )
+# Omniboard's own defaults. Its page writes them on the first visit, which a read-only dashboard refuses.
+SETTINGS = {"auto_refresh_interval": 30, "initial_fetch_size": 50, "row_height": 70}
 
 
 def install() -> Path:
@@ -132,13 +134,21 @@ def _no_port(port: int, reason: str) -> ConfigError:
 
 
 def set_up(database: Any) -> None:
-    """Columns that people look for, on the first start; what they change is left alone from then on."""
+    """Add columns that people look for, and settings, on the first start; what they change later is left alone."""
     columns, custom = database["omniboard.metric.columns"], database["omniboard.custom.columns"]
     if columns.find_one() is None:
         names = ("name", "metric_name", "extrema")
         columns.insert_many([{**dict(zip(names, column, strict=True)), "lastn": 1} for column in METRIC_COLUMNS])
     if custom.find_one() is None:
         custom.insert_many([{"name": name, "config_path": path} for name, path in COLUMNS])
+    for name, value in {**SETTINGS, "timezone": _timezone()}.items():
+        database["omniboard.settings"].update_one({"name": name}, {"$setOnInsert": {"value": value}}, upsert=True)
+
+
+def _timezone() -> str:
+    """The name of this machine's time zone, as the page would find it; UTC where the system does not tell."""
+    name = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+    return name or "UTC"
 
 
 def _answer(port: int, token: str, headers: Mapping[str, str] | None = None) -> int | None:
