@@ -1,6 +1,5 @@
 """What a suite's runs are doing, for a terminal that is watched and for a log that is read later."""
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lolm_plugin.doctor.words import duration
 from lolm_plugin.experiments.suite import Run
+from lolm_plugin.tracking import record_files
+from lolm_plugin.tracking.record_files import RecordError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,14 +50,14 @@ class Entry:
 
 def progress(folder: Path) -> tuple[int, float | None] | None:
     """The newest record's last step and test win rate (or return); None before it says anything."""
-    files = sorted((folder / "results/sacred").glob("*/*/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     try:
-        metrics = json.loads(files[-1].read_text())
-        steps = [series["steps"][-1] for series in metrics.values()]
-        tests = [metrics[name]["values"] for name in ("test_battle_won_mean", "test_return_mean") if name in metrics]
-    except (IndexError, OSError, json.JSONDecodeError):
+        files = sorted((folder / "results/sacred").glob("*/*/*/metrics.json"), key=lambda path: path.lstat().st_mtime)
+        metrics = record_files.load_metrics(files[-1].parent) if files else {}
+    except (OSError, RecordError):  # moved or half written; the next look may read it
         return None
-    return (max(steps), float(tests[0][-1]) if tests else None) if steps else None
+    steps = [series.steps[-1] for series in metrics.values()]
+    tests = [metrics[name].values[-1] for name in ("test_battle_won_mean", "test_return_mean") if name in metrics]
+    return (max(steps), None if not tests or tests[0] is None else float(tests[0])) if steps else None
 
 
 class Board:

@@ -49,13 +49,20 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     folders = {run.key: results / "runs" / run.key for run in runs}
     with _alone(results):
+        damaged = {}
         for run in runs:
             source = folders[run.source.key] if run.source else None
-            job.write(folders[run.key], run.arguments(), source, host)
+            try:
+                job.write(folders[run.key], run.arguments(), source, host)
+            except job.DamagedJob as error:
+                damaged[run.key] = str(error)
         workers = _workers(options, slots, threads)
         try:
             weights = plan.weights(planned)
             entries = [Entry(p.run, folders[p.run.key], p.config["t_max"], weights[p.run.key]) for p in planned]
+            for entry in entries:
+                if entry.run.key in damaged:
+                    entry.state, entry.reason = FAILED, damaged[entry.run.key]
             board = Board(entries, workers.where)
             code = _Compare(board, workers, options.retries).run()
         finally:
@@ -130,7 +137,7 @@ class _Compare:
     def run(self) -> int:
         """Until every run is done or has failed."""
         for entry in self.board.entries:
-            if job.is_done(entry.folder):
+            if entry.state == WAITING and job.is_done(entry.folder):
                 entry.state = DONE
                 entry.look()
         self.board.start()

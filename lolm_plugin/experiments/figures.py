@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def draw(figure: Picture, folder: Path, win_rate: bool) -> Path:
     picture, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=win_rate)
     for axis, (title, paint) in zip(axes.flat, figure.panels, strict=False):
         paint(axis)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)  # names hold dollar signs and are no formulas
         axis.set_xlabel(figure.xlabel)
         if figure.xlabel == STEPS:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
@@ -176,10 +177,8 @@ def _distribution(results: Results, style: Style, group: Group) -> Callable[["Ax
 def _few_shot(results: Results, style: Style, places: tuple[str, str], group: Group) -> Callable[["Axes"], None]:
     def paint(axis: "Axes") -> None:
         for name in (name for name in results.algorithms if name in group):
-            curves, scratch = (
-                results.curves(group[name]),
-                results.curves(results.scratch.get(places[1], {}).get(name, [])),
-            )
+            curves = results.curves(group[name])
+            scratch = results.curves(results.scratch_for(group[name], places[1]))
             colour, marker = style.colour(name), style.marker(name)
             if curves:
                 _curve(axis, curves, f"{name} few-shot", colour, marker, "-")
@@ -214,7 +213,7 @@ def _jumpstart(results: Results, style: Style, places: tuple[str, str], group: G
             )
             axis.annotate("", (place, high), (place, low), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5})
             axis.plot(place, low, style.marker(name), color=colour, mfc="white", ms=7)
-            scratch = results.curves(results.scratch.get(places[1], {}).get(name, []))
+            scratch = results.curves(results.scratch_for(group[name], places[1]))
             if zeros := [zero for curve in scratch if (zero := metrics.untrained(curve)) is not None]:
                 axis.hlines(float(np.mean(zeros)), place - 0.3, place + 0.3, color=colour, ls=":", lw=1.5)
             axis.plot(place, high, style.marker(name), color=colour, ms=7, label=f"{name} (n={len(curves)})")
@@ -228,10 +227,12 @@ def _ablations(results: Results, style: Style) -> Iterator[tuple[str, Callable[[
     places: list[tuple[str, Group]] = [(place, group) for place, group in results.scratch.items()]
     places += [(f"{' → '.join(both)}, few-shot", group) for both, group in results.few_shot.items()]
     for title, group in places:
-        for ablation in ABLATIONS:
-            if WHOLE in group and ablation in group:
-                lines = [(WHOLE, group[WHOLE], "-"), (ablation, group[ablation], DASHED)]
-                yield title, _curves(results, style, lines)
+        whole = [name for name, runs in group.items() if runs[0].algorithm == WHOLE]
+        ablated = [name for name, runs in group.items() if runs[0].algorithm in ABLATIONS]
+        for one, other in product(whole, sorted(ablated, key=lambda name: ABLATIONS.index(group[name][0].algorithm))):
+            values = [results.lines.values(group[name][0]) for name in (one, other)]
+            if all(values[0][key] == values[1][key] for key in values[0].keys() & values[1].keys()):
+                yield title, _curves(results, style, [(one, group[one], "-"), (other, group[other], DASHED)])
 
 
 def _entropies(results: Results, style: Style) -> Iterator[tuple[str, Callable[["Axes"], None]]]:
@@ -268,7 +269,7 @@ def _legend(picture: "Figure", axes: np.ndarray) -> None:
     }
     if entries:
         columns = max(1, min(3, int(picture.get_figwidth() // 3)))
-        picture.legend(
+        legend = picture.legend(
             entries.values(),
             entries.keys(),
             loc="outside lower center",
@@ -277,3 +278,5 @@ def _legend(picture: "Figure", axes: np.ndarray) -> None:
             fontsize=8,
             handlelength=3.5,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)

@@ -18,19 +18,25 @@ from lolm_plugin import checkpoint_config, strict_json, training
 from lolm_plugin.checkpoints import store
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden_words, holds_address
+from lolm_plugin.tracking import record_files
 
 JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
+LARGEST = 2**20  # bytes of a job.json; ours have a few hundred
+
+
+class DamagedJob(Exception):
+    """A job.json that cannot be read. The message is one sentence; other jobs of the suite can run."""
 
 
 def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str) -> None:
     """Put down what is to be run in ``folder``; ``source`` is the job's folder whose weights it begins with.
 
-    Raises ConfigError where something else was put down before.
+    Raises ConfigError where something else was put down before, and DamagedJob where what was cannot be read.
     """
     content = {"arguments": list(arguments), "source": os.path.relpath(source, folder) if source else None}
     file = folder / JOB
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = _read(file)
         if {key: before.get(key) for key in content} != content:
             changed = set(content["arguments"]) ^ set(before["arguments"])
             raise ConfigError(
@@ -39,6 +45,20 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, {**content, "host": host})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(record_files.read_bytes(file.parent, file.name, LARGEST))
+        arguments = content["arguments"]
+        if not (isinstance(arguments, list) and all(isinstance(word, str) for word in arguments)):
+            raise ValueError("has arguments that are no list of texts")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedJob(
+            f"{file} is damaged ({record_files.shown(error)}), so it is not known which run the folder holds; remove "
+            "the folder, or move it away to keep its checkpoints."
+        ) from error
+    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Gorsane et al., "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", NeurIPS 2022.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lolm_plugin.experiments.records import RunRecord
@@ -11,8 +11,8 @@ from lolm_plugin.experiments.records import RunRecord
 NAMES = {"test_battle_won_mean": "win_rate", "test_return_mean": "return"}
 
 
-def export(runs: Iterable[RunRecord]) -> dict[str, Any]:
-    """Tests of every run that learned from scratch.
+def export(runs: Iterable[RunRecord], line: Callable[[RunRecord], str] = lambda run: run.algorithm) -> dict[str, Any]:
+    """Tests of every run that learned from scratch; ``line`` says what its algorithm is called.
 
     ``absolute_metrics`` are the last test's: the protocol's ten times as many battles with the best policy are not
     played here. A seed that comes twice is numbered.
@@ -22,7 +22,7 @@ def export(runs: Iterable[RunRecord]) -> dict[str, Any]:
         series = {name: run.series[key] for key, name in NAMES.items() if key in run.series}
         if run.kind != "scratch" or not series:
             continue
-        algorithm = tree.setdefault(run.env, {}).setdefault(run.map_name, {}).setdefault(run.algorithm, {})
+        algorithm = tree.setdefault(run.env, {}).setdefault(run.map_name, {}).setdefault(line(run), {})
         again = sum(name.split("_")[1] == str(run.seed) for name in algorithm)
         algorithm[f"seed_{run.seed}" + (f"_{again + 1}" if again else "")] = _steps(series)
     return tree

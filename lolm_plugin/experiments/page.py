@@ -102,14 +102,15 @@ def _uneven(results: Results) -> Iterator[str]:
         sources = {str(run.config.get("transfer_from")) for run in runs}
         if first.kind != "scratch" and len(runs) > 1 and len(sources) == 1:
             yield (
-                f"{first.algorithm} from {first.source_map} to {first.map_name}, {_word(first.kind)}: all "
+                f"{results.lines.name(first)} from {first.source_map} to {first.map_name}, {_word(first.kind)}: all "
                 f"{len(runs)} seeds start from one source run, so the spread says nothing of other sources."
             )
         lengths = sorted({run.t_max for run in runs})
+        written = ", ".join(f"{length:,}" for length in lengths)
         if first.kind != "zero_shot" and len(lengths) > 1:
             yield (
-                f"{first.algorithm} on {first.map_name}, {_word(first.kind)}: its seeds had different numbers of "
-                f"steps (t_max {', '.join(f'{length:,}' for length in lengths)}), and are in one mean all the same."
+                f"{results.lines.name(first)} on {first.map_name}, {_word(first.kind)}: its seeds had different "
+                f"numbers of steps (t_max {written}), and are in one mean all the same."
             )
 
 
@@ -117,11 +118,19 @@ def _left_out(results: Results) -> Iterator[str]:
     unfinished = results.unfinished
     # Evaluations are not meant to be compared; nobody misses them.
     left = [run for run in results.runs if run.folder in results.left_out and run.kind != "evaluation"]
-    others = [run for run in left if run.status == "COMPLETED"]
+    others = [run for run in left if run.is_whole]
     if unfinished:
         yield f"{_are(len(unfinished), 'run')} not finished and in no number: {_named(results, unfinished)}."
     if others:
         yield f"{_are(len(others), 'finished run')} in no number: {_named(results, others)}."
+    if results.unusable:
+        yield unreadable(results.unusable)
+
+
+def unreadable(sentences: Sequence[str]) -> str:
+    """Name the records that could not be used, the first few of many."""
+    rest = f" And {len(sentences) - NAMED} more." if len(sentences) > NAMED else ""
+    return f"{_are(len(sentences), 'record')} left out: {' '.join(sentences[:NAMED])}{rest}"
 
 
 def _groups(results: Results) -> list[list[RunRecord]]:
@@ -130,7 +139,9 @@ def _groups(results: Results) -> list[list[RunRecord]]:
 
 
 def _named(results: Results, runs: Sequence[RunRecord]) -> str:
-    names = [f"{run.algorithm} on {run.map_name}, seed {run.seed}: {results.left_out[run.folder]}" for run in runs]
+    names = [
+        f"{results.lines.name(run)} on {run.map_name}, seed {run.seed}: {results.left_out[run.folder]}" for run in runs
+    ]
     rest = [f"and {len(names) - NAMED} more, see the table of every run"] if len(names) > NAMED else []
     return "; ".join([*names[:NAMED], *rest])
 

@@ -1,15 +1,19 @@
 """Sacred's file records, ours and EPyMARL's own, as one typed value a run."""
 
-import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lolm_plugin.tracking.run_documents import optional_json
+from lolm_plugin.tracking import record_files
+from lolm_plugin.tracking.experiment import changed
+from lolm_plugin.tracking.record_files import Files, RecordError, shown
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
+NAME = 80  # characters of a name that tables and figures show
+COMMAND = 2000  # of a command line
 
 
 @dataclass(frozen=True)
@@ -44,53 +48,73 @@ class RunRecord:
     wall_seconds: float | None = None  # with those of the runs it resumed
     peak_memory_mb: float | None = None
     resumed: tuple[Path, ...] = ()  # records of the runs it resumed, whose series it holds, the first one first
+    first_config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the first of them, or its own
+    source_settings: Mapping[str, Any] | None = field(default=None, repr=False)  # of the run a transfer comes from
+    defect: str = ""  # why a run that is recorded as COMPLETED is not a whole run all the same
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ended and its record says so to the end."""
+        return self.status == "COMPLETED" and not self.defect
 
 
-def read_all(folder: Path) -> list[RunRecord]:
-    """Every run below ``folder``, in the order of their paths; one that another resumed is left out."""
-    records = {record.folder.resolve(): record for record in _read(folder)}
-    parents = {path.resolve() for record in records.values() for path in record.resumed}
-    return [_with_parents(record, records) for path, record in records.items() if path not in parents]
+def read_all(folder: Path, unusable: list[str] | None = None) -> list[RunRecord]:
+    """Read every run below ``folder``, in the order of their paths.
+
+    A run that another resumed is left out, unless it was whole and the one that resumed it is not. ``unusable`` gets a
+    sentence for each record that cannot be used.
+    """
+    unusable = [] if unusable is None else unusable
+    records = {}
+    for path in record_files.find(folder):
+        try:
+            records[path.resolve()] = read(path)
+        except RecordError as error:
+            unusable.append(str(error))
+    found = {path: _with_parents(record, records) for path, record in records.items()}
+    superseded = set()
+    for record in found.values():
+        parents = [path.resolve() for path in record.resumed]
+        superseded |= {path for path in parents if record.is_whole or path not in found or not found[path].is_whole}
+    return [record for path, record in found.items() if path not in superseded]
 
 
-def read(folder: Path) -> RunRecord | None:
-    """The run recorded in ``folder``; None where there is none or it is half written."""
-    try:
-        run, config = (json.loads((folder / name).read_text()) for name in ("run.json", "config.json"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    if not isinstance(config.get("env_args"), Mapping) or "name" not in config:
-        return None  # a Sacred run of something else
-    info = optional_json(folder / "info.json")
-    launch, transfer = info.get("launch", {}), info.get("transfer", {})
-    return RunRecord(
+def read(folder: Path) -> RunRecord:
+    """Read the run recorded in ``folder``. Raises RecordError where its record cannot be used."""
+    files = record_files.load(folder)
+    run, config, info = files.run, files.config, files.info
+    arguments = config.get("env_args")
+    if arguments is None or "name" not in config:
+        raise RecordError(
+            f"{shown(folder, 500)}: config.json has no name or no env_args, so it is no training of EPyMARL."
+        )
+    launch, transfer = info.get("launch") or {}, info.get("transfer") or {}
+    record = RunRecord(
         folder=folder,
-        algorithm=str(config["name"]),
-        env=str(config.get("env")),
-        map_name=str(config["env_args"].get("map_name") or config["env_args"].get("key")),
-        seed=int(config.get("seed", 0)),
+        algorithm=shown(config["name"], NAME),
+        env=shown(config.get("env"), NAME),
+        map_name=shown(arguments.get("map_name") or arguments.get("key"), NAME),
+        seed=config.get("seed") or 0,
         kind=_kind(config),
-        source_map=transfer.get("source_map"),
-        status=str(run.get("status")),
+        source_map=shown(transfer["source_map"], NAME) if transfer.get("source_map") else None,
+        status=shown(run.get("status"), NAME),
         reason=_last_line(run.get("fail_trace") or []),
-        t_max=int(config.get("t_max", 0)),
-        series=_series(folder),
+        t_max=int(_finite(config.get("t_max")) or 0),
+        series={shown(name, NAME): _series(metric) for name, metric in files.metrics.items()},
         config=config,
-        command=launch.get("command"),
-        commit=launch.get("commit"),
-        version=launch.get("version"),
-        hostname=run.get("host", {}).get("hostname"),
-        started=_time(run.get("start_time")),
+        command=_noted(launch.get("command"), COMMAND),
+        commit=_noted(launch.get("commit")),
+        version=_noted(launch.get("version")),
+        hostname=_noted((run.get("host") or {}).get("hostname")),
+        started=record_files.time(run.get("start_time")),
         wall_seconds=_seconds(run),
-        peak_memory_mb=launch.get("peak_memory_mb"),
-        resumed=_parents(folder, info),
+        peak_memory_mb=_finite(launch.get("peak_memory_mb")),
+        resumed=_parents(files),
+        first_config=config,
+        source_settings=transfer.get("source_settings"),
     )
-
-
-def _read(folder: Path) -> Iterator[RunRecord]:
-    for path in sorted(folder.rglob("run.json")):
-        if (record := read(path.parent)) is not None:
-            yield record
+    lacks_end = run.get("whole") is False  # our own writer's word; other records have no such key
+    return replace(record, defect="its record misses its end" if lacks_end else _missing_end(record))
 
 
 def _kind(config: Mapping[str, Any]) -> Kind:
@@ -99,13 +123,46 @@ def _kind(config: Mapping[str, Any]) -> Kind:
     return "evaluation" if config.get("evaluate") else "scratch"
 
 
-def _parents(folder: Path, info: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Records are siblings, whatever folder all of them were moved to since."""
-    parent = (info.get("resumed_from") or {}).get("sacred_run")
-    if not parent:
-        return ()
-    beside = folder.parent / Path(parent).name
-    return (*_parents(beside, optional_json(beside / "info.json")), beside)
+def _missing_end(record: RunRecord) -> str:
+    """Say what a record lacks whose run completed; empty where nothing is known to be missing.
+
+    A disk that failed for a while leaves a record without its last measurements. A training measures at least once in
+    each interval of tests and logs; twice the longer one is left to the last battles.
+    """
+    last = max((series.steps[-1] for series in record.series.values()), default=None)
+    if last is None:
+        return "its metrics.json holds no measurement"
+    is_imitation = bool(_section(record.config, "imitate").get("teacher"))
+    intervals = [_finite(record.config.get(key)) for key in ("test_interval", "log_interval")]
+    if record.kind in ("zero_shot", "evaluation") or is_imitation or None in intervals:
+        return ""
+    if last < record.t_max - 2 * max(interval for interval in intervals if interval is not None):
+        return f"its measurements end at step {last:,} of {record.t_max:,}"
+    return ""
+
+
+def _parents(files: Files) -> tuple[Path, ...]:
+    """Follow ``resumed_from`` to the first run.
+
+    Records are siblings, whatever folder all of them were moved to since.
+    """
+    found: list[Path] = []
+    folder, info, began = files.folder, files.info, record_files.time(files.run.get("start_time"))
+    while name := Path((info.get("resumed_from") or {}).get("sacred_run") or "").name:
+        beside = folder.parent / name
+        if name == ".." or beside == files.folder or beside in found:
+            break
+        found.insert(0, beside)
+        try:
+            run, parent = (record_files.load_file(beside, name) or {} for name in ("run.json", "info.json"))
+        except RecordError:  # read_all names it
+            break
+        # The number of a record that was removed is given again.
+        before = record_files.time(run.get("start_time"))
+        if began is not None and before is not None and before > began:
+            return tuple(found[1:])
+        info, began = parent, before
+    return tuple(found)
 
 
 def _with_parents(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRecord:
@@ -114,33 +171,43 @@ def _with_parents(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRe
         return record
     seconds = [part.wall_seconds or 0.0 for part in (*before, record)]
     peaks = [part.peak_memory_mb for part in (*before, record) if part.peak_memory_mb is not None]
+    different = sorted({key for part in before for key in changed(part.config, record.config)})
     return replace(
-        record, wall_seconds=sum(seconds), peak_memory_mb=max(peaks, default=None), started=before[0].started
+        record,
+        wall_seconds=sum(seconds),
+        peak_memory_mb=max(peaks, default=None),
+        started=before[0].started,
+        first_config=before[0].config,
+        defect=record.defect or (f"was resumed with another {', '.join(different[:3])}" if different else ""),
     )
 
 
-def _series(folder: Path) -> dict[str, Series]:
-    return {
-        name: Series(tuple(map(int, metric["steps"])), tuple(map(_number, metric["values"])))
-        for name, metric in sorted(optional_json(folder / "metrics.json").items())
-        if metric.get("steps")
-    }
+def _series(metric: record_files.Metric) -> Series:
+    return Series(tuple(metric.steps), tuple(math.nan if value is None else float(value) for value in metric.values))
 
 
-def _last_line(trace: list[str]) -> str:
+def _last_line(trace: Iterable[str]) -> str:
     lines = "".join(trace).strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    return shown(lines[-1].strip()) if lines else ""
 
 
-def _number(value: Any) -> float:
-    """Sacred writes numpy's numbers as ``{"dtype": ..., "value": ...}``."""
-    return float(value["value"] if isinstance(value, Mapping) else value)
+def _noted(text: str | None, limit: int = record_files.TEXT) -> str | None:
+    return shown(text, limit) if text else None
 
 
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _seconds(run: Mapping[str, Any]) -> float | None:
-    began, ended = _time(run.get("start_time")), _time(run.get("stop_time") or run.get("heartbeat"))
-    return (ended - began).total_seconds() if began and ended else None
+    began, ended = (
+        record_files.time(run.get("start_time")),
+        record_files.time(run.get("stop_time") or run.get("heartbeat")),
+    )
+    # A clock that was set back in the meantime tells no duration.
+    return (ended - began).total_seconds() if began and ended and ended >= began else None

@@ -95,7 +95,7 @@ def transfer_table(results: Results) -> Table:
     rows = []
     for (source, target), group in results.few_shot.items():
         for algorithm in _present(results, group):
-            scratch = {run.seed: run for run in results.scratch.get(target, {}).get(algorithm, [])}
+            scratch = {run.seed: run for run in results.scratch_for(group[algorithm], target)}
             rows.append([f"{source} → {target}", algorithm, *_transfer(results, group[algorithm], scratch)])
     columns = ["jumpstart", "untrained", "asymptote", "scratch's", "steps to it", "scratch's", "speed-up"]
     note = (
@@ -172,13 +172,26 @@ def improvement_table(results: Results) -> Table:
     return Table("improvement", "Probability of improvement", ["algorithm", "over", "maps", "probability"], rows, note)
 
 
+def lines_table(results: Results) -> Table:
+    """The settings by which lines of one algorithm differ, in full."""
+    rows = []
+    for (algorithm, kind), keys in sorted(results.lines.differing.items()):
+        runs = [run for run in results.counted if (run.algorithm, run.kind) == (algorithm, kind)] if keys else []
+        for line, values in sorted({results.lines.name(run): results.lines.values(run) for run in runs}.items()):
+            rows.append([kind.replace("_", "-"), line, "; ".join(f"{key}={value}" for key, value in values.items())])
+    note = (
+        "Every setting that differs between runs of one algorithm at one place; runs that differ are no seeds of one."
+    )
+    return Table("lines", "Settings that differ", ["kind", "algorithm", "settings"], rows, note)
+
+
 def costs_table(results: Results) -> Table:
     """Wall time and memory, which differ from machine to machine and from day to day."""
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in results.runs:
-        if run.status == "COMPLETED" and run.kind != "evaluation":
+        if run.is_whole and run.kind != "evaluation":
             place = f"{run.source_map} → {run.map_name}" if run.source_map else run.map_name
-            groups.setdefault((run.kind.replace("_", "-"), run.algorithm, place), []).append(run)
+            groups.setdefault((run.kind.replace("_", "-"), results.lines.name(run), place), []).append(run)
     rows = []
     for key, runs in groups.items():
         minutes = [run.wall_seconds / 60 for run in runs if run.wall_seconds is not None]
@@ -210,7 +223,8 @@ def runs_table(results: Results) -> Table:
         place = f"{run.source_map} → {run.map_name}" if run.source_map else run.map_name
         steps = max((series.steps[-1] for series in run.series.values()), default=0)
         said = (run.command, run.commit, run.version, run.hostname, run.started and f"{run.started:%Y-%m-%d %H:%M}")
-        facts = [run.kind.replace("_", "-"), run.algorithm, place, str(run.seed), _status(results, run), f"{steps:,}"]
+        line = results.lines.name(run)
+        facts = [run.kind.replace("_", "-"), line, place, str(run.seed), _status(results, run), f"{steps:,}"]
         rows.append([*facts, *(text or "not recorded" for text in said)])
     return Table("runs", "Every run", columns, rows)
 

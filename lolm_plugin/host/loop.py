@@ -35,6 +35,7 @@ from lolm_plugin.learners.transfer import transfer
 from lolm_plugin.paths import path_component
 from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.resuming import Resumed, checkpoints_of
+from lolm_plugin.tracking import experiment
 from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.
@@ -152,6 +153,7 @@ def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
             "source_env": env,
             "source_map": map_name,
             "source_step": source.step,
+            "source_settings": experiment.settings(source.facts.get("config") or {}),
             "checkpoint": str(source.path),
             "parts": [part._asdict() for part in moved],
         }

@@ -11,6 +11,7 @@ from sacred.observers import RunObserver
 
 from lolm_plugin.passwords import Address
 from lolm_plugin.tracking import mongo, run_documents
+from lolm_plugin.tracking.record_files import RecordError
 
 AGAIN = 30.0  # seconds between tries while the database does not answer
 SHARE = 0.05  # of the time that may be spent on copying
@@ -82,9 +83,9 @@ class MongoObserver(RunObserver):
             return True
         written = self._written
         try:
-            documents = run_documents.read(folder)
-            if documents is not None:
-                mongo.write(self._database, documents)
+            mongo.write(self._database, run_documents.read(folder))
+        except RecordError:  # Sacred has begun the record and not yet written all of its files
+            return False
         except Exception as error:  # whatever a server may answer, or a library raise: nothing is worth a training
             if self._works is not False:
                 self._log.warning(

@@ -1,13 +1,15 @@
 """Omniboard, the web page that shows Sacred's runs: installed once into the per-user cache, started on a database."""
 
+import errno
+import http.client
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ VERSION = "2.16.1"
 GUARD = Path(__file__).with_name("omniboard_guard.js")
 SECONDS = 60.0  # to start in
 INSTALL_SECONDS = 1800  # npm fetches some hundred packages
+PORT_TAKEN, PORT_REFUSED = 98, 97  # exit codes of the guard
 
 # Columns of the table of runs: name, metric, which value of it.
 METRIC_COLUMNS = (
@@ -33,6 +36,8 @@ COLUMNS = (
     ("seed of run", "config.seed"),
     ("env steps", "steps"),
 )
+# Omniboard's own defaults. Its page writes them on the first visit, which a read-only dashboard refuses.
+SETTINGS = {"auto_refresh_interval": 30, "initial_fetch_size": 50, "row_height": 70}
 
 
 def install() -> Path:
@@ -71,23 +76,33 @@ def install() -> Path:
     return start
 
 
-def start(url: str, port: int) -> subprocess.Popen:
-    """Omniboard on the database at ``url``, answering on 127.0.0.1; its log goes nowhere, as it repeats the address."""
+def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
+    """Start Omniboard on the database at ``url``, answering on 127.0.0.1; its log repeats the address and is dropped.
+
+    Raises ConfigError where it does not start, as on a port in use, or answers what its guard has to refuse.
+    """
+    token = secrets.token_hex(16)
+    guard = {"LOLM_DASHBOARD_TOKEN": token, "LOLM_DASHBOARD_EDIT": "1" if allow_edit else "0"}
     process = subprocess.Popen(
         ["node", "--require", str(GUARD), str(install()), "--no-deprecation"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Not as an argument, which everybody on the machine can read.
-        env={**os.environ, "MONGO_URI": url, "PORT": str(port)},
+        env={**os.environ, "MONGO_URI": url, "PORT": str(port), **guard},
         start_new_session=True,  # Ctrl-C is for whoever started it to act on
     )
     deadline = time.monotonic() + SECONDS
-    while not _answers(port):
+    while _answer(port, token) != 200:
         if process.poll() is not None or time.monotonic() > deadline:
             stop(process)
+            if process.returncode in (PORT_TAKEN, PORT_REFUSED):
+                raise _no_port(port, "is in use" if process.returncode == PORT_TAKEN else "cannot be opened")
             raise ConfigError(f"Omniboard did not start on port {port} within {SECONDS:.0f} s; try again with --port.")
         time.sleep(0.1)
+    if _answer(port, token, {"Host": f"rebound.example:{port}"}) != 403:
+        stop(process)
+        raise ConfigError("Omniboard answers requests of other pages, so it was stopped; install Node.js 18 or newer.")
     return process
 
 
@@ -109,19 +124,49 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def check_port(port: int) -> None:
+    """Raise ConfigError where nothing can listen on ``port``, before anything slow is done for it."""
+    with socket.socket() as tried:
+        if os.name != "nt":  # as Node does it; on Windows it would allow a port in use
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+            tried.listen()
+        except OSError as error:
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
+            raise _no_port(port, reason) from error
+
+
+def _no_port(port: int, reason: str) -> ConfigError:
+    return ConfigError(f"--port={port} {reason}; set another one, or leave --port out for one that is free.")
+
+
 def set_up(database: Any) -> None:
-    """Columns that people look for, on the first start; what they change is left alone from then on."""
+    """Add columns that people look for, and settings, on the first start; what they change later is left alone."""
     columns, custom = database["omniboard.metric.columns"], database["omniboard.custom.columns"]
     if columns.find_one() is None:
         names = ("name", "metric_name", "extrema")
         columns.insert_many([{**dict(zip(names, column, strict=True)), "lastn": 1} for column in METRIC_COLUMNS])
     if custom.find_one() is None:
         custom.insert_many([{"name": name, "config_path": path} for name, path in COLUMNS])
+    for name, value in {**SETTINGS, "timezone": _timezone()}.items():
+        database["omniboard.settings"].update_one({"name": name}, {"$setOnInsert": {"value": value}}, upsert=True)
 
 
-def _answers(port: int) -> bool:
+def _timezone() -> str:
+    """The name of this machine's time zone, as the page would find it; UTC where the system does not tell."""
+    name = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+    return name or "UTC"
+
+
+def _answer(port: int, token: str, headers: Mapping[str, str] | None = None) -> int | None:
+    """The status that our own Omniboard answers with; None where it does not, or another program has the port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # no proxy of the environment's
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/sacred/api/v1/database", timeout=1) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+        connection.request("GET", "/sacred/api/v1/database", headers=headers or {})
+        response = connection.getresponse()
+        return response.status if response.getheader("X-Lolm-Dashboard") == token else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -3,12 +3,17 @@
 With LOLM_SCREENSHOTS=docs/dashboard it takes the pictures of docs/dashboard.md.
 """
 
+import http.server
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -36,38 +41,60 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dashboard(results):
     """``lolm dashboard`` on them: its process and its address."""
+    process, address = serve(results)
+    yield process, address
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def editable(results, tmp_path_factory):
+    """The address of ``lolm dashboard --allow-edit`` on a copy of one run."""
+    folder = tmp_path_factory.mktemp("editable")
+    record = min(results.glob("sacred/*/*/1"))
+    shutil.copytree(record, folder / "1")
+    process, address = serve(folder, "--allow-edit")
+    yield address
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+def serve(folder, *options):
+    """Start ``lolm dashboard``; returns its process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lolm_plugin", "dashboard", str(results)],
+        [sys.executable, "-m", "lolm_plugin", "dashboard", str(folder), *options],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "LOLM_MONGO_URL"},
         stdout=subprocess.PIPE,
         text=True,
     )
     lines = iter(process.stdout.readline, "")
-    address = next(found[1] for text in lines if (found := re.search(r"(http://127.0.0.1:\d+/\S+)", text)))
-    yield process, address
-    process.kill()
+    return process, next(found[1] for text in lines if (found := re.search(r"(http://127.0.0.1:\d+/\S+)", text)))
 
 
 @pytest.fixture(scope="module")
 def browser():
     program = next(found for name in BROWSERS if (found := shutil.which(name)))
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        # A name of somebody else's that leads to this machine, as DNS rebinding makes one.
+        names = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", names])
         yield opened
         opened.close()
 
 
 @pytest.fixture
 def page(browser, dashboard):
-    """The table of runs, as it comes."""
+    """The table of runs, as it comes; none of what is done here may need leave to edit."""
+    refused = []
     page = browser.new_page(viewport={"width": 2600, "height": 720})
     page.set_default_timeout(30_000)
+    page.on("response", lambda response: refused.append(response.url) if response.status >= 400 else None)
     page.goto(dashboard[1])
     expect(page.get_by_text("4 experiments")).to_be_visible(timeout=30_000)
     expect(page.locator(".status-text").filter(visible=True)).to_have_count(4)
     yield page
     page.close()
+    assert refused == []
 
 
 def picture(page, name):
@@ -105,8 +132,10 @@ def test_it_sorts(page):
     assert names(page) in (sorted(names(page)), sorted(names(page), reverse=True))
     before = names(page)
     page.locator("[test-attr=header-sort-experiment_name]").click()
-    page.wait_for_timeout(1500)
-    assert names(page) == before[::-1]
+    deadline = time.monotonic() + 30
+    while names(page) != before[::-1]:  # it is empty for a moment
+        assert time.monotonic() < deadline, names(page)
+        page.wait_for_timeout(200)
 
 
 def test_opening_a_run_shows_its_curves_and_its_configuration(page):
@@ -139,6 +168,96 @@ def test_it_filters_by_map(page):
     expect(page.get_by_text("2 experiments")).to_be_visible()
     assert {name.split()[1] for name in names(page)} == {"retreat"}
     picture(page, "filter")
+
+
+# What a page can have a browser do. Each answers with what the page gets to see.
+TRIES = """async (address) => {
+  const runs = `${address}/api/v1/Runs`, seen = {};
+  const ask = async (name, url, options) => {
+    try { const answer = await fetch(url, options); seen[name] = `${answer.type} ${answer.status}`; }
+    catch (error) { seen[name] = error.name; }
+  };
+  await ask("read", runs, {});
+  await ask("read without CORS", runs, {mode: "no-cors"});
+  await ask("delete", `${runs}/1`, {method: "DELETE"});
+  const json = {"Content-Type": "application/json"};
+  await ask("change", `${runs}/1`, {method: "PUT", headers: json, body: '{"status": "x"}'});
+  await ask("forge without CORS", runs, {method: "POST", mode: "no-cors", body: "_id=99"});
+  return seen;
+}"""
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    """The address of another program's page on this machine, the nearest that a foreign origin can be."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>elsewhere</title>")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def statuses(address):
+    """Of every run, asked as its own page would."""
+    with urllib.request.urlopen(f"{address}/api/v1/Runs") as answer:
+        return [run["status"] for run in json.load(answer)]
+
+
+@pytest.mark.parametrize("which", ["dashboard", "editable"])
+def test_a_page_of_another_origin_gets_nothing(browser, stranger, request, which):
+    target = request.getfixturevalue(which)
+    address = target if which == "editable" else target[1]
+    before = statuses(address)
+    tab = browser.new_page()
+    answers = []
+    tab.on("response", lambda response: answers.append((response.url, response.status)))
+    tab.goto(stranger)
+    seen = tab.evaluate(TRIES, address)
+    assert seen == {
+        "read": "TypeError",
+        "read without CORS": "TypeError",
+        "delete": "TypeError",
+        "change": "TypeError",
+        "forge without CORS": "TypeError",
+    }
+    assert {status for url, status in answers if url.startswith(address)} <= {403}
+    # A form, which needs no script's leave, and a frame.
+    tab.set_content(f'<form method=post action="{address}/api/v1/Runs"><input name=_id value=99></form>')
+    with tab.expect_response(lambda response: response.url.startswith(address)) as answer:
+        tab.evaluate("document.forms[0].submit()")
+    assert answer.value.status == 403
+    tab.close()
+    assert statuses(address) == before
+
+
+def test_a_name_that_was_made_to_lead_here_gets_nothing(browser, dashboard):
+    tab = browser.new_page()
+    answer = tab.goto(dashboard[1].replace("127.0.0.1", "rebound.example"))
+    assert answer.status == 403
+    assert "Refused" in tab.content()
+    tab.close()
+
+
+def test_its_own_page_changes_runs_only_where_that_is_allowed(browser, dashboard, editable):
+    for address, status in ((dashboard[1], "basic 403"), (editable, "basic 200")):
+        tab = browser.new_page()
+        tab.goto(address)
+        seen = tab.evaluate(TRIES, address)
+        assert seen["read"] == "basic 200"
+        assert seen["change"] == status
+        tab.close()
+    assert statuses(editable) == []  # deleted by its own page
+    assert statuses(dashboard[1]) == ["COMPLETED"] * 4
 
 
 def test_nothing_listens_beyond_this_machine_and_nothing_is_left(dashboard):

@@ -108,6 +108,20 @@ def test_the_same_folder_takes_no_other_settings(tmp_path, workers, capsys):
     assert "few_shot/updet_mappo/duel-to-target/1 holds a run with other settings (t_max=300, t_max=301)" in said
 
 
+@pytest.mark.parametrize("content", ['{"argum', "", "[]", "null", '{"arguments": 3}', b"\xff"])
+def test_a_damaged_job_stops_no_other(tmp_path, workers, capsys, content):
+    assert run(tmp_path) == 0
+    workers.started.clear()
+    folder = tmp_path / "results/runs/scratch/updet_mappo/target/1"
+    (folder / job.JOB).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "results/runs/scratch/updet_mappo/duel/1" / job.DONE).unlink()
+    assert run(tmp_path) == 1
+    assert keys(workers, tmp_path) == ["scratch/updet_mappo/duel/1"]
+    printed = capsys.readouterr().out
+    assert f"failed: updet_mappo target seed 1: {folder / job.JOB} is damaged (" in printed
+    assert "3 of 4 runs are done." in printed
+
+
 def test_two_at_work_in_one_folder_are_refused(tmp_path, workers, capsys):
     with compare._alone(tmp_path / "results"):
         assert run(tmp_path) == 2

@@ -63,10 +63,57 @@ def test_resumed_runs_count_once_with_the_time_of_all(tmp_path):
     assert (found.wall_seconds, found.peak_memory_mb) == (30 + 90 + 90, 70)
 
 
-def test_what_is_no_run_of_ours_or_half_written_is_passed_over(tmp_path):
+def test_what_is_no_run_of_ours_or_half_written_is_named_and_passed_over(tmp_path):
     write(tmp_path / "1")
     write(tmp_path / "2", config={"env_args": None})
     (write(tmp_path / "3") / "config.json").write_text("{")
     (write(tmp_path / "4") / "metrics.json").write_text("{")
-    found = records.read_all(tmp_path)
-    assert [(run.folder.name, bool(run.series)) for run in found] == [("1", True), ("4", False)]
+    (write(tmp_path / "5") / "config.json").unlink()
+    unusable = []
+    assert [run.folder.name for run in records.read_all(tmp_path, unusable)] == ["1"]
+    assert unusable == [
+        f"{tmp_path / '2'}: config.json has no name or no env_args, so it is no training of EPyMARL.",
+        f"{tmp_path / '3'}: config.json is cut or damaged (no JSON).",
+        f"{tmp_path / '4'}: metrics.json is cut or damaged (no JSON).",
+        f"{tmp_path / '5'}: config.json is missing.",
+    ]
+
+
+ENDS_EARLY = {"metrics": {"loss": {"steps": [9], "values": [1]}}, "config": {"test_interval": 9, "log_interval": 2}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "defect"),
+    [
+        ({"metrics": {"loss": {"steps": [], "values": []}}}, "its metrics.json holds no measurement"),
+        (ENDS_EARLY, "its measurements end at step 9 of 50"),
+        ({"run": {"whole": False}}, "its record misses its end"),
+        ({"run": {"whole": True}}, ""),
+        ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "test_interval": 50}}, ""),
+        ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "imitate": {"teacher": "heuristic"}}}, ""),
+        ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "transfer_from": "x", "evaluate": True}}, ""),
+    ],
+)
+def test_a_completed_run_whose_record_misses_its_end_is_not_whole(tmp_path, parts, defect):
+    found = records.read(write(tmp_path / "1", **parts))
+    assert (found.defect, found.is_whole) == (defect, not defect)
+
+
+def test_a_whole_run_counts_until_the_one_that_resumed_it_is_whole(tmp_path):
+    write(tmp_path / "1")
+    child = write(tmp_path / "2", info={"resumed_from": {"sacred_run": "x/1"}}, run={"status": "INTERRUPTED"})
+    assert [run.folder.name for run in records.read_all(tmp_path)] == ["1", "2"]
+    (child / "run.json").write_text((tmp_path / "1/run.json").read_text())
+    assert [run.folder.name for run in records.read_all(tmp_path)] == ["2"]
+
+
+@pytest.mark.parametrize("name", ["x/2", "..", ".", "/", "x/9"])
+def test_a_record_that_names_no_run_before_it_is_one_run(tmp_path, name):
+    write(tmp_path / "2", info={"resumed_from": {"sacred_run": name}})
+    assert [run.folder.name for run in records.read_all(tmp_path)] == ["2"]
+
+
+def test_a_number_that_was_given_again_is_not_the_run_before(tmp_path):
+    write(tmp_path / "1", run={"start_time": "2026-01-02T10:00:00"})
+    write(tmp_path / "2", info={"resumed_from": {"sacred_run": "x/1"}})
+    assert [run.folder.name for run in records.read_all(tmp_path)] == ["1", "2"]

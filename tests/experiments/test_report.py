@@ -135,6 +135,36 @@ def test_unfinished_runs_are_listed_and_not_counted(tmp_path, capsys):
     assert algorithm.keys() == {"seed_1"}
 
 
+def test_a_completed_run_without_its_measurements_is_not_counted(tmp_path, capsys):
+    """What a disk that failed left of a run that completed."""
+    add(tmp_path, "updet_mappo", 1)
+    (write(tmp_path / "empty") / "metrics.json").write_text("{}")
+    assert report(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "1 run is not finished and in no number: mappo on 3m, seed 3: completed, but its metrics.json" in printed
+    assert len(table(tmp_path, "results")) == 1
+
+
+def test_names_that_are_no_formulas_are_drawn(tmp_path):
+    add(tmp_path, "$x_{$", 1, map_name="a$b^$")
+    assert report(tmp_path) == 0
+
+
+@pytest.mark.parametrize("place", ["report", "report/index.html", "report/figures", "report/tables/results.csv"])
+def test_no_report_is_written_through_a_link(tmp_path, capsys, place):
+    """A folder of runs from elsewhere could have any file of the user's replaced."""
+    add(tmp_path / "runs", "updet_mappo", 1)
+    (tmp_path / "mine").mkdir()
+    target = tmp_path / "mine/file"
+    target.write_text("mine")
+    path = tmp_path / "runs" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target if path.suffix else tmp_path / "mine")
+    assert report(tmp_path / "runs") == 2
+    assert f"{path} is a link" in capsys.readouterr().err
+    assert [file.read_text() for file in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
 def test_a_seed_that_ran_twice_is_one_seed(tmp_path, capsys):
     add(tmp_path, "updet_mappo", 1, run={"start_time": "2026-01-02T10:00:00.0"})
     add(tmp_path, "updet_mappo", 1, ((0, 10), (0.0, 0.5)), run={"start_time": "2026-01-01T10:00:00.0"})
@@ -150,7 +180,7 @@ def test_a_seed_that_ran_twice_is_one_seed(tmp_path, capsys):
 def test_runs_without_the_metric_of_the_others_are_named(tmp_path, capsys):
     add(tmp_path, "updet_mappo", 1)
     add(tmp_path, "updet_mappo", 2, ((0, 10), (0.0, float("nan"))))
-    add(tmp_path, "updet_mappo", 3, curve=None)
+    add(tmp_path, "updet_mappo", 3, curve=None, entropy={"steps": [1], "values": [1]})
     write(tmp_path / "other", metrics={"test_return_mean": {"steps": [1, 2], "values": [1, 5]}})
     assert report(tmp_path) == 0
     printed = capsys.readouterr().out
@@ -246,7 +276,7 @@ def test_nothing_finished_is_said(tmp_path, capsys):
 
 def test_nothing_to_compare_is_said(tmp_path, capsys):
     add(tmp_path, "updet_mappo", 1, evaluate=True)
-    add(tmp_path, "updet_mappo", 2, curve=None)
+    add(tmp_path, "updet_mappo", 2, curve=None, entropy={"steps": [1], "values": [1]})
     assert report(tmp_path) == 2
     said = "no run that can be compared (an evaluation, which is compared with nothing; no test return)"
     assert said in capsys.readouterr().err

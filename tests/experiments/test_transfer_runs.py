@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lolm_plugin.experiments import records
+from lolm_plugin.tracking import experiment
 from tests.resume.runs import line, models, record, series, steps, train
 
 NOTHING = 1e-30  # a learning rate that changes no weight
@@ -61,6 +62,8 @@ def test_what_it_plays_before_it_learns_is_zero_shot(source, tmp_path):
     kinds = {run.kind: run for run in records.read_all(tmp_path)}
     assert kinds.keys() == {"few_shot", "zero_shot"}
     assert all(run.source_map == "duel" for run in kinds.values())
+    learned = experiment.settings(json.loads((record(source, 1) / "config.json").read_text()))
+    assert all(run.source_settings == learned for run in kinds.values()), "told apart by their source in a report"
 
 
 def test_the_kl_is_off_unless_it_is_asked_for(tmp_path):

@@ -144,6 +144,39 @@ def test_there_and_back_again(tmp_path, url):
     assert cli.main(["lolm", "report", str(tmp_path / "back")]) == 0
 
 
+def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
+    """Whoever can write to the database chooses them."""
+    import gridfs
+
+    write(tmp_path / "runs/1")
+    run_import(tmp_path / "runs", url)
+    database = mongo.connect(url)
+    names = ["..", "../../evil", "/etc/evil", "a\\..\\evil", "run.json", "", "x" * 300, "nul\0l", ".hidden"]
+    file = gridfs.GridFS(database).put(b"content")
+    artifacts = [{"name": name, "file_id": file} for name in names]
+    database.runs.update_one({"_id": 1}, {"$set": {"artifacts": artifacts}})
+    export_run.export(database, 1, tmp_path / "out/back")
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("runs", "database")] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["back"]
+    record = json.loads((tmp_path / "out/back/run.json").read_text())
+    assert record["status"] == "COMPLETED", "the record's own files are its own"
+    assert len(set(record["artifacts"])) == len(names)
+    for name in record["artifacts"]:
+        assert (tmp_path / "out/back" / name).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"config": None, "experiment": None}, {"artifacts": [{"file_id": 1}]}, {"artifacts": 7}, {"info": [1]}]
+)
+def test_a_run_that_sacred_did_not_lay_out_is_said(tmp_path, url, capsys, changes):
+    write(tmp_path / "runs/1")
+    run_import(tmp_path / "runs", url)
+    mongo.connect(url).runs.update_one({"_id": 1}, {"$set": changes})
+    assert cli.main(["lolm", "export-run", "1", "--mongo", url, "--out", str(tmp_path / "back")]) == 2
+    assert "run 1 of this database is not laid out as Sacred does it" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,0 +1,169 @@
+"""The dashboard answers its own page alone, changes nothing unless it may, and takes no port or folder of another."""
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+from lolm_plugin import cli
+from lolm_plugin.tracking import omniboard
+from lolm_plugin.tracking.dashboard import _alone
+from tests.resume.runs import PATIENCE
+
+# A server as careless as Omniboard is: every origin may do everything, and another port is tried where one is taken.
+CARELESS = """
+const http = require("http");
+const serve = (port) => http.createServer((request, response) => {
+  response.setHeader("Access-Control-Allow-Origin", "*");
+  response.end(request.method);
+}).listen(port).on("error", () => serve(port + 1));
+serve(Number(process.env.PORT));
+"""
+
+
+@pytest.fixture(scope="module")
+def careless(tmp_path_factory):
+    """Starts ``CARELESS`` behind the guard; returns its process."""
+    if shutil.which("node") is None:
+        pytest.skip("needs Node.js")
+    script = tmp_path_factory.mktemp("careless") / "server.js"
+    script.write_text(CARELESS)
+    started = []
+
+    def start(port, edit):
+        settings = {"PORT": str(port), "LOLM_DASHBOARD_TOKEN": "token", "LOLM_DASHBOARD_EDIT": edit}
+        command = ["node", "--require", str(omniboard.GUARD), str(script)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **settings}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        omniboard.stop(process)
+
+
+def wait_for(port):
+    deadline = time.monotonic() + PATIENCE
+    while omniboard._answer(port, "token") is None:
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def ports(careless):
+    """Of a dashboard that is read-only, and of one that may be edited."""
+    found = {}
+    for edit in "01":
+        found[edit] = omniboard.free_port()
+        careless(found[edit], edit)
+    for port in found.values():
+        wait_for(port)
+    return found
+
+
+def ask(port, method, headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request(method, "/sacred/api/v1/Runs/1", headers={k: v.format(port=port) for k, v in headers.items()})
+    response = connection.getresponse()
+    return response, response.read()
+
+
+OWN = {"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
+TYPED = {"Sec-Fetch-Site": "none"}
+FOREIGN = (
+    {"Host": "rebound.example:{port}"},  # DNS rebinding: a name of the attacker's that leads to 127.0.0.1
+    {"Host": "rebound.example:{port}", "Origin": "http://rebound.example:{port}", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "127.0.0.1.rebound.example:{port}"},
+    {"Host": "localhost@rebound.example"},
+    {"Host": ""},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},  # a sandboxed frame, or a file
+    {"Origin": "http://127.0.0.1:1"},  # another program of this machine
+    {"Origin": "https://127.0.0.1:{port}"},
+    {"Origin": "http://127.0.0.1:{port}.evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},  # a picture, a form or a frame, which name no origin
+    {"Sec-Fetch-Site": "same-site"},
+)
+
+
+@pytest.mark.parametrize("edit", "01")
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
+def test_another_page_gets_nothing(ports, edit, method, headers):
+    response, body = ask(ports[edit], method, headers)
+    assert response.status == 403
+    assert body.startswith(b'{"message":"Refused: ')
+    assert not [name for name in response.headers if name.lower().startswith("access-control")]
+
+
+@pytest.mark.parametrize("headers", [{}, OWN, TYPED, {"Host": "localhost:{port}", **TYPED}])
+def test_its_own_page_reads(ports, headers):
+    for port in ports.values():
+        response, body = ask(port, "GET", headers)
+        assert (response.status, body) == (200, b"GET")
+        assert "Access-Control-Allow-Origin" not in response.headers
+        assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
+def test_nothing_is_changed_unless_that_is_allowed(ports, method):
+    response, body = ask(ports["0"], method, OWN)
+    assert response.status == 403
+    assert "start it with lolm dashboard --allow-edit" in json.loads(body)["message"]
+    assert ask(ports["1"], method, OWN)[0].status == (200 if method in ("POST", "PUT", "DELETE") else 403)
+    assert ask(ports["1"], method, {})[0].status == 403, "no page of ours asks without an origin"
+
+
+def test_a_port_in_use_ends_the_server_that_wants_it(careless, ports):
+    second = careless(ports["0"], "0")
+    assert second.wait(PATIENCE) == omniboard.PORT_TAKEN
+
+
+@pytest.mark.parametrize("words", [["0"], ["65536"], ["-1"], ["²"], ["x"]])
+def test_what_is_no_port_is_said(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["lolm", "dashboard", f"--port={words[0]}"])
+    assert ended.value.code == 2
+    assert "a whole number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said_before_anything_is_read(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["lolm", "dashboard", str(tmp_path), f"--port={port}"]) == 2
+    assert f"--port={port} is in use; set another one, or leave --port out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_dashboard_of_a_folder_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
+    monkeypatch.setattr(omniboard, "install", lambda: None)
+    with _alone(tmp_path / ".dashboard"):
+        assert cli.main(["lolm", "dashboard", str(tmp_path)]) == 2
+    assert f"another lolm dashboard shows the runs below {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "damaged"])
+def test_a_database_that_came_with_the_runs_is_refused(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
+    monkeypatch.setattr(omniboard, "install", lambda: None)
+    storage = tmp_path / "runs/.dashboard"
+    storage.parent.mkdir()
+    (tmp_path / "mine").mkdir()
+    if kind == "link":
+        storage.symlink_to(tmp_path / "mine")
+    elif kind == "file":
+        storage.write_text("")
+    else:
+        storage.mkdir()
+        (storage / "WiredTiger").write_bytes(b"x" * 100)
+        (storage / "WiredTiger.turtle").write_bytes(b"\xff" * 100)
+    assert cli.main(["lolm", "dashboard", str(storage.parent)]) == 2
+    said = capsys.readouterr().err
+    assert f"{storage}" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "mine").iterdir()) == []
