@@ -138,7 +138,7 @@ class RayWorkers:
 def _check_there(address: str) -> None:
     """Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
+    if not (host and port.isdecimal()):
         return  # auto, local, ray://...
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.passwords import parse
+from lolm_plugin.passwords import hidden, parse
 from lolm_plugin.tracking import mongo, record_files, run_documents
 from lolm_plugin.tracking.record_files import RecordError
 
