@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from lolm_plugin import registry, training
-from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.errors import ConfigError, did_you_mean, sentence
 
 USAGE = """\
 lolm COMMAND, or python -m lolm_plugin COMMAND
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{command} is not a command{did_you_mean(command, known)}; use {', '.join(known[:-1])} or {known[-1]}."
             )
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     print(USAGE)
     return 0

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import registry
-from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, stack
+from lolm_plugin import registry, unread_keys
+from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, merge_all, plugin_config_dir, stack
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.updates import check_plain, nested
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
+POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
@@ -72,20 +74,31 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
     """The final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
     known = known_keys(host_dir) | FREE_KEYS
     config: dict[str, Any] = {}
-    for layer in stack(resolved, updates):
+    users: list[tuple[str, dict[str, Any]]] = []  # what users set, and where
+    layers = stack(resolved, updates)
+    for layer in layers:
         whole_file = layer.path is not None and not layer.section and not layer.preset
         if not whole_file:  # by now the environment has said which arguments it takes
             known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
         settings = layer.settings
         if layer.path is None or not layer.path.is_relative_to(host_dir):
             settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
+        if not _is_shipped(layer.path, host_dir):
+            users.append((layer.where, settings))
         config = merge(config, settings)
+    without = merge_all(layer.settings for layer in layers if _is_shipped(layer.path, host_dir))
+    for where, settings in users:
+        unread_keys.check(config, settings, without, where)
     return config
+
+
+def _is_shipped(path: Path | None, host_dir: Path) -> bool:
+    return path is not None and any(path.resolve().is_relative_to(f.resolve()) for f in (host_dir, plugin_config_dir()))
 
 
 def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]:
     """Settings by flat key, nested, with their values typed; ``where`` they were found is for the sentence."""
-    return _checked(_nested(flat), known_keys(host_dir) | FREE_KEYS, where)
+    return _checked(nested(flat, where), known_keys(host_dir) | FREE_KEYS, where)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -105,7 +118,12 @@ def _checked(update: Mapping[str, Any], known: Mapping[str, Any], where: str, fr
     flat = flatten(update)
     bound = [key for key in flat if not (free and key.startswith(free))]
     _check_known(bound, known, where)
-    return _nested({**flat, **{key: _typed(key, flat[key], known.get(key), where) for key in bound}})
+    for key, value in flat.items():
+        check_plain(key, value, where)
+    typed = {key: _typed(key, flat[key], known.get(key), where) for key in bound}
+    for key, value in typed.items():
+        check_plain(key, value, where)
+    return nested({**flat, **typed}, where)
 
 
 def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> None:
@@ -130,6 +148,8 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     if like is None or isinstance(like, list):
         return value
     wanted = type(like)
+    if wanted in (int, float) and isinstance(value, str) and POWER.fullmatch(value):
+        value = float(value)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Sacred reads a name of digits, such as a difficulty, as a number
     if wanted is int and isinstance(value, float) and value.is_integer():
@@ -140,26 +160,13 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
         return value
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
         names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-        power = re.fullmatch(r"(\d+)(e[+-]?\d+)", str(value))  # yaml reads 1e-4 as a text and 1.0e-4 as a number
-        example = f"{power[1]}.0{power[2]}" if power and wanted in (int, float) else like
         if wanted is str and isinstance(value, float):
             raise ConfigError(
                 f"{key}={value} {where} is a number to Sacred, where a text is wanted; set {key} to a value such as "
                 f"{like}, or quote it twice: '{key}=\"...\"'."
             )
-        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {example}.")
+        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {like}.")
     return value
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        inner = nested
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = value
-    return nested
 
 
 def _check_complete(config: Mapping[str, Any]) -> None:

@@ -1,8 +1,11 @@
 """The exceptions that the command line prints as a sentence: what a user can cause, and numbers gone wrong."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
+
+LONGEST = 2000  # characters of an error on the command line: the longest of ours has about 500
 
 
 class ConfigError(Exception):
@@ -30,3 +33,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean X?)`` where something known is spelt nearly like ``name``, else nothing."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def sentence(error: Exception | str) -> str:
+    """The message on one line, in which no value that a user gave is longer than a line or steers the terminal."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(error))
+    text = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", " ".join(text.split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 310]} ... {text[-300:]}"

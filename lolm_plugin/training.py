@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import config_check, config_files, resuming
+from lolm_plugin import config_check, config_files, resuming, unread_keys, updates
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.paths import use_host_config_dir
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -121,9 +121,10 @@ def _main(argv: list[str]) -> int:
                 "--resume goes on with the configuration of its checkpoint; leave out --config and --env-config, or "
                 "leave out --resume and set checkpoint_path."
             )
-        updates, options = _parse(command, arguments)
+        changes, options = _parse(command, arguments)
         found = resuming.find(resume, strict, console_logger())
-        config, notes = config_check.changed(resuming.configuration(found), updates, host_dir), []
+        config = config_check.changed(resuming.configuration(found), changes, host_dir)
+        notes = [*updates.repeated(_after_with(arguments)), *unread_keys.notes(config, changes)]
     else:
         config, options, notes = new_run(command, arguments, algorithm, environment, host_dir)
         if config.get("imitate", {}).get("teacher"):
@@ -148,9 +149,10 @@ def new_run(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The configuration of a new run, Sacred's options, and lines for the log; values are not checked yet."""
     resolved = config_files.resolve(algorithm, environment, host_dir)
-    updates, options = _parse(command, arguments)
-    config = config_check.apply_updates(resolved, updates, host_dir)
-    return config, options, _notes(config_files.stack(resolved, updates), config)
+    changes, options = _parse(command, arguments)
+    config = config_check.apply_updates(resolved, changes, host_dir)
+    notes = [*updates.repeated(_after_with(arguments)), *_notes(config_files.stack(resolved, changes), config)]
+    return config, options, [*notes, *unread_keys.notes(config, changes)]
 
 
 def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
@@ -174,18 +176,18 @@ def take_mongo(config: dict[str, Any], option: str | None) -> str:
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
     """What ``with KEY=VALUE ...`` sets, nested, values read as Sacred reads them."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    from sacred.arg_parser import get_config_updates
-
     _check_updates_written_well(arguments)
-    updates, _ = get_config_updates(list(arguments[arguments.index("with") + 1 :]) if "with" in arguments else [])
-    return updates
+    return updates.parse(_after_with(arguments))
 
 
 def interpreter() -> list[str]:
     """What to type before ``main.py``, so that a printed command runs as it stands."""
     python, here = Path(sys.executable), Path.cwd()
     return [str(python.relative_to(here) if python.is_relative_to(here) else python)]
+
+
+def _after_with(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[arguments.index("with") + 1 :] if "with" in arguments else []
 
 
 def _any_checkout() -> Path | None:
@@ -201,14 +203,15 @@ def _check_updates_written_well(arguments: Sequence[str]) -> None:
         if stray:
             raise ConfigError(f"{stray[0]} stands before the word `with`; write `with {' '.join(stray)}`.")
         return
-    for update in arguments[arguments.index("with") + 1 :]:
+    for update in _after_with(arguments):
         if not update.startswith("-") and "=" not in update:
             raise ConfigError(f"{update} after `with` sets nothing; write KEY=VALUE without spaces around the sign.")
 
 
 def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sacred's own reading of its part of the command line: updates and options."""
-    updates = parse_updates(arguments)
+    changes = parse_updates(arguments)
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     from docopt import docopt
     from sacred import Experiment
 
@@ -222,7 +225,7 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
             f"{options['COMMAND']} is neither an option nor KEY=VALUE after `with`, nor one of Sacred's commands "
             f"{', '.join(SACRED_COMMANDS)}; see --help for the form."
         )
-    return updates, options
+    return changes, options
 
 
 def _notes(layers: Sequence[config_files.Layer], config: Mapping[str, Any]) -> list[str]:

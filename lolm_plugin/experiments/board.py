@@ -49,14 +49,14 @@ class Entry:
 
 def progress(folder: Path) -> tuple[int, float | None] | None:
     """The newest record's last step and test win rate (or return); None before it says anything."""
-    files = sorted((folder / "results/sacred").glob("*/*/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     try:
+        files = sorted((folder / "results/sacred").glob("*/*/*/metrics.json"), key=lambda path: path.stat().st_mtime)
         metrics = json.loads(files[-1].read_text())
         steps = [series["steps"][-1] for series in metrics.values()]
         tests = [metrics[name]["values"] for name in ("test_battle_won_mean", "test_return_mean") if name in metrics]
-    except (IndexError, OSError, json.JSONDecodeError):
+        return (max(steps), float(tests[0][-1]) if tests else None) if steps else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there yet, half written, or foreign
         return None
-    return (max(steps), float(tests[0][-1]) if tests else None) if steps else None
 
 
 class Board:

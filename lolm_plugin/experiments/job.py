@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lolm_plugin import training
 from lolm_plugin.checkpoints import store
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, sentence
+from lolm_plugin.tracking.run_documents import optional_json
 
 JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
 
@@ -29,7 +31,7 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
     content = {"arguments": list(arguments), "source": os.path.relpath(source, folder) if source else None}
     file = folder / JOB
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = read(folder)
         if {key: before.get(key) for key in content} != content:
             changed = set(content["arguments"]) ^ set(before["arguments"])
             raise ConfigError(
@@ -38,6 +40,22 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, {**content, "host": host})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return what was put down in ``folder``. ConfigError if its file was cut or is not a job's."""
+    file = folder / JOB
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert all(isinstance(word, str) for word in content["arguments"])
+        assert isinstance(content["source"], str | None)
+        assert isinstance(content["host"], str)
+    except (OSError, ValueError, LookupError, TypeError, AssertionError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} is damaged, so what ran there is not known; remove that file to continue the run with the suite's "
+            "settings, or its folder to begin it again."
+        ) from error
+    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -50,6 +68,28 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def is_done(folder: Path) -> bool:
     """Whether the job in ``folder`` came to its end."""
     return (folder / DONE).is_file()
+
+
+def reopen(folder: Path) -> None:
+    """Have the job in ``folder`` run again."""
+    (folder / DONE).unlink(missing_ok=True)
+
+
+def missing(folder: Path, arguments: Sequence[str]) -> str:
+    """Return what a job that ended well should have left in ``folder`` and did not, for a sentence; empty if nothing."""
+    if "save_model=True" not in arguments:
+        measured = (optional_json(path) for path in (folder / "results/sacred").glob("*/*/*/metrics.json"))
+        return "" if any(measured) else "its record has no measurements"
+    runs = [path for path in (folder / "results/models").glob("*") if path.is_dir()]
+    if any(any(path.glob("[0-9]*/*.th")) for path in runs):  # of EPyMARL's own algorithms
+        return ""
+    facts = []
+    for path in runs:
+        with suppress(ConfigError):
+            facts.append(store.find(path).facts)
+    if not facts:
+        return "it has no checkpoint"
+    return "" if any(fact.get("finished") for fact in facts) else "its last checkpoint was not written"
 
 
 def models(folder: Path) -> Path | None:
@@ -71,10 +111,19 @@ def main(folder: Path) -> int:
         _wait_for(lock)
         if is_done(here):
             return 0
-        code = training.main(["-m lolm_plugin train", *_arguments(json.loads((here / JOB).read_text()), here)])
-        if code == 0:
-            write_json(here / DONE, {"exit_code": 0})
-        return code
+        asked = read(here)
+        code = training.main(["-m lolm_plugin train", *_arguments(asked, here)])
+        if code != 0:
+            return code
+        # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
+        if lost := missing(here, asked["arguments"]):
+            print(
+                f"error: the run came to its end but {lost}; free some space and start the suite again.",
+                file=sys.stderr,
+            )
+            return 1
+        write_json(here / DONE, {"exit_code": 0})
+        return 0
 
 
 def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
@@ -117,4 +166,8 @@ def _stop_with_starter() -> None:
 
 if __name__ == "__main__":
     _stop_with_starter()
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except ConfigError as refused:
+        print(f"error: {sentence(refused)}", file=sys.stderr)
+        sys.exit(2)
