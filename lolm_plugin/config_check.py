@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,61 @@ FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
-POWER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
+POWER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
+
+
+def _up_to(most: int, words: str = "a whole number") -> tuple[Callable[[Any], bool], str]:
+    """Values above 0 up to ``most``: beyond it nothing runs, and what fails first is deep inside a library."""
+    return (lambda value: 0 < value <= most), f"{words} greater than 0 and at most {most}"
+
+
+_COUNT = _up_to(1_000_000)
+_SHAPE = _up_to(16_384)  # a square matrix of it has a gigabyte
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
     **dict.fromkeys(
         (
             *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),
-            *("kl.coef_max", "head.init_std", "worker_restarts", "advantage_floor"),
+            *("kl.coef_max", "head.init_std", "worker_restarts", "advantage_floor", "load_step"),
+            *("save_model_interval", "log_interval", "runner_log_interval", "learner_log_interval"),
+            *("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"),
         ),
         _NOT_NEGATIVE,
     ),
-    "llm.trunk_cache_gb": _NOT_NEGATIVE,
-    **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
+    "llm.trunk_cache_gb": (lambda value: 0 <= value <= 1e6, "a number of gigabytes, 0 or more"),
+    "worker_timeout": _up_to(1_000_000, "a number of seconds"),
+    "torch_threads": _up_to(4096),
+    "env_args.time_limit": _up_to(100_000),
+    **dict.fromkeys(("microbatch", "llm.token_budget"), _up_to(2**31)),
     **dict.fromkeys(
         (
-            *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
-            *("worker_timeout", "keep_checkpoints"),
-            *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
-            *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
-            *("llm.num_layers", "llm.token_budget"),
-            *("lora.optim_eps", "target_kl", "head.word_scale", "kl.balance_steps"),
-            *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
+            *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "keep_checkpoints"),
+            *("epochs", "minibatches", "critic_minibatches"),
             *(f"imitate.{key}" for key in ("battles", "held_out", "rounds", "epochs", "minibatch")),
-            *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
-            *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
+        ),
+        _COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            *("lora.rank", "lora.layers", "llm.num_layers", "critic.width", "critic.heads", "critic.layers"),
+            *("gru.width", "updet.depth", "asn_attention.head_width", "asn_attention.heads"),
+            *("dt2gs.subtasks", "dt2gs.latent"),
             *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
-            *("asn_attention.head_width", "asn_attention.heads", "dt2gs.subtasks", "dt2gs.latent", "dt2gs.temperature"),
             *(f"{trunk}.feature_width" for trunk in ("updet", "asn_attention", "dt2gs")),
+        ),
+        _SHAPE,
+    ),
+    **dict.fromkeys(
+        (
+            *("test_interval", "lr", "head_lr", "critic_lr", "grad_norm_clip", "eps_clip", "optim_eps"),
+            *("value_clip", "huber_delta", "lora.alpha", "lora.optim_eps", "target_kl"),
+            *("head.word_scale", "kl.balance_steps", "kl.anneal_steps", "kl.eps"),
+            *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
+            *("entity.init_gain", "dt2gs.temperature"),
         ),
         _POSITIVE,
     ),
@@ -245,14 +269,14 @@ def changed(config: Mapping[str, Any], updates: Mapping[str, Any], host_dir: Pat
 
 def _check_checkpoint(config: Mapping[str, Any]) -> None:
     path, source = config["checkpoint_path"], config.get("transfer_from", "")
-    if source and not Path(source).is_dir():
+    if source and not os.path.isdir(source):  # False, not an OSError, for what is too long for a path
         raise ConfigError(
             f"transfer_from={source} is not a folder; set it to a run's under results/models or results/sacred."
         )
     if not path and not source and (config["evaluate"] or config["save_replay"]):
         key = "evaluate" if config["evaluate"] else "save_replay"
         raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
-    if path and not Path(path).is_dir():
+    if path and not os.path.isdir(path):
         raise ConfigError(f"checkpoint_path={path} is not a folder; set it to one under results/models.")
     if path and not any(child.is_dir() and child.name.isdigit() for child in Path(path).iterdir()):
         raise ConfigError(
@@ -271,8 +295,10 @@ def check_one_start(config: Mapping[str, Any]) -> None:
 
 
 def _check_results(path: str) -> None:
-    existing = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    folders = (Path(path).absolute(), *Path(path).absolute().parents)
+    existing = next(folder for folder in folders if os.path.exists(folder))
+    longest = max(len(os.fsencode(part)) for part in Path(path).absolute().parts)
+    if longest > 255 or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"local_results_path={path} cannot be written to; set it to a folder that can.")
 
 
@@ -313,6 +339,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         "action_selector": ("keyed",),
         "greedy_rule": ("argmax", "grouped"),
         "on_save_error": ("warn", "stop"),
+        "agent_output_type": ("pi_logits",),
         "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
         "entity.heal_mode": ("ally_tokens", "ignore"),
         "asn_attention.combine": ("hadamard", "inner"),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
     if name in known:
         return known[name]
     for path in (Path(name), Path(f"{name}.yaml")):
-        if path.suffix == ".yaml" and path.is_file():
+        if path.suffix == ".yaml" and os.path.isfile(path):  # False, not an OSError, for a name that is too long
             return path
     if kind == "envs" and name in HOST_ENVS:
         raise ConfigError(

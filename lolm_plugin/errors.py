@@ -29,9 +29,9 @@ class NumbersError(Exception):
         self.dumped = ""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """`` (did you mean X?)`` where something known is spelt nearly like ``name``, else nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    nearest = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 

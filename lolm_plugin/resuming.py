@@ -1,6 +1,7 @@
 """``--resume RUN_DIR``: which checkpoint and which configuration a run goes on with."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
     Raises ConfigError where there is none, and for one of version 0.1.0, which does not say how it was made.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ConfigError(
             f"--resume={folder} is not a folder; set it to results/models/RUN or results/sacred/ALGORITHM/MAP/N."
         )

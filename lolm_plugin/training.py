@@ -1,5 +1,6 @@
 """``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
 
+import functools
 import os
 import shlex
 import sys
@@ -211,13 +212,10 @@ def _check_updates_written_well(arguments: Sequence[str]) -> None:
 def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sacred's own reading of its part of the command line: updates and options."""
     changes = parse_updates(arguments)
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     from docopt import docopt
-    from sacred import Experiment
 
-    _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
     try:
-        options = docopt(internal_usage, list(arguments), default_help=False)
+        options = docopt(_sacred_usage(command), list(arguments), default_help=False)
     except SystemExit as error:
         raise ConfigError(f"{shlex.join(arguments)} is not understood; see --help for the form.") from error
     if options["COMMAND"] not in (None, *SACRED_COMMANDS):
@@ -226,6 +224,16 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
             f"{', '.join(SACRED_COMMANDS)}; see --help for the form."
         )
     return changes, options
+
+
+@functools.cache
+def _sacred_usage(command: str) -> str:
+    """What docopt needs to know of Sacred's options."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    from sacred import Experiment
+
+    _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
+    return internal_usage
 
 
 def _notes(layers: Sequence[config_files.Layer], config: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,12 @@ read if another key were different is named in the log. ``tests/test_unread_keys
 holds that each key of the defaults is either read or listed here.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lolm_plugin import registry
-from lolm_plugin.config_files import flatten
+from lolm_plugin.config_files import flatten, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError
 
 Config = Mapping[str, Any]
@@ -116,18 +117,19 @@ SWITCHED_OFF = (
         lambda config: "lolm imitate has its own settings under imitate",
     ),
 )
-ON = ("kl.enabled", "kl.reference", "llm.train")  # switches, and keys that other checks refuse in better words
+SWITCHES = ("kl.enabled", "llm.train")  # not switched off by themselves
+REFUSED_BY_CHECK = ("kl.enabled", "kl.reference")  # where nothing reads them; config_check says it in better words
 EVERYWHERE = ("name", "mac", "agent", "learner", "action_selector", "agent_output_type", "critic_type", "seed")
 
 
 def never_read(config: Config, key: str) -> str:
     """Return why no run of this kind reads ``key``, for a sentence; empty if one does."""
-    return _first(NEVER, config, key)
+    return "" if key in REFUSED_BY_CHECK else _first(NEVER, config, key)
 
 
 def switched_off(config: Config, key: str) -> str:
     """Return which other setting leaves ``key`` without effect; empty if none does."""
-    return _first(SWITCHED_OFF, config, key)
+    return "" if key in SWITCHES else _first(SWITCHED_OFF, config, key)
 
 
 def check(config: Config, given: Config, without: Config, where: str) -> None:
@@ -145,10 +147,10 @@ def check(config: Config, given: Config, without: Config, where: str) -> None:
                 "" if key in (*before, *EVERYWHERE) else "other algorithms alone have it"
             )
         else:
-            reason = "" if key in before or key in EVERYWHERE or not _plugins_own(key) else "EPyMARL's own run it"
+            reason = "" if key in before or key in EVERYWHERE or key not in _own_keys() else "EPyMARL's own run it"
         if reason:
             raise ConfigError(
-                f"{key}={final[key]} {where} would have no effect with name={config['name']} ({reason}); leave {key} out."
+                f"{key}={final[key]} {where} would have no effect with name={config['name']} ({reason}); leave it out."
             )
 
 
@@ -161,11 +163,16 @@ def notes(config: Config, given: Config) -> list[str]:
     return [f"Without effect: {key}={final[key]} ({reason})." for key, reason in found.items() if reason]
 
 
+@functools.cache
+def _own_keys() -> frozenset[str]:
+    """The keys that lolm_plugin adds to EPyMARL's."""
+    shared = {"mongo", "worker_timeout", "worker_restarts"}  # of the record and of a runner that any algorithm may use
+    return frozenset(flatten(read(plugin_config_dir() / "default.yaml"))) - shared
+
+
 def _first(rules: tuple[Rule, ...], config: Config, key: str) -> str:
-    if key in ON:
-        return ""
     for rule in rules:
-        if any(key.startswith(name) if name.endswith(".") else key == name for name in rule.keys):
-            if not rule.read(config):
-                return rule.why(config)
+        named = any(key.startswith(name) if name.endswith(".") else key == name for name in rule.keys)
+        if named and not rule.read(config):
+            return rule.why(config)
     return ""

@@ -76,7 +76,7 @@ def reopen(folder: Path) -> None:
 
 
 def missing(folder: Path, arguments: Sequence[str]) -> str:
-    """Return what a job that ended well should have left in ``folder`` and did not, for a sentence; empty if nothing."""
+    """Return what a job that ended well should have left in ``folder`` and did not; empty if nothing."""
     if "save_model=True" not in arguments:
         measured = (optional_json(path) for path in (folder / "results/sacred").glob("*/*/*/metrics.json"))
         return "" if any(measured) else "its record has no measurements"

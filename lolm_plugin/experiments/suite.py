@@ -1,5 +1,6 @@
 """A suite: algorithms, maps, transfers and seeds in one yaml file, and the runs that it stands for."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,7 @@ def load(name: str) -> Suite:
     """A shipped suite by its name, or a yaml file; ConfigError says which key of it cannot be used."""
     known = available()
     path = known.get(name, Path(name))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(
             f"{name} is neither a suite{did_you_mean(name, known)} nor a yaml file; suites: {', '.join(known)}."
         )
