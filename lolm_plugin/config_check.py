@@ -107,17 +107,20 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
         settings = layer.settings
         if layer.path is None or not layer.path.is_relative_to(host_dir):
             settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
-        if not _is_shipped(layer.path, host_dir):
+        if not _is_shipped(layer.path, resolved, host_dir):
             users.append((layer.where, settings))
         config = merge(config, settings)
-    without = merge_all(layer.settings for layer in layers if _is_shipped(layer.path, host_dir))
+    without = merge_all(layer.settings for layer in layers if _is_shipped(layer.path, resolved, host_dir))
     for where, settings in users:
         unread_keys.check(config, settings, without, where)
     return config
 
 
-def _is_shipped(path: Path | None, host_dir: Path) -> bool:
-    return path is not None and any(path.resolve().is_relative_to(f.resolve()) for f in (host_dir, plugin_config_dir()))
+def _is_shipped(path: Path | None, resolved: Resolved, host_dir: Path) -> bool:
+    """Whether a layer is the host's or ours: no command line and no file of a user."""
+    if path is None or path in resolved.base[:-1]:
+        return path is not None
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in (host_dir, plugin_config_dir()))
 
 
 def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]:
@@ -204,6 +207,9 @@ def _check_complete(config: Mapping[str, Any]) -> None:
     env_args = config["env_args"]
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
         raise ConfigError("env_args names no task; set env_args.map_name (or env_args.key where the env has keys).")
+    for key in ("map_name", "key"):
+        if not isinstance(env_args.get(key), str | int | None):
+            raise ConfigError(f"env_args.{key}={env_args[key]} is not a name; set env_args.{key} to a text such as 3m.")
 
 
 def _check_ranges(config: Mapping[str, Any]) -> None:

@@ -119,7 +119,10 @@ SWITCHED_OFF = (
 )
 SWITCHES = ("kl.enabled", "llm.train")  # not switched off by themselves
 REFUSED_BY_CHECK = ("kl.enabled", "kl.reference")  # where nothing reads them; config_check says it in better words
-EVERYWHERE = ("name", "mac", "agent", "learner", "action_selector", "agent_output_type", "critic_type", "seed")
+EVERYWHERE = (
+    *("name", "env", "mac", "agent", "learner", "action_selector", "agent_output_type", "critic_type", "seed"),
+    *("preset", "learner_preset"),
+)
 
 
 def never_read(config: Config, key: str) -> str:

@@ -379,6 +379,11 @@ def test_a_users_file_that_lacks_something_is_told_what(configured, missing, par
     refused(lambda: check(config), *parts)
 
 
+@pytest.mark.parametrize("task", [[[1], [2]], {"a": 1}, 1.5])
+def test_a_task_that_is_no_name_is_refused(configured, task):
+    refused(lambda: check({**configured(), "env_args": {"map_name": task}}), "env_args.map_name=", "is not a name")
+
+
 def test_env_args_without_a_task_are_refused(configured):
     refused(lambda: check({**configured(), "env_args": {"seed": None}}), "env_args names no task", "env_args.map_name")
 
@@ -399,6 +404,12 @@ def test_env_args_without_a_task_are_refused(configured):
         ({"dt2gs": {"temperature": 0.0}}, "dt2gs.temperature=0.0"),
         ({"dt2gs": {"reconstruction_coef": -1.0}}, "dt2gs.reconstruction_coef=-1.0"),
         ({"dt2gs": {"subtask_kl_coef": -1.0}}, "dt2gs.subtask_kl_coef=-1.0"),
+        ({"optim_eps": -1.0}, "optim_eps=-1.0"),
+        ({"log_interval": -1}, "log_interval=-1"),
+        ({"load_step": -1}, "load_step=-1"),
+        ({"critic": {"width": 10**9}}, "critic.width=1000000000"),
+        ({"worker_timeout": 1e300}, "worker_timeout=1e+300"),
+        ({"torch_threads": 2**40}, "torch_threads=1099511627776"),
     ],
 )
 def test_values_out_of_range_are_refused(configured, changes, part):
