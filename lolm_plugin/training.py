@@ -125,7 +125,7 @@ def _main(argv: list[str]) -> int:
         changes, options = _parse(command, arguments)
         found = resuming.find(resume, strict, console_logger())
         config = config_check.changed(resuming.configuration(found), changes, host_dir)
-        notes = [*updates.repeated(_after_with(arguments)), *unread_keys.notes(config, changes)]
+        notes = updates.repeated(_after_with(arguments))
     else:
         config, options, notes = new_run(command, arguments, algorithm, environment, host_dir)
         if config.get("imitate", {}).get("teacher"):
@@ -138,6 +138,7 @@ def _main(argv: list[str]) -> int:
     if resume is None:
         config_check.check_one_start(config)
     config_check.check(config)
+    notes += unread_keys.notes(config, parse_updates(arguments))
     notes += check_game_and_prompts(config, options)
     mongo = take_mongo(config, mongo)
     program = [*interpreter(), *argv[0].split()]
@@ -153,7 +154,7 @@ def new_run(
     changes, options = _parse(command, arguments)
     config = config_check.apply_updates(resolved, changes, host_dir)
     notes = [*updates.repeated(_after_with(arguments)), *_notes(config_files.stack(resolved, changes), config)]
-    return config, options, [*notes, *unread_keys.notes(config, changes)]
+    return config, options, notes
 
 
 def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from lolm_plugin import training, unread_keys
+from lolm_plugin import imitate_command, training, unread_keys
 from lolm_plugin.config_check import apply_updates, check
 from lolm_plugin.config_files import available, flatten, plugin_config_dir, read, resolve
 from lolm_plugin.errors import ConfigError
@@ -207,6 +207,20 @@ def test_an_imitation_says_which_keys_are_the_trainings():
     config["imitate"]["teacher"] = "heuristic"
     (note,) = unread_keys.notes(config, {"lr": 0.5, "imitate": {"lr": 0.5}})
     assert note == "Without effect: lr=0.5 (lolm imitate has its own settings under imitate)."
+
+
+def test_the_command_lines_say_it(monkeypatch):
+    line = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
+    keys = ["with", "lr=0.5", "lr=0.25", "imitate.battles=5"]
+    said = []
+    for module in (training, imitate_command):
+        monkeypatch.setattr(module, "launch", lambda config, host, asked: said.append(list(asked.notes)) or 0)
+    assert training.main(["main.py", *line, *keys]) == 0
+    assert imitate_command.main([*line, "--teacher=heuristic", *keys]) == 0
+    twice = "lr stands 2 times after `with`: the last one, lr=0.25, counts."
+    train, imitate = ([note for note in notes if "=" in note and "From" not in note] for notes in said)
+    assert train[:2] == [twice, "Without effect: imitate.battles=5 (lolm imitate alone reads it)."]
+    assert imitate[:2] == [twice, "Without effect: lr=0.25 (lolm imitate has its own settings under imitate)."]
 
 
 def test_every_shipped_algorithm_is_of_a_kind_that_is_tested():
