@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from lolm_plugin import cli, training
+from lolm_plugin import training
 from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.experiments import suite
 
@@ -34,8 +34,3 @@ def as_suite(file: Path) -> int:
 
 
 OF_YAML = {"--config": as_algorithm, "--env-config": as_environment, "suite": as_suite}
-
-
-def compare(file: Path) -> int:
-    """Plan the file as a suite through the command line."""
-    return cli.main(["lolm", "compare", str(file), "--dry-run", "--epymarl=none"])
