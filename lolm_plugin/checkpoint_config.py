@@ -141,22 +141,6 @@ def check_same_experiment(
     return changes
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"kl.enabled": False}`` as ``{"kl": {"enabled": False}}``."""
-    result: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        inner = result
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(
-                    f"The checkpoint says {parent} twice, as a value and as a section, so it is not ours."
-                )
-        inner[last] = value
-    return result
-
-
 def _is_taken(key: str, value: Any) -> bool:
     if key in DEFAULTS:
         return value == DEFAULTS[key]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from lolm_plugin import registry, training
-from lolm_plugin.errors import ConfigError, did_you_mean, for_terminal
+from lolm_plugin.errors import ConfigError, did_you_mean, sentence
 from lolm_plugin.passwords import hidden
 from lolm_plugin.streams import without_reader
 
@@ -67,7 +67,7 @@ def _main(argv: list[str]) -> int:
                 f"{command} is not a command{did_you_mean(command, known)}; use {', '.join(known[:-1])} or {known[-1]}."
             )
     except ConfigError as error:
-        print(f"error: {for_terminal(hidden(str(error)))}", file=sys.stderr)
+        print(f"error: {sentence(hidden(str(error)))}", file=sys.stderr)
         return 2
     print(USAGE)
     return 0

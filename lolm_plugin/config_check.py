@@ -3,15 +3,16 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import registry, unread_keys
 from lolm_plugin.checkpoints import store
-from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, stack
+from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, merge_all, plugin_config_dir, stack
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import expanded, path_component
+from lolm_plugin.updates import check_plain, nested
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 PATHS = ("local_results_path", "checkpoint_path", "transfer_from", "decisions_file")
@@ -20,36 +21,61 @@ LLM_MAC = "prompt_mac"  # the controller of language models; every other agent i
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 SCENARIO = "lolm_plugin.observations.sc2v2:scenario"
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
+POWER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
 _POSITIVE = (lambda value: value > 0, "a number greater than 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
+
+
+def _up_to(most: int, words: str = "a whole number") -> tuple[Callable[[Any], bool], str]:
+    """Values above 0 up to ``most``: beyond it nothing runs, and what fails first is deep inside a library."""
+    return (lambda value: 0 < value <= most), f"{words} greater than 0 and at most {most}"
+
+
+_COUNT = _up_to(1_000_000)
+_SHAPE = _up_to(16_384)  # a square matrix of it has a gigabyte
 RANGES = {
     "seed": (lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"),
     **dict.fromkeys(("gamma", "gae_lambda"), _FRACTION),
     **dict.fromkeys(
         (
             *("t_max", "entropy_coef", "entropy_coef_end", "entropy_target", "entropy_target_end"),
-            *("kl.coef_max", "head.init_std", "worker_restarts", "advantage_floor"),
+            *("kl.coef_max", "head.init_std", "worker_restarts", "advantage_floor", "load_step"),
+            *("save_model_interval", "log_interval", "runner_log_interval", "learner_log_interval"),
+            *("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"),
         ),
         _NOT_NEGATIVE,
     ),
-    "llm.trunk_cache_gb": _NOT_NEGATIVE,
-    **dict.fromkeys(("dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef"), _NOT_NEGATIVE),
+    "llm.trunk_cache_gb": (lambda value: 0 <= value <= 1e6, "a number of gigabytes, 0 or more"),
+    "worker_timeout": _up_to(1_000_000, "a number of seconds"),
+    "torch_threads": _up_to(4096),
+    "env_args.time_limit": _up_to(100_000),
+    **dict.fromkeys(("microbatch", "llm.token_budget"), _up_to(2**31)),
     **dict.fromkeys(
         (
-            *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "test_interval", "torch_threads"),
-            *("worker_timeout", "keep_checkpoints"),
-            *("lr", "head_lr", "critic_lr", "grad_norm_clip", "epochs", "minibatches", "eps_clip"),
-            *("value_clip", "huber_delta", "lora.rank", "lora.alpha", "lora.layers"),
-            *("llm.num_layers", "llm.token_budget"),
-            *("lora.optim_eps", "target_kl", "head.word_scale", "kl.balance_steps"),
-            *("kl.anneal_steps", "kl.eps", "critic.width", "critic.heads", "critic.layers", "env_args.time_limit"),
+            *("batch_size_run", "batch_size", "buffer_size", "test_nepisode", "keep_checkpoints"),
+            *("epochs", "minibatches", "critic_minibatches"),
             *(f"imitate.{key}" for key in ("battles", "held_out", "rounds", "epochs", "minibatch")),
-            *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
-            *("critic_minibatches", "microbatch", "entity.init_gain", "gru.width", "updet.depth"),
+        ),
+        _COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            *("lora.rank", "lora.layers", "llm.num_layers", "critic.width", "critic.heads", "critic.layers"),
+            *("gru.width", "updet.depth", "asn_attention.head_width", "asn_attention.heads"),
+            *("dt2gs.subtasks", "dt2gs.latent"),
             *(f"{trunk}.{key}" for trunk in ("updet", "dt2gs") for key in ("head_width", "heads", "ff_mult")),
-            *("asn_attention.head_width", "asn_attention.heads", "dt2gs.subtasks", "dt2gs.latent", "dt2gs.temperature"),
             *(f"{trunk}.feature_width" for trunk in ("updet", "asn_attention", "dt2gs")),
+        ),
+        _SHAPE,
+    ),
+    **dict.fromkeys(
+        (
+            *("test_interval", "lr", "head_lr", "critic_lr", "grad_norm_clip", "eps_clip", "optim_eps"),
+            *("value_clip", "huber_delta", "lora.alpha", "lora.optim_eps", "target_kl"),
+            *("head.word_scale", "kl.balance_steps", "kl.anneal_steps", "kl.eps"),
+            *(f"imitate.{key}" for key in ("lr", "head_lr", "critic_lr")),
+            *("entity.init_gain", "dt2gs.temperature"),
         ),
         _POSITIVE,
     ),
@@ -78,20 +104,34 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
     """The final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
     known = known_keys(host_dir) | FREE_KEYS
     config: dict[str, Any] = {}
-    for layer in stack(resolved, updates):
+    users: list[tuple[str, dict[str, Any]]] = []  # what users set, and where
+    layers = stack(resolved, updates)
+    for layer in layers:
         whole_file = layer.path is not None and not layer.section and not layer.preset
         if not whole_file:  # by now the environment has said which arguments it takes
             known |= {key: value for key, value in flatten(config).items() if known.get(key) is None}
         settings = layer.settings
         if layer.path is None or not layer.path.is_relative_to(host_dir):
             settings = _checked(settings, known, layer.where, free="env_args" if whole_file else "")
+        if not _is_shipped(layer.path, resolved, host_dir):
+            users.append((layer.where, settings))
         config = merge(config, settings)
+    without = merge_all(layer.settings for layer in layers if _is_shipped(layer.path, resolved, host_dir))
+    for where, settings in users:
+        unread_keys.check(config, settings, without, where)
     return _with_homes(config)
+
+
+def _is_shipped(path: Path | None, resolved: Resolved, host_dir: Path) -> bool:
+    """Whether a layer is the host's or ours: no command line and no file of a user."""
+    if path is None or path in resolved.base[:-1]:
+        return path is not None
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in (host_dir, plugin_config_dir()))
 
 
 def typed(flat: Mapping[str, Any], where: str, host_dir: Path) -> dict[str, Any]:
     """Settings by flat key, nested, with their values typed; ``where`` they were found is for the sentence."""
-    return _checked(_nested(flat), known_keys(host_dir) | FREE_KEYS, where)
+    return _checked(nested(flat, where), known_keys(host_dir) | FREE_KEYS, where)
 
 
 def check(config: Mapping[str, Any], resumed: bool = False) -> None:
@@ -117,7 +157,12 @@ def _checked(update: Mapping[str, Any], known: Mapping[str, Any], where: str, fr
     flat = flatten(update)
     bound = [key for key in flat if not (free and key.startswith(free))]
     _check_known(bound, known, where)
-    return _nested({**flat, **{key: _typed(key, flat[key], known.get(key), where) for key in bound}})
+    for key, value in flat.items():
+        check_plain(key, value, where)
+    typed = {key: _typed(key, flat[key], known.get(key), where) for key in bound}
+    for key, value in typed.items():
+        check_plain(key, value, where)
+    return nested({**flat, **typed}, where)
 
 
 def _check_known(keys: Iterable[str], known: Mapping[str, Any], where: str) -> None:
@@ -142,6 +187,8 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
     if like is None or isinstance(like, list):
         return value
     wanted = type(like)
+    if wanted in (int, float) and isinstance(value, str) and POWER.fullmatch(value):
+        value = float(value)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Sacred reads a name of digits, such as a difficulty, as a number
     if wanted is int and isinstance(value, float) and value.is_integer():
@@ -152,26 +199,13 @@ def _typed(key: str, value: Any, like: Any, where: str) -> Any:
         return value
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
         names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-        power = re.fullmatch(r"(\d+)(e[+-]?\d+)", str(value))  # yaml reads 1e-4 as a text and 1.0e-4 as a number
-        example = f"{power[1]}.0{power[2]}" if power and wanted in (int, float) else like
         if wanted is str and isinstance(value, float):
             raise ConfigError(
                 f"{key}={value} {where} is a number to Sacred, where a text is wanted; set {key} to a value such as "
                 f"{like}, or quote it twice: '{key}=\"...\"'."
             )
-        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {example}.")
+        raise ConfigError(f"{key}={value} {where} is not {names[wanted]}; set {key} to a value such as {like}.")
     return value
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        inner = nested
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = value
-    return nested
 
 
 def _check_complete(config: Mapping[str, Any]) -> None:
@@ -185,6 +219,9 @@ def _check_complete(config: Mapping[str, Any]) -> None:
     env_args = config["env_args"]
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
         raise ConfigError("env_args names no task; set env_args.map_name (or env_args.key where the env has keys).")
+    for key in ("map_name", "key"):
+        if not isinstance(env_args.get(key), str | int | None):
+            raise ConfigError(f"env_args.{key}={env_args[key]} is not a name; set env_args.{key} to a text such as 3m.")
 
 
 def _check_ranges(config: Mapping[str, Any]) -> None:
@@ -252,19 +289,19 @@ def _with_homes(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with ``~`` replaced in every path."""
     flat = flatten(config)
     homes = {key: expanded(flat[key], key) for key in PATHS if isinstance(flat.get(key), str) and flat[key][:1] == "~"}
-    return merge(config, _nested(homes))
+    return merge(config, nested(homes, "in the configuration"))
 
 
 def _check_checkpoint(config: Mapping[str, Any]) -> None:
     path, source = config["checkpoint_path"], config.get("transfer_from", "")
-    if source and not Path(source).is_dir():
+    if source and not os.path.isdir(source):  # False, not an OSError, for what is too long for a path
         raise ConfigError(
             f"transfer_from={source} is not a folder; set it to a run's under results/models or results/sacred."
         )
     if not path and not source and (config["evaluate"] or config["save_replay"]):
         key = "evaluate" if config["evaluate"] else "save_replay"
         raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
-    if path and not Path(path).is_dir():
+    if path and not os.path.isdir(path):
         raise ConfigError(f"checkpoint_path={path} is not a folder; set it to one under results/models.")
     if path and not store.steps(Path(path)):
         raise ConfigError(
@@ -283,15 +320,17 @@ def check_one_start(config: Mapping[str, Any]) -> None:
 
 
 def _check_decisions(path: str) -> None:
-    if path and Path(path).is_dir():
+    if path and os.path.isdir(path):
         raise ConfigError(f"decisions_file={path} is a folder; set it to a file in it, such as decisions.jsonl.")
     if path:
-        _check_writable("decisions_file", path, Path(path).absolute().parent, "a file in a folder")
+        _check_writable("decisions_file", path, Path(path).absolute(), "a file in a folder")
 
 
-def _check_writable(key: str, value: str, folder: Path, what: str) -> None:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+def _check_writable(key: str, value: str, path: Path, what: str) -> None:
+    # os.path.exists is False, not an OSError, for a name that is too long.
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+    longest = max(len(os.fsencode(part)) for part in path.parts)
+    if longest > 255 or not os.access(existing, os.W_OK) or (existing != path and not existing.is_dir()):
         raise ConfigError(f"{key}={value} cannot be written to; set it to {what} that can.")
 
 
@@ -333,6 +372,7 @@ def _choices(config: Mapping[str, Any]) -> dict[str, tuple[str | None, ...]]:
         "action_selector": ("keyed",),
         "greedy_rule": ("argmax", "grouped"),
         "on_save_error": ("warn", "stop"),
+        "agent_output_type": ("pi_logits",),
         "runner": ("episode", "parallel", *registry.ENTRIES["runner"]),
         "entity.heal_mode": ("ally_tokens", "ignore"),
         "asn_attention.combine": ("hadamard", "inner"),

@@ -1,17 +1,19 @@
 """Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
 
+import copy
 import functools
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.paths import expanded
+from lolm_plugin.strict_yaml import RepeatedKeyError, StrictYamlError, load
 
 HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
+MOST_BYTES = 1_000_000  # of a yaml file; ours have up to 20,000
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 
@@ -82,7 +84,7 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
         return known[name]
     home = expanded(name, option)
     for path in (Path(home), Path(f"{home}.yaml")):
-        if path.suffix == ".yaml" and path.is_file():
+        if path.suffix == ".yaml" and os.path.isfile(path):  # False, not an OSError, for a name that is too long
             return path
     if kind == "envs" and name in HOST_ENVS:
         raise ConfigError(
@@ -96,15 +98,30 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A yaml file as a dict."""
+    """Read a yaml file as a dict. ConfigError if it is not valid, or has a key twice."""
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid yaml ({reason}); correct that line.") from error
-    if not isinstance(content, dict):
+        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); make it readable, or name another file."
+        ) from error
+    if content is None:
+        raise ConfigError(f"{path} has more than {MOST_BYTES} bytes, so it is no configuration; name another file.")
+    try:
+        parsed = _parsed(content)
+    except RepeatedKeyError as error:
+        raise ConfigError(f"{path}: {error}, and only the last one would count; remove one of them.") from error
+    except StrictYamlError as error:
+        raise ConfigError(f"{path} is not valid yaml ({error}); correct that line.") from error
+    if not isinstance(parsed, dict):
         raise ConfigError(f"{path} holds no key: value pairs; write one `key: value` a line.")
-    return content
+    return copy.deepcopy(parsed)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(content: bytes) -> Any:
+    """Parse a text once a process: a start reads every algorithm's file, and a suite's plan does so for each run."""
+    return load(content)
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LONGEST_MESSAGE = 4000  # characters
+LONGEST = 2000  # characters of an error on the command line: the longest of ours has about 500
 
 
 class ConfigError(Exception):
@@ -43,13 +44,14 @@ def optional(what: str, log: logging.Logger | None = None) -> Iterator[None]:
         (log or logging.getLogger("lolm")).warning("%s (%s); the run is finished and its results stay.", what, reason)
 
 
-def for_terminal(text: object) -> str:
-    """A message as it is printed: names from files may hold control sequences of a terminal, or a whole book."""
-    shown = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in str(text))
-    return shown if len(shown) <= LONGEST_MESSAGE else f"{shown[:LONGEST_MESSAGE]} ..."
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """`` (did you mean X?)`` where something known is spelt nearly like ``name``, else nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    nearest = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def sentence(error: Exception | str) -> str:
+    """The message on one line, in which no value that a user gave is longer than a line or steers the terminal."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(error))
+    text = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", " ".join(text.split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 310]} ... {text[-300:]}"

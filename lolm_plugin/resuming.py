@@ -1,6 +1,7 @@
 """``--resume RUN_DIR``: find the checkpoint and the configuration that a run continues with."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 from lolm_plugin import checkpoint_config, config_check, config_files, registry
 from lolm_plugin.checkpoints import manifest, store
 from lolm_plugin.checkpoints.store import Checkpoint
-from lolm_plugin.errors import ConfigError, for_terminal
+from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.passwords import hidden
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
+from lolm_plugin.updates import nested
 
 LARGEST_RECORD = 16 * 2**20  # bytes of run.json, which holds what the run printed last
 MOST_THREADS = 1024
@@ -32,7 +34,7 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
     Raises ConfigError where there is none, and for one of version 0.1.0, which does not say how it was made.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ConfigError(
             f"--resume={folder} is not a folder; set it to results/models/RUN or results/sacred/ALGORITHM/MAP/N."
         )
@@ -89,15 +91,15 @@ def configuration(
         **{"load_step": 0, "evaluate": False, "save_replay": False, "strict": False, "env_args.seed": None},
         "local_results_path": _results(folder, config.get("local_results_path")),
     }
-    changed = config_check.changed(checkpoint_config.nested(start), updates, host_dir)
+    changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
     before = {**start, **division.optional, **division.needed, "local_results_path": start["local_results_path"]}
     changes = checkpoint_config.check_same_experiment(before, config_files.flatten(changed), given, folder)
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
-            said = for_terminal(hidden(f"{key}={value}"))
+            said = sentence(hidden(f"{key}={value}"))
             log.warning("%s is not taken from a checkpoint; to have it, repeat it after `with`.", said)
     settled = {key: value for key, value in _settled(found.facts.get("settled", {})).items() if key not in given}
-    return changed, Resumed(folder, checkpoint_config.nested(settled), changes)
+    return changed, Resumed(folder, nested(settled, "in the checkpoint"), changes)
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:

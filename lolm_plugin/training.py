@@ -1,5 +1,6 @@
 """``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
 
+import functools
 import logging
 import math
 import os
@@ -12,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import config_check, config_files, resuming
+from lolm_plugin import config_check, config_files, resuming, unread_keys, updates
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError, for_terminal
+from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.passwords import Address, hidden, hidden_words, parse
 from lolm_plugin.paths import expanded, use_host_config_dir
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return without_reader(partial(_main, argv))
     except ConfigError as error:
-        print(f"error: {for_terminal(hidden(str(error)))}", file=sys.stderr)
+        print(f"error: {sentence(hidden(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -128,9 +129,10 @@ def _main(argv: list[str]) -> int:
                 "--resume goes on with the configuration of its checkpoint; leave out --config and --env-config, or "
                 "leave out --resume and set checkpoint_path."
             )
-        updates, options = _parse(command, arguments)
+        changes, options = _parse(command, arguments)
         found = resuming.find(expanded(resume, "--resume"), strict, console_logger())
-        (config, resumed), notes = resuming.configuration(found, updates, host_dir, console_logger()), []
+        config, resumed = resuming.configuration(found, changes, host_dir, console_logger())
+        notes = updates.repeated(_after_with(arguments))
     else:
         config, options, notes = new_run(command, arguments, algorithm, environment, host_dir)
         if config.get("imitate", {}).get("teacher"):
@@ -143,6 +145,7 @@ def _main(argv: list[str]) -> int:
     if resume is None:
         config_check.check_one_start(config)
     config_check.check(config, resumed=resumed is not None)
+    notes += unread_keys.notes(config, parse_updates(arguments))
     notes += check_game_and_prompts(config, options)
     mongo = take_mongo(config, mongo)
     program = [*interpreter(), *argv[0].split()]
@@ -155,9 +158,10 @@ def new_run(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The configuration of a new run, Sacred's options, and lines for the log; values are not checked yet."""
     resolved = config_files.resolve(algorithm, environment, host_dir)
-    updates, options = _parse(command, arguments)
-    config = config_check.apply_updates(resolved, updates, host_dir)
-    return config, options, _notes(config_files.stack(resolved, updates), config)
+    changes, options = _parse(command, arguments)
+    config = config_check.apply_updates(resolved, changes, host_dir)
+    notes = [*updates.repeated(_after_with(arguments)), *_notes(config_files.stack(resolved, changes), config)]
+    return config, options, notes
 
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:
@@ -190,18 +194,18 @@ def take_mongo(config: dict[str, Any], option: str | None) -> Address | None:
 
 def parse_updates(arguments: Sequence[str]) -> dict[str, Any]:
     """What ``with KEY=VALUE ...`` sets, nested, values read as Sacred reads them."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    from sacred.arg_parser import get_config_updates
-
     _check_updates_written_well(arguments)
-    updates, _ = get_config_updates(list(arguments[arguments.index("with") + 1 :]) if "with" in arguments else [])
-    return updates
+    return updates.parse(_after_with(arguments))
 
 
 def interpreter() -> list[str]:
     """What to type before ``main.py``, so that a printed command runs as it stands."""
     python, here = Path(sys.executable), Path.cwd()
     return [str(python.relative_to(here) if python.is_relative_to(here) else python)]
+
+
+def _after_with(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[arguments.index("with") + 1 :] if "with" in arguments else []
 
 
 def _any_checkout() -> Path | None:
@@ -217,20 +221,18 @@ def _check_updates_written_well(arguments: Sequence[str]) -> None:
         if stray:
             raise ConfigError(f"{stray[0]} stands before the word `with`; write `with {' '.join(stray)}`.")
         return
-    for update in hidden_words(arguments[arguments.index("with") + 1 :]):
+    for update in hidden_words(_after_with(arguments)):
         if not update.startswith("-") and "=" not in update:
             raise ConfigError(f"{update} after `with` sets nothing; write KEY=VALUE without spaces around the sign.")
 
 
 def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sacred's own reading of its part of the command line: updates and options."""
-    updates = parse_updates(arguments)
+    changes = parse_updates(arguments)
     from docopt import docopt
-    from sacred import Experiment
 
-    _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
     try:
-        options = docopt(internal_usage, list(arguments), default_help=False)
+        options = docopt(_sacred_usage(command), list(arguments), default_help=False)
     except SystemExit as error:
         shown = shlex.join(hidden_words(arguments))
         raise ConfigError(f"{shown} is not understood; see --help for the form.") from error
@@ -240,7 +242,17 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
             f"{', '.join(SACRED_COMMANDS)}; see --help for the form."
         )
     _check_options(options)
-    return updates, options
+    return changes, options
+
+
+@functools.cache
+def _sacred_usage(command: str) -> str:
+    """What docopt needs to know of Sacred's options."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    from sacred import Experiment
+
+    _, _, internal_usage = Experiment("pymarl", save_git_info=False).get_usage(command)
+    return internal_usage
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def yaml_file(tmp_path):
 
     def write(lines):
         file = tmp_path / "mine.yaml"
-        file.write_text((plugin_config_dir() / "algs/lolm_mappo_tiny.yaml").read_text() + lines)
+        file.write_text(f"extends: lolm_mappo_tiny\nname: mine\n{lines}")
         return str(file)
 
     return write
@@ -168,7 +168,6 @@ def test_a_value_of_the_wrong_kind_is_refused(configured, updates, parts):
     [
         ("entropy_coeff: 0.1\n", ("entropy_coeff in ", "mine.yaml", "did you mean entropy_coef?")),
         ("t_max: soon\n", ("t_max=soon in ", "mine.yaml", "is not a whole number")),
-        ("eps_clip: 1e-1\n", ("eps_clip=1e-1 in ", "mine.yaml", "is not a number")),  # a text to yaml 1.1
         ("lr: {head: 1}\n", ("lr.head in ", "mine.yaml")),
         ("llm: tiny-llama\n", ("The key llm in ", "mine.yaml")),
     ],
@@ -179,9 +178,10 @@ def test_a_users_file_is_checked_like_the_command_line(configured, yaml_file, li
 
 
 def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
-    config = configured(alg=yaml_file("t_max: 1.0e+6\nlr: 1\nenv_args: {map_name: duel}\n"))
+    # 1e6 and 1e-1 are texts to yaml 1.1.
+    config = configured(alg=yaml_file("t_max: 1e6\nlr: 1\neps_clip: 1e-1\nenv_args: {map_name: duel}\n"))
     assert config["env_args"]["map_name"] == "duel"
-    assert (config["t_max"], type(config["t_max"])) == (1_000_000, int)
+    assert (config["t_max"], type(config["t_max"]), config["eps_clip"]) == (1_000_000, int, 0.1)
     assert (config["lr"], type(config["lr"])) == (1.0, float)
 
 
@@ -395,6 +395,11 @@ def test_a_users_file_that_lacks_something_is_told_what(configured, missing, par
     refused(lambda: check(config), *parts)
 
 
+@pytest.mark.parametrize("task", [[[1], [2]], {"a": 1}, 1.5])
+def test_a_task_that_is_no_name_is_refused(configured, task):
+    refused(lambda: check({**configured(), "env_args": {"map_name": task}}), "env_args.map_name=", "is not a name")
+
+
 def test_env_args_without_a_task_are_refused(configured):
     refused(lambda: check({**configured(), "env_args": {"seed": None}}), "env_args names no task", "env_args.map_name")
 
@@ -415,6 +420,12 @@ def test_env_args_without_a_task_are_refused(configured):
         ({"dt2gs": {"temperature": 0.0}}, "dt2gs.temperature=0.0"),
         ({"dt2gs": {"reconstruction_coef": -1.0}}, "dt2gs.reconstruction_coef=-1.0"),
         ({"dt2gs": {"subtask_kl_coef": -1.0}}, "dt2gs.subtask_kl_coef=-1.0"),
+        ({"optim_eps": -1.0}, "optim_eps=-1.0"),
+        ({"log_interval": -1}, "log_interval=-1"),
+        ({"load_step": -1}, "load_step=-1"),
+        ({"critic": {"width": 10**9}}, "critic.width=1000000000"),
+        ({"worker_timeout": 1e300}, "worker_timeout=1e+300"),
+        ({"torch_threads": 2**40}, "torch_threads=1099511627776"),
     ],
 )
 def test_values_out_of_range_are_refused(configured, changes, part):

@@ -136,6 +136,7 @@ class _Compare:
 
     def run(self) -> int:
         """Until every run is done or has failed."""
+        self._reopen_sources()
         for entry in self.board.entries:
             if entry.state == WAITING and job.is_done(entry.folder):
                 entry.state = DONE
@@ -152,6 +153,13 @@ class _Compare:
             finally:
                 signal.signal(signal.SIGTERM, before)
         return int(self.board.count(FAILED) > 0)
+
+    def _reopen_sources(self) -> None:
+        """Have a source run again whose weights are needed and are gone, or were never saved."""
+        for entry in self.board.entries:
+            source = self.entries[entry.run.source.key] if entry.run.source else None
+            if source is not None and not job.is_done(entry.folder) and job.models(source.folder) is None:
+                job.reopen(source.folder)
 
     def _step(self, say: Any) -> bool:
         """One look at everything; False when nothing is left to do."""

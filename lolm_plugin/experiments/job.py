@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lolm_plugin import checkpoint_config, strict_json, training
 from lolm_plugin.checkpoints import store
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.tracking import record_files
 
@@ -36,7 +37,7 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
     content = {"arguments": list(arguments), "source": os.path.relpath(source, folder) if source else None}
     file = folder / JOB
     if file.is_file():
-        before = _read(file)
+        before = read(folder)
         if {key: before.get(key) for key in content} != content:
             changed = set(content["arguments"]) ^ set(before["arguments"])
             raise ConfigError(
@@ -47,16 +48,26 @@ def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str
     write_json(file, {**content, "host": host})
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
+    """Return what ``write`` put down in ``folder``.
+
+    Raises:
+        DamagedJob: its file was cut, or is not a job's.
+    """
+    file = folder / JOB
     try:
-        content = json.loads(record_files.read_bytes(file.parent, file.name, LARGEST))
-        arguments = content["arguments"]
-        if not (isinstance(arguments, list) and all(isinstance(word, str) for word in arguments)):
-            raise ValueError("has arguments that are no list of texts")
+        content = json.loads(record_files.read_bytes(folder, JOB, LARGEST))
+        if not (
+            isinstance(content["arguments"], list)
+            and all(isinstance(word, str) for word in content["arguments"])
+            and isinstance(content["source"], str | None)
+            and isinstance(content["host"], str)
+        ):
+            raise ValueError("has values of another type")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedJob(
-            f"{file} is damaged ({record_files.shown(error)}), so it is not known which run the folder holds; remove "
-            "the folder, or move it away to keep its checkpoints."
+            f"{file} is damaged ({record_files.shown(error)}), so what ran there is not known; remove that file to "
+            "continue the run with the suite's settings, or its folder to begin it again."
         ) from error
     return content
 
@@ -74,6 +85,31 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def is_done(folder: Path) -> bool:
     """Whether the job in ``folder`` came to its end."""
     return (folder / DONE).is_file()
+
+
+def reopen(folder: Path) -> None:
+    """Have the job in ``folder`` run again."""
+    (folder / DONE).unlink(missing_ok=True)
+
+
+def missing(folder: Path, arguments: Sequence[str]) -> str:
+    """Return what a job that ended well should have left in ``folder`` and did not; empty if nothing."""
+    if "save_model=True" not in arguments:
+        for path in (folder / "results/sacred").glob("*/*/*/metrics.json"):
+            with suppress(record_files.RecordError):
+                if record_files.load_metrics(path.parent):
+                    return ""
+        return "its record has no measurements"
+    runs = [path for path in (folder / "results/models").glob("*") if path.is_dir()]
+    if any(any(path.glob("[0-9]*/*.th")) for path in runs):  # of EPyMARL's own algorithms
+        return ""
+    facts = []
+    for path in runs:
+        with suppress(ConfigError):
+            facts.append(store.find(path).facts)
+    if not facts:
+        return "it has no checkpoint"
+    return "" if any(fact.get("finished") for fact in facts) else "its last checkpoint was not written"
 
 
 def models(folder: Path) -> Path | None:
@@ -95,10 +131,19 @@ def main(folder: Path) -> int:
         _wait_for(lock)
         if is_done(here):
             return 0
-        code = training.main(["-m lolm_plugin train", *_arguments(json.loads((here / JOB).read_text()), here)])
-        if code == 0:
-            write_json(here / DONE, {"exit_code": 0})
-        return code
+        asked = read(here)
+        code = training.main(["-m lolm_plugin train", *_arguments(asked, here)])
+        if code != 0:
+            return code
+        # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
+        if lost := missing(here, asked["arguments"]):
+            print(
+                f"error: the run came to its end but {lost}; free some space and start the suite again.",
+                file=sys.stderr,
+            )
+            return 1
+        write_json(here / DONE, {"exit_code": 0})
+        return 0
 
 
 def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
@@ -149,6 +194,6 @@ if __name__ == "__main__":
     _stop_with_starter()
     try:
         sys.exit(main(Path(sys.argv[1])))
-    except ConfigError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+    except ConfigError as refused:
+        print(f"error: {sentence(refused)}", file=sys.stderr)
         sys.exit(2)

@@ -10,10 +10,12 @@ from lolm_plugin.doctor import language_model, run_time, words
 from lolm_plugin.doctor import plan as sizes
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments.suite import Run
+from lolm_plugin.observations.description import Description
 
 # Seconds for each agent, unit and environment step, learning included, on one core of a server: from the runs on SMAX
 # 3m in docs/baselines.md. What a unit costs differs less from map to map than from network to network.
 SECONDS = {"gru": 25e-6, "updet": 39e-6, "asn_attention": 50e-6, "dt2gs": 170e-6}
+UNITS = 6  # of 3m: where no units are declared, a step of the flat network is taken to cost as much as there
 PLAYING = 0.25  # of it where nothing is learned
 
 
@@ -86,7 +88,8 @@ def _seconds(run: Run, config: Mapping[str, Any]) -> float | None:
     steps = tested * PLAYING if run.kind == "zero_shot" else size.steps + size.test_steps * PLAYING
     layout = size.layouts.observation
     of_step = SECONDS.get(config["agent"], sum(SECONDS.values()) / len(SECONDS))
-    return steps * of_step * layout.n_agents * (layout.n_agents + layout.n_enemies)
+    units = UNITS if isinstance(layout, Description) else layout.n_agents + layout.n_enemies
+    return steps * of_step * layout.n_agents * units
 
 
 def describe(planned: Sequence[Planned], where: str, slots: int) -> str:

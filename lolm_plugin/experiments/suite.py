@@ -1,5 +1,6 @@
 """A suite: algorithms, maps, transfers and seeds in one yaml file, and the runs that it stands for."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 from lolm_plugin.config_files import flatten, merge_all, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.paths import path_component
+from lolm_plugin.updates import nested, written
 
 KEYS = ("description", "env", "algorithms", "maps", "transfers", "seeds", "with", "few_shot", "zero_shot")
 ALGORITHM_KEYS = ("config", "with", "seeds", "maps", "transfer")
@@ -48,7 +50,7 @@ class Run:
             f"--config={self.config}",
             f"--env-config={self.env}",
             "with",
-            *(f"{key}={_written(value)}" for key, value in self.settings.items()),
+            *(f"{key}={written(value)}" for key, value in self.settings.items()),
         ]
 
 
@@ -87,7 +89,8 @@ class Suite:
         return list(found.values())
 
     def _runs(self) -> Iterator[Run]:
-        for seed in self.seeds:
+        own = [seed for options in self.algorithms.values() for seed in options.get("seeds", ())]
+        for seed in dict.fromkeys((*self.seeds, *own)):
             for algorithm, options in self.algorithms.items():
                 if seed not in options.get("seeds", self.seeds):
                     continue
@@ -115,7 +118,7 @@ class Suite:
         options = self.algorithms[algorithm]
         own = {"scratch": {}, "few_shot": self.few_shot or {}, "zero_shot": {**self.zero_shot, "evaluate": True}}[kind]
         layers = (self.settings, self.maps.get(map_name, {}), own, further or {}, options.get("with", {}))
-        settings = flatten(merge_all(map(_nested, layers)))
+        settings = flatten(merge_all(nested(flatten(layer), "in the suite") for layer in layers))
         place = "env_args.key" if self.env == "gymma" else "env_args.map_name"
         label = {} if options.get("config", algorithm) == algorithm else {"name": algorithm}
         settings = {place: map_name, **settings, **label, "seed": seed}
@@ -133,7 +136,7 @@ def load(name: str) -> Suite:
     """A shipped suite by its name, or a yaml file; ConfigError says which key of it cannot be used."""
     known = available()
     path = known.get(name, Path(name))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(
             f"{name} is neither a suite{did_you_mean(name, known)} nor a yaml file; suites: {', '.join(known)}."
         )
@@ -145,17 +148,14 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
     _check_keys(content, KEYS, f"{path}")
     algorithms = _table(content, "algorithms", path)
     maps, seeds = _table(content, "maps", path), content.get("seeds", [1])
-    transfers = [_transfer(transfer, path) for transfer in content.get("transfers") or []]
-    if not content.get("env"):
+    transfers = [_transfer(transfer, path) for transfer in _list(content, "transfers", path)]
+    if not content.get("env") or not isinstance(content["env"], str):
         raise ConfigError(f"{path} has no env; set it to a name for --env-config, such as env: smax.")
     if not maps and not transfers:
         raise ConfigError(f"{path} names neither maps nor transfers, so nothing would run; set one of the two.")
     _check_seeds(seeds, f"{path}: seeds")
     for name, options in algorithms.items():
-        _check_keys(options, ALGORITHM_KEYS, f"{path}: algorithms.{name}")
-        if path_component(name) != name:
-            raise ConfigError(f"{path}: algorithms.{name} names folders of results, which it cannot; call it mine.")
-        _check_seeds(options.get("seeds", seeds), f"{path}: algorithms.{name}.seeds")
+        _check_algorithm(name, options, f"{path}: algorithms.{name}")
     suite = Suite(
         name=path_component(path.stem),
         description=str(content.get("description", "")),
@@ -164,12 +164,13 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
         maps=maps,
         transfers=transfers,
         seeds=seeds,
-        settings=_section(content, "with", path) or {},
-        few_shot=_section(content, "few_shot", path),
-        zero_shot=_section(content, "zero_shot", path) or {},
+        settings=_section(content, "with", f"{path}") or {},
+        few_shot=_section(content, "few_shot", f"{path}"),
+        zero_shot=_section(content, "zero_shot", f"{path}") or {},
     )
     sections = [suite.settings, suite.few_shot or {}, suite.zero_shot, *maps.values(), *(t.settings for t in transfers)]
     for section in [*sections, *(options.get("with", {}) for options in algorithms.values())]:
+        nested(flatten(section), f"in {path}")
         if taken := [key for key in flatten(section) if key in OURS]:
             raise ConfigError(f"{path}: {taken[0]} is set by the suite itself, for each run; leave it out.")
     return suite
@@ -187,11 +188,37 @@ def _table(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Mappin
     return {str(name): dict(options or {}) for name, options in value.items()}
 
 
-def _section(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any] | None:
+def _list(content: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    value = content.get(key) or []
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: {key}={value} is not a list; write its entries as {key}: [a, b].")
+    return value
+
+
+def _section(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any] | None:
     value = content.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: {key}={value} sets nothing; write key: value pairs below it.")
+        raise ConfigError(f"{where}: {key}={value} sets nothing; write key: value pairs below it.")
     return value
+
+
+def _check_algorithm(name: str, options: dict[str, Any], where: str) -> None:
+    """Check an algorithm's own options; its ``with`` becomes a mapping where it was left empty."""
+    _check_keys(options, ALGORITHM_KEYS, where)
+    if path_component(name) != name:
+        raise ConfigError(f"{where} names folders of results, which it cannot; call it mine.")
+    options["with"] = _section(options, "with", where) or {}
+    if "seeds" in options:
+        _check_seeds(options["seeds"], f"{where}.seeds")
+    for key, kind, words, example in (("config", str, "a name", name), ("transfer", bool, "True or False", "False")):
+        if key in options and not isinstance(options[key], kind):
+            raise ConfigError(f"{where}.{key}={options[key]} is not {words}; write it as {key}: {example}.")
+    if "maps" in options:
+        maps = options["maps"]
+        if not isinstance(maps, list) or not maps or not all(isinstance(map_name, str) for map_name in maps):
+            raise ConfigError(
+                f"{where}.maps={maps} is not a list of names; write maps: [a, b], or leave it out for all."
+            )
 
 
 def _transfer(transfer: Any, path: Path) -> Transfer:
@@ -203,12 +230,14 @@ def _transfer(transfer: Any, path: Path) -> Transfer:
     source, target = str(transfer["source"]), str(transfer["target"])
     if source == target:
         raise ConfigError(f"{path}: the transfer from {source} to {target} leads nowhere; set another target.")
-    return Transfer(source, target, _section(transfer, "with", path) or {})
+    return Transfer(source, target, _section(transfer, "with", f"{path}: transfers") or {})
 
 
 def _check_seeds(seeds: Any, where: str) -> None:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise ConfigError(f"{where}={seeds} is no list of whole numbers; write it as [1, 2, 3].")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where}={seeds} has a seed twice, which is one run; leave it out once.")
 
 
 def _check_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -216,20 +245,3 @@ def _check_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> N
         if key not in known:
             hint = did_you_mean(str(key), known)
             raise ConfigError(f"{where}: {key} is unknown{hint}; the keys are {', '.join(known)}.")
-
-
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"kl.enabled": False}`` as ``{"kl": {"enabled": False}}``, so that later layers meet earlier ones."""
-    nested: dict[str, Any] = {}
-    for key, value in flatten(settings).items():
-        *above, last = key.split(".")
-        place = nested
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return nested
-
-
-def _written(value: Any) -> str:
-    """As Sacred reads it again: lists and numbers are Python's."""
-    return value if isinstance(value, str) else repr(value)

@@ -7,6 +7,7 @@ is one of the plugin's own or the student's.
 
 import json
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
             )
         return Teacher(name, None, {})
     option = f"--teacher={name}"
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         raise ConfigError(
             f"{option} is not a folder; set it to a run's under results/models or results/sacred, or to {HEURISTIC}."
         )

@@ -5,6 +5,7 @@ Weights are read from safetensors alone and code that ships with a model is neve
 
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def resolve(model: str) -> "Source":
     if not isinstance(model, str) or not model:
         raise ConfigError(f"llm.model={model!r} is no text: set it to a hub id, a folder or {SMOLLM2}.")
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False, not an OSError, for a name that is too long
         model_folder.check_no_adapter(folder, model)
         if not (folder / "config.json").is_file():
             raise ConfigError(

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lolm_plugin.config_files import read
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
 from lolm_plugin.observations.smac_family import (
@@ -49,8 +48,13 @@ def scenario(map_name: str) -> dict[str, Any]:
         what = f"set it to one of: {', '.join(known)}" if known else "the host has none: set EPYMARL_HOME to a checkout"
         hint = did_you_mean(str(map_name), known)
         raise ConfigError(f"env_args.map_name={map_name} is no SMACv2 scenario of the host{hint}; {what}.")
-    arguments = yaml.safe_load(path.read_text())["env_args"]
-    capabilities = arguments.get("capability_config") or {}
+    arguments = read(path).get("env_args")
+    capabilities = arguments.get("capability_config") if isinstance(arguments, Mapping) else None
+    if not isinstance(capabilities, Mapping) or "map_name" not in arguments:
+        raise ConfigError(
+            f"The scenario {path} has no env_args.map_name with an env_args.capability_config; add them or choose "
+            "another env_args.map_name."
+        )
     for key in ("n_units", "n_enemies", "team_gen"):
         if key not in capabilities:
             raise ConfigError(

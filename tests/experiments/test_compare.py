@@ -62,6 +62,14 @@ def test_what_is_done_is_not_done_again(tmp_path, workers):
     assert keys(workers, tmp_path) == ["scratch/updet_mappo/target/1"]
 
 
+def test_a_source_whose_weights_are_gone_is_run_again_before_what_needs_them(tmp_path, workers):
+    assert run(tmp_path) == 0
+    workers.started.clear()
+    (tmp_path / "results/runs/zero_shot/updet_mappo/duel-to-target/1" / job.DONE).unlink()
+    assert run(tmp_path) == 0  # pretended runs leave no checkpoint
+    assert keys(workers, tmp_path) == ["scratch/updet_mappo/duel/1", "zero_shot/updet_mappo/duel-to-target/1"]
+
+
 def test_a_dry_run_starts_and_writes_nothing(tmp_path, workers, capsys):
     assert run(tmp_path, "--dry-run") == 0
     assert workers.started == []

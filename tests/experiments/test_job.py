@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lolm_plugin.checkpoints import store
 from lolm_plugin.checkpoints.store import Store
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import job
@@ -63,6 +64,7 @@ def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatc
     (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
     asked = []
     monkeypatch.setattr(job.training, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(job, "missing", lambda folder, arguments: "")
     monkeypatch.chdir(tmp_path)
     assert job.main(folder) == 0
     assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
@@ -102,6 +104,57 @@ def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert job.main(folder) == 1
     assert not job.is_done(folder)
+
+
+@pytest.mark.parametrize("lost", ["every", "last"])
+def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there_is_room(
+    tmp_path, monkeypatch, capsys, lost
+):
+    folder = put_down(tmp_path / "job", "t_max=60", "save_model_interval=10", "test_interval=1000")
+    save = store.Store.save
+
+    def full(self, step, fill, facts):
+        if lost == "every" or facts["finished"]:
+            raise store.SaveError("The checkpoint could not be written (No space left on device)")
+        return save(self, step, fill, facts)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store.Store, "save", full)
+    assert job.main(folder) == 1  # on_save_error=warn is the default
+    assert ("has no checkpoint" if lost == "every" else "last checkpoint was not written") in capsys.readouterr().err
+    assert not job.is_done(folder)
+    monkeypatch.setattr(store.Store, "save", save)
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+    assert job.is_done(folder)
+    assert store.find(job.models(folder)).facts["finished"]
+
+
+def test_an_evaluation_is_done_when_its_record_has_measurements(tmp_path):
+    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    record = tmp_path / "results/sacred/updet_mappo/duel/1"
+    record.mkdir(parents=True)
+    (record / "metrics.json").write_text("{}")
+    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    (record / "metrics.json").write_text('{"test_return_mean": {"steps": [0], "values": [1.0]}}')
+    assert job.missing(tmp_path, ["evaluate=True"]) == ""
+
+
+def test_checkpoints_of_epymarls_own_algorithms_count(tmp_path):
+    (tmp_path / "results/models/qmix_seed1/5000").mkdir(parents=True)
+    assert job.missing(tmp_path, ["save_model=True"]) == "it has no checkpoint"
+    (tmp_path / "results/models/qmix_seed1/5000/agent.th").touch()
+    assert job.missing(tmp_path, ["save_model=True"]) == ""
+
+
+@pytest.mark.parametrize(
+    "content", ['{"arguments": ["--con', "[]", "null", '{"arguments": [1], "source": null}', "\udcff"]
+)
+def test_a_damaged_job_is_refused_in_a_sentence(tmp_path, content):
+    folder = put_down(tmp_path / "job")
+    (folder / job.JOB).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(job.DamagedJob, match=r"job\.json is damaged.*remove that file"):
+        put_down(folder)
 
 
 def test_other_settings_are_refused_and_the_same_are_not(tmp_path):

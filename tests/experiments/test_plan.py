@@ -38,6 +38,13 @@ def test_a_recurrent_policy_may_go_to_a_map_of_the_same_sizes(tmp_path):
     assert planned(tmp_path, algorithms=["rnn_mappo"], transfers=transfers)
 
 
+def test_a_task_without_units_is_planned_too(tmp_path):
+    found = planned(
+        tmp_path, env="gymma", algorithms=["rnn_mappo"], maps=["lbforaging:Foraging-8x8-2p-3f-v3"], transfers=None
+    )
+    assert [item.seconds > 0 for item in found] == [True]
+
+
 def test_more_steps_units_and_seeds_take_longer(tmp_path):
     def seconds(**changes):
         return sum(item.seconds for item in planned(tmp_path, env="smax", transfers=None, **changes))

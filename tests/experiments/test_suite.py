@@ -2,6 +2,7 @@
 
 import pytest
 
+from lolm_plugin import updates
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import plan, suite
 from tests.experiments.runs_for_suites import suite_file
@@ -42,6 +43,29 @@ def test_algorithms_may_have_their_own_seeds_maps_and_no_transfer(tmp_path):
     algorithms = {"updet_mappo": {}, "rnn_mappo": {"seeds": [3], "maps": ["retreat"], "transfer": False}}
     found = keys(tmp_path, algorithms=algorithms, seeds=[1, 3])
     assert [key for key in found if "rnn" in key] == ["scratch/rnn_mappo/retreat/3"]
+
+
+def test_an_algorithms_own_seeds_are_run_whether_the_suite_has_them_or_not(tmp_path):
+    algorithms = {"updet_mappo": {}, "rnn_mappo": {"seeds": [1, 2, 3], "transfer": False}}
+    found = keys(tmp_path, algorithms=algorithms, seeds=[2, 3], transfers=None)
+    assert [key for key in found if "updet" in key] == [f"scratch/updet_mappo/duel/{seed}" for seed in (2, 3)]
+    assert sorted(key for key in found if "rnn" in key) == [f"scratch/rnn_mappo/duel/{seed}" for seed in (1, 2, 3)]
+
+
+def test_an_algorithms_own_maps_are_run_whether_the_suite_has_them_or_not(tmp_path):
+    found = runs(tmp_path, algorithms={"updet_mappo": {"maps": ["target"]}}, transfers=None, maps={"duel": {"lr": 0.2}})
+    assert [(run.key, "lr" in run.settings) for run in found] == [("scratch/updet_mappo/target/1", False)]
+
+
+def test_options_left_empty_set_nothing(tmp_path):
+    empty = {"description": "", "algorithms": {"updet_mappo": {"with": None}}, "maps": {"duel": None}}
+    assert keys(tmp_path, **empty) == keys(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["1e6", " x", "[1]", "None", "it's"])
+def test_a_text_in_a_suite_reaches_the_run_as_that_text(tmp_path, value):
+    first, *_ = runs(tmp_path, **{"with": {"label": value}})
+    assert updates.parse(first.arguments()[3:])["label"] == value
 
 
 def test_the_nearest_setting_wins(tmp_path):
@@ -100,12 +124,42 @@ def test_a_run_is_a_command_line(tmp_path):
         ({"algorithms": {"updet_mappo": {"with": {"name": "x"}}}}, "name is set by the suite itself"),
         ({"with": 3}, "with=3 sets nothing"),
         ({"maps": 3}, "maps is neither a list of names"),
+        ({"maps": "duel"}, "maps is neither a list of names"),
+        ({"transfers": 3}, "transfers=3 is not a list"),
+        ({"transfers": [{"source": "duel", "target": "target", "with": 3}]}, "transfers: with=3 sets nothing"),
+        ({"seeds": [1, 1]}, "seeds=[1, 1] has a seed twice"),
+        ({"env": ["probe"]}, "has no env"),
+        ({"with": {"kl": 1, "kl.enabled": False}}, "is a value and a section at once"),
+        *(
+            (
+                {"algorithms": {"updet_mappo": {"maps": maps}}},
+                f"algorithms.updet_mappo.maps={maps} is not a list of names",
+            )
+            for maps in (None, "duel", 3, [], [3])
+        ),
+        ({"algorithms": {"updet_mappo": {"with": 3}}}, "algorithms.updet_mappo: with=3 sets nothing"),
+        ({"algorithms": {"updet_mappo": {"seeds": None}}}, "algorithms.updet_mappo.seeds=None is no list"),
+        ({"algorithms": {"mine": {"config": None}}}, "algorithms.mine.config=None is not a name"),
+        (
+            {"algorithms": {"updet_mappo": {"transfer": "no"}}},
+            "algorithms.updet_mappo.transfer=no is not True or False",
+        ),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, change, said):
     with pytest.raises(ConfigError) as error:
         suite.load(str(suite_file(tmp_path, **change)))
     assert said in str(error.value)
+
+
+def test_a_section_that_stands_twice_is_refused_with_both_lines(tmp_path):
+    file = suite_file(tmp_path)
+    lines = len(file.read_text().splitlines())
+    file.write_text(file.read_text() + "with: {lr: 0.1}\n")
+    with pytest.raises(
+        ConfigError, match=rf"with stands twice, in line \d+ and in line {lines + 1}, and only the last"
+    ):
+        suite.load(str(file))
 
 
 def test_an_unknown_suite_is_answered_with_the_known_ones():

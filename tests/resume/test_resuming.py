@@ -12,6 +12,7 @@ from lolm_plugin import checkpoint_config, config_check, config_files, resuming
 from lolm_plugin.checkpoints.store import Store
 from lolm_plugin.config_files import flatten, merge
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.updates import nested
 
 LOG = logging.getLogger("resuming")
 
@@ -26,7 +27,7 @@ def config(host_dir):
 
 def put(config, changes):
     """The configuration with ``changes`` by flat key, known or not."""
-    return merge(config, checkpoint_config.nested(changes))
+    return merge(config, nested(changes, "here"))
 
 
 def resumed(config, host_dir, tmp_path, updates=None, **facts):
