@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lolm_plugin import config_check, config_files
+from lolm_plugin import cli, config_check, config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import suite
 from lolm_plugin.paths import LONGEST_NAME, expanded, path_component
@@ -99,3 +99,24 @@ def test_a_run_of_a_suite_has_one_folder_whatever_its_task_is_called(tmp_path):
     (run,) = suite.parse(content, tmp_path / "mine.yaml").runs()
     assert len(run.key.split("/")) == 4
     assert os.path.normpath(run.key) == run.key
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "~/none"],
+        ["report", ".", "--out=~/none/report"],
+        ["import-runs", "~/none", "--mongo=mongodb://127.0.0.1:1/x"],
+        ["dashboard", "~/none"],
+        ["export-run", "1", "--mongo=mongodb://127.0.0.1:1/x", "--out=~/taken"],
+    ],
+)
+def test_every_command_puts_a_home_in_its_place(arguments, tmp_path, monkeypatch, capsys):
+    """A shell does not, after a sign such as that of --out=~/x, and a folder named ~ would be made."""
+    (tmp_path / "home/taken").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["lolm", *arguments]) == 2
+    assert "~" not in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

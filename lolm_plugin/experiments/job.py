@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.tracking import record_files
 
 JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
+PATIENCE = 900.0  # seconds for an earlier try to finish its batch and save; less would fail runs that only wait
 LARGEST = 2**20  # bytes of a job.json; ours have a few hundred
 
 
@@ -166,17 +168,30 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
     return [*host, *job["arguments"], f"transfer_from={weights}"]
 
 
-def _wait_for(lock: Any) -> None:
-    """Until no other try is at work here: one whose starter died may still be saving."""
+def _wait_for(lock: Any, seconds: float = PATIENCE) -> None:
+    """Wait until no other try is at work here: one whose starter died may still be saving.
+
+    Raises:
+        ConfigError: another one is still at work after ``seconds``.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
         return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    deadline, said = time.monotonic() + seconds, False
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that "
+                    "process, and start the suite again."
+                ) from error
+        if not said:
+            print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(0.2)
 
 
 def _stop_with_starter() -> None:

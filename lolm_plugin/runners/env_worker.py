@@ -58,6 +58,10 @@ def serve(connection: Connection, lifeline: Connection, make_env: bytes, environ
     """
     # The leader of a session of its own: Ctrl-C does not reach it, and whatever it starts can be killed with it.
     os.setsid()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        # A scheduler warns every process of a job before its time is over. A worker that died of it would be restarted
+        # in the minute in which the run has to save.
+        signal.signal(number, signal.SIG_IGN)
     for end in (connection, lifeline):
         os.set_inheritable(end.fileno(), False)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()

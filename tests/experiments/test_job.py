@@ -157,6 +157,20 @@ def test_a_damaged_job_is_refused_in_a_sentence(tmp_path, content):
         put_down(folder)
 
 
+def test_a_try_that_never_ends_is_waited_for_only_so_long(tmp_path, monkeypatch, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.chdir(tmp_path)
+    with open(".lock", "w") as first, open(".lock", "w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(
+            ConfigError, match=r"still in use by an earlier try of this run after 0 s; end that process"
+        ):
+            job._wait_for(second, seconds=0.3)
+        assert capsys.readouterr().err == "waiting for an earlier try of this run to end\n"
+        fcntl.flock(first, fcntl.LOCK_UN)
+        job._wait_for(second, seconds=0.3)
+
+
 def test_other_settings_are_refused_and_the_same_are_not(tmp_path):
     folder = put_down(tmp_path / "job", "lr=0.1")
     put_down(folder, "lr=0.1")

@@ -308,6 +308,19 @@ def test_restarts_of_an_evaluation_are_logged_once_at_its_end(build):
     assert runner.logger.logged["env_restarts"] == [(0, 1)]
 
 
+@pytest.mark.parametrize("warning", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_schedulers_warning_ends_no_worker(warning):
+    """It goes to every process of a job, restarted workers included, and the run itself saves."""
+    worker = EnvProcess("dice", Dice, 5)
+    try:
+        assert dict(answers({0: worker}, 60)) == {0: None}
+        os.kill(worker.process.pid, warning)
+        worker.send("get_env_info")
+        assert list(dict(answers({0: worker}, 60))) == [0]
+    finally:
+        worker.kill()
+
+
 def test_generators_that_no_environment_owns_are_seeded():
     def draws(seed):
         worker = EnvProcess("dice", Dice, seed)
