@@ -108,6 +108,11 @@ class FileObserver(FileStorageObserver):
                     return
                 time.sleep(RETRY)
 
+    def _maximum_existing_run_id(self) -> int:
+        """Sacred's, which fails on a folder named ``²``: a digit to ``str.isdigit``, and no number to ``int``."""
+        names = (path.name for path in Path(self.basedir).iterdir() if path.is_dir())
+        return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
+
     def save_json(self, obj: Any, filename: str) -> None:
         """Have a file written at the next occasion; ``obj`` is looked at then."""
         marked = filename == "run.json"

@@ -52,6 +52,12 @@ def fail_disk(patch, number):
     patch.setattr(os, "fsync", refuse)
 
 
+def test_a_folder_that_only_looks_like_a_number_is_no_record(tmp_path):
+    for name in ("4", "²", "007x", "notes"):
+        (tmp_path / name).mkdir()
+    assert Path(started(tmp_path).dir).name == "5"
+
+
 def test_series_grow_as_sacreds_own_do(observer):
     measure(observer, 1)
     measure(observer, 2)
