@@ -76,7 +76,8 @@ def test_a_pretrained_model_reaches_90_percent_of_the_optimal_return(map_name, s
 @pytest.mark.parametrize(
     ("algorithm", "map_name"),
     [
-        *itertools.product(NETWORKS, ("retreat", "approach", "duel", "target")),
+        *itertools.product(NETWORKS, ("retreat", "approach", "target")),
+        ("updet_mappo", "duel"),  # takes as long as all else: the others' numbers are in docs/baselines.md
         *itertools.product(("transformer_mappo",), ("retreat", "target")),  # the others take it as long as all networks
     ],
 )
