@@ -227,3 +227,19 @@ def test_every_shipped_algorithm_is_of_a_kind_that_is_tested():
     kinds = {configured(kind)["agent"] for kind in KINDS}
     shipped = [name for name in available("algs", HOST_DIR)]
     assert {resolve(name, "probe", HOST_DIR).config["agent"] for name in shipped} == kinds
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, path in available("algs", HOST_DIR).items() if HOST_DIR not in path.parents]
+)
+def test_a_copy_of_a_shipped_algorithm_is_no_offence(tmp_path, name):
+    file = tmp_path / "mine.yaml"
+    file.write_text(available("algs", HOST_DIR)[name].read_text())
+    check(configured(str(file)))
+
+
+def test_a_copy_of_an_algorithm_of_the_host_may_have_no_mixer(epymarl, tmp_path_factory):
+    """EPyMARL's iql.yaml sets it to null, where others name one."""
+    file = tmp_path_factory.mktemp("mine") / "mine.yaml"
+    file.write_text("name: iql\nlearner: q_learner\nmixer:\n")
+    assert apply_updates(resolve(str(file), "probe", epymarl), {}, epymarl)["mixer"] is None
