@@ -143,6 +143,11 @@ def check(config: Config, given: Config, without: Config, where: str) -> None:
     command line may say what holds anyway.
     """
     final, before = flatten(config), flatten(without)
+    if "env_args.seed" in flatten(given) and final["env_args.seed"] not in (None, config.get("seed")):
+        raise ConfigError(
+            f"env_args.seed={final['env_args.seed']} {where} would have no effect, as the run's own seed takes its "
+            "place; set seed."
+        )
     for key in flatten(given):
         if key not in final or key.startswith("env_args") or (key in before and before[key] == final[key]):
             continue

@@ -44,6 +44,8 @@ def _check(run: Run, host: str) -> Planned:
     try:
         # A transfer's weights are not there yet, and without them evaluating would be refused.
         words = [word for word in run.arguments() if word != "evaluate=True"]
+        if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
+            words.append("transfer_from=.")  # stands for them
         config = sizes.checked([f"--epymarl={host}", *words])
         if run.source is not None:
             _check_transfer(run, config)

@@ -76,3 +76,8 @@ def test_what_a_suite_names_outside_itself_is_listed_without_secrets(tmp_path):
         "decisions_file=d.jsonl",
     ]
     assert plan.named(planned(tmp_path)) == []
+
+
+def test_few_shot_runs_may_have_the_kl_to_their_source(tmp_path):
+    settings = {"t_max": 100, "kl.reference": "source", "kl.enabled": True}
+    assert len(planned(tmp_path, algorithms=["lolm_mappo_tiny"], few_shot=settings)) == 4
