@@ -76,7 +76,7 @@ def parse(text: str, option: str) -> Address:
         or not all(sign and re.fullmatch(r"\w+", key) for key, sign, _ in options)
     ):
         raise ConfigError(
-            f"{option} cannot be read as a MongoDB's address; write it as {FORM}?OPTION=VALUE, or as docs/dashboard.md does."
+            f"{option} cannot be read as the address of a MongoDB; write it as {FORM}?OPTION=VALUE (docs/dashboard.md)."
         )
     pairs = [f"{key}={value if key.lower() in SHOWN else HIDDEN}" for key, _, value in options]
     shown = f"{scheme}://{HIDDEN if at else ''}{at}{hosts}{slash}{database}{'?' if pairs else ''}{'&'.join(pairs)}"
