@@ -91,6 +91,7 @@ NULLABLE = {  # keys that take null, with an example of what else they take
     "learner_preset": "standard",
     "entity.init_gain": 0.01,
     "env_args.game_version": "4.10.0",
+    "mixer": "vdn",  # null in EPyMARL's iql.yaml
     **dict.fromkeys(("lora.optim_eps", "entropy_coef_end", "target_kl"), 0.01),
     **dict.fromkeys(("entropy_target", "entropy_target_end"), 1.0),
 }

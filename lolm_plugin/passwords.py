@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from lolm_plugin.errors import ConfigError
 
 HIDDEN = "***"
-FORM = "mongodb://USER:PASSWORD@HOST:PORT/NAME"
+FORM = "mongodb://HOST:PORT/NAME"  # docs/dashboard.md has one with a user, which a message would not show
 # Options whose values may be shown. Any other value is hidden: an option unknown here may hold a password.
 _SHOWN = (
     "appname authmechanism authsource compressors connecttimeoutms directconnection journal loadbalanced "
@@ -57,7 +57,9 @@ def parse(text: str, option: str) -> Address:
     """
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not re.fullmatch(_SCHEME, scheme):
-        raise ConfigError(f"{option} is not the address of a MongoDB; write it as {FORM}.")
+        raise ConfigError(
+            f"{option} is not the address of a MongoDB; write it as {FORM}, or as docs/dashboard.md does."
+        )
     place, _, query = rest.partition("?")
     authority, slash, database = place.partition("/")
     user, at, hosts = authority.rpartition("@")
@@ -73,7 +75,9 @@ def parse(text: str, option: str) -> Address:
         or not re.fullmatch(r"[\w.%-]*", database)
         or not all(sign and re.fullmatch(r"\w+", key) for key, sign, _ in options)
     ):
-        raise ConfigError(f"{option} cannot be read as the address of a MongoDB; write it as {FORM}?OPTION=VALUE.")
+        raise ConfigError(
+            f"{option} cannot be read as the address of a MongoDB; write it as {FORM}?OPTION=VALUE (docs/dashboard.md)."
+        )
     pairs = [f"{key}={value if key.lower() in SHOWN else HIDDEN}" for key, _, value in options]
     shown = f"{scheme}://{HIDDEN if at else ''}{at}{hosts}{slash}{database}{'?' if pairs else ''}{'&'.join(pairs)}"
     values = [value for key, _, value in options if key.lower() not in SHOWN]

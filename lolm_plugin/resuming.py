@@ -12,6 +12,7 @@ from lolm_plugin.checkpoints import manifest, store
 from lolm_plugin.checkpoints.store import Checkpoint
 from lolm_plugin.errors import ConfigError, sentence
 from lolm_plugin.passwords import hidden
+from lolm_plugin.tracking import experiment
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
 from lolm_plugin.updates import nested
 
@@ -78,9 +79,7 @@ def configuration(
             f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
             "lolm_plugin, and no other runs can be resumed; start a new one."
         )
-    if config.get("bootstrap_time_limit") and "time_limits" not in found.facts:
-        # Until time limits were stored, True had the effect that null has now.
-        config["bootstrap_time_limit"] = None
+    config = experiment.as_of_now(config, found.facts)
     division = checkpoint_config.divide(config)
     given = config_files.flatten(updates)
     checkpoint_config.check_repeated(division.needed, given)
@@ -94,6 +93,7 @@ def configuration(
     changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
     before = {**start, **division.optional, **division.needed, "local_results_path": start["local_results_path"]}
     changes = checkpoint_config.check_same_experiment(before, config_files.flatten(changed), given, folder)
+    changes = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}  # they are recorded
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
             said = sentence(hidden(f"{key}={value}"))

@@ -118,6 +118,7 @@ SWITCHED_OFF = (
     ),
 )
 SWITCHES = ("kl.enabled", "llm.train")  # not switched off by themselves
+HOLDS_ANYWAY = {"obs_agent_id": False, "obs_last_action": False}  # where nothing reads them; a copy of our yaml says so
 REFUSED_BY_CHECK = ("kl.enabled", "kl.reference")  # where nothing reads them; config_check says it in better words
 EVERYWHERE = (
     *("name", "env", "mac", "agent", "learner", "action_selector", "agent_output_type", "critic_type", "seed"),
@@ -142,8 +143,15 @@ def check(config: Config, given: Config, without: Config, where: str) -> None:
     command line may say what holds anyway.
     """
     final, before = flatten(config), flatten(without)
+    if "env_args.seed" in flatten(given) and final["env_args.seed"] not in (None, config.get("seed")):
+        raise ConfigError(
+            f"env_args.seed={final['env_args.seed']} {where} would have no effect, as the run's own seed takes its "
+            "place; set seed."
+        )
     for key in flatten(given):
         if key not in final or key.startswith("env_args") or (key in before and before[key] == final[key]):
+            continue
+        if key in HOLDS_ANYWAY and final[key] == HOLDS_ANYWAY[key]:
             continue
         if config.get("mac") in registry.ENTRIES["mac"]:
             reason = never_read(config, key) or (

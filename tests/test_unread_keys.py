@@ -129,6 +129,7 @@ def configured(algorithm, **updates):
         ("rnn_mappo", {"entity": {"role_flag": False}}, "entity.role_flag=False"),
         ("rnn_mappo", {"critic": {"layers": 3}}, "critic.layers=3"),
         ("lolm_mappo_tiny", {"obs_agent_id": True}, "obs_agent_id=True"),
+        ("rnn_mappo", {"seed": 3, "env_args": {"seed": 4}}, "env_args.seed=4"),
         ("lolm_mappo_tiny", {"layout": {"description": "a:b"}}, "layout.description=a:b"),
     ],
 )
@@ -136,7 +137,7 @@ def test_a_key_that_an_algorithm_never_reads_is_refused_by_name(algorithm, updat
     with pytest.raises(ConfigError) as error:
         configured(algorithm, **updates)
     assert said in str(error.value)
-    assert f"name={algorithm}" in str(error.value)
+    assert f"name={algorithm}" in str(error.value) or "set seed" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,7 @@ def test_a_key_that_an_algorithm_never_reads_is_refused_by_name(algorithm, updat
     [
         ("rnn_mappo", {"hidden_dim": 64, "optim_alpha": 0.99, "head_lr": 0.0005}),
         ("updet_mappo", {"kl": {"enabled": False}, "obs_agent_id": False}),
+        ("updet_mappo", {"seed": 4, "env_args": {"seed": 4}}),
         ("rnn_mappo", {"critic_type": "updet_critic", "updet": {"heads": 2}, "entity": {"role_flag": False}}),
         ("rnn_mappo", {"learner_preset": "epymarl", "hypergroup": "mine", "seed": 3, "name": "mine"}),
     ],
@@ -227,3 +229,19 @@ def test_every_shipped_algorithm_is_of_a_kind_that_is_tested():
     kinds = {configured(kind)["agent"] for kind in KINDS}
     shipped = [name for name in available("algs", HOST_DIR)]
     assert {resolve(name, "probe", HOST_DIR).config["agent"] for name in shipped} == kinds
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, path in available("algs", HOST_DIR).items() if HOST_DIR not in path.parents]
+)
+def test_a_copy_of_a_shipped_algorithm_is_no_offence(tmp_path, name):
+    file = tmp_path / "mine.yaml"
+    file.write_text(available("algs", HOST_DIR)[name].read_text())
+    check(configured(str(file)))
+
+
+def test_a_copy_of_an_algorithm_of_the_host_may_have_no_mixer(epymarl, tmp_path_factory):
+    """EPyMARL's iql.yaml sets it to null, where others name one."""
+    file = tmp_path_factory.mktemp("mine") / "mine.yaml"
+    file.write_text("name: iql\nlearner: q_learner\nmixer:\n")
+    assert apply_updates(resolve(str(file), "probe", epymarl), {}, epymarl)["mixer"] is None

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     slots = options.workers or max(1, (os.cpu_count() or 1) // threads)
     where = f"{slots} at a time" if options.ray is None else f"as many at a time as Ray at {options.ray} has room for"
     print(f"{wanted.name}: {wanted.description}\n\n{plan.describe(planned, f'{where}; results in {results}', slots)}\n")
+    if outside := plan.named(planned):
+        print(f"It names what is imported, opened, fetched, connected to or written to: {', '.join(outside)}\n")
     if options.dry_run:
         return 0
     folders = {run.key: results / "runs" / run.key for run in runs}

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lolm_plugin import config_check, registry
+from lolm_plugin import checkpoint_config, config_check, registry
 from lolm_plugin.doctor import language_model, run_time, words
 from lolm_plugin.doctor import plan as sizes
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments.suite import Run
 from lolm_plugin.observations.description import Description
+from lolm_plugin.passwords import hidden
 
 # Seconds for each agent, unit and environment step, learning included, on one core of a server: from the runs on SMAX
 # 3m in docs/baselines.md. What a unit costs differs less from map to map than from network to network.
@@ -43,6 +44,8 @@ def _check(run: Run, host: str) -> Planned:
     try:
         # A transfer's weights are not there yet, and without them evaluating would be refused.
         words = [word for word in run.arguments() if word != "evaluate=True"]
+        if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
+            words.append("transfer_from=.")  # stands for them
         config = sizes.checked([f"--epymarl={host}", *words])
         if run.source is not None:
             _check_transfer(run, config)
@@ -90,6 +93,15 @@ def _seconds(run: Run, config: Mapping[str, Any]) -> float | None:
     of_step = SECONDS.get(config["agent"], sum(SECONDS.values()) / len(SECONDS))
     units = UNITS if isinstance(layout, Description) else layout.n_agents + layout.n_enemies
     return steps * of_step * layout.n_agents * units
+
+
+def named(planned: Iterable[Planned]) -> list[str]:
+    """What a suite names that is imported, opened, fetched, connected to or written to, as KEY=VALUE without secrets.
+
+    It is what would not be taken from a stranger's checkpoint; a suite's own folder of results is not among it.
+    """
+    configs = [item.config for item in planned if sizes.is_ours(item.config)]
+    return list(dict.fromkeys(hidden(word) for config in configs for word in checkpoint_config.to_repeat(config)))
 
 
 def describe(planned: Sequence[Planned], where: str, slots: int) -> str:

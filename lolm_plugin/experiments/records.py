@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lolm_plugin.tracking import record_files
-from lolm_plugin.tracking.experiment import changed
+from lolm_plugin.tracking.experiment import as_of_now, changed
 from lolm_plugin.tracking.record_files import Files, RecordError, shown
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
@@ -89,6 +89,8 @@ def read(folder: Path) -> RunRecord:
             f"{shown(folder, 500)}: config.json has no name or no env_args, so it is no training of EPyMARL."
         )
     launch, transfer = info.get("launch") or {}, info.get("transfer") or {}
+    config = as_of_now(config, launch)
+    source_settings = transfer.get("source_settings")
     record = RunRecord(
         folder=folder,
         algorithm=shown(config["name"], NAME),
@@ -111,7 +113,7 @@ def read(folder: Path) -> RunRecord:
         peak_memory_mb=_finite(launch.get("peak_memory_mb")),
         resumed=_parents(files),
         first_config=config,
-        source_settings=transfer.get("source_settings"),
+        source_settings=as_of_now(source_settings, launch) if source_settings else None,
     )
     lacks_end = run.get("whole") is False  # our own writer's word; other records have no such key
     return replace(record, defect="its record misses its end" if lacks_end else _missing_end(record))

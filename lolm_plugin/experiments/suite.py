@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lolm_plugin.config_files import flatten, merge_all, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.paths import path_component
 from lolm_plugin.updates import nested, written
 
@@ -121,10 +122,11 @@ class Suite:
         settings = flatten(merge_all(nested(flatten(layer), "in the suite") for layer in layers))
         place = "env_args.key" if self.env == "gymma" else "env_args.map_name"
         label = {} if options.get("config", algorithm) == algorithm else {"name": algorithm}
-        settings = {place: map_name, **settings, **label, "seed": seed}
+        settings = {place: map_name, **settings, **_files(settings), **label, "seed": seed}
         if kind != "zero_shot":
             settings["save_model"] = True
-        return Run(kind, algorithm, options.get("config", algorithm), self.env, map_name, seed, settings, source)
+        config = _yaml(options.get("config", algorithm))
+        return Run(kind, algorithm, config, _yaml(self.env), map_name, seed, settings, source)
 
 
 def available() -> dict[str, Path]:
@@ -174,6 +176,22 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
         if taken := [key for key in flatten(section) if key in OURS]:
             raise ConfigError(f"{path}: {taken[0]} is set by the suite itself, for each run; leave it out.")
     return suite
+
+
+def _yaml(name: str) -> str:
+    """A name for ``--config`` or ``--env-config``, or a file's absolute path, as each run starts elsewhere."""
+    is_path = name[:1] != "~" and (os.sep in name or name.endswith(".yaml"))
+    return os.path.abspath(name) if is_path else name
+
+
+def _files(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The files and folders here that settings name, by absolute paths."""
+    named = {key: settings.get(key) for key in ("env_args.map_file", "llm.model")}
+    return {
+        key: os.path.abspath(name)
+        for key, name in named.items()
+        if isinstance(name, str) and name not in ("", SMOLLM2, *TINY) and os.path.exists(name)
+    }
 
 
 def _table(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Mapping[str, Any]]:

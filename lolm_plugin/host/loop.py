@@ -153,7 +153,9 @@ def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
             "source_env": env,
             "source_map": map_name,
             "source_step": source.step,
-            "source_settings": experiment.settings(source.facts.get("config") or {}),
+            "source_settings": experiment.settings(
+                experiment.as_of_now(source.facts.get("config") or {}, source.facts)
+            ),
             "checkpoint": str(source.path),
             "parts": [part._asdict() for part in moved],
         }
@@ -198,7 +200,7 @@ class Training:
             "sizes": {name: getattr(self.args, name) for name in ("n_agents", "n_actions", "state_shape")},
             "host": {"name": host.name, "version": host.version},
             "version": __version__,
-            "time_limits": "truncated",  # what bootstrap_time_limit=True acts on; see resuming.configuration
+            **experiment.TIME_LIMITS,
             "packages": versions(),
             "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
             "sacred_starts": [*(start.facts.get("sacred_starts", []) if resume else []), *_record_start(run)],

@@ -8,6 +8,7 @@ from typing import Any
 from lolm_plugin import registry
 from lolm_plugin.config_files import flatten, plugin_config_dir, read
 
+TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it
 SEEDS = ("seed", "env_args.seed")
 # Settings that change no expected number of a test.
 INCIDENTAL = frozenset(
@@ -37,6 +38,16 @@ INCIDENTAL = frozenset(
     )
 )
 SCHEDULES = ("entropy_coef_end", "entropy_target_end")  # not null: reached at t_max, as learning rates with lr_decay
+
+
+def as_of_now(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration in the words of this version; ``noted`` is what its writer said beside it.
+
+    Until time limits were stored, ``bootstrap_time_limit=True``, then the default, had the effect that null has now.
+    """
+    if config.get("bootstrap_time_limit") is True and "time_limits" not in noted:
+        return {**config, "bootstrap_time_limit": None}
+    return dict(config)
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

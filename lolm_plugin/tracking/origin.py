@@ -6,11 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from lolm_plugin import __version__
+from lolm_plugin.tracking.experiment import TIME_LIMITS
 
 
 def origin(command: str, host: str) -> dict[str, str | None]:
     """What is known at the start; ``command`` without passwords, ``host`` whose loop and parts run."""
-    return {"command": command, "host": host, "version": __version__, "commit": commit(Path(__file__).parents[2])}
+    which = {"version": __version__, "commit": commit(Path(__file__).parents[2])}
+    return {"command": command, "host": host, **which, **TIME_LIMITS}
 
 
 def commit(checkout: Path) -> str | None:

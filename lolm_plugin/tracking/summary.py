@@ -49,9 +49,7 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     checkpoints = None if config["evaluate"] else checkpoint_dir(config, since)
     if checkpoints:
         rows.append(("checkpoints", str(checkpoints)))
-        command = shlex.join(word for word in shlex.split(command) if not word.startswith("transfer_from="))
-        evaluate = f"evaluate=True checkpoint_path={shlex.quote(str(checkpoints))}"
-        rows.append(("play it again", f"{command} {'' if ' with ' in command else 'with '}{evaluate}"))
+        rows.append(("play it again", _play_again(command, str(checkpoints), config)))
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"  {label:<{width}}  {value}" for label, value in rows)
 
@@ -61,6 +59,19 @@ def actions_of_tests(config: Mapping[str, Any]) -> str:
     if config["mac"] not in registry.ENTRIES["mac"]:
         return ""
     return "greedy" if config["test_greedy"] else "sampled"
+
+
+def _play_again(command: str, checkpoints: str, config: Mapping[str, Any]) -> str:
+    """The command of a training -> that of an evaluation of its checkpoints."""
+    words = shlex.split(command)
+    further = ["evaluate=True"]
+    if not any(word == "--resume" or word.startswith("--resume=") for word in words):  # which names them itself
+        words = [word for word in words if not word.startswith("transfer_from=")]
+        further.append(f"checkpoint_path={checkpoints}")
+        if config.get("kl", {}).get("reference") == "source":  # which only a training with a source can have
+            words = [word for word in words if not word.startswith("kl.reference=")]
+            further.append("kl.reference=pretrained")
+    return shlex.join([*words, *([] if "with" in words else ["with"]), *further])
 
 
 def summarise_imitation(

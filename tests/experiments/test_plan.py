@@ -67,3 +67,17 @@ def test_an_evaluation_alone_takes_no_steps(tmp_path):
     rows = plan.describe(planned(tmp_path), "here", 1).splitlines()
     (row,) = (row.split() for row in rows if row.startswith("zero-shot"))
     assert row[6] == "0"
+
+
+def test_what_a_suite_names_outside_itself_is_listed_without_secrets(tmp_path):
+    settings = {"mongo": "mongodb://user:secret@host/runs", "decisions_file": "d.jsonl", "t_max": 100}
+    assert plan.named(planned(tmp_path, **{"with": settings})) == [
+        "mongo=mongodb://***@host/runs",
+        "decisions_file=d.jsonl",
+    ]
+    assert plan.named(planned(tmp_path)) == []
+
+
+def test_few_shot_runs_may_have_the_kl_to_their_source(tmp_path):
+    settings = {"t_max": 100, "kl.reference": "source", "kl.enabled": True}
+    assert len(planned(tmp_path, algorithms=["lolm_mappo_tiny"], few_shot=settings)) == 4

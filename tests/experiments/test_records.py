@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lolm_plugin.experiments import records
+from lolm_plugin.tracking.origin import origin
 
 
 def write(folder, run=None, config=None, metrics=None, info=None):
@@ -117,3 +118,21 @@ def test_a_number_that_was_given_again_is_not_the_run_before(tmp_path):
     write(tmp_path / "1", run={"start_time": "2026-01-02T10:00:00"})
     write(tmp_path / "2", info={"resumed_from": {"sacred_run": "x/1"}})
     assert [run.folder.name for run in records.read_all(tmp_path)] == ["1", "2"]
+
+
+OLD, NEW = {"bootstrap_time_limit": True}, {"bootstrap_time_limit": None}
+
+
+@pytest.mark.parametrize(("launch", "expected"), [({}, None), ({"time_limits": "truncated"}, True)])
+def test_time_limits_that_were_an_end_are_called_so(tmp_path, launch, expected):
+    info = {"launch": launch, "transfer": {"source_map": "8m", "source_settings": OLD}}
+    found = records.read(write(tmp_path / "1", config=OLD, info=info))
+    assert found.config["bootstrap_time_limit"] is found.source_settings["bootstrap_time_limit"] is expected
+
+
+def test_a_run_that_an_older_version_began_is_whole(tmp_path):
+    write(tmp_path / "1", config=OLD, run={"status": "INTERRUPTED"}, info={"launch": {"command": "c"}})
+    child = {"launch": origin("c", "bundled"), "resumed_from": {"sacred_run": "x/1"}}
+    write(tmp_path / "2", config=NEW, info=child)
+    (found,) = records.read_all(tmp_path)
+    assert found.is_whole, found.defect

@@ -174,3 +174,21 @@ def test_a_shipped_suite_can_be_run(name):
     assert shipped.description
     if shipped.env == "smax":  # StarCraft's configurations are an EPyMARL checkout's
         assert [item.run for item in plan.check(found, "none")] == found
+
+
+def test_files_of_a_suite_are_found_from_the_folders_of_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    algorithms = {"a": {"config": "./mine.yaml"}, "b": {"config": "updet_mappo", "with": {"llm.model": "model"}}}
+    first, second = runs(tmp_path, algorithms=algorithms, transfers=None, env="task.yaml")
+    assert first.arguments()[:2] == [f"--config={tmp_path}/mine.yaml", f"--env-config={tmp_path}/task.yaml"]
+    assert second.arguments()[0] == "--config=updet_mappo"
+    assert second.settings["llm.model"] == f"{tmp_path}/model"
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "smollm2-135m", "Qwen/Qwen3-0.6B"])
+def test_a_models_name_is_no_path(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    if "/" not in model:
+        (tmp_path / model).mkdir()
+    assert runs(tmp_path, **{"with": {"llm.model": model}})[0].settings["llm.model"] == model

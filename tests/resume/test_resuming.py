@@ -210,3 +210,10 @@ def test_a_run_whose_name_made_several_folders_is_found(tmp_path):
     """Earlier versions took the slash of env_args.key into the folder's name."""
     folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026")
     assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == folder
+
+
+def test_a_recorded_change_has_no_secrets(tmp_path, host_dir, config):
+    """``lolm compare`` repeats the database of its suite whenever it resumes a run."""
+    found, how = resumed(config, host_dir, tmp_path, {"mongo": "mongodb://user:secret@host/runs"})
+    assert found["mongo"] == "mongodb://user:secret@host/runs"
+    assert how.changes == {"mongo": ("", "mongodb://***@host/runs")}

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from lolm_plugin import cli
-from lolm_plugin.passwords import parse
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.passwords import hidden, parse
 from lolm_plugin.tracking import export_run, import_runs, mongo, mongo_observer, run_documents
 from lolm_plugin.tracking.mongo_observer import MongoObserver
 from tests.experiments.test_records import write
@@ -329,3 +330,9 @@ def test_whatever_a_database_answers_training_does_not_wait(tmp_path, monkeypatc
     answered.set()
     observer._thread.join(PATIENCE)
     assert "does not take this run" in said()[-1]
+
+
+def test_the_advice_is_readable_where_secrets_are_hidden():
+    with pytest.raises(ConfigError, match="write it as mongodb://HOST:PORT/NAME, or as docs/dashboard") as error:
+        parse("foo", "mongo")
+    assert hidden(str(error.value)) == str(error.value)

@@ -90,3 +90,21 @@ def test_null_stands_for_nan():
     assert (
         rows["greedy test return"] == "nan at the end (step 10), 3.00 at best (step 5), 1.00 before learning (step 0)"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "expected"),
+    [
+        ("main.py --config=a", {}, "main.py --config=a with evaluate=True 'checkpoint_path=a b'"),
+        ("main.py --config=a with lr=1", {}, "main.py --config=a with lr=1 evaluate=True 'checkpoint_path=a b'"),
+        ("main.py --resume 'a b'", {}, "main.py --resume 'a b' with evaluate=True"),
+        ("main.py --resume=r with t_max=9", {}, "main.py --resume=r with t_max=9 evaluate=True"),
+        (
+            "main.py --config=a with transfer_from=x kl.reference=source",
+            {"kl": {"reference": "source"}},
+            "main.py --config=a with evaluate=True 'checkpoint_path=a b' kl.reference=pretrained",
+        ),
+    ],
+)
+def test_the_command_that_plays_it_again_is_one_that_can_run(command, config, expected):
+    assert summary._play_again(command, "a b", config) == expected
