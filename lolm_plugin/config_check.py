@@ -324,14 +324,14 @@ def _check_decisions(path: str) -> None:
     if path and os.path.isdir(path):
         raise ConfigError(f"decisions_file={path} is a folder; set it to a file in it, such as decisions.jsonl.")
     if path:
-        _check_writable("decisions_file", path, Path(path).absolute(), "a file in a folder")
+        _check_writable("decisions_file", path, Path(path).absolute().parent, "a file in a folder")
 
 
-def _check_writable(key: str, value: str, path: Path, what: str) -> None:
+def _check_writable(key: str, value: str, folder: Path, what: str) -> None:
     # os.path.exists is False, not an OSError, for a name that is too long.
-    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-    longest = max(len(os.fsencode(part)) for part in path.parts)
-    if longest > 255 or not os.access(existing, os.W_OK) or (existing != path and not existing.is_dir()):
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    longest = max(len(os.fsencode(part)) for part in Path(value).absolute().parts)
+    if longest > 255 or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"{key}={value} cannot be written to; set it to {what} that can.")
 
 

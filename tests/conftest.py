@@ -25,6 +25,8 @@ from tests.dotted import put
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # the same, of nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
 
 # The maps on which each registered environment is tested; of one that is not in this table, its yaml's.

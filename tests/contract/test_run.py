@@ -10,8 +10,9 @@ import yaml
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import BUNDLED, loop
+from lolm_plugin.randomness import environment_seed
 
-from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, settings
+from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, episode_length, settings
 
 FILES = {"bundled": "../loop.py", "EPyMARL": "src/run.py"}
 
@@ -127,13 +128,18 @@ def test_rewards_of_each_agent(play):
 
 def test_parallel_runner_and_rounding_of_tests(play, host, ours, caplog):
     learner, logged = play(runner="parallel", batch_size_run=2, t_max=10, test_nepisode=5, test_interval=100)
-    # Episodes of 3 and 4 steps. Five test episodes are two batches and a half; EPyMARL's runner counts whole batches.
+    # Five test episodes are two batches and a half; EPyMARL's runner counts whole batches, and seeds by seed + i.
     exact = host.name == "bundled"
+    first, second = (episode_length(environment_seed(1, i) if exact else 1 + i) for i in range(2))
+    assert first != second, "nothing would tell five episodes from four"
+    batch = first + second
+    ends = [batch * (i + 1) for i in range(10 // batch + 1)]  # the first one beyond t_max is the last
     assert learner.args.test_nepisode == (5 if exact else 4)
-    tested = [0, 14] if ours else [7]
-    assert logged["test_ep_length_mean"] == [(t, pytest.approx(3.4 if exact else 3.5)) for t in tested]
+    tested = [0, ends[-1]] if ours else [batch]
+    mean = (3 * first + 2 * second) / 5 if exact else batch / 2
+    assert logged["test_ep_length_mean"] == [(t, pytest.approx(mean)) for t in tested]
     assert ("Tests have 4 episodes where test_nepisode=5" in caplog.text) == (ours and not exact)
-    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(7, 0), (14, 2)]
+    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(t, 2 * i) for i, t in enumerate(ends)]
 
 
 def test_a_test_may_be_smaller_than_a_batch(play, host):

@@ -11,7 +11,7 @@ from lolm_plugin.tracking import experiment
 from tests.resume.runs import line, models, record, series, steps, train
 
 NOTHING = 1e-30  # a learning rate that changes no weight
-RATES = ("lr", "head_lr", "critic_lr")
+RATES = ("lr", "critic_lr")
 
 
 @pytest.fixture(scope="module")
