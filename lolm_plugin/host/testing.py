@@ -65,11 +65,27 @@ def play_battles(parts: Parts, mac: Any, sampled: bool = False, stopped: Callabl
         mac.begin_test(sampled)
     if isinstance(runner, Runner):
         runner.begin_test()
-    for _ in range(-(-parts.args.test_nepisode // runner.batch_size)):
-        if stopped():
-            return False
-        runner.run(test_mode=True)
+    with _no_training_statistics(runner):
+        for _ in range(-(-parts.args.test_nepisode // runner.batch_size)):
+            if stopped():
+                return False
+            runner.run(test_mode=True)
     return True
+
+
+@contextmanager
+def _no_training_statistics(runner: Any) -> Iterator[None]:
+    """Have no training statistics due during a test.
+
+    Where they are, as before the first training episode, EPyMARL's runners log a test after its first episode and count
+    the others towards the next test.
+    """
+    logged_t = runner.log_train_stats_t
+    runner.log_train_stats_t = runner.t_env
+    try:
+        yield
+    finally:
+        runner.log_train_stats_t = logged_t
 
 
 @contextmanager

@@ -31,9 +31,9 @@ RUNS = {
         *("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2", "llm.product=torch"),
         "lora.layers=1",  # states of the frozen layer are kept from play to update, and no further
     ),
-    "updet_mappo": ("smax", "2m_vs_1m", "t_max=2500", "lr_decay=True"),
-    "dt2gs_mappo": ("probe", "duel", "t_max=1500", "minibatches=2"),
-    "rnn_mappo": ("smax", "2m_vs_1m", "t_max=2500", "critic_minibatches=2"),
+    "updet_mappo": ("smax", "2m_vs_1m", "t_max=1200", "lr_decay=True"),
+    "dt2gs_mappo": ("probe", "duel", "t_max=900", "minibatches=2"),
+    "rnn_mappo": ("smax", "2m_vs_1m", "t_max=1200", "critic_minibatches=2"),
 }
 
 
