@@ -163,6 +163,8 @@ def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
 
 def _evaluate(parts: Parts) -> None:
     args, logger, runner = parts.args, parts.logger, parts.runner
+    # No training statistics are due.
+    runner.log_train_stats_t = runner.t_env
     testing.play_tests(parts)
     if args.save_replay:
         runner.save_replay()
