@@ -51,7 +51,7 @@ def test_an_ablation_differs_from_the_method_in_what_it_leaves_out(host_dir):
         ({"map_name": 25}, "25"),
         ({"game_version": "4.10.0"}, "4.10.0"),
         ({"game_version": None}, None),
-        ({"seed": 3}, 3),
+        ({"step_mul": 3}, 3),
     ],
 )
 def test_names_of_digits_are_texts(host_dir, update, value):
