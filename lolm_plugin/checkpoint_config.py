@@ -1,8 +1,8 @@
-"""Which of a checkpoint's settings a resumed run takes over. A checkpoint may come from a stranger.
+"""Divide a checkpoint's settings into those that a resumed run takes and those that its command line has to name.
 
-Numbers, switches and names that only choose among what the plugin has are taken over. What leads to an import, a file,
-an address or an account is not: it comes from the command line or has its default. Settings that are unknown here are
-treated the same way, so that a new key is safe until it is listed.
+A checkpoint may come from a stranger. Numbers, switches and names that choose among what the plugin has are taken. A
+setting that leads to an import, a file, an address or an account is not taken: the command line names it, or it has its
+default. A key that is not listed here is treated in the same way, so that a new key is safe.
 """
 
 import math
@@ -16,6 +16,8 @@ from lolm_plugin import config_files, registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.paths import path_component
+from lolm_plugin.tracking.experiment import RESUMABLE
+from lolm_plugin.updates import written
 
 # Keys whose text chooses among what the plugin and the host have, or names a folder of results.
 NAMES = (
@@ -63,20 +65,10 @@ SIZES = re.compile(rf"(?:{'|'.join(registry.TRUNKS)}|critic|gru|lora|llm|head)\.
 COUNTS = re.compile(r"batch_size_run|batch_size|buffer_size|minibatches|critic_minibatches|microbatch|epochs")
 NO_SIZES = ("lora.alpha", "llm.token_budget")
 
-# What another machine or a longer run may need. Any other change makes the rest of a curve another experiment.
-FREE = {
-    *("t_max", "test_interval", "test_nepisode", "log_interval", "runner_log_interval", "learner_log_interval"),
-    *("save_model", "save_model_interval", "keep_checkpoints", "on_save_error", "strict", "load_step"),
-    *("evaluate", "save_replay", "use_tensorboard", "use_cuda", "buffer_cpu_only", "torch_threads", "microbatch"),
-    *("worker_timeout", "worker_restarts", "layout.probes", "env_args.map_file", "env_args.debug"),
-    *(f"llm.{key}" for key in ("dtype", "token_budget", "share_prefix", "product", "recompute", "trunk_cache_gb")),
-    *("llm.keep_rollout_states", "llm.read_positions", *WITHHELD),
-}
-
 
 @dataclass(frozen=True)
 class Division:
-    """A checkpoint's configuration, divided; by flat key."""
+    """A checkpoint's configuration, divided, by flat key."""
 
     taken: Mapping[str, Any]  # with defaults for the two others, as far as they have one
     needed: Mapping[str, Any]  # what the command line has to repeat
@@ -104,10 +96,10 @@ def divide(config: Mapping[str, Any]) -> Division:
 
 
 def to_repeat(config: Mapping[str, Any]) -> list[str]:
-    """What a command line that resumes a run with this configuration says after ``with``."""
+    """Return the words after ``with`` that resume a run with this configuration: KEY=VALUE of what is not taken."""
     found = divide(config)
     settings = {**found.needed, **found.optional}
-    return [f"{key}={value}" for key, value in settings.items() if key != "local_results_path"]
+    return [f"{key}={written(value)}" for key, value in settings.items() if key != "local_results_path"]
 
 
 def check_repeated(needed: Mapping[str, Any], updates: Mapping[str, Any]) -> None:
@@ -133,7 +125,7 @@ def check_same_experiment(
     """
     changes = {key: (before.get(key), after.get(key)) for key in updates if before.get(key) != after.get(key)}
     for key, (old, new) in changes.items():
-        if key not in FREE:
+        if key not in RESUMABLE:
             raise ConfigError(
                 f"{key}={new} cannot be set with --resume, which continues an experiment with {key}={old}: its curve "
                 f"would be of two experiments. Leave {key} out, or start a new run with transfer_from={folder}."

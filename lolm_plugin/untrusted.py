@@ -19,19 +19,35 @@ def open_regular(path: Path, most: int) -> BinaryIO:
     """Open a regular file of at most ``most`` bytes for reading.
 
     Raises:
-        Unreadable: it is missing, a link, a pipe or a device, or larger. A pipe would wait for a writer for ever.
+        Unreadable: it is missing, a link, a pipe or a device, or larger.
     """
     try:
-        _check_regular(os.lstat(path), most)
-        # The entry may have been replaced since, so that the open file is checked again.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        file = open_plain(path)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a null byte in the name
         raise Unreadable("has no name that a file can have") from error
-    file = os.fdopen(descriptor, "rb")
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        file.close()
+        raise Unreadable(f"has {size:,} bytes, more than the {most:,} that are read")
+    return file
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a regular file for reading, never through a link at its place, and never waiting for a pipe's writer.
+
+    Raises:
+        Unreadable: it is a link, a pipe or a device.
+        OSError: it cannot be opened.
+        ValueError: its name has a null byte.
+    """
+    _check_regular(os.lstat(path))
+    # Should a pipe or a link have come there in the meantime, the one would block and the other lead elsewhere.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")  # noqa: SIM115 (the caller closes it)
     try:
-        _check_regular(os.fstat(descriptor), most)
+        _check_regular(os.fstat(file.fileno()))
     except Unreadable:
         file.close()
         raise
@@ -61,42 +77,40 @@ def check_plain_tree(folder: Path) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a finite number."""
+    """Return whether a value read from JSON is a finite number."""
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value read from JSON is a whole number that fits 64 bits."""
+    """Return whether a value read from JSON is a whole number that fits 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_table(value: Any, of: Callable[[Any], bool]) -> bool:
-    """Whether a value read from JSON is an object whose values all satisfy ``of``."""
+    """Return whether a value read from JSON is an object whose values all satisfy ``of``."""
     return isinstance(value, Mapping) and all(map(of, value.values()))
 
 
 def is_list(value: Any, of: Callable[[Any], bool]) -> bool:
-    """Whether a value read from JSON is a list whose items all satisfy ``of``."""
+    """Return whether a value read from JSON is a list whose items all satisfy ``of``."""
     return isinstance(value, list) and all(map(of, value))
 
 
 def first_of_another_type(content: Any, types: Mapping[str, Callable[[Any], bool]]) -> str | None:
-    """The first key of a JSON object whose value has not its type; ``""`` for what is no object; else None.
+    """Return the first key of a JSON object whose value has another type, None if all fit, ``""`` for no object.
 
-    A key that is absent is not looked at.
+    A key that is absent is not checked.
     """
     if not isinstance(content, Mapping):
         return ""
     return next((key for key, fits in types.items() if key in content and not fits(content[key])), None)
 
 
-def _check_regular(status: os.stat_result, most: int) -> None:
+def _check_regular(status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise Unreadable("is a link")
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("is not a regular file")
-    if status.st_size > most:
-        raise Unreadable(f"has {status.st_size:,} bytes, more than the {most:,} that are read")
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

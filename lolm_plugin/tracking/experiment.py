@@ -1,4 +1,4 @@
-"""Which settings of a run make it another experiment, and which do not."""
+"""Tell settings that make a run another experiment from those that do not, for reports and for ``--resume``."""
 
 import functools
 import json
@@ -10,31 +10,29 @@ from lolm_plugin.config_files import flatten, plugin_config_dir, read
 
 TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it
 SEEDS = ("seed", "env_args.seed")
+# What a resumed run may change: another machine, a longer run, other measurements. Its curve stays one experiment's.
+RESUMABLE = frozenset(
+    (
+        *("use_cuda", "buffer_cpu_only", "torch_threads", "microbatch", "worker_timeout", "worker_restarts", "render"),
+        *("llm.product", "llm.token_budget", "llm.share_prefix", "llm.recompute", "llm.trunk_cache_gb", "llm.dtype"),
+        *("llm.keep_rollout_states", "llm.read_positions", "layout.probes", "env_args.debug", "env_args.map_file"),
+        *("t_max", "test_interval", "test_nepisode", "log_interval", "learner_log_interval", "runner_log_interval"),
+        *("save_model", "save_model_interval", "keep_checkpoints", "on_save_error", "strict", "load_step"),
+        *("evaluate", "save_replay", "env_args.replay_dir", "env_args.replay_prefix", "imitate.teacher"),
+        *("local_results_path", "decisions_file", "mongo", "use_tensorboard"),
+        *("use_wandb", "wandb_team", "wandb_project", "wandb_mode", "wandb_save_model"),
+    )
+)
+# Of these, what makes another experiment of a run that begins with another value.
+FROM_THE_START = frozenset(("t_max", "llm.dtype", "env_args.debug", "env_args.map_file", "imitate.teacher"))
 # Settings that change no expected number of a test.
-INCIDENTAL = frozenset(
+INCIDENTAL = (RESUMABLE - FROM_THE_START) | frozenset(
     (
         *SEEDS,
-        # What things are called and where they lie; what a preset sets is recorded beside its name.
-        *(
-            "name",
-            "label",
-            "preset",
-            "learner_preset",
-            "repeat_id",
-            "hypergroup",
-            "local_results_path",
-            "decisions_file",
-        ),
-        *("checkpoint_path", "load_step", "transfer_from", "evaluate", "save_replay", "env_args.replay_dir"),
-        *("env_args.replay_prefix", "env_args.save_replay_prefix", "env_args.map_name", "env_args.key", "env"),
-        # What runs it, and how fast.
-        *("use_cuda", "buffer_cpu_only", "torch_threads", "microbatch", "worker_timeout", "worker_restarts", "render"),
-        *("llm.product", "llm.token_budget", "llm.share_prefix", "llm.recompute", "llm.trunk_cache_gb"),
-        *("llm.keep_rollout_states", "llm.read_positions", "layout.probes"),
-        # What is measured and kept of it, and how often.
-        *("test_interval", "test_nepisode", "test_sampled", "log_interval", "learner_log_interval"),
-        *("runner_log_interval", "save_model", "save_model_interval", "keep_checkpoints", "on_save_error", "strict"),
-        *("use_tensorboard", "use_wandb", "wandb_team", "wandb_project", "wandb_mode", "wandb_save_model", "mongo"),
+        # What a run is called; what a preset sets is recorded beside its name.
+        *("name", "label", "preset", "learner_preset", "repeat_id", "hypergroup", "checkpoint_path", "transfer_from"),
+        *("env", "env_args.map_name", "env_args.key", "env_args.save_replay_prefix"),
+        "test_sampled",  # adds series of its own
     )
 )
 SCHEDULES = ("entropy_coef_end", "entropy_target_end")  # not null: reached at t_max, as learning rates with lr_decay
@@ -51,7 +49,7 @@ def as_of_now(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, 
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that make it another experiment, by flat key.
+    """Return the settings of a configuration that make it another experiment, by flat key.
 
     Configurations of ours that lack a key come from a version before it, which did what its default says now. t_max
     counts only where a schedule ends there.
@@ -70,22 +68,19 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
-    """Keys, known to both, with which a run went on as another experiment or with another seed.
-
-    What a resumed run may change is not among them: t_max, and load_step, which names the checkpoint it resumes.
-    """
+    """Find the keys, known to both, whose change made the rest of a resumed run another experiment or another seed."""
     pairs = [settings(config) | {"seed": config.get("seed")} for config in (before, after)]
-    common = set(pairs[0]) & set(pairs[1]) - {"t_max", "load_step"}
+    common = (set(pairs[0]) & set(pairs[1])) - RESUMABLE
     return {key for key in common if text(pairs[0][key]) != text(pairs[1][key])}
 
 
 def text(value: Any) -> str:
-    """A value as text that is equal for equal values."""
+    """Write a value so that equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
-    """1.0 and 1 are one setting."""
+    """Turn a whole float into an int, as 1.0 and 1 are one setting."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

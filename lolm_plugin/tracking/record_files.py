@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from lolm_plugin.untrusted import Unreadable, open_plain
+
 MB = 2**20
 # Largest file read, in bytes. A training of 10 million steps with 40 series writes a metrics.json of 31 MB; EPyMARL
 # repeats its series in info.json. Smaller limits refuse long runs, larger ones let a stranger's file fill the memory.
@@ -156,19 +158,13 @@ def _open(folder: Path, name: str) -> BinaryIO:
     relative = Path(name)
     if "\0" in name or relative.anchor or ".." in relative.parts or not relative.parts:
         raise ValueError("lies outside of the record's folder")
-    path = folder
-    for part in relative.parts:
-        path = path / part
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) if path == folder / relative else stat.S_ISDIR(mode)):
+    for parent in [folder / parent for parent in reversed(relative.parents) if parent.parts]:
+        if not stat.S_ISDIR(parent.lstat().st_mode):
             raise ValueError(f"is {PLAIN}")
-    # Should a pipe or a link have come there in the meantime: the one would block, the other lead elsewhere.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(path, flags), "rb")  # noqa: SIM115 (the caller closes it)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError(f"is {PLAIN}")
-    return file
+    try:
+        return open_plain(folder / relative)
+    except Unreadable as error:
+        raise ValueError(f"is {PLAIN}") from error
 
 
 def _json(folder: Path, name: str) -> dict[str, Any] | None:

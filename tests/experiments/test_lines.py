@@ -85,6 +85,14 @@ def test_names_are_lines_of_their_own(tmp_path):
     assert scratch(tmp_path) == {"a": [1], "b": [1]}
 
 
+def test_what_a_resumed_run_may_change_leaves_it_in_the_report(tmp_path):
+    began = {"start_time": "2025-12-31T10:00:00", "status": "INTERRUPTED"}
+    add(tmp_path, 1, llm={"dtype": "bfloat16"}, run=began)
+    add(tmp_path, 1, llm={"dtype": "float32"}, info={"resumed_from": {"sacred_run": "x/0"}})
+    assert sort(tmp_path).left_out == {}
+    assert scratch(tmp_path) == {"mappo": [1]}
+
+
 def test_the_length_counts_where_a_schedule_ends_there_and_not_when_resumed(tmp_path):
     add(tmp_path, 1, t_max=50, lr_decay=True)
     add(tmp_path, 2, t_max=99, lr_decay=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lolm_plugin import checkpoint_config, config_check, config_files, resuming
+from lolm_plugin import checkpoint_config, config_check, config_files, resuming, updates
 from lolm_plugin.checkpoints.store import Store
 from lolm_plugin.config_files import flatten, merge
 from lolm_plugin.errors import ConfigError
@@ -68,9 +68,9 @@ def test_time_limits_that_were_an_end_stay_one(tmp_path, host_dir, config, facts
 HOSTILE = {
     "env_args.key": "results.models.RUN.module:X-v0",
     "layout.description": "results.models.RUN.module:describe",
-    "env_args.map_file": "/tmp/map.json",
+    "env_args.map_file": "/elsewhere/map.json",
     "env_args.pretrained_wrapper": "PretrainedTag",
-    "env_args.rom": "/tmp/rom",  # an option of a task that nobody here knows
+    "env_args.rom": "/elsewhere/rom",  # an option of a task that nobody here knows
     "env_args.map_name": "../../secret",
     "llm.model": "stranger/model",
     "name": "../x",
@@ -160,10 +160,10 @@ def test_sizes_of_no_machine_are_refused(size, config, host_dir, tmp_path):
 
 
 def test_the_command_that_resumes_repeats_what_a_checkpoint_may_not_say(config):
-    config = put(config, {"llm.model": "/models/mine", "decisions_file": "d.jsonl", "use_wandb": True})
-    assert checkpoint_config.to_repeat(config) == [
-        *("llm.model=/models/mine", "use_wandb=True", "decisions_file=d.jsonl")
-    ]
+    config = put(config, {"llm.model": "/models/mine", "decisions_file": "7", "use_wandb": True})
+    said = checkpoint_config.to_repeat(config)
+    assert said == ["llm.model=/models/mine", "use_wandb=True", "decisions_file='7'"]
+    assert updates.parse(said) == {"llm": {"model": "/models/mine"}, "use_wandb": True, "decisions_file": "7"}
 
 
 def record(tmp_path, began):
