@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from lolm_plugin import registry, training
-from lolm_plugin.errors import ConfigError, did_you_mean, sentence
+from lolm_plugin.errors import ConfigError, did_you_mean, one_line
 from lolm_plugin.passwords import hidden
-from lolm_plugin.streams import without_reader
+from lolm_plugin.streams import end_on_broken_pipe
 
 USAGE = """\
 lolm COMMAND, or python -m lolm_plugin COMMAND
@@ -51,7 +51,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 2 for what the user can mend."""
-    return without_reader(partial(_main, list(sys.argv if argv is None else argv)))
+    return end_on_broken_pipe(partial(_main, list(sys.argv if argv is None else argv)))
 
 
 def _main(argv: list[str]) -> int:
@@ -67,7 +67,7 @@ def _main(argv: list[str]) -> int:
                 f"{command} is not a command{did_you_mean(command, known)}; use {', '.join(known[:-1])} or {known[-1]}."
             )
     except ConfigError as error:
-        print(f"error: {sentence(hidden(str(error)))}", file=sys.stderr)
+        print(f"error: {one_line(hidden(str(error)))}", file=sys.stderr)
         return 2
     print(USAGE)
     return 0

@@ -11,7 +11,7 @@ from lolm_plugin import registry, unread_keys
 from lolm_plugin.checkpoints import store
 from lolm_plugin.config_files import Resolved, flatten, known_keys, merge, merge_all, plugin_config_dir, stack
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import expanded, path_component
+from lolm_plugin.paths import expand_home, path_component
 from lolm_plugin.updates import check_plain, nested
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
@@ -124,7 +124,7 @@ def apply_updates(resolved: Resolved, updates: Mapping[str, Any], host_dir: Path
 
 
 def _is_shipped(path: Path | None, resolved: Resolved, host_dir: Path) -> bool:
-    """Whether a layer is the host's or ours: no command line and no file of a user."""
+    """Return whether a layer comes from the host's or our own files, not from the command line or a user's file."""
     if path is None or path in resolved.base[:-1]:
         return path is not None
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in (host_dir, plugin_config_dir()))
@@ -287,9 +287,11 @@ def changed(config: Mapping[str, Any], updates: Mapping[str, Any], host_dir: Pat
 
 
 def _with_homes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with ``~`` replaced in every path."""
+    """Replace ``~`` in every path of ``config``."""
     flat = flatten(config)
-    homes = {key: expanded(flat[key], key) for key in PATHS if isinstance(flat.get(key), str) and flat[key][:1] == "~"}
+    homes = {
+        key: expand_home(flat[key], key) for key in PATHS if isinstance(flat.get(key), str) and flat[key][:1] == "~"
+    }
     return merge(config, nested(homes, "in the configuration"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 from lolm_plugin.strict_yaml import RepeatedKeyError, StrictYamlError, load
 
 HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
@@ -82,7 +82,7 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
         raise ConfigError(f"{option} is missing; set it to one of: {', '.join(sorted(known))}.")
     if name in known:
         return known[name]
-    home = expanded(name, option)
+    home = expand_home(name, option)
     for path in (Path(home), Path(f"{home}.yaml")):
         if path.suffix == ".yaml" and os.path.isfile(path):  # False, not an OSError, for a name that is too long
             return path

@@ -32,7 +32,7 @@ class NumbersError(Exception):
 
 
 @contextmanager
-def optional(what: str, log: logging.Logger | None = None) -> Iterator[None]:
+def warn_on_failure(what: str, log: logging.Logger | None = None) -> Iterator[None]:
     """Run what a finished run can do without, such as its picture: an exception becomes one warning.
 
     ``what`` is the beginning of the sentence, as in "The curve could not be drawn".
@@ -50,8 +50,8 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
-def sentence(error: Exception | str) -> str:
-    """The message on one line, in which no value that a user gave is longer than a line or steers the terminal."""
+def one_line(error: Exception | str) -> str:
+    """Put a message on one line: long values are cut, and control characters of a terminal become blanks."""
     text = "".join(sign if sign.isprintable() else " " for sign in str(error))
     text = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", " ".join(text.split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 310]} ... {text[-300:]}"

@@ -8,7 +8,7 @@ from lolm_plugin import config_check, registry, unread_keys
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.launch import Launch, console_logger, launch
-from lolm_plugin.paths import expanded, use_host_config_dir
+from lolm_plugin.paths import expand_home, use_host_config_dir
 from lolm_plugin.training import check_game_and_prompts, interpreter, new_run, parse_updates, take_mongo, take_option
 
 COMMAND = "-m lolm_plugin imitate"
@@ -76,7 +76,7 @@ def _main(given: list[str]) -> int:
         raise ConfigError("--teacher is missing; set it to a run under results/models, or to heuristic.")
     _check_student(config, algorithm)
     config["name"] = f"{config['name']}{registry.IMITATED}"
-    config["imitate"] = {**config["imitate"], "teacher": expanded(teacher_name, "--teacher")}
+    config["imitate"] = {**config["imitate"], "teacher": expand_home(teacher_name, "--teacher")}
     config_check.check(config)
     notes += unread_keys.notes(config, parse_updates(arguments))
     from lolm_plugin.host import teachers

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lolm_plugin import __version__, checkpoint_config, config_check, registry, tuning
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import NumbersError, optional
+from lolm_plugin.errors import NumbersError, warn_on_failure
 from lolm_plugin.passwords import Address, hidden, hidden_words
 from lolm_plugin.paths import path_component
 from lolm_plugin.resuming import Resumed
@@ -130,7 +130,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         runs.close(output.text())
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
         host_line = host.describe().removeprefix("Host: ")
-        with optional("The summary could not be made", logger):
+        with warn_on_failure("The summary could not be made", logger):
             if asked.teacher is not None:
                 text = summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started)
             else:
@@ -140,7 +140,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
 
 
 def _without_number(arguments: Sequence[str]) -> list[str]:
-    """What was asked for without Sacred's --id, which one run alone can have."""
+    """Remove Sacred's --id, which only one run can have, from the arguments."""
     kept, skip = [], False
     for argument in arguments:
         if not skip and not argument.startswith(("-i", "--id=")) and argument != "--id":
@@ -150,7 +150,7 @@ def _without_number(arguments: Sequence[str]) -> list[str]:
 
 
 def _again(arguments: Sequence[str], config: Mapping[str, Any], folder: Path) -> list[str]:
-    """The arguments that resume this run: its folder, the host, and what is not taken from a checkpoint."""
+    """Return the arguments that resume this run: its folder, the host, and settings not taken from a checkpoint."""
     repeated = checkpoint_config.to_repeat(config)
     return [*_epymarl(arguments), "--resume", str(folder), *(["with", *repeated] if repeated else [])]
 

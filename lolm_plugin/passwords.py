@@ -88,7 +88,7 @@ def parse(text: str, option: str) -> Address:
 
 
 def hidden(value: Any) -> Any:
-    """``value``, a text or anything made of texts, with the secrets of every address in it replaced by ``***``."""
+    """Replace the secrets of every address in ``value``, a text or anything made of texts, by ``***``."""
     if isinstance(value, str):
         return _without_secrets(value)
     if isinstance(value, Mapping):
@@ -99,7 +99,7 @@ def hidden(value: Any) -> Any:
 
 
 def hidden_words(words: Iterable[str]) -> list[str]:
-    """The words of a command line without secrets. An address that cannot be parsed is left out as a whole."""
+    """Remove secrets from the words of a command line. An address that cannot be parsed is removed as a whole."""
     return [_rebuilt(word) or _without_secrets(word) for word in words]
 
 
@@ -109,7 +109,7 @@ def holds_address(text: str) -> bool:
 
 
 def _rebuilt(word: str) -> str:
-    """A word that is an address, rebuilt; "" for any other word."""
+    """Rebuild a word that is an address without its secrets; return "" for any other word."""
     match = _WHOLE.fullmatch(word)
     if match is None:
         return ""

@@ -54,7 +54,7 @@ def path_component(name: str) -> str:
     return f"{safe.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
-def expanded(path: str, key: str) -> str:
+def expand_home(path: str, key: str) -> str:
     """Replace ``~`` and ``~user`` at the start of a path that the user gave as ``key``.
 
     Raises:

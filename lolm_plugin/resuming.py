@@ -10,7 +10,7 @@ from typing import Any
 from lolm_plugin import checkpoint_config, config_check, config_files, registry
 from lolm_plugin.checkpoints import manifest, store
 from lolm_plugin.checkpoints.store import Checkpoint
-from lolm_plugin.errors import ConfigError, sentence
+from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
 from lolm_plugin.tracking import experiment
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
@@ -22,7 +22,7 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Resumed:
-    """How a run continues: in which folder, with which settings found fastest before, and with what changed."""
+    """How a run continues: its folder, the settings chosen by measurement before, and what changed."""
 
     folder: Path
     settled: Mapping[str, Any]
@@ -63,7 +63,7 @@ def is_imitation(facts: Mapping[str, Any]) -> bool:
 def configuration(
     found: Checkpoint, updates: Mapping[str, Any], host_dir: Path, log: logging.Logger
 ) -> tuple[dict[str, Any], Resumed]:
-    """The configuration that a run continues with, checked, and where.
+    """Return the checked configuration that a run continues with, and how it continues.
 
     It is the parent's to the letter, as far as a checkpoint is believed, so that tools that compare configurations see
     one experiment; what was found fastest on the parent's machine is in ``Resumed.settled``.
@@ -96,14 +96,14 @@ def configuration(
     changes = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}  # they are recorded
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
-            said = sentence(hidden(f"{key}={value}"))
+            said = one_line(hidden(f"{key}={value}"))
             log.warning("%s is not taken from a checkpoint; to have it, repeat it after `with`.", said)
     settled = {key: value for key, value in _settled(found.facts.get("settled", {})).items() if key not in given}
     return changed, Resumed(folder, nested(settled, "in the checkpoint"), changes)
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:
-    """``run`` itself, or, for the folder of a Sacred record, the folder of checkpoints one of which names it.
+    """Return ``run`` itself or, for the folder of a Sacred record, the folder with a checkpoint that names it.
 
     Raises:
         ConfigError: none does, or several do: record numbers are given again once a record is removed, so that
@@ -140,7 +140,7 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
 
 
 def _records(folder: Path) -> dict[tuple[str, ...], set[str | None]]:
-    """The Sacred records that the checkpoints of a run name: algorithm, map and number -> when each began, or None."""
+    """Return the Sacred records that a run's checkpoints name: (algorithm, map, number) -> start times or None."""
     found: dict[tuple[str, ...], set[str | None]] = {}
     for step in store.steps(folder):
         facts = manifest.facts_alone(folder / str(step))
@@ -153,7 +153,7 @@ def _records(folder: Path) -> dict[tuple[str, ...], set[str | None]]:
 
 
 def _results(folder: Path, recorded: Any) -> str:
-    """Where results go: where the run's folder lies, in the words of its record if these still lead there."""
+    """Return the results folder that the run lies in, written as in its record if that path still leads there."""
     if folder.parent.name != "models":
         return checkpoint_config.WITHHELD["local_results_path"]
     results = folder.parent.parent

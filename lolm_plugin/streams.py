@@ -9,7 +9,7 @@ from contextlib import suppress
 SIGPIPE_CODE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
 
 
-def without_reader(command: Callable[[], int]) -> int:
+def end_on_broken_pipe(command: Callable[[], int]) -> int:
     """Return the exit code of ``command``; ``SIGPIPE_CODE``, without a traceback, if its reader went away before."""
     try:
         return command()

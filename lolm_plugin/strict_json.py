@@ -7,7 +7,7 @@ from typing import Any
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """``json.dumps`` with null for each number that is NaN or infinite."""
+    """Dump as ``json.dumps`` does, with null for each number that is NaN or infinite."""
     try:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:
@@ -15,7 +15,7 @@ def dumps(content: Any, **options: Any) -> str:
 
 
 def finite(content: Any) -> Any:
-    """``content`` with None for each number in it that is NaN or infinite."""
+    """Replace each number in ``content`` that is NaN or infinite by None."""
     if isinstance(content, float):
         return float(content) if math.isfinite(content) else None
     if isinstance(content, Mapping):

@@ -78,7 +78,7 @@ def _check_unique(entries: Iterable[tuple[str, Node, Node]]) -> None:
 
 
 def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
-    """Every mapping once, however many aliases it has."""
+    """Yield every mapping once, however many aliases it has."""
     if isinstance(node, ScalarNode) or id(node) in seen:
         return
     seen.add(id(node))

@@ -15,11 +15,11 @@ from typing import Any
 
 from lolm_plugin import config_check, config_files, resuming, unread_keys, updates
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError, sentence
+from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.launch import Launch, console_logger, launch
 from lolm_plugin.passwords import Address, hidden, hidden_words, parse
-from lolm_plugin.paths import expanded, use_host_config_dir
-from lolm_plugin.streams import without_reader
+from lolm_plugin.paths import expand_home, use_host_config_dir
+from lolm_plugin.streams import end_on_broken_pipe
 
 USAGE = """\
 Train, or play, language-model policies and their baselines on multi-agent battles, inside EPyMARL where a checkout is
@@ -103,9 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 2 for what the user can mend, 1 for a crash."""
     argv = list(sys.argv if argv is None else argv)
     try:
-        return without_reader(partial(_main, argv))
+        return end_on_broken_pipe(partial(_main, argv))
     except ConfigError as error:
-        print(f"error: {sentence(hidden(str(error)))}", file=sys.stderr)
+        print(f"error: {one_line(hidden(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
@@ -130,7 +130,7 @@ def _main(argv: list[str]) -> int:
                 "leave out --resume and set checkpoint_path."
             )
         changes, options = _parse(command, arguments)
-        found = resuming.find(expanded(resume, "--resume"), strict, console_logger())
+        found = resuming.find(expand_home(resume, "--resume"), strict, console_logger())
         config, resumed = resuming.configuration(found, changes, host_dir, console_logger())
         notes = updates.repeated(_after_with(arguments))
     else:
@@ -165,7 +165,7 @@ def new_run(
 
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a new run with these arguments; values are not checked yet."""
+    """Build the configuration of a new run from its arguments; values are not checked yet."""
     rest = list(arguments)
     host_dir = hosts.config_dir(hosts.locate(take_option(rest, "--epymarl")))
     algorithm, environment = take_option(rest, "--config"), take_option(rest, "--env-config")
@@ -247,7 +247,7 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], dict
 
 @functools.cache
 def _sacred_usage(command: str) -> str:
-    """What docopt needs to know of Sacred's options."""
+    """Return Sacred's usage text, which docopt parses options by."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     from sacred import Experiment
 

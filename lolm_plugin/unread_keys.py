@@ -1,4 +1,4 @@
-"""Keys that a run never reads, or that another key switches off, so that no setting is without effect in silence.
+"""Find settings without effect: keys that a run never reads, and keys that another key switches off.
 
 A key that this policy, critic, learner or environment never reads is refused where a user sets it; one that it would
 read if another key were different is named in the log. ``tests/test_unread_keys.py`` runs every kind of policy and
@@ -176,7 +176,7 @@ def notes(config: Config, given: Config) -> list[str]:
 
 @functools.cache
 def _own_keys() -> frozenset[str]:
-    """The keys that lolm_plugin adds to EPyMARL's."""
+    """Return the keys that lolm_plugin adds to EPyMARL's."""
     shared = {"mongo", "worker_timeout", "worker_restarts"}  # of the record and of a runner that any algorithm may use
     return frozenset(flatten(read(plugin_config_dir() / "default.yaml"))) - shared
 

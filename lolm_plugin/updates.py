@@ -1,4 +1,4 @@
-"""The words after ``with`` on a command line, and what a value may be, wherever it is set."""
+"""Parse the words after ``with`` on a command line, and check what a value may be, wherever it is set."""
 
 import ast
 import math

@@ -7,7 +7,7 @@ import pytest
 from lolm_plugin import cli, config_check, config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import suite
-from lolm_plugin.paths import LONGEST_NAME, expanded, path_component
+from lolm_plugin.paths import LONGEST_NAME, expand_home, path_component
 
 PLAIN = ("3m", "lbforaging:Foraging-8x8-2p-3f-v3", "updet_mappo", "pz-mpe-simple-spread-v3", "größe 3", "战场", "$x_{$")
 UNSAFE = (
@@ -56,12 +56,12 @@ def test_two_names_never_share_a_folder():
 
 def test_a_home_is_put_in_its_place(monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
-    assert expanded("~/runs", "local_results_path") == "/home/reader/runs"
-    assert expanded("runs/~", "local_results_path") == "runs/~"
+    assert expand_home("~/runs", "local_results_path") == "/home/reader/runs"
+    assert expand_home("runs/~", "local_results_path") == "runs/~"
     with pytest.raises(
         ConfigError, match=r"local_results_path=~nosuchuser/x begins with the home of a user who does not"
     ):
-        expanded("~nosuchuser/x", "local_results_path")
+        expand_home("~nosuchuser/x", "local_results_path")
 
 
 @pytest.mark.parametrize("key", config_check.PATHS)

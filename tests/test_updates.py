@@ -3,7 +3,7 @@
 import pytest
 
 from lolm_plugin import training
-from lolm_plugin.errors import LONGEST, ConfigError, sentence
+from lolm_plugin.errors import LONGEST, ConfigError, one_line
 from lolm_plugin.updates import literal, nested, parse, repeated, written
 
 
@@ -73,9 +73,9 @@ def test_a_key_set_twice_is_said():
 
 
 def test_an_error_is_one_line_of_bounded_length_whatever_was_set(capsys):
-    assert sentence("a\nb\x1b[31m  c") == "a b [31m c"
-    assert len(sentence("x" * 10_000)) < 200
-    assert len(sentence("x " * 10_000)) <= LONGEST
+    assert one_line("a\nb\x1b[31m  c") == "a b [31m c"
+    assert len(one_line("x" * 10_000)) < 200
+    assert len(one_line("x " * 10_000)) <= LONGEST
     value = "9" * 5000 + "\n\x1b[31m"
     line = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none", "with", f"lr={value}"]
     assert training.main(["main.py", *line]) == 2

@@ -56,7 +56,7 @@ def load_tensors(
 
 
 def tensor_sizes(path: str | Path) -> list[int]:
-    """How many numbers each tensor of a file has, without reading one. Raises ConfigError as ``load_tensors``."""
+    """Count the numbers in each tensor of a file without reading a tensor. Raises ConfigError as ``load_tensors``."""
     with _opened(path) as file:
         return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
 
@@ -104,7 +104,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-    """Names and shapes of Adam's state after a step, by tensors of these shapes."""
+    """Return the names in Adam's state after a step, each with a tensor of the shape that it has."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     shapes = {"step": torch.zeros(())}
     return {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")}

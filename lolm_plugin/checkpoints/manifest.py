@@ -33,7 +33,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _shallow(value: Any, levels: int = 8) -> bool:
-    """Whether sections are nested a few levels at most, so that walking through them needs no deep recursion."""
+    """Return whether sections are nested at most ``levels`` deep, so that recursion over them stays shallow."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_shallow(item, levels - 1) for item in below)
 

@@ -134,7 +134,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def runs(folder: Path) -> list[Path]:
-    """Every folder below ``folder`` with checkpoints, whole or not, in order; not through links.
+    """List every folder below ``folder`` that has checkpoints, whole or not, in order. Links are not followed.
 
     Earlier versions made several folders of a run's name with a slash in it.
     """
@@ -184,7 +184,7 @@ def find(
 
 
 def _is_step(path: Path) -> bool:
-    """Whether a folder is named by a step, as ``store`` writes it: digits as ASCII has them, no zero in front."""
+    """Return whether a folder's name is a step as ``Store`` writes it: ASCII digits without a leading zero."""
     name = path.name
     named = name.isascii() and name.isdigit() and len(name) <= LONGEST_STEP and name == str(int(name))
     return named and path.is_dir() and not path.is_symlink()

@@ -165,7 +165,7 @@ def environments(found: Sequence[Finding], checkout: bool, probes: packages.Pack
 
 
 def _smaclite_repair(error: str) -> str:
-    """What to install for a SMAClite that raises ``error`` when it is imported."""
+    """Return what to install if importing SMAClite raises ``error``."""
     if "spatialindex" in error:
         # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
         return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"

@@ -99,7 +99,7 @@ class GymmaEnv(KeyedEnv):
         return [self.get_avail_agent_actions(agent) for agent in range(self.n_agents)]
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
-        """One agent's action mask; one that has left the task has action 0 alone, which is not carried out."""
+        """Return one agent's action mask. An agent that has left the task has only action 0, which is not sent."""
         known = self._actions[agent_id] if self._present[agent_id] else 1
         return [int(action < known) for action in range(self.get_total_actions())]
 

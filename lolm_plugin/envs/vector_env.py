@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Transition(NamedTuple):
-    """What one step of every copy brought; an episode is over once it is terminated or truncated."""
+    """Results of one step of every copy. An episode is over once it is terminated or truncated."""
 
     reward: np.ndarray  # float32 [n_envs], shared by the team
     terminated: np.ndarray  # bool [n_envs]: ended by the rules
@@ -15,7 +15,7 @@ class Transition(NamedTuple):
 
     @property
     def over(self) -> np.ndarray:
-        """Whether the episode of each copy is over: bool ``[n_envs]``."""
+        """Return whether the episode of each copy is over: bool ``[n_envs]``."""
         return self.terminated | self.truncated
 
 

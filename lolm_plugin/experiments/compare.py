@@ -15,7 +15,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import job, plan, suite
 from lolm_plugin.experiments.board import DONE, FAILED, RUNNING, WAITING, Board, Entry
 from lolm_plugin.experiments.workers import LocalWorkers, RayWorkers, Workers
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 
 POLL = 0.5  # seconds between looks at what ended
 LOOK = 5.0  # seconds between looks at how far the runs are
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code, 1 where a run failed and 130 after Ctrl-C."""
     options = _options(arguments)
     wanted = suite.load(options.suite)
-    results = Path(expanded(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
+    results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
     checkout = hosts.locate(options.epymarl)
     host = str(checkout.resolve()) if checkout else "none"
     runs = wanted.runs()

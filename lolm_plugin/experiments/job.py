@@ -18,7 +18,7 @@ from typing import Any
 
 from lolm_plugin import checkpoint_config, strict_json, training
 from lolm_plugin.checkpoints import store
-from lolm_plugin.errors import ConfigError, sentence
+from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.tracking import record_files
 
@@ -75,7 +75,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing. A file with the address of a database, which may hold a password, is its owner's alone."""
+    """Write a JSON file whole or not at all. If it holds a database's address, only its owner may read it."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     unfinished.unlink(missing_ok=True)  # of a process that had the same number: touch would keep its mode
     text = strict_json.dumps(content, indent=1)
@@ -210,5 +210,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(Path(sys.argv[1])))
     except ConfigError as refused:
-        print(f"error: {sentence(refused)}", file=sys.stderr)
+        print(f"error: {one_line(refused)}", file=sys.stderr)
         sys.exit(2)

@@ -24,7 +24,7 @@ class Lines:
     """
 
     def __init__(self, runs: Sequence[tuple[tuple[object, ...], RunRecord]]) -> None:
-        """``runs`` with the place of each: what is compared with each other lies at one place."""
+        """Take ``runs`` as (place, run), where runs at equal places are compared with each other."""
         self._settings = {run.folder: _settings(run) for _, run in runs}
         places: dict[tuple[object, ...], list[RunRecord]] = {}
         for place, run in runs:
@@ -38,7 +38,7 @@ class Lines:
         self._taken: dict[str, str] = {}
 
     def name(self, run: RunRecord, kind: str = "") -> str:
-        """The line of ``run``, or, with ``kind``, the one that a run of that kind with its settings would have."""
+        """Return the name of a run's line or, with ``kind``, of the line for a run of that kind with its settings."""
         values = self.values(run, kind)
         words = [f"{key}={_short(value)}" for key, value in values.items()]
         if len(words) > SHOWN:
@@ -49,7 +49,7 @@ class Lines:
         return name if self._taken.setdefault(name, meant) == meant else f"{name} {_checksum(meant)}"
 
     def values(self, run: RunRecord, kind: str = "") -> dict[str, Any]:
-        """The settings of ``run`` that tell lines apart."""
+        """Return the settings of ``run`` that differ between lines."""
         settings = self._settings.get(run.folder) or _settings(run)
         return {
             key: settings.get(key, NOT_RECORDED) for key in self.differing.get((run.algorithm, kind or run.kind), [])
@@ -69,7 +69,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A value as it is written after ``with``, cut and with a checksum where it is long."""
+    """Write a value as after ``with``; a long one is cut and gets a checksum."""
     written = value if isinstance(value, str) else "null" if value is None else f"{value}"
     return shown(written) if len(written) <= VALUE else f"{shown(written[: VALUE - 8])}… {_checksum(written)}"
 

@@ -11,7 +11,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.experiments import figures, marl_eval, page, records, tables
 from lolm_plugin.experiments.results import WIN_RATE, Results, sort
 from lolm_plugin.experiments.tables import Table
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 
 DESCRIPTION = """\
 Reads every Sacred file run below DIR, of this plugin or of EPyMARL alone, and writes DIR/report: index.html, which
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", help="where the report goes; default DIR/report")
     parser.add_argument("--title", help="of the page; default DIR's name")
     options = parser.parse_args(list(arguments))
-    folder = Path(expanded(options.dir, "DIR"))
-    out = Path(expanded(options.out, "--out")) if options.out else folder / "report"
+    folder = Path(expand_home(options.dir, "DIR"))
+    out = Path(expand_home(options.out, "--out")) if options.out else folder / "report"
     if not options.out:
         _refuse_link(out)
     written = write(folder, out, options.title or folder.resolve().name)

@@ -64,10 +64,9 @@ class Results:
         return [series for series in found if series is not None]
 
     def scratch_for(self, runs: Sequence[RunRecord], place: str) -> list[RunRecord]:
-        """The runs from scratch at ``place`` that the few-shot ``runs`` of one line are compared with.
+        """Return the runs from scratch at ``place`` that the few-shot ``runs`` of one line are compared with.
 
-        Those of the line with the same settings as far as lines from scratch are told apart by them, or those of the
-        algorithm's only line there.
+        They are the runs of the line with the same settings or, if the algorithm has only one line there, of that line.
         """
         there = self.scratch.get(place, {})
         same = self.lines.name(runs[0], "scratch")

@@ -179,13 +179,13 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
 
 
 def _yaml(name: str) -> str:
-    """A name for ``--config`` or ``--env-config``, or a file's absolute path, as each run starts elsewhere."""
+    """Make a path for ``--config`` or ``--env-config`` absolute, as each run starts in its own folder; keep a name."""
     is_path = name[:1] != "~" and (os.sep in name or name.endswith(".yaml"))
     return os.path.abspath(name) if is_path else name
 
 
 def _files(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The files and folders here that settings name, by absolute paths."""
+    """Return the settings that name files or folders here, with absolute paths."""
     named = {key: settings.get(key) for key in ("env_args.map_file", "llm.model")}
     return {
         key: os.path.abspath(name)

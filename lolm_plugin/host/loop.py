@@ -25,7 +25,7 @@ from lolm_plugin import __version__, registry
 from lolm_plugin.checkpoints import store as checkpoints
 from lolm_plugin.checkpoints.store import Checkpoint, SaveError, Store
 from lolm_plugin.config_files import merge
-from lolm_plugin.errors import ConfigError, NumbersError, optional
+from lolm_plugin.errors import ConfigError, NumbersError, warn_on_failure
 from lolm_plugin.host import Host, progress, testing
 from lolm_plugin.host.parts import Parts, assemble, play
 from lolm_plugin.host.progress import Progress
@@ -104,13 +104,13 @@ def run(
         except BaseException:
             runner.close_env()
             raise
-        with optional("The environment could not be closed", log):
+        with warn_on_failure("The environment could not be closed", log):
             runner.close_env()
     if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
-        with optional("The example of a prompt could not be written", log):
+        with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
-        with optional("The trackers could not be closed", log):
+        with warn_on_failure("The trackers could not be closed", log):
             logger.finish()
     return next(iter(_score(logger)), None)
 
@@ -388,14 +388,14 @@ class Training:
 
 
 def _score(logger: Any) -> list[float]:
-    """How the last test went, what counts most first; empty where a number of it is not finite."""
+    """Return the last test's scores, the most important first; empty if one of them is not finite."""
     names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
     score = [float(logger.stats[name][-1][1]) for name in names if logger.stats.get(name)]
     return score if all(map(math.isfinite, score)) else []
 
 
 def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:
-    """What was found fastest here, to be kept by whoever resumes: another choice would add up in another order."""
+    """Return the settings chosen by measurement. A resumed run keeps them, as others would sum in another order."""
     threads = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
     return merge(threads, getattr(mac, "settled", dict)())
 

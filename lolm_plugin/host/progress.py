@@ -131,7 +131,7 @@ def _numbers(content: Any) -> Any:
 
 
 def _read(file: Path, types: Mapping[str, Callable[[Any], bool]], most: int) -> Any:
-    """A JSON file of a checkpoint. Raises ConfigError unless its values have their ``types``."""
+    """Read a JSON file of a checkpoint. Raises ConfigError unless its values have their ``types``."""
     try:
         content = read_json(file, most)
     except Unreadable as reason:

@@ -137,7 +137,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _base(folder: Path) -> str:
-    """The model that an adapter says it was trained on, as text alone."""
+    """Return the name of the base model in an adapter's configuration, as text for a message."""
     try:
         path = folder / ADAPTER_CONFIG
         base = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 2**20 else {}

@@ -93,7 +93,7 @@ class Source:
         return config
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The model's tokenizer. Raises ConfigError for one that is absent, broken or another model's."""
+        """Load the model's tokenizer. Raises ConfigError if it is absent, broken or another model's."""
         from transformers import AutoTokenizer
 
         folder = self.folder(weights=False)

@@ -104,7 +104,7 @@ class Trial:
 
     @property
     def order(self) -> list[int]:
-        """The rows in the order in which one pack has them."""
+        """Return the rows in the order in which a pack has them."""
         return [row for group in self.rows.plan()[0] for row in group]
 
     def plain(self, model: PreTrainedModel) -> Tensor:
@@ -341,7 +341,7 @@ def _different_layers(model: PreTrainedModel, indices: range) -> list[int]:
 
 
 def _kind(model: PreTrainedModel, index: int) -> str:
-    """What tells a layer from the others, beside its weights: such as a window, or no rotary embedding."""
+    """Describe a layer apart from its weights, such as its window or the lack of a rotary embedding."""
     layer = model.layers[index]
     attention = getattr(layer, "self_attn", layer)
     types = [

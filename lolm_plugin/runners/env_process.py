@@ -68,7 +68,7 @@ class EnvProcess:
             self.connection.send((command, data))
 
     def receive(self) -> Any:
-        """The answer to the last command, or NOT_YET while not all of it is there; never waits for the rest.
+        """Return the answer to the last command, or NOT_YET until all of it has arrived. Never waits.
 
         Raises WorkerFault when there will be none, ConfigError when the environment refuses what the user set.
         """

@@ -116,7 +116,7 @@ class EpisodeStats:
         return not test_mode
 
     def _numbers(self, info: Mapping[str, Any]) -> dict[str, float]:
-        """What is logged of an episode's ``info``, by name."""
+        """Return what is logged of an episode's ``info``, by name."""
         found = {}
         for key, value in info.items():
             name = env_name(key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import Address, parse
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 from lolm_plugin.tracking import import_runs, mongo, omniboard, record_files
 
 AGAIN = 15.0  # seconds between looks at what the runs have done since
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         "--allow-edit", action="store_true", help="the page may change tags, notes and columns, and delete runs"
     )
     options = parser.parse_args(list(arguments))
-    folder = Path(expanded(options.dir, "DIR"))
+    folder = Path(expand_home(options.dir, "DIR"))
     if not options.mongo and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one with runs below it, or set --mongo to a database.")
     given = parse(options.mongo, "--mongo") if options.mongo else None

@@ -12,7 +12,7 @@ from typing import Any
 from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import parse
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 from lolm_plugin.tracking import mongo
 from lolm_plugin.tracking.import_runs import VARIABLE
 from lolm_plugin.tracking.record_files import LIMITS, shown
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     if not options.mongo:
         raise ConfigError(f"no database is named; set --mongo or {VARIABLE} to mongodb://HOST:PORT/NAME.")
-    folder = Path(expanded(options.out or f"run-{options.id}", "--out"))
+    folder = Path(expand_home(options.out or f"run-{options.id}", "--out"))
     if folder.exists():
         raise ConfigError(f"--out={folder} exists already; name a folder that does not.")
     address = parse(options.mongo, "--mongo")

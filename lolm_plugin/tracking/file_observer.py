@@ -138,7 +138,7 @@ class FileObserver(FileStorageObserver):
                 self._pending["metrics.json"] = self._metrics_text
 
     def _number(self, name: str, value: Any) -> Any:
-        """A value of a series as JSON has it: null for NaN and infinity, which is said once."""
+        """Convert a value of a series for JSON: null for NaN and infinity, with one warning for each name."""
         value = value if isinstance(value, float | int) else flatten(value)
         if not isinstance(value, float) or math.isfinite(value):
             return value

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden, parse
-from lolm_plugin.paths import expanded
+from lolm_plugin.paths import expand_home
 from lolm_plugin.tracking import mongo, record_files, run_documents
 from lolm_plugin.tracking.record_files import RecordError
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     if not options.mongo:
         raise ConfigError(f"no database is named; set --mongo or {VARIABLE} to mongodb://HOST:PORT/NAME.")
-    folder = Path(expanded(options.dir, "DIR"))
+    folder = Path(expand_home(options.dir, "DIR"))
     folders = list(record_files.find(folder))
     if not folders:
         raise ConfigError(f"{folder} has no Sacred run below it (a folder with run.json); name one that does.")

@@ -16,7 +16,7 @@ Outcome = Literal["added", "updated", "unchanged"]
 
 
 def connect(url: str | passwords.Address, seconds: float = SECONDS) -> Any:
-    """The database at ``url``, not yet spoken to. Raises ConfigError for what is no address of one."""
+    """Open the database at ``url`` without connecting yet. Raises ConfigError for anything but a database's address."""
     address = passwords.parse(url, "--mongo") if isinstance(url, str) else url
     try:
         import pymongo

@@ -154,13 +154,13 @@ def set_up(database: Any) -> None:
 
 
 def _timezone() -> str:
-    """The name of this machine's time zone, as the page would find it; UTC where the system does not tell."""
+    """Return the name of this machine's time zone, as the page would find it; UTC if the system does not say."""
     name = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
     return name or "UTC"
 
 
 def _answer(port: int, token: str, headers: Mapping[str, str] | None = None) -> int | None:
-    """The status that our own Omniboard answers with; None where it does not, or another program has the port."""
+    """Return the HTTP status that our own Omniboard answers with; None if it or another program does not answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # no proxy of the environment's
     try:
         connection.request("GET", "/sacred/api/v1/database", headers=headers or {})

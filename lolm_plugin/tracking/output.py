@@ -1,4 +1,4 @@
-"""What a run prints, kept for its record within a fixed size."""
+"""Collect what a run prints, for its record, within a fixed size."""
 
 import sys
 import threading
@@ -49,7 +49,7 @@ class Output:
             self._line = _last_drawn(line)[-END:]
 
     def text(self) -> str:
-        """What is kept; where something was dropped, a line says how much."""
+        """Return what was kept; a line says how much was dropped."""
         with self._lock:
             gap = [f"[{self._dropped:,} characters are left out here]\n"] if self._dropped else []
             return "".join((*self._beginning, *gap, *self._end, hidden(self._line)))
@@ -78,7 +78,7 @@ class Output:
 
 
 class _Tee:
-    """A stream that also collects. That the terminal behind it is gone, or a disk full, ends no training."""
+    """A stream that also collects. A closed terminal or a full disk behind it does not end a training."""
 
     def __init__(self, stream: Any, output: Output) -> None:
         self._stream, self._output = stream, output

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.errors import optional
+from lolm_plugin.errors import warn_on_failure
 from lolm_plugin.paths import path_component
 from lolm_plugin.tracking.curve import Metrics, draw_curve
 
@@ -43,7 +43,7 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     rows = [("run", title), ("host", host), *_results(metrics, config), ("wall time", _duration(time.time() - since))]
     rows.append(("Sacred run", str(run_dir)))
     if metrics and not config["evaluate"]:
-        with optional("The curve could not be drawn"):
+        with warn_on_failure("The curve could not be drawn"):
             draw_curve(metrics, title, run_dir / "curve.png")
             rows.append(("curve", str(run_dir / "curve.png")))
     checkpoints = None if config["evaluate"] else checkpoint_dir(config, since)
@@ -62,7 +62,7 @@ def actions_of_tests(config: Mapping[str, Any]) -> str:
 
 
 def _play_again(command: str, checkpoints: str, config: Mapping[str, Any]) -> str:
-    """The command of a training -> that of an evaluation of its checkpoints."""
+    """Turn the command of a training into one that evaluates its checkpoints."""
     words = shlex.split(command)
     further = ["evaluate=True"]
     if not any(word == "--resume" or word.startswith("--resume=") for word in words):  # which names them itself
@@ -163,7 +163,7 @@ def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
-    """Values of a series; a record holds null for NaN."""
+    """Return the values of a series with NaN for each null, which stands for it in a record."""
     return [math.nan if value is None else value for value in values]
 
 

@@ -96,4 +96,4 @@ def test_a_pipe_that_is_another_breaks_aloud():
         raise BrokenPipeError("an environment's")
 
     with pytest.raises(BrokenPipeError, match="an environment's"):
-        streams.without_reader(broken)
+        streams.end_on_broken_pipe(broken)

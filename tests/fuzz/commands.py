@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from lolm_plugin import training
-from lolm_plugin.errors import ConfigError, sentence
+from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.experiments import suite
 
 
@@ -28,7 +28,7 @@ def as_suite(file: Path) -> int:
     try:
         runs = suite.load(str(file)).runs()
     except ConfigError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return train([*runs[0].arguments()[:2], "--epymarl=none", *runs[0].arguments()[2:]])
 

@@ -1,4 +1,4 @@
-"""A Hugging Face hub of one model on localhost: it answers what the hub client asks for, and nothing else."""
+"""A saved model, and a Hugging Face hub of one model on localhost that answers what the hub client asks for."""
 
 import hashlib
 import json
@@ -10,10 +10,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+
+from lolm_plugin.llm.sources import resolve
 
 COMMIT = "a" * 40
 NOWHERE = "http://127.0.0.1:9"  # the discard port: refuses at once
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Qwen3 saved as any model on a disk."""
+    folder = tmp_path / "saved"
+    source = resolve("tiny-qwen3")
+    source.load_model(None, torch.float32, True, 0).save_pretrained(folder)
+    source.load_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

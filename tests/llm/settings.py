@@ -1,7 +1,19 @@
 """What a backbone is built from: the shipped sections, so that a new key needs no change in tests."""
 
+import torch
+
 from lolm_plugin.config_files import plugin_config_dir, read
+from lolm_plugin.llm.backbone import Backbone
 
 _SHIPPED = read(plugin_config_dir() / "default.yaml")
 LLM = {**_SHIPPED["llm"], "model": "tiny-llama"}
 LORA = {**_SHIPPED["lora"], "rank": 4, "alpha": 8}
+
+
+def with_random_adapter(backbone: Backbone, seed: int = 0) -> Backbone:
+    """Fill the adapter with random numbers: LoRA's B is 0 at first, which would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in backbone.lora_parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    return backbone

@@ -10,7 +10,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import tiny
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import TINY, resolve
-from tests.llm.settings import LLM, LORA
+from tests.llm.settings import LLM, LORA, with_random_adapter
 
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
@@ -19,15 +19,6 @@ SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enum
 
 def make(model="tiny-llama", seed=0, lora=None, **llm):
     return Backbone({**LLM, "model": str(model), **llm}, {**LORA, **(lora or {})}, seed)
-
-
-def filled(backbone, seed=0):
-    """The backbone with B no longer zero, which would hide errors in and through the adapter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in backbone.lora_parameters():
-            parameter.normal_(0, 0.1, generator=generator)
-    return backbone
 
 
 @pytest.fixture(params=[*TINY, "gemma3 without window"])
@@ -58,7 +49,7 @@ def gradients(backbone, states):
 
 @pytest.mark.parametrize("share", [True, False])
 def test_states_and_gradients_are_those_of_whole_prompts_one_at_a_time(model, share):
-    backbone = filled(make(model, share_prefix=share))
+    backbone = with_random_adapter(make(model, share_prefix=share))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
     states = backbone.encode(PREFIX, SEQUENCES)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
@@ -90,14 +81,14 @@ def test_no_token_is_read_twice():
 
 
 def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
-    backbone = filled(make())
+    backbone = with_random_adapter(make())
     counts = embedded(backbone)
     with torch.no_grad():
         for _ in range(3):
             backbone.encode(PREFIX, SEQUENCES)
         assert counts.count(len(PREFIX)) == 1
         before = backbone.encode(PREFIX, SEQUENCES)
-        filled(backbone, seed=1)
+        with_random_adapter(backbone, seed=1)
         after = backbone.encode(PREFIX, SEQUENCES)
     assert counts.count(len(PREFIX)) == 2
     assert (after - before).abs().max() > 1e-2
@@ -107,7 +98,7 @@ def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
 def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
-    backbone = filled(make(model, share_prefix=share, lora={"layers": 1}))
+    backbone = with_random_adapter(make(model, share_prefix=share, lora={"layers": 1}))
     assert backbone.trunk_layers == 1
     rows = backbone.rows(PREFIX, SEQUENCES)
     kept = backbone.precompute_frozen_layers(rows, keep_bytes, token_budget=64)
@@ -130,7 +121,7 @@ ALIKE = [[9, 8, 7, 6], [9, 8, 7, 5], [9, 8], [9, 8, 7, 6], [4, 8, 7, 6], [9, 8, 
 
 
 def test_what_rows_begin_with_is_computed_once(model):
-    backbone = filled(make(model, lora={"layers": 1}))
+    backbone = with_random_adapter(make(model, lora={"layers": 1}))
     rows = backbone.rows(PREFIX, ALIKE)
     counts = embedded(backbone)
     kept = backbone.precompute_frozen_layers(rows, 10**9)
@@ -145,7 +136,7 @@ def test_what_rows_begin_with_is_computed_once(model):
 
 
 def test_without_sharing_every_row_is_computed_alone():
-    backbone = filled(make(share_prefix=False, lora={"layers": 1}))
+    backbone = with_random_adapter(make(share_prefix=False, lora={"layers": 1}))
     counts = embedded(backbone)
     backbone.precompute_frozen_layers(backbone.rows(PREFIX, ALIKE), 10**9)
     (tokens,) = counts
@@ -153,7 +144,7 @@ def test_without_sharing_every_row_is_computed_alone():
 
 
 def test_what_is_kept_of_the_trunk_is_not_computed_again():
-    backbone = filled(make(lora={"layers": 1}))
+    backbone = with_random_adapter(make(lora={"layers": 1}))
     kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES), 10**9)
     counts = embedded(backbone)
     for reference in (False, True):
@@ -176,7 +167,7 @@ def test_an_adapter_on_the_top_layers_alone(model):
 @pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("budget", [64, 100, 10**6])
 def test_the_token_budget_changes_no_result(model, budget, layers):
-    backbone = filled(make(model, lora={"layers": layers}))
+    backbone = with_random_adapter(make(model, lora={"layers": layers}))
     rows = backbone.rows(PREFIX, SEQUENCES)
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
     states = backbone.read(rows, token_budget=budget)
@@ -198,7 +189,7 @@ def test_recomputed_activations_change_nothing_and_are_not_kept(model):
             states = backbone.encode(PREFIX, SEQUENCES)
         return sum(held.values()), gradients(backbone, states)
 
-    plain, recomputed = (filled(make(model, recompute=recompute)) for recompute in (False, True))
+    plain, recomputed = (with_random_adapter(make(model, recompute=recompute)) for recompute in (False, True))
     (much, expected), (little, got) = kept_bytes(plain), kept_bytes(recomputed)
     assert little < 0.75 * much
     for one, other in zip(got, expected, strict=True):
@@ -206,13 +197,13 @@ def test_recomputed_activations_change_nothing_and_are_not_kept(model):
 
 
 def test_without_prefix(model):
-    backbone = filled(make(model))
+    backbone = with_random_adapter(make(model))
     expected = one_at_a_time(backbone, [], SEQUENCES)
     torch.testing.assert_close(backbone.encode([], SEQUENCES), expected, atol=1e-5, rtol=0)
 
 
 def test_a_truncated_model(model):
-    backbone = filled(make(model, num_layers=1))
+    backbone = with_random_adapter(make(model, num_layers=1))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
     torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
     assert backbone.num_layers == 1
@@ -230,7 +221,7 @@ def test_policy_is_the_reference_at_the_start_to_the_bit(model):
 
 @pytest.mark.parametrize("share", [True, False])
 def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, share):
-    backbone = filled(make(model, share_prefix=share))
+    backbone = with_random_adapter(make(model, share_prefix=share))
     plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
     reference = backbone.encode(PREFIX, SEQUENCES, reference=True)
     for row, sequence in enumerate(SEQUENCES):
@@ -243,7 +234,7 @@ def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, sh
 
 
 def test_gradients_flow_if_the_reference_ran_in_between():
-    backbone = filled(make())
+    backbone = with_random_adapter(make())
     expected = gradients(backbone, backbone.encode(PREFIX, SEQUENCES))
     states = backbone.encode(PREFIX, SEQUENCES)
     backbone.encode(PREFIX, SEQUENCES, reference=True)
@@ -258,7 +249,7 @@ def _digests(backbone):
 
 
 def test_a_step_changes_the_adapter_and_nothing_else(model):
-    backbone = filled(make(model))
+    backbone = with_random_adapter(make(model))
     trainable = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     assert [id(p) for p in trainable] == [id(p) for p in backbone.lora_parameters()]
     before = _digests(backbone)
@@ -276,7 +267,7 @@ def test_training_mode_is_refused_so_that_dropout_never_runs(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backbone = filled(make(tmp_path)).train()
+        backbone = with_random_adapter(make(tmp_path)).train()
     assert torch.equal(backbone.encode(PREFIX, SEQUENCES), backbone.encode(PREFIX, SEQUENCES))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
     torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
@@ -300,7 +291,10 @@ def test_the_seed_decides_a_model_that_is_not_pretrained():
 
 
 def test_bfloat16_weights_under_a_float32_adapter(model):
-    backbone, exact = filled(make(model, dtype="bfloat16")), filled(make(model, dtype="float32"))
+    backbone, exact = (
+        with_random_adapter(make(model, dtype="bfloat16")),
+        with_random_adapter(make(model, dtype="float32")),
+    )
     states = backbone.encode(PREFIX, SEQUENCES)
     assert states.dtype == torch.float32
     assert backbone.lm.get_base_model().embed_tokens.weight.dtype == torch.bfloat16
@@ -311,11 +305,11 @@ def test_bfloat16_weights_under_a_float32_adapter(model):
 
 
 def test_an_adapter_comes_back_from_its_state():
-    source, target = filled(make(seed=1)), make(seed=2)
+    source, target = with_random_adapter(make(seed=1)), make(seed=2)
     state = source.adapter_state()
     target.load_adapter_state(state)
     assert torch.equal(source.encode(PREFIX, SEQUENCES), target.encode(PREFIX, SEQUENCES))
-    filled(source, seed=3)
+    with_random_adapter(source, seed=3)
     assert torch.equal(target.adapter_state()[min(state)], state[min(state)])
 
 
@@ -339,7 +333,7 @@ def test_tensors_too_many_are_refused():
 
 
 def test_a_saved_adapter_opens_with_peft_alone(model, tmp_path):
-    backbone = filled(make(model))
+    backbone = with_random_adapter(make(model))
     backbone.save_adapter(tmp_path / "adapter")
     plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
     opened = PeftModel.from_pretrained(plain, tmp_path / "adapter")
@@ -405,7 +399,7 @@ def all_states(backbone, prefix, sequences, places):
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("token_budget", [None, 64])
 def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_budget):
-    backbone = filled(make(model, share_prefix=share))
+    backbone = with_random_adapter(make(model, share_prefix=share))
     expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
     rows = backbone.rows(PREFIX, SEQUENCES, PLACES)
     states = backbone.read(rows, token_budget=token_budget)
@@ -419,7 +413,7 @@ def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_bud
 
 
 def test_states_at_any_places_above_a_trunk_and_of_the_reference():
-    backbone = filled(make(lora={"layers": 1}))
+    backbone = with_random_adapter(make(lora={"layers": 1}))
     rows = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES, PLACES), 30_000)
     expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
     torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
@@ -430,7 +424,7 @@ def test_states_at_any_places_above_a_trunk_and_of_the_reference():
 
 def test_states_at_any_places_of_a_model_that_cannot_be_packed(monkeypatch):
     monkeypatch.setattr("lolm_plugin.llm.trial.obstacle", lambda model: "it is a test")
-    backbone = filled(make())
+    backbone = with_random_adapter(make())
     assert not backbone.packs
     states = backbone.read(backbone.rows(PREFIX, SEQUENCES, PLACES), token_budget=64)
     torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, PLACES), atol=1e-5, rtol=0)

@@ -14,16 +14,6 @@ from lolm_plugin.llm.sources import resolve
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A tiny Qwen3 saved as any model on a disk."""
-    folder = tmp_path / "saved"
-    source = resolve("tiny-qwen3")
-    source.load_model(None, torch.float32, True, 0).save_pretrained(folder)
-    source.load_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
 def adapter(tmp_path):
     """An adapter of that model, with random numbers, in PEFT's format."""
     model = resolve("tiny-qwen3").load_model(None, torch.float32, True, 0)

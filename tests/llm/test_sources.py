@@ -20,16 +20,6 @@ def load(model, num_layers=None, pretrained=True, seed=0):
     return resolve(str(model)).load_model(num_layers, torch.float32, pretrained, seed)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A tiny Qwen3 saved as any model on a disk."""
-    folder = tmp_path / "saved"
-    source = resolve("tiny-qwen3")
-    source.load_model(None, torch.float32, True, 0).save_pretrained(folder)
-    source.load_tokenizer().save_pretrained(folder)
-    return folder
-
-
 # Where a model is looked for.
 
 

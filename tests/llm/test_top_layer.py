@@ -7,7 +7,7 @@ import transformers
 from lolm_plugin.llm import tiny, top_layer
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import TINY
-from tests.llm.settings import LLM, LORA
+from tests.llm.settings import LLM, LORA, with_random_adapter
 
 # Of prefix + row the longest has 22 + 90 tokens, beyond the window of 32 of half of tiny-gemma3's layers.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
@@ -33,12 +33,7 @@ def folder(request, tmp_path):
 
 def make(model, lora_layers=None, **llm):
     """A backbone whose adapter is filled with random numbers; B = 0 would hide errors."""
-    backbone = Backbone({**LLM, "model": str(model), **llm}, {**LORA, "layers": lora_layers}, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in backbone.lora_parameters():
-            parameter.normal_(0, 0.1, generator=generator)
-    return backbone
+    return with_random_adapter(Backbone({**LLM, "model": str(model), **llm}, {**LORA, "layers": lora_layers}, seed=0))
 
 
 def plain(backbone, read):

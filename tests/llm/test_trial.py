@@ -10,7 +10,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import packing, tiny, trial
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.sources import resolve
-from tests.llm.settings import LLM, LORA
+from tests.llm.settings import LLM, LORA, with_random_adapter
 
 SPECIALS = {"vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = {
@@ -119,12 +119,9 @@ def saved(tmp_path):
 
 
 def make(model, layers=None, lora=None, **llm):
-    backbone = Backbone({**LLM, "model": str(model), **llm}, {**LORA, "layers": layers, **(lora or {})}, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in backbone.lora_parameters():
-            parameter.normal_(0, 0.1, generator=generator)
-    return backbone
+    return with_random_adapter(
+        Backbone({**LLM, "model": str(model), **llm}, {**LORA, "layers": layers, **(lora or {})}, seed=0)
+    )
 
 
 def gradients(backbone, states):

@@ -23,7 +23,7 @@ WORKER_TIMEOUT = 300.0  # seconds, where ``args`` has no worker_timeout: the hos
 
 
 class ParallelRunner(LockstepRunner):
-    """``batch_size_run`` copies of ``args.env``, each in a process of its own with a keyed seed (``environment_seed``).
+    """Plays ``batch_size_run`` copies of ``args.env``, one process each, with seeds from ``environment_seed``.
 
     Raises ConfigError when an environment refuses its arguments, RuntimeError when a worker dies or does not answer
     within ``args.worker_timeout`` seconds.
