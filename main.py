@@ -2,7 +2,7 @@
 
 import sys
 
-from lolm_plugin.training import main
+from lolm_plugin.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

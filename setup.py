@@ -69,5 +69,5 @@ setup(
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["lolm = lolm_plugin.cli:main"]},
+    entry_points={"console_scripts": ["lolm = lolm_plugin.commands.lolm:main"]},
 )

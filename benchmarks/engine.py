@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import data
 from benchmarks.setting import Setting
-from lolm_plugin import config_check, config_files
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host import BUNDLED

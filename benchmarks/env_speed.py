@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from lolm_plugin import config_files
+from lolm_plugin.configuration import config_files
 from lolm_plugin.host import BUNDLED, open_host, register
-from lolm_plugin.host.parts import Parts, assemble, play
+from lolm_plugin.run.components import Parts, assemble, play
 
 WARM_UP = 2  # rounds: jax compiles, torch allocates, the probes of the first battles are done
 

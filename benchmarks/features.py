@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lolm_plugin import config_check, config_files, registry
+from lolm_plugin import registry
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.envs import probe_tasks
 from lolm_plugin.host import BUNDLED

@@ -2,7 +2,7 @@
 
 import sys
 
-from lolm_plugin.cli import main
+from lolm_plugin.commands.lolm import main
 
 if __name__ == "__main__":
     sys.exit(main())

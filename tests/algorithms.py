@@ -1,6 +1,6 @@
 """The algorithms there are, for tests that run over all of them."""
 
-from lolm_plugin import config_files
+from lolm_plugin.configuration import config_files
 from lolm_plugin.host import BUNDLED
 
 HOST_DIR = BUNDLED / "config"

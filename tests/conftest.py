@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from lolm_plugin import config_files, registry
+from lolm_plugin import registry
+from lolm_plugin.configuration import config_files
 from lolm_plugin.host import BUNDLED
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS

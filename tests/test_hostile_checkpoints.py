@@ -18,13 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lolm_plugin import config_check, config_files, training
-from lolm_plugin.checkpoint_config import DEFAULTS, WITHHELD
-from lolm_plugin.checkpoints import manifest, store
-from lolm_plugin.config_files import flatten
+from lolm_plugin.commands import train as train_command
+from lolm_plugin.configuration import config_check, config_files
+from lolm_plugin.configuration.checkpoint_config import DEFAULTS, WITHHELD
+from lolm_plugin.configuration.config_files import flatten
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import loop, progress
-from lolm_plugin.learners.transfer import transfer
+from lolm_plugin.run import checkpoint_store, loop, manifest, progress
+from lolm_plugin.run.transfer import transfer
 from tests.resume.runs import line, models, steps, train
 
 COUNT = int(os.environ.get("LOLM_HOSTILE", "200"))
@@ -256,7 +256,7 @@ def loads(parts, config, asked):
     """What a run does with a checkpoint before its first step, in place of the run; checks its configuration."""
     global watching
     folder = asked.resume.folder
-    found = store.find(folder, strict=config["strict"], key="--resume")
+    found = checkpoint_store.find(folder, strict=config["strict"], key="--resume")
     parts.args.t_max = config["t_max"]
     parts.learner.load_models(str(found.path))
     parts.logger.stats.clear()
@@ -304,9 +304,9 @@ def test_hostile_checkpoints(whole, seed, tmp_path, monkeypatch, capfd):
 def _tried(folder, parts, monkeypatch, seed):
     """The exit code of resuming, or of taking over, the checkpoint in ``folder``."""
     global watching
-    monkeypatch.setattr(training, "launch", lambda config, host, asked: loads(parts, config, asked))
+    monkeypatch.setattr(train_command, "launch", lambda config, host, asked: loads(parts, config, asked))
     # What takes longest is read once: Sacred's own command line, and the yaml files.
-    monkeypatch.setattr(training, "_parse", lambda *given: ({}, {"COMMAND": None}))
+    monkeypatch.setattr(train_command, "_parse", lambda *given: ({}, {"COMMAND": None}))
     monkeypatch.setattr(config_check, "known_keys", known_keys)
     monkeypatch.setattr(config_files, "read", read)
     monkeypatch.syspath_prepend(str(folder))  # as `python -m` has it
@@ -317,7 +317,7 @@ def _tried(folder, parts, monkeypatch, seed):
     try:
         if seed % 8:
             return train(folder, "--resume", "results/models/run", "--epymarl=none", *(["--strict"] * (seed % 2)))
-        found = store.find(folder / "results/models/run", key="transfer_from")
+        found = checkpoint_store.find(folder / "results/models/run", key="transfer_from")
         transfer(parts.learner, str(found.path), "transfer_from=run", critic=True)
         return 0
     except ConfigError as error:

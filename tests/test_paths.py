@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from lolm_plugin import cli, config_check, config_files
+from lolm_plugin.commands import lolm
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.experiments import suite
 from lolm_plugin.paths import LONGEST_NAME, expand_home, path_component
+from lolm_plugin.suites import suite
 
 PLAIN = ("3m", "lbforaging:Foraging-8x8-2p-3f-v3", "updet_mappo", "pz-mpe-simple-spread-v3", "größe 3", "战场", "$x_{$")
 UNSAFE = (
@@ -117,6 +118,6 @@ def test_every_command_puts_a_home_in_its_place(arguments, tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["lolm", *arguments]) == 2
+    assert lolm.main(["lolm", *arguments]) == 2
     assert "~" not in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import config_files
-from lolm_plugin.checkpoints import manifest
-from lolm_plugin.checkpoints.files import load_tensors
+from lolm_plugin.configuration import config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden, hidden_words, parse
+from lolm_plugin.run import manifest
+from lolm_plugin.tensor_files import load_tensors
 from lolm_plugin.tracking.file_observer import FileObserver
 from tests.resume.runs import line, models, steps, train
 

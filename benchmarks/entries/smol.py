@@ -21,7 +21,7 @@ from benchmarks.entry import Entry
 from benchmarks.setting import Setting
 from benchmarks.smol_profile import PHASES, SHARES, Product, profile, seconds_alone
 from benchmarks.timing import rounds
-from lolm_plugin import config_files
+from lolm_plugin.configuration import config_files
 from lolm_plugin.modules.heads.feature_normaliser import PLAYED
 
 SIDES = ("before", "now")

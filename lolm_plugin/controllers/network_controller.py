@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lolm_plugin import registry
-from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.modules.agents.policy import PolicyOutput
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.randomness import KeyedDraws, keyed_generator
+from lolm_plugin.tensor_files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.modules.agents.llm_agent import LLMAgent, Prompts, States
 from lolm_plugin.modules.masked_policy import masked_log_softmax
+from lolm_plugin.tensor_files import load_tensors, save_tensors
 
 LEAST_TOKENS = 16  # at once: one prompt is read whole, however long
 COARSE = 0.5  # of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths]

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lolm_plugin import config_check, config_files, registry
 from lolm_plugin import host as hosts
+from lolm_plugin import registry
+from lolm_plugin.commands.train import parse_updates, take_option
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.doctor import estimate
 from lolm_plugin.doctor.episode_limits import ASSUMED, episode_limit
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import Layouts
 from lolm_plugin.paths import use_host_config_dir
-from lolm_plugin.training import parse_updates, take_option
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lolm_plugin import config_check
+from lolm_plugin.configuration import config_check
 from lolm_plugin.doctor import estimate, language_model, machine, memory, networks, run_memory, run_time, words
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.plan import Plan, configuration, plan

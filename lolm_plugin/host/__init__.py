@@ -27,7 +27,7 @@ class Host:
 
     ``registries`` holds the host's own dicts under each of ``KINDS``, so an entry put there is seen by its
     loop; ``run(_run, config, log)`` trains or evaluates as ``config`` says, ``_run`` being Sacred's run object, with
-    learners of the host's own (ours have ``host/loop.py``);
+    learners of the host's own (ours have ``run/loop.py``);
     ``open_logger(log, args, config, _run)`` is its logger of statistics, writing wherever ``args`` asks for;
     ``env_maker(name)`` gives the constructor ``(**env_args) -> env`` of an environment, which cloudpickle can carry
     to a fresh process: calling it there brings in what it needs. ConfigError when there is no such environment.

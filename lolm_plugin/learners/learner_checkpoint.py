@@ -6,16 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from lolm_plugin import __version__, registry, strict_json
-from lolm_plugin.checkpoints.files import (
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.modules.network_settings import network_settings
+from lolm_plugin.observations.units import NAMES
+from lolm_plugin.tensor_files import (
     expected_optimiser_tensors,
     load_optimiser_tensors,
     load_tensors,
     optimiser_tensors,
     save_tensors,
 )
-from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.network_settings import network_settings
-from lolm_plugin.observations.units import NAMES
 from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_list, is_number, is_table, is_whole, read_json
 
 FORMAT = 2  # 1: version 0.1.0, without `agent` and `units`

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lolm_plugin.checkpoints.files import check_fit_to_save, load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import quantization, sources, trial
 from lolm_plugin.llm.lora import first_layer, with_lora
@@ -22,6 +21,7 @@ from lolm_plugin.llm.products import choose, use_fastest
 from lolm_plugin.llm.reader import PackedReader, PaddedReader, Rows
 from lolm_plugin.llm.trial import Forms, Tried
 from lolm_plugin.randomness import keyed_seeds
+from lolm_plugin.tensor_files import check_fit_to_save, load_tensors, save_tensors
 
 FULL_MODEL = "model.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -15,14 +15,7 @@ from torch.nn import functional
 
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.observations.joint_state import JointStateLayout
-from lolm_plugin.observations.layout import (
-    N_BASE_ACTIONS,
-    Layouts,
-    ObservationLayout,
-    StateLayout,
-    StateReader,
-    Units,
-)
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, StateReader, Units
 from lolm_plugin.observations.units import UNKNOWN
 
 # Fields that some environment shows beyond the published ones.

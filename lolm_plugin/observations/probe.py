@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lolm_plugin.observations.layout import (
-    N_BASE_ACTIONS,
-    Layouts,
-    ObservationLayout,
-    StateLayout,
-    contiguous,
-)
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
 from lolm_plugin.observations.units import index
 
 SIGHT = 9.0

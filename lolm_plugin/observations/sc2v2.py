@@ -8,17 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin.config_files import read
+from lolm_plugin.configuration.config_files import read
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
-from lolm_plugin.observations.smac_family import (
-    SHOOT_RANGE,
-    SIGHT,
-    Flags,
-    Side,
-    battle_observation,
-    battle_state,
-)
+from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_observation, battle_state
 from lolm_plugin.observations.units import NAMES, indices
 from lolm_plugin.paths import host_config_dir
 

@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lolm_plugin.observations.joint_state import JointStateLayout
-from lolm_plugin.observations.layout import (
-    N_BASE_ACTIONS,
-    Block,
-    Layouts,
-    ObservationLayout,
-    StateLayout,
-    StateReader,
-)
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, Layouts, ObservationLayout, StateLayout, StateReader
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN, index
 
 SIGHT = 9.0  # map cells, every unit

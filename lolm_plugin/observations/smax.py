@@ -4,13 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lolm_plugin.observations.layout import (
-    N_BASE_ACTIONS,
-    Layouts,
-    ObservationLayout,
-    StateLayout,
-    contiguous,
-)
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
 from lolm_plugin.observations.units import NAMES, UNKNOWN, index
 
 TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))

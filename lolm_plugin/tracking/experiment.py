@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.config_files import flatten, plugin_config_dir, read
+from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
 
 TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it
 SEEDS = ("seed", "env_args.seed")

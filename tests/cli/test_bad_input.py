@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import training
+from lolm_plugin.commands import train
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
@@ -75,7 +75,7 @@ def test_bad_input_ends_in_one_sentence_and_code_2(case, capsys, monkeypatch, tm
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
     arguments, expected = CASES[case]
-    code = training.main(["main.py", *arguments])
+    code = train.main(["main.py", *arguments])
     error = capsys.readouterr().err
     assert code == 2
     assert error.startswith("error: ")
@@ -90,7 +90,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     real = tiny.config
     monkeypatch.setattr(tiny, "config", lambda name, **sizes: real(name, **{"max_position_embeddings": 64, **sizes}))
-    assert training.main(["main.py", *TINY]) == 2
+    assert train.main(["main.py", *TINY]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "reads at most 64" in error
     assert "prompt.style=terse" in error
@@ -98,7 +98,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_is_loaded(
 
 def test_nothing_slow_is_loaded_before_the_configuration_is_checked():
     script = (
-        "import sys; from lolm_plugin.training import main; code = main(sys.argv);"
+        "import sys; from lolm_plugin.commands.train import main; code = main(sys.argv);"
         "slow = {'transformers', 'peft', 'jax', 'matplotlib'} & set(sys.modules); sys.exit(code if not slow else 3)"
     )
     arguments = [*SMAX, "with", "env_args.map_name=MMM2"]
@@ -109,7 +109,7 @@ def test_nothing_slow_is_loaded_before_the_configuration_is_checked():
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
 def test_help_teaches_with_examples(arguments, capsys, monkeypatch):
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
-    assert training.main(["main.py", *arguments]) == 0
+    assert train.main(["main.py", *arguments]) == 0
     text = capsys.readouterr().out
     assert "python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2" in text
     assert "lolm_mappo_tiny" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import training
+from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
 # Two agents in a corridor who have to be in the same cell; all that a user writes, in one file.

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from lolm_plugin import cli, doctor, tuning
+from lolm_plugin import tuning
+from lolm_plugin.commands import doctor, lolm
 from lolm_plugin.doctor import packages
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.packages import Packages
@@ -135,7 +136,7 @@ def test_doctor_sees_what_is_wrong_and_changes_nothing(install, tmp_path, monkey
     monkeypatch.setenv("SC2PATH", os.fspath(home))
     monkeypatch.setenv("EPYMARL_HOME", "none")
     before = dict(os.environ)
-    assert cli.main(["lolm", "doctor"]) == 0
+    assert lolm.main(["lolm", "doctor"]) == 0
     text = capsys.readouterr().out
     section = text[text.index("\nStarCraft II\n") :].split("\n\n")[0]
     lines = [line for line in section.splitlines() if line.startswith("  [")]
@@ -159,7 +160,7 @@ def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tm
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "busy", lambda: False)
     for arguments, shown in ((["doctor"], "nothing tried yet"), (["doctor", "--tune"], ""), (["doctor"], "")):
-        assert cli.main(["lolm", *arguments]) == 0
+        assert lolm.main(["lolm", *arguments]) == 0
         section = capsys.readouterr().out.split("\nFastest on this machine, as tried\n")[1].split("\n\n")[0]
         assert shown in section
     for what in ("threads for language models", "threads for small networks", "speedup by onednn"):
@@ -169,7 +170,7 @@ def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tm
 def test_doctor_does_not_tune_on_a_busy_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "busy", lambda: True)
-    assert cli.main(["lolm", "doctor", "--tune"]) == 2
+    assert lolm.main(["lolm", "doctor", "--tune"]) == 2
     assert "set torch_threads and llm.product" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from lolm_plugin import cli
+from lolm_plugin.commands import lolm
 from lolm_plugin.controllers.prompt_controller import TOKEN_BUDGETS
 from lolm_plugin.doctor import language_model, machine, networks
 from lolm_plugin.doctor.plan import Plan
@@ -21,7 +21,7 @@ def doctor(capsys):
 
     def run(*arguments, host="--epymarl=none"):
         options = [host] if arguments and host else []
-        code = cli.main(["lolm", "doctor", *options, *arguments])
+        code = lolm.main(["lolm", "doctor", *options, *arguments])
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 
@@ -165,7 +165,7 @@ def test_no_weights_and_no_environment_are_loaded(tmp_path, fresh_python):
         part.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     arguments = ["--config=lolm_mappo", "--env-config=smax", "--epymarl=none", "with", f"llm.model={tmp_path}"]
-    program = f"import sys; from lolm_plugin import cli; print(cli.main(['lolm', 'doctor', *{arguments!r}]))"
+    program = f"import sys; from lolm_plugin.commands import lolm; print(lolm.main(['lolm', 'doctor', *{arguments!r}]))"
     text = fresh_python(f"{program}; print([name for name in sys.modules if name.startswith('jax')])")
     assert "LoRA on 2 of 2 layers" in text
     assert text.splitlines()[-2:] == ["0", "[]"]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import cli, training
-from lolm_plugin.checkpoints import manifest
+from lolm_plugin.commands import lolm
+from lolm_plugin.commands import train as train_command
 from lolm_plugin.envs.probe_tasks import optimal_return
+from lolm_plugin.run import manifest
 from tests.resume.runs import line, models, record, steps, train
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def imitate(folder, *arguments):
     here = os.getcwd()
     os.chdir(folder)
     try:
-        return cli.main(["lolm", "imitate", *arguments])
+        return lolm.main(["lolm", "imitate", *arguments])
     finally:
         os.chdir(here)
 
@@ -88,7 +89,7 @@ def test_the_printed_command_continues_by_ppo(tmp_path, capsys, monkeypatch):
     words = shlex.split(command)
     assert not [word for word in words if "teacher" in word or word.startswith("imitate.")]
     monkeypatch.chdir(tmp_path)
-    assert training.main(["main.py", *words[words.index("train") + 1 :]]) == 0
+    assert train_command.main(["main.py", *words[words.index("train") + 1 :]]) == 0
     (folder,) = (path for path in (tmp_path / "results/sacred/lolm_mappo_tiny/retreat").iterdir() if path.name == "1")
     info = json.loads((folder / "info.json").read_text())
     assert info["transfer"]["source_map"] == "retreat"
@@ -152,7 +153,7 @@ CASES = {
 def test_bad_input_ends_in_one_sentence_and_code_2(case, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     arguments, expected = CASES[case]
-    assert cli.main(["lolm", "imitate", *arguments]) == 2
+    assert lolm.main(["lolm", "imitate", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert len(error.strip().splitlines()) == 1
@@ -176,7 +177,7 @@ def test_a_teacher_tied_to_another_map_is_refused_before_anything_is_built(tmp_p
 
 
 def test_help_teaches_with_examples(capsys):
-    assert cli.main(["lolm", "imitate", "--help"]) == 0
+    assert lolm.main(["lolm", "imitate", "--help"]) == 0
     text = capsys.readouterr().out
     assert text.count("lolm imitate --config=") >= 3
     assert "transfer_from=" in text

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import cli, streams
+from lolm_plugin import streams
+from lolm_plugin.commands import lolm
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,7 @@ def test_prompt_prints_a_live_one_per_agent_with_tokens_per_part(env, style, cap
     name, map_name = env
     arguments = ["--config=lolm_mappo_tiny", f"--env-config={name}", "--epymarl=none"]
     assert (
-        cli.main(["lolm", "prompt", *arguments, "with", f"env_args.map_name={map_name}", f"prompt.style={style}"]) == 0
+        lolm.main(["lolm", "prompt", *arguments, "with", f"env_args.map_name={map_name}", f"prompt.style={style}"]) == 0
     )
     text = capsys.readouterr().out
     agents = re.findall(r"# agent \d+: (\d+) tokens \(me (\d+), allies (\d+), enemies (\d+), actions (\d+), cue", text)
@@ -30,7 +31,7 @@ def test_prompt_prints_a_live_one_per_agent_with_tokens_per_part(env, style, cap
 
 def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
-    assert cli.main(["lolm", "doctor"]) == 0
+    assert lolm.main(["lolm", "doctor"]) == 0
     text = capsys.readouterr().out
     assert "[ok] probe" in text
     assert "[ok] smax" in text
@@ -54,13 +55,13 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
     ],
 )
 def test_misuse_ends_in_one_sentence_and_code_2(arguments, words, capsys):
-    assert cli.main(["lolm", *arguments]) == 2
+    assert lolm.main(["lolm", *arguments]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words)
 
 
 def test_train_is_the_same_as_main(capsys):
-    assert cli.main(["lolm", "train", "--config=nothing", "--env-config=probe", "--epymarl=none"]) == 2
+    assert lolm.main(["lolm", "train", "--config=nothing", "--env-config=probe", "--epymarl=none"]) == 2
     assert "--config=nothing" in capsys.readouterr().err
 
 
@@ -69,7 +70,7 @@ def test_an_environment_that_cannot_start_is_told_in_a_sentence(capsys, monkeypa
         raise OSError("no game here")
 
     monkeypatch.setattr("lolm_plugin.envs.probe.make_env", broken)
-    assert cli.main(["lolm", "prompt", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]) == 2
+    assert lolm.main(["lolm", "prompt", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]) == 2
     assert "env=probe could not start a battle (OSError: no game here); `lolm doctor` tells" in capsys.readouterr().err
 
 

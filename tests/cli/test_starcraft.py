@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import cli
+from lolm_plugin.commands import lolm
 from lolm_plugin.host import locate
 from tests.fake_sc2.install import install, requirements_missing
 
@@ -138,7 +138,7 @@ def test_epymarls_own_algorithms_run_through_our_command_line(smaclite, train, t
 
 def test_prompts_of_a_host_environment_can_be_looked_at(smaclite, capsys):
     arguments = ("--config=lolm_mappo_tiny", "--env-config=smaclite", "--steps=2")
-    assert cli.main(["lolm", "prompt", *arguments, "with", "env_args.map_name=MMM2"]) == 0
+    assert lolm.main(["lolm", "prompt", *arguments, "with", "env_args.map_name=MMM2"]) == 0
     printed = capsys.readouterr().out
     assert "You: medivac hp 1.00" in printed
     assert "heal" in printed

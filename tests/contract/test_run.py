@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import BUNDLED, loop
+from lolm_plugin.host import BUNDLED
 from lolm_plugin.randomness import environment_seed
+from lolm_plugin.run import loop
 
 from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, episode_length, settings
 

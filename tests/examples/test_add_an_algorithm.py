@@ -60,7 +60,7 @@ def test_a_wrong_value_is_refused_in_a_sentence(copy, update, sentence):
 
 
 def test_the_tests_over_the_registry_test_it_at_once(copy):
-    folders = ("tests/modules", "tests/learners/test_all_algorithms.py", "tests/test_config_check.py")
+    folders = ("tests/modules", "tests/learners/test_all_algorithms.py", "tests/configuration/test_config_check.py")
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA")
     done = run(copy, "-m", "pytest", *options, "-k", "deepsets or every_registered_network", *folders)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lolm_plugin import training
+from lolm_plugin.commands import train
 from tests.fuzz import cases, commands
 from tests.fuzz.outcomes import problem
 
@@ -26,24 +26,24 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     os.environ |= {"HF_HUB_OFFLINE": "1"}
     os.environ.pop("EPYMARL_HOME", None)
-    launch, check = training.launch, training.check_game_and_prompts
+    launch, check = train.launch, train.check_game_and_prompts
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for number in range(options.cases):
             rng = random.Random(f"{options.seed} {number}")
             line, started = cases.command_line(rng), []
-            training.launch = lambda *given, started=started: started.append(given) or 0
-            training.check_game_and_prompts = lambda config, options: []
+            train.launch = lambda *given, started=started: started.append(given) or 0
+            train.check_game_and_prompts = lambda config, options: []
             wrong = problem(lambda line=line: commands.train(line))
             if started and options.train and not wrong and cases.is_short(line):
-                training.launch, training.check_game_and_prompts = launch, check
+                train.launch, train.check_game_and_prompts = launch, check
                 wrong = problem(lambda line=line: commands.train(line), TRAINING_PATIENCE)
             failures += _say(number, line, wrong)
             content = cases.damaged_yaml(rng)
             file = cases.write(Path(folder), content)
-            training.launch = lambda *given: 0
-            training.check_game_and_prompts = lambda config, options: []
+            train.launch = lambda *given: 0
+            train.check_game_and_prompts = lambda config, options: []
             for name, command in commands.OF_YAML.items():
                 failures += _say(
                     number, [name, repr(content)], problem(lambda command=command, file=file: command(file))

@@ -4,8 +4,8 @@ import functools
 import random
 from pathlib import Path
 
-from lolm_plugin import config_files
-from lolm_plugin.config_check import FREE_KEYS
+from lolm_plugin.configuration import config_files
+from lolm_plugin.configuration.config_check import FREE_KEYS
 from tests.algorithms import HOST_DIR
 
 ALGORITHMS = ("lolm_mappo_tiny", "rnn_mappo", "updet_mappo", "asn_attention_mappo", "dt2gs_mappo")

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from lolm_plugin import training
+from lolm_plugin.commands import train as training
 from lolm_plugin.errors import ConfigError, one_line
-from lolm_plugin.experiments import suite
+from lolm_plugin.suites import suite
 
 
 def train(line: list[str]) -> int:

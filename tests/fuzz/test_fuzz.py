@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lolm_plugin import training
+from lolm_plugin.commands import train
 from tests.fuzz import cases, commands
 from tests.fuzz.outcomes import problem
 
@@ -18,8 +18,8 @@ def _nothing_is_started(monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
-    monkeypatch.setattr(training, "launch", lambda config, host, asked: 0)
-    monkeypatch.setattr(training, "check_game_and_prompts", lambda config, options: [])
+    monkeypatch.setattr(train, "launch", lambda config, host, asked: 0)
+    monkeypatch.setattr(train, "check_game_and_prompts", lambda config, options: [])
 
 
 def test_every_command_line_of_valid_keys_ends_in_a_sentence_or_starts():

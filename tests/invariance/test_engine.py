@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lolm_plugin import training
+from lolm_plugin.commands import train as training
 
 SMALL = (
     # Short, and in small steps: a difference in the last digits grows until, one day, an action is another one.

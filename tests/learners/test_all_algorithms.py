@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lolm_plugin import config_files, registry
+from lolm_plugin import registry
+from lolm_plugin.configuration import config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from tests.algorithms import HOST_DIR, NETWORKS

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from lolm_plugin.checkpoints.files import save_tensors
 from lolm_plugin.errors import NumbersError
 from lolm_plugin.finite import check_finite
 from lolm_plugin.learners import guards
+from lolm_plugin.tensor_files import save_tensors
 from tests.algorithms import NETWORKS
 from tests.learners.compare import differing, tensors
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lolm_plugin.checkpoints.files import load_tensors, optimiser_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.tensor_files import load_tensors, optimiser_tensors, save_tensors
 
 TENSOR_FILES = (
     "adapter/adapter_model.safetensors",

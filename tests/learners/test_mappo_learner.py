@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.learners.transfer import transfer
 from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
+from lolm_plugin.run.transfer import transfer
 from tests.learners.compare import differing, farthest, tensors
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lolm_plugin import training
+from lolm_plugin.commands import train as training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 from tests.algorithms import NETWORKS
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lolm_plugin.config_files import plugin_config_dir, read
+from lolm_plugin.configuration.config_files import plugin_config_dir, read
 from lolm_plugin.llm.backbone import Backbone
 
 _SHIPPED = read(plugin_config_dir() / "default.yaml")

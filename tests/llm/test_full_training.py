@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lolm_plugin.checkpoints.files import load_tensors, save_tensors
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.backbone import Backbone, _dtypes
 from lolm_plugin.llm.sources import TINY, resolve
+from lolm_plugin.tensor_files import load_tensors, save_tensors
 from tests.llm import settings
 
 LLM = {**settings.LLM, "train": "full"}

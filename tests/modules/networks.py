@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from lolm_plugin import config_files, registry
+from lolm_plugin import registry
+from lolm_plugin.configuration import config_files
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.entity_tokens import EntityTokens
 from tests.dotted import put

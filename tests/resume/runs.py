@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from lolm_plugin import training
+from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds, for the case that something never happens

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin.host import progress
 from lolm_plugin.host.bundled.logger import Logger
-from lolm_plugin.host.progress import Progress
+from lolm_plugin.run import progress
+from lolm_plugin.run.progress import Progress
 from lolm_plugin.runners.episode_stats import EpisodeStats
 
 

@@ -252,7 +252,7 @@ def test_stopped_by_a_signal_and_resumed(number, tmp_path):
 
 ENDLESS = """
 import sys, time
-from lolm_plugin import training
+from lolm_plugin.commands import train
 from lolm_plugin.envs.probe import ProbeVectorEnv
 
 step, calls = ProbeVectorEnv.step, []
@@ -265,7 +265,7 @@ def stuck(env, actions):
     return step(env, actions)
 
 ProbeVectorEnv.step = stuck
-sys.exit(training.main(sys.argv))
+sys.exit(train.main(sys.argv))
 """
 
 

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lolm_plugin import checkpoint_config, config_check, config_files, resuming, updates
-from lolm_plugin.checkpoints.store import Store
-from lolm_plugin.config_files import flatten, merge
+from lolm_plugin.configuration import checkpoint_config, config_check, config_files, updates
+from lolm_plugin.configuration.config_files import flatten, merge
+from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.updates import nested
+from lolm_plugin.run import resuming
+from lolm_plugin.run.checkpoint_store import Store
 
 LOG = logging.getLogger("resuming")
 

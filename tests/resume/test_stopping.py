@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from lolm_plugin.host import stopping
-from lolm_plugin.host.stopping import Stopped, StopRequests
+from lolm_plugin.run import stopping
+from lolm_plugin.run.stopping import Stopped, StopRequests
 from tests.resume.runs import ROOT
 
 # Longer than a pipe holds: the process waits within its write until somebody reads.
 WRITER = """
 import logging, sys
-from lolm_plugin.host.stopping import StopRequests
+from lolm_plugin.run.stopping import StopRequests
 
 log = logging.getLogger("writer")
 log.addHandler(logging.StreamHandler(sys.stderr))
@@ -100,7 +100,7 @@ def test_a_forked_process_without_orders_dies_of_a_signal_as_any_other():
 AT_A_TERMINAL = """
 import logging, sys, time
 from pathlib import Path
-from lolm_plugin.host.stopping import StopRequests
+from lolm_plugin.run.stopping import StopRequests
 
 with StopRequests() as stop:
     stop.patient = True

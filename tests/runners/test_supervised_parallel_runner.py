@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lolm_plugin import config_check, config_files
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners.supervised_parallel_runner import DEFAULTS
 

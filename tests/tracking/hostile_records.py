@@ -5,7 +5,7 @@ import os
 import random
 
 from lolm_plugin.tracking.record_files import DEPTH, LIMITS, TYPES
-from tests.experiments.test_records import write
+from tests.report.test_records import write
 
 FILES = tuple(LIMITS)
 WRONG = ([], {}, "x", 7.5, True, [1], {"a": 1}, -1)

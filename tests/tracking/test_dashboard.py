@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from lolm_plugin import cli
+from lolm_plugin.commands import lolm
+from lolm_plugin.commands.dashboard import _alone
 from lolm_plugin.tracking import omniboard
-from lolm_plugin.tracking.dashboard import _alone
 from tests.resume.runs import PATIENCE
 
 # A server as careless as Omniboard is: every origin may do everything, and another port is tried where one is taken.
@@ -126,7 +126,7 @@ def test_a_port_in_use_ends_the_server_that_wants_it(careless, ports):
 @pytest.mark.parametrize("words", [["0"], ["65536"], ["-1"], ["²"], ["x"]])
 def test_what_is_no_port_is_said(capsys, words):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["lolm", "dashboard", f"--port={words[0]}"])
+        lolm.main(["lolm", "dashboard", f"--port={words[0]}"])
     assert ended.value.code == 2
     assert "a whole number from 1 to 65535" in capsys.readouterr().err
 
@@ -134,7 +134,7 @@ def test_what_is_no_port_is_said(capsys, words):
 def test_a_port_in_use_is_said_before_anything_is_read(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert cli.main(["lolm", "dashboard", str(tmp_path), f"--port={port}"]) == 2
+        assert lolm.main(["lolm", "dashboard", str(tmp_path), f"--port={port}"]) == 2
     assert f"--port={port} is in use; set another one, or leave --port out" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -143,7 +143,7 @@ def test_a_second_dashboard_of_a_folder_is_refused(tmp_path, capsys, monkeypatch
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     monkeypatch.setattr(omniboard, "install", lambda: None)
     with _alone(tmp_path / ".dashboard"):
-        assert cli.main(["lolm", "dashboard", str(tmp_path)]) == 2
+        assert lolm.main(["lolm", "dashboard", str(tmp_path)]) == 2
     assert f"another lolm dashboard shows the runs below {tmp_path}" in capsys.readouterr().err
 
 
@@ -162,7 +162,7 @@ def test_a_database_that_came_with_the_runs_is_refused(tmp_path, capsys, monkeyp
         storage.mkdir()
         (storage / "WiredTiger").write_bytes(b"x" * 100)
         (storage / "WiredTiger.turtle").write_bytes(b"\xff" * 100)
-    assert cli.main(["lolm", "dashboard", str(storage.parent)]) == 2
+    assert lolm.main(["lolm", "dashboard", str(storage.parent)]) == 2
     said = capsys.readouterr().err
     assert f"{storage}" in said
     assert "Traceback" not in said

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from lolm_plugin import cli
+from lolm_plugin.commands import export_run, import_runs, lolm
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden, parse
-from lolm_plugin.tracking import export_run, import_runs, mongo, mongo_observer, run_documents
+from lolm_plugin.tracking import mongo, mongo_observer, run_documents
 from lolm_plugin.tracking.mongo_observer import MongoObserver
-from tests.experiments.test_records import write
+from tests.report.test_records import write
 from tests.resume.runs import PATIENCE, line, record, train
 
 SECRET = "s3cret w0rd"
@@ -41,7 +41,7 @@ def url(tmp_path):
 
 
 def run_import(folder, url):
-    return cli.main(["lolm", "import-runs", str(folder), "--mongo", url])
+    return lolm.main(["lolm", "import-runs", str(folder), "--mongo", url])
 
 
 def content(database):
@@ -142,7 +142,7 @@ def test_there_and_back_again(tmp_path, url):
     for key in ("config", "status", "captured_out", "info", "host", "meta"):
         assert after.run[key] == before.run[key], key
     assert after.files["curve.png"] == before.files["curve.png"]
-    assert cli.main(["lolm", "report", str(tmp_path / "back")]) == 0
+    assert lolm.main(["lolm", "report", str(tmp_path / "back")]) == 0
 
 
 def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
@@ -173,7 +173,7 @@ def test_a_run_that_sacred_did_not_lay_out_is_said(tmp_path, url, capsys, change
     write(tmp_path / "runs/1")
     run_import(tmp_path / "runs", url)
     mongo.connect(url).runs.update_one({"_id": 1}, {"$set": changes})
-    assert cli.main(["lolm", "export-run", "1", "--mongo", url, "--out", str(tmp_path / "back")]) == 2
+    assert lolm.main(["lolm", "export-run", "1", "--mongo", url, "--out", str(tmp_path / "back")]) == 2
     assert "run 1 of this database is not laid out as Sacred does it" in capsys.readouterr().err
     assert not (tmp_path / "back").exists()
 
@@ -191,7 +191,7 @@ def test_a_run_that_sacred_did_not_lay_out_is_said(tmp_path, url, capsys, change
 def test_what_cannot_be_is_said(tmp_path, url, capsys, monkeypatch, arguments, said):
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     write(tmp_path / "runs/1")
-    assert cli.main(["lolm", *(word.format(url=url, runs=tmp_path / "runs") for word in arguments)]) == 2
+    assert lolm.main(["lolm", *(word.format(url=url, runs=tmp_path / "runs") for word in arguments)]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from lolm_plugin.launch import console_logger
+from lolm_plugin.run.launch import console_logger
 from lolm_plugin.tracking import output, run_documents
 from lolm_plugin.tracking.output import Output
 

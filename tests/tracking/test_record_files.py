@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from lolm_plugin import cli
-from lolm_plugin.experiments import records
-from lolm_plugin.tracking import import_runs, mongo, record_files, run_documents
+from lolm_plugin.commands import import_runs, lolm
+from lolm_plugin.report import records
+from lolm_plugin.tracking import mongo, record_files, run_documents
 from lolm_plugin.tracking.record_files import RecordError
-from tests.experiments.test_records import write
+from tests.report.test_records import write
 from tests.tracking.hostile_records import damaged, prying
 from tests.tracking.test_mongo import served
 
@@ -78,17 +78,17 @@ def test_the_commands_name_what_they_leave_out(tmp_path, secret, capsys):
     write(runs / "good", metrics={"test_return_mean": {"steps": [1, 2], "values": [1, 5]}})
     bad = write(runs / "bad")
     (bad / "config.json").write_bytes(b"\xff")
-    assert cli.main(["lolm", "report", str(runs)]) == 0
+    assert lolm.main(["lolm", "report", str(runs)]) == 0
     printed = capsys.readouterr().out
     assert f"1 record is left out: {bad}: config.json is not UTF-8." in printed
     assert "mappo" in printed
     assert "config.json is not UTF-8." in (runs / "report/index.html").read_text()
     with served(tmp_path / "database") as url:
-        assert cli.main(["lolm", "import-runs", str(runs), "--mongo", url]) == 0
+        assert lolm.main(["lolm", "import-runs", str(runs), "--mongo", url]) == 0
     printed = capsys.readouterr().out
     assert f"left out: {bad}: config.json is not UTF-8." in printed
     assert "1 added, 0 updated, 0 unchanged" in printed
-    assert cli.main(["lolm", "report", str(bad)]) == 2
+    assert lolm.main(["lolm", "report", str(bad)]) == 2
     assert "has no record that can be used; 1 record is left out" in capsys.readouterr().err
 
 

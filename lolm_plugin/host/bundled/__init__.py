@@ -30,7 +30,7 @@ def load() -> Host:
     """The bundled host."""
     from lolm_plugin.host.bundled.episode_batch import EpisodeBatch, ReplayBuffer
     from lolm_plugin.host.bundled.logger import open_logger
-    from lolm_plugin.host.loop import run
+    from lolm_plugin.run.loop import run
 
     host = Host(
         name="bundled",

@@ -1,15 +1,6 @@
 """A battle's layout as a description, for prompts without a hand-written style."""
 
-from lolm_plugin.observations.description import (
-    Choice,
-    Description,
-    Entities,
-    Field,
-    Number,
-    Place,
-    Targets,
-    Word,
-)
+from lolm_plugin.observations.description import Choice, Description, Entities, Field, Number, Place, Targets, Word
 from lolm_plugin.observations.layout import BASE_ACTIONS, Block, ObservationLayout
 from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 

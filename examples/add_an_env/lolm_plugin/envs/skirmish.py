@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.layout import (
-    N_BASE_ACTIONS,
-    Layouts,
-    ObservationLayout,
-    StateLayout,
-    contiguous,
-)
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
 from lolm_plugin.observations.units import index
 
 MARINES = {"pair": 2, "squad": 3}  # map name -> how many

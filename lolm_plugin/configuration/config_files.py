@@ -1,0 +1,269 @@
+"""Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
+
+import copy
+import functools
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lolm_plugin.configuration.strict_yaml import RepeatedKeyError, StrictYamlError, load
+from lolm_plugin.errors import ConfigError, did_you_mean
+from lolm_plugin.paths import expand_home
+
+HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
+MOST_BYTES = 1_000_000  # of a yaml file; ours have up to 20,000
+OPTIONS = {"algs": "--config", "envs": "--env-config"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The files of a run, weakest first: defaults and environment, then the algorithm's with those it extends."""
+
+    base: tuple[Path, ...]
+    algorithms: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.base + self.algorithms
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What they say together, with presets and map, and nothing after ``with``; keys and types unchecked."""
+        return merge_all(layer.settings for layer in stack(self, {}))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings that stand together: those of a file, or of its ``section`` for a map or a preset."""
+
+    settings: Mapping[str, Any]
+    path: Path | None = None  # None: the command line
+    section: str = ""  # a map's or a preset's name
+    preset: bool = False
+
+    @property
+    def where(self) -> str:
+        """For sentences: ``in FILE``."""
+        return f"in {self.path}" if self.path else "on the command line"
+
+    @property
+    def source(self) -> str:
+        """For the log: a file of ours as in a checkout, and which part of it."""
+        assert self.path is not None, "what the command line sets is not news"
+        name = f"config/{self.path.parent.name}/{self.path.name}"
+        return f"{name} for {self.section}" if self.section else name
+
+
+def plugin_config_dir() -> Path:
+    """Our own yaml files: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parents[1] / "config"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "config"
+
+
+def available(kind: str, host_dir: Path) -> dict[str, Path]:
+    """Every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) knows; ours win over the host's.
+
+    Our files for the host's own environments count only where the host has these.
+    """
+    folders = (host_dir / kind, plugin_config_dir() / kind)
+    found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    missing = {name for name in HOST_ENVS if kind == "envs" and not (host_dir / f"envs/{name}.yaml").is_file()}
+    return {name: path for name, path in found.items() if name not in missing}
+
+
+def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
+    """The file behind a name or a path (with or without ``.yaml``); ``option`` is where the name was given."""
+    known = available(kind, host_dir)
+    option = option or OPTIONS[kind]
+    if not name:
+        raise ConfigError(f"{option} is missing; set it to one of: {', '.join(sorted(known))}.")
+    if name in known:
+        return known[name]
+    home = expand_home(name, option)
+    for path in (Path(home), Path(f"{home}.yaml")):
+        if path.suffix == ".yaml" and os.path.isfile(path):  # False, not an OSError, for a name that is too long
+            return path
+    if kind == "envs" and name in HOST_ENVS:
+        raise ConfigError(
+            f"{option}={name} needs an EPyMARL checkout, and none is in use; set EPYMARL_HOME or --epymarl to one, "
+            f"or {option} to one of: {', '.join(sorted(known))}."
+        )
+    raise ConfigError(
+        f"{option}={name} is neither a yaml file nor a known name{did_you_mean(name, known)}; "
+        f"known: {', '.join(sorted(known))}."
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a yaml file as a dict. ConfigError if it is not valid, or has a key twice."""
+    try:
+        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); make it readable, or name another file."
+        ) from error
+    if content is None:
+        raise ConfigError(f"{path} has more than {MOST_BYTES} bytes, so it is no configuration; name another file.")
+    try:
+        parsed = _parsed(content)
+    except RepeatedKeyError as error:
+        raise ConfigError(f"{path}: {error}, and only the last one would count; remove one of them.") from error
+    except StrictYamlError as error:
+        raise ConfigError(f"{path} is not valid yaml ({error}); correct that line.") from error
+    if not isinstance(parsed, dict):
+        raise ConfigError(f"{path} holds no key: value pairs; write one `key: value` a line.")
+    return copy.deepcopy(parsed)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(content: bytes) -> Any:
+    """Parse a text once a process: a start reads every algorithm's file, and a suite's plan does so for each run."""
+    return load(content)
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
+    merged = dict(base)
+    for key, value in update.items():
+        if isinstance(value, Mapping):
+            below = merged.get(key)
+            value = merge(below if isinstance(below, Mapping) else {}, value)
+        merged[key] = value
+    return merged
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as ``env_args.map_name``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def merge_all(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All of them merged, the last one strongest."""
+    return functools.reduce(merge, settings, {})
+
+
+def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
+    """Defaults, then the environment's file, then the algorithm's, as EPyMARL merges them.
+
+    An algorithm that ``extends`` another stands on that one's files. Our defaults are left out for the host's own
+    algorithms, whose records stay as the host writes them.
+    """
+    algorithms, env_file = _extended(find("algs", alg, host_dir), host_dir), find("envs", env, host_dir)
+    defaults = [host_dir / "default.yaml"]
+    if not algorithms[-1].is_relative_to(host_dir):
+        defaults.append(plugin_config_dir() / "default.yaml")
+    return Resolved((*defaults, env_file), algorithms)
+
+
+def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
+    """All that makes up a configuration, weakest first, ``updates`` from the command line last.
+
+    What an algorithm changes on a map stands right above its file; a preset stands right below the place that names
+    it. So an algorithm's own file wins over what it is based on, and the command line over everything.
+    """
+    files = [Layer(_settings(path), path) for path in resolved.files]
+    chosen = merge_all([*(layer.settings for layer in files), updates])
+    map_name = str(flatten(chosen).get("env_args.map_name"))
+    layers: list[Layer] = []
+    for layer in files:
+        layers.append(layer)
+        if layer.path in resolved.algorithms:
+            layers += _map_layer(layer.path, map_name)
+    to_source = flatten(chosen).get("kl.reference") == "source"
+    if chosen.get("transfer_from") and not to_source and plugin_config_dir() / "default.yaml" in resolved.base:
+        layers.append(Layer({"kl": {"enabled": False}}))  # to the pretrained model (paper, section 4.3)
+    layers.append(Layer(updates))
+    for key, find_preset in (("learner_preset", _learner_preset), ("preset", _preset)):
+        naming = [i for i, layer in enumerate(layers) if key in layer.settings]
+        name = layers[naming[-1]].settings[key] if naming else None
+        if name is not None:
+            layers[naming[-1] : naming[-1]] = find_preset(str(name), resolved, layers[naming[-1]])
+    return layers
+
+
+def known_keys(host_dir: Path) -> dict[str, Any]:
+    """Every key of the host's and our defaults and of every algorithm, flat, with a value to infer its type from.
+
+    The keys under ``env_args`` are not among them: those belong to one environment each.
+    """
+    known: dict[str, Any] = {}
+    paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
+    for path in paths:
+        for key, value in flatten(_settings(path)).items():
+            if value is not None or key not in known:  # null tells no type
+                known[key] = value
+    return {key: value for key, value in known.items() if not key.startswith("env_args")}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file sets; which other it extends is no setting."""
+    return {key: value for key, value in read(path).items() if key != "extends"}
+
+
+def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
+    """An algorithm's file after those that it extends, the most basic one first."""
+    chain = [path]
+    while (name := read(chain[0]).get("extends")) is not None:
+        where = f"{chain[0]}: extends"
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}={name} is no name; write `extends: ALGORITHM`.")
+        below = find("algs", name, host_dir, option=where)
+        if any(below.resolve() == above.resolve() for above in chain):
+            loop = " -> ".join(file.stem for file in (*chain[::-1], below))
+            raise ConfigError(f"{where}={name} closes a loop ({loop}); let one of them extend nothing.")
+        chain.insert(0, below)
+    return tuple(chain)
+
+
+def _ours(folder: str, algorithm: Path) -> Path | None:
+    """Our file about a shipped algorithm, if there is one."""
+    shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve()
+    path = plugin_config_dir() / folder / algorithm.name
+    return path if shipped and path.is_file() else None
+
+
+def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
+    """What an algorithm changes on a map, from ``config/maps/ALGORITHM.yaml``, or from the table which that names."""
+    path = _ours("maps", algorithm)
+    if path is None:
+        return []
+    table = read(path)
+    if "same_as" in table:
+        path = path.with_name(f"{table['same_as']}.yaml")
+        table = read(path)
+    return [Layer(table[map_name], path, map_name)] if map_name in table else []
+
+
+def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
+    """A file of ``config/learners``; the host's own algorithms have no such keys."""
+    ours = plugin_config_dir() / "default.yaml" in resolved.base
+    files = {path.stem: path for path in sorted((plugin_config_dir() / "learners").glob("*.yaml")) if ours}
+    _check_preset("learner_preset", name, files, resolved, named)
+    return [Layer(read(files[name]), files[name], preset=True)]
+
+
+def _preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
+    """The sections of that name in ``config/presets`` of an algorithm and those it extends."""
+    tables = {path: read(path) for algorithm in resolved.algorithms if (path := _ours("presets", algorithm))}
+    _check_preset("preset", name, {key for table in tables.values() for key in table}, resolved, named)
+    return [Layer(table[name], path, name, preset=True) for path, table in tables.items() if name in table]
+
+
+def _check_preset(key: str, name: str, known: Collection[str], resolved: Resolved, named: Layer) -> None:
+    algorithm = resolved.algorithms[-1].stem
+    if not known:
+        raise ConfigError(f"{key}={name} {named.where} cannot be used, as {algorithm} has none; leave {key} out.")
+    if name not in known:
+        raise ConfigError(
+            f"{key}={name} {named.where} is unknown to {algorithm}{did_you_mean(name, known)}; "
+            f"set {key} to one of: {', '.join(sorted(known))}."
+        )

@@ -1,1 +1,0 @@
-"""Many runs side by side: suites, transfers, statistics, reports. Knows training as a command line and a record."""

@@ -1,0 +1,232 @@
+"""``lolm imitate``: a teacher plays, the student learns from its decisions, and is saved like any other run."""
+
+import logging
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lolm_plugin.learners.imitation import LABELLED_AT_ONCE, Lessons, Student, lessons, teacher_log_probs
+from lolm_plugin.run import teachers, testing
+from lolm_plugin.run.loop import Training
+from lolm_plugin.run.teachers import Teacher
+
+Item = TypeVar("Item")
+LOGGED = ("battle_won_mean", "return_mean", "ep_length_mean")  # of the battles that are learned from
+LOG_EVERY_SECONDS = 20  # where there is no terminal to redraw a line on
+
+
+class Imitation(Training):
+    """One imitation, in place of a training by reinforcement.
+
+    In round 0 the teacher plays; in later rounds (DAgger) the student plays and the teacher says what it would have
+    done. The data of all rounds add up. ``t_env`` counts the environment steps of all these battles; epochs take none.
+    """
+
+    def __init__(self, teacher: Teacher, *args: Any) -> None:
+        """``teacher``: who is imitated; ``args``: as for a training."""
+        super().__init__(*args)
+        self.teacher = teacher
+
+    def _loop(self) -> None:
+        args = self.args
+        # No checkpoint exists until the end, so a signal stops the run at once.
+        self.stop.patient, self._whole = False, False
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.collected: dict[str, float] = {}
+        self.student = Student(self.parts.learner, args)
+        teacher = teachers.build(self.teacher, self.parts)
+        with self._timed("test"):
+            self._test_student()
+            self._test_teacher(teacher)
+        at_once = self.runner.batch_size
+        data = _Data(self.parts, args.imitate["rounds"] * at_once * _runs(args.imitate["battles"], at_once))
+        held_out = _Data(self.parts, at_once * _runs(args.imitate["held_out"], at_once))
+        for number in range(args.imitate["rounds"]):
+            self._round(teacher, data, held_out, number)
+        self.parts.learner.mac.end_update()
+        self._whole = True
+        self._save()
+        if self._run is not None:
+            self._run.info["imitation"] = self._summary(data, held_out)
+
+    def _round(self, teacher: Any, data: "_Data", held_out: "_Data", number: int) -> None:
+        settings, runner, learner = self.args.imitate, self.runner, self.parts.learner
+        if number == 0:
+            with self._timed("teacher"):
+                self._play(teacher, held_out, settings["held_out"], "teacher plays held-out battles", "", teacher)
+                self._play(teacher, data, settings["battles"], "teacher plays", "teacher_", teacher)
+        else:
+            with self._timed("student"):
+                self._play(learner.mac, data, settings["battles"], f"round {number + 1}: student plays", "", teacher)
+        with self._timed("prepare"):
+            lesson, exam = (kept.lessons(learner.mac, self.args.gamma, self.log) for kept in (data, held_out))
+            self.log.info("%d decisions to learn from, %d held out.", len(lesson), len(exam))
+            learner.value_normaliser.update(lesson.returns, lesson.counts)
+        with self._timed("learn"):
+            self._learn(lesson, exam, number)
+        with self._timed("test"):
+            self._test_student()
+        self.logger.log_stat("episode", data.size, runner.t_env)
+
+    def _play(self, mac: Any, data: "_Data", battles: int, label: str, prefix: str, teacher: Any) -> None:
+        """Have ``mac`` play ``battles`` or a few more into ``data``; statistics are logged under ``prefix``."""
+        runner = self.runner
+        with self._played_by(mac) as stats:
+            for _ in _progress(range(_runs(battles, runner.batch_size)), label, runner.batch_size, self.log, "battle"):
+                data.add(runner.run(test_mode=False), teacher, mac is teacher)
+        teacher.end_update()  # a language model keeps its states from play for an update, which a teacher has none of
+        if prefix or mac is not teacher:
+            for name in LOGGED:
+                if name in stats:
+                    self.collected[prefix + name] = fmean(stats[name])
+                    self.logger.log_stat(prefix + name, self.collected[prefix + name], runner.t_env)
+
+    def _test_student(self) -> None:
+        self._test()
+        self.progress.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
+
+    def _test_teacher(self, teacher: Any) -> None:
+        """Test the teacher on the battles of the student's test; greedily alone."""
+        with self._played_by(teacher) as stats:
+            testing.play_battles(self.parts, teacher)
+        for name in ("test_battle_won_mean", "test_return_mean"):
+            if name in stats:
+                self.collected[f"teacher_{name}"] = stats[name][-1]
+                self.logger.log_stat(f"teacher_{name}", stats[name][-1], self.runner.t_env)
+
+    def _learn(self, lesson: Lessons, exam: Lessons, number: int) -> None:
+        epochs, t_env = self.args.imitate["epochs"], self.runner.t_env
+        steps = self.student.n_steps(lesson)
+        work = ((epoch, losses) for epoch in range(epochs) for losses in self.student.epoch(lesson, t_env, epoch))
+        stats: dict[str, list[float]] = defaultdict(list)
+        label = f"round {number + 1}: {epochs} epochs"
+        for done, (epoch, losses) in enumerate(_progress(work, label, 1, self.log, "step", total=epochs * steps), 1):
+            for name, value in losses.items():
+                stats[f"imitate_{name}"].append(value)
+            if done % steps == 0:
+                for name, value in self.student.evaluate(exam).items():
+                    stats[f"imitate_{'held_out_' if name == 'loss' else ''}{name}"] = [value]
+                means = {name: fmean(values) for name, values in stats.items()}
+                self.collected |= means
+                for name, value in means.items():
+                    self.logger.log_stat(name, value, t_env)
+                told = ", ".join(f"{name.removeprefix('imitate_')} {value:.3f}" for name, value in means.items())
+                self.log.info("Round %d, epoch %d of %d: %s.", number + 1, epoch + 1, epochs, told)
+                stats.clear()
+
+    @contextmanager
+    def _played_by(self, mac: Any) -> Iterator[dict[str, list[float]]]:
+        """Have ``mac`` act for the runner; yields what the runner logs, one value a run, in place of logging it."""
+        runner, args, stats = self.runner, self.args, _Collector(self.log)
+        before = runner.mac, runner.logger, args.runner_log_interval
+        runner.mac, runner.logger, args.runner_log_interval = mac, stats, 0
+        try:
+            yield stats.values
+        finally:
+            runner.mac, runner.logger, args.runner_log_interval = before
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[part] += time.monotonic() - started
+        self.logger.log_stat(f"imitate_seconds_{part}", self.seconds[part], self.runner.t_env)
+
+    def _summary(self, data: "_Data", held_out: "_Data") -> dict[str, Any]:
+        """For the record and the closing text."""
+        stats = self.logger.stats
+        tests = {name: stats[name] for name in ("test_battle_won_mean", "test_return_mean") if stats.get(name)}
+        return {
+            "teacher": self.teacher.name,
+            "teacher_step": self.teacher.checkpoint.step if self.teacher.checkpoint else None,
+            "battles": data.size,
+            "held_out_battles": held_out.size,
+            "test_battles": self.args.test_nepisode,
+            "before": {name: float(points[0][1]) for name, points in tests.items()},
+            "after": {name: float(points[-1][1]) for name, points in tests.items()},
+            "seconds": {part: round(seconds, 1) for part, seconds in self.seconds.items()},
+            "checkpoints": str(self.folder) if self._saved else None,
+            **self.collected,
+        }
+
+
+class _Data:
+    """Whole battles with the teacher's answers in every state."""
+
+    def __init__(self, parts: Any, battles: int) -> None:
+        self.buffer = parts.build_buffer(battles)
+        self.device = parts.args.device
+        self.size = 0
+        shape = self.buffer["avail_actions"].shape
+        self.log_teacher = torch.zeros(shape)  # [battles, time, agents, actions]
+        self.actions = torch.zeros(shape[:-1], dtype=torch.int64)
+
+    def add(self, batch: Any, teacher: Any, by_teacher: bool) -> None:
+        """Keep a batch of battles; where the teacher has not played them, its likeliest actions are learned."""
+        batch = batch[:, : int(batch.max_t_filled())]
+        log_teacher = teacher_log_probs(teacher, batch)
+        actions = batch["actions"].squeeze(-1) if by_teacher else log_teacher.argmax(-1)
+        where = slice(self.size, self.size + batch.batch_size)
+        self.log_teacher[where, : batch.max_seq_length] = log_teacher.cpu()
+        self.actions[where, : batch.max_seq_length] = actions.cpu()
+        self.buffer.insert_episode_batch(batch)
+        self.size += batch.batch_size
+
+    def lessons(self, mac: Any, gamma: float, log: logging.Logger) -> Lessons:
+        """All battles so far, ready to learn from."""
+        batch = self.buffer[: self.size]
+        batch = batch[:, : int(batch.max_t_filled())]
+        if batch.device != self.device:
+            batch.to(self.device)
+        length = batch.max_seq_length
+        answers: list[Tensor] = [
+            kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions)
+        ]
+
+        def shown(starts: Sequence[int]) -> Iterator[int]:
+            return _progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
+
+        return lessons(mac, batch, *answers, gamma, shown)
+
+
+class _Collector:
+    """Takes the place of a host's logger for a while."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.console_logger = log
+        self.values: dict[str, list[float]] = defaultdict(list)
+
+    def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+        """Keep a value."""
+        self.values[key].append(float(value))
+
+
+def _runs(battles: int, at_once: int) -> int:
+    return math.ceil(battles / at_once)
+
+
+def _progress(
+    work: Iterable[Item], label: str, each: int, log: logging.Logger, unit: str, total: int | None = None
+) -> Iterator[Item]:
+    """``work`` behind a progress bar with the time left; each item counts ``each`` units."""
+    total = (total or len(work)) * each  # type: ignore[arg-type]
+    shown = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    started = logged = time.monotonic()
+    with tqdm(total=total, desc=label, unit=unit, file=sys.__stderr__, disable=not shown, leave=False) as bar:
+        for done, item in enumerate(work, 1):
+            yield item
+            bar.update(each)
+            now = time.monotonic()
+            if not shown and now - logged > LOG_EVERY_SECONDS:
+                logged = now
+                left = (now - started) * (total - done * each) / (done * each)
+                log.info("%s: %d/%d %ss | %s left", label, done * each, total, unit, tqdm.format_interval(left))

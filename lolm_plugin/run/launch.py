@@ -1,0 +1,202 @@
+"""A checked configuration becomes a Sacred run: observers, threads, the loop, the closing summary, the exit code."""
+
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lolm_plugin import __version__, registry, tuning
+from lolm_plugin import host as hosts
+from lolm_plugin.configuration import checkpoint_config, config_check
+from lolm_plugin.errors import NumbersError, warn_on_failure
+from lolm_plugin.passwords import Address, hidden, hidden_words
+from lolm_plugin.paths import path_component
+from lolm_plugin.run.resuming import Resumed
+
+
+class Launch(NamedTuple):
+    """How a run was asked for."""
+
+    program: list[str]  # what to type before the arguments
+    arguments: list[str]
+    options: Mapping[str, Any]  # Sacred's part of the command line
+    notes: Sequence[str]  # lines for the log
+    resume: Resumed | None
+    mongo: Address | None = None  # a database for the record
+    teacher: Any = None  # a ``host.teachers.Teacher``: imitate it; None: train or play
+
+
+def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
+    """Train or play under Sacred; returns the exit code, 1 where the run failed with a sentence."""
+    with ExitStack() as closing:
+        return _launch(config, host, asked, closing)
+
+
+def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: ExitStack) -> int:
+    import numpy as np
+    import torch
+    from sacred import SETTINGS, Experiment
+
+    from lolm_plugin.run import loop
+    from lolm_plugin.run.checkpoint_store import SaveError
+    from lolm_plugin.run.imitation import Imitation
+    from lolm_plugin.run.stopping import Stopped, StopRequests
+    from lolm_plugin.tracking.file_observer import FileObserver
+    from lolm_plugin.tracking.mongo_observer import MongoObserver
+    from lolm_plugin.tracking.origin import origin, peak_memory
+    from lolm_plugin.tracking.output import Output
+    from lolm_plugin.tracking.progress import ProgressObserver
+    from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise, summarise_imitation
+
+    logger, output, options = console_logger(), Output(), dict(asked.options)
+    if options["--capture"] in (None, "sys"):  # Sacred's own loses what a run prints before it fails
+        options["--capture"] = None
+        closing.enter_context(output.tee())
+    logger.info(f"lolm_plugin {__version__}. {host.describe()}")
+    hosts.register(host)
+    if config.get("mac") in registry.ENTRIES["mac"]:
+        if config["mac"] == config_check.LLM_MAC:
+            _announce(config, logger)
+        for note in asked.notes:
+            logger.info(note)
+        policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
+        settled = asked.resume.settled if asked.resume else {}
+        threads = config["torch_threads"] or settled.get("torch_threads") or tuning.threads(policy)
+    else:
+        threads = 1  # as the host's own main does
+    torch.set_num_threads(threads)
+
+    SETTINGS["CAPTURE_MODE"] = "no"
+    SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
+    experiment = Experiment("pymarl", save_git_info=False)
+    experiment.logger = logger
+    experiment.captured_out_filter = output.take
+    experiment.add_config(config)
+
+    command = shlex.join(hidden_words([*asked.program, *_without_number(asked.arguments)]))
+
+    @experiment.main
+    def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> float | None:
+        run_config = deepcopy(_config)
+        np.random.seed(run_config["seed"])
+        torch.manual_seed(run_config["seed"])
+        run_config["env_args"]["seed"] = run_config["seed"]
+        _run.info["launch"] = origin(command, host.name)
+        try:
+            if asked.teacher is not None:
+                return loop.run(host, _run, run_config, _log, training=partial(Imitation, asked.teacher))
+            if run_config["learner"] in registry.ENTRIES["learner"]:
+                return loop.run(host, _run, run_config, _log, asked.resume)
+            return host.run(_run, run_config, _log)
+        finally:
+            _run.info["launch"] |= peak_memory()
+
+    runs = FileObserver(Path(config["local_results_path"], "sacred", config["name"], path_component(map_name(config))))
+    sacred_command = asked.options["COMMAND"]
+    if sacred_command is None:
+        experiment.observers.append(runs)
+        if asked.teacher is None:
+            experiment.observers.append(ProgressObserver(config["t_max"], actions_of_tests(config)))
+        if asked.mongo:
+            copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
+            experiment.observers.append(copy)
+            closing.callback(copy.close)  # once the curve is drawn
+        closing.callback(lambda: runs.close(output.text(), seconds=0))  # with the closing lines
+    started = time.time()
+    try:
+        with StopRequests():  # from the first line of its record on, so that a stopped run is never left as RUNNING
+            run = experiment.run(sacred_command or experiment.default_command, options=options)
+    except Stopped as stopped:
+        again = hidden(shlex.join([*asked.program, *_again(asked.arguments, config, Path(stopped.saved).parent)]))
+        how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
+        print(f"{stopped}; {how}", file=sys.stderr)
+        return stopped.exit_code
+    except NumbersError as error:
+        print(f"error: {error}{f' The batch is in {error.dumped}.' if error.dumped else ''}", file=sys.stderr)
+        return 1
+    except SaveError as error:
+        print(f"error: {error}; free some space or set on_save_error=warn.", file=sys.stderr)
+        return 1
+    finally:
+        if (beats := getattr(experiment.current_run, "_heartbeat", None)) is not None:
+            beats.stopped.set()  # a second signal may have come before Sacred did so
+            beats.join()  # Sacred itself waits 2 seconds
+        runs.close(output.text())
+    if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
+        host_line = host.describe().removeprefix("Host: ")
+        with warn_on_failure("The summary could not be made", logger):
+            if asked.teacher is not None:
+                text = summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started)
+            else:
+                text = summarise(run.config, host_line, Path(runs.dir), command, started)
+            print(f"\n{text}", flush=True)
+    return 0
+
+
+def _without_number(arguments: Sequence[str]) -> list[str]:
+    """Remove Sacred's --id, which only one run can have, from the arguments."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and not argument.startswith(("-i", "--id=")) and argument != "--id":
+            kept.append(argument)
+        skip = argument in ("-i", "--id")
+    return kept
+
+
+def _again(arguments: Sequence[str], config: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the arguments that resume this run: its folder, the host, and settings not taken from a checkpoint."""
+    repeated = checkpoint_config.to_repeat(config)
+    return [*_epymarl(arguments), "--resume", str(folder), *(["with", *repeated] if repeated else [])]
+
+
+def _epymarl(arguments: Sequence[str]) -> list[str]:
+    """What was said about the host, so that the next command says it too."""
+    said = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--epymarl"]
+    return [argument for i in said for argument in arguments[i : i + (1 if "=" in arguments[i] else 2)]]
+
+
+def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
+    """Say at the start what makes this run other than the paper's."""
+    llm = config["llm"]
+    if not llm["pretrained"]:
+        logger.info(f"{config['name']} starts from random weights (llm.pretrained=False), as the paper's control does.")
+    notes = []
+    if llm["num_layers"]:
+        notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
+    if llm["model"].startswith("tiny-"):
+        notes.append("a random language model without any knowledge (llm.model)")
+    if config["prompt"]["style"] != "paper":
+        notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
+    if notes:
+        logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is at the time, so that a run's record gets what the run logs."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+def console_logger() -> logging.Logger:
+    """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logger = logging.getLogger("lolm")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,98 @@
+"""Tests of the policy: greedy battles, and as many with sampled actions, which the training never notices."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lolm_plugin.run.components import Parts
+from lolm_plugin.runners.runner import Runner
+
+GREEDY, SAMPLED = "test_", "test_sampled_"
+
+
+class SampledTestLogger:
+    """Log the statistics of a sampled test under names of their own: ``test_X`` becomes ``test_sampled_X``.
+
+    Runners of both hosts log a test under ``test_``. Other statistics are those of training and are not logged.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.logger, name)
+
+    def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+        """Log ``value`` at environment step ``t``."""
+        if key.startswith(GREEDY):
+            self.logger.log_stat(SAMPLED + key.removeprefix(GREEDY), value, t, to_sacred)
+
+
+def whole_batches(parts: Parts) -> None:
+    """Round ``test_nepisode`` to whole batches for EPyMARL's own runners, which count nothing else."""
+    args, runner = parts.args, parts.runner
+    if isinstance(runner, Runner):
+        return
+    rounded = max(1, args.test_nepisode // runner.batch_size) * runner.batch_size
+    if rounded != args.test_nepisode:
+        parts.logger.console_logger.warning(
+            "Tests have %d episodes where test_nepisode=%d, as runner=%s counts whole batches alone; set "
+            "runner=supervised_parallel for exactly test_nepisode episodes.",
+            *(rounded, args.test_nepisode, args.runner),
+        )
+        args.test_nepisode = rounded
+
+
+def play_tests(parts: Parts, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Play ``test_nepisode`` battles, then as many with sampled actions if ``test_sampled``.
+
+    With ``test_greedy=False`` the first ones are sampled already and no others are played. Returns False if ``stopped``
+    cut the tests short.
+    """
+    mac = parts.learner.mac
+    if not play_battles(parts, mac, False, stopped):
+        return False
+    if not (parts.args.test_sampled and parts.args.test_greedy):
+        return True
+    with _sampled(parts):
+        return play_battles(parts, mac, True, stopped)
+
+
+def play_battles(parts: Parts, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Play ``test_nepisode`` battles with the controller ``mac``, which the runner has; False if cut short."""
+    runner = parts.runner
+    if hasattr(mac, "begin_test"):  # a controller of ours
+        mac.begin_test(sampled)
+    if isinstance(runner, Runner):
+        runner.begin_test()
+    with _no_training_statistics(runner):
+        for _ in range(-(-parts.args.test_nepisode // runner.batch_size)):
+            if stopped():
+                return False
+            runner.run(test_mode=True)
+    return True
+
+
+@contextmanager
+def _no_training_statistics(runner: Any) -> Iterator[None]:
+    """Have no training statistics due during a test.
+
+    Where they are, as before the first training episode, EPyMARL's runners log a test after its first episode and count
+    the others towards the next test.
+    """
+    logged_t = runner.log_train_stats_t
+    runner.log_train_stats_t = runner.t_env
+    try:
+        yield
+    finally:
+        runner.log_train_stats_t = logged_t
+
+
+@contextmanager
+def _sampled(parts: Parts) -> Iterator[None]:
+    runner, logger = parts.runner, parts.runner.logger
+    runner.logger = SampledTestLogger(logger)
+    try:
+        yield
+    finally:
+        runner.logger = logger

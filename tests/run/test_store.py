@@ -1,0 +1,347 @@
+"""A checkpoint is whole or absent, whatever happens to the process, the disk or the files."""
+
+import errno
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.run import checkpoint_store, manifest
+from lolm_plugin.run.checkpoint_store import SaveError, Store
+from lolm_plugin.tensor_files import load_tensors, save_tensors
+
+LOG = logging.getLogger("store")
+ROOT = Path(__file__).parents[2]
+
+
+def fill(value):
+    """Writes the same number into two files of a folder and one below it."""
+
+    def write(folder):
+        (folder / "adapter").mkdir()
+        save_tensors(folder / "adapter/weights.safetensors", {"w": torch.full((40,), float(value))})
+        save_tensors(folder / "critic.safetensors", {"w": torch.full((40,), float(value))})
+        (folder / "learner.json").write_text(json.dumps({"format": 2, "value": value}))
+
+    return write
+
+
+def value(checkpoint):
+    """The number in a checkpoint, which must be the same everywhere."""
+    found = {int(load_tensors(file)["w"][-1]) for file in checkpoint.path.rglob("*.safetensors")}
+    found.add(json.loads((checkpoint.path / "learner.json").read_text())["value"])
+    found.add(checkpoint.facts["value"])
+    assert len(found) == 1, found
+    return found.pop()
+
+
+def saved(folder, *steps, keep=None, scores=()):
+    """A store of these steps, each with its step as its number."""
+    with Store(folder, keep) as opened:
+        for step, score in zip(steps, [*scores, *[None] * len(steps)], strict=False):
+            opened.save(step, fill(step), {"value": step, "score": score})
+    return folder
+
+
+def test_what_was_saved_last_is_found(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10, 20)
+    assert value(checkpoint_store.find(folder)) == 20
+    assert checkpoint_store.find(folder).step == 20
+    assert value(checkpoint_store.find(folder, load_step=6)) == 5
+    assert value(checkpoint_store.find(folder, load_step=12)) == 10
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    folder = saved(tmp_path / "run", 1, 2, 3, 4, 5, keep=2, scores=([0.1, 3], [0.9, 1], [0.5, 9], [0.2, 9], None))
+    assert checkpoint_store.steps(folder) == [2, 4, 5]
+    with Store(folder, 2) as opened:
+        assert opened.best_score() == [0.9, 1]
+        opened.save(6, fill(6), {"value": 6, "score": [0.9, 2]})
+    assert checkpoint_store.steps(folder) == [5, 6]
+    assert sorted(path.name for path in folder.iterdir()) == ["5", "6"], "something else was left"
+
+
+def test_a_step_that_comes_again_is_replaced(tmp_path):
+    folder = saved(tmp_path / "run", 5)
+    with Store(folder, None) as opened:
+        opened.save(5, fill(7), {"value": 7})
+    assert value(checkpoint_store.find(folder)) == 7
+
+
+@pytest.mark.parametrize("name", ["critic.safetensors", "adapter/weights.safetensors", "learner.json", manifest.NAME])
+@pytest.mark.parametrize("how", ["flipped", "cut", "missing", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog, name, how):
+    folder = saved(tmp_path / "run", 5, 10)
+    damage(folder / "10" / name, how, random.Random(0))
+    found = checkpoint_store.find(folder, log=LOG)
+    assert value(found) == 5
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert str(folder / "10") in warning
+    assert Path(name).name in warning
+    assert "Going back to step 5" in warning
+    with pytest.raises(ConfigError, match=r"10 is damaged: .*leave out --strict"):
+        checkpoint_store.find(folder, strict=True)
+
+
+def damage(path, how, generator):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(content[: generator.randrange(len(content))])
+    else:
+        at = generator.randrange(len(content))
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :])
+
+
+def test_200_random_damages_are_never_loaded(tmp_path):
+    whole = saved(tmp_path / "whole", 5, 10)
+    generator = random.Random(1)
+    for trial in range(200):
+        folder = tmp_path / "run"
+        shutil.copytree(whole, folder)
+        files = sorted(path for path in (folder / "10").rglob("*") if path.is_file())
+        changed = generator.choice(files)
+        before = changed.read_bytes()
+        damage(changed, generator.choice(["flipped", "cut", "missing"]), generator)
+        if not changed.exists() or changed.read_bytes() != before:
+            assert value(checkpoint_store.find(folder)) == 5, (trial, changed)
+        shutil.rmtree(folder)
+
+
+def test_where_nothing_is_whole_a_sentence_says_so(tmp_path):
+    folder = saved(tmp_path / "run", 5)
+    (folder / "5/critic.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"critic.safetensors is missing: no whole checkpoint is left"):
+        checkpoint_store.find(folder)
+    with pytest.raises(ConfigError, match="has no checkpoint"):
+        checkpoint_store.find(tmp_path)
+    with pytest.raises(ConfigError, match="is not a folder"):
+        checkpoint_store.find(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_without_manifest_is_only_taken_from_version_0_1_0(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10)
+    (folder / "10" / manifest.NAME).unlink()
+    assert checkpoint_store.find(folder).step == 5
+    (folder / "10/learner.json").write_text('{"format": 1}')
+    assert checkpoint_store.find(folder).step == 10
+    assert checkpoint_store.find(folder).facts == {}
+
+
+@pytest.mark.parametrize("outside", ["../secret", "/etc/hostname"])
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, outside):
+    folder = saved(tmp_path / "run", 5)
+    (tmp_path / "run/secret").write_text("secret")
+    path = folder / "5" / manifest.NAME
+    body = json.loads(path.read_text())["body"]
+    body["files"][outside] = {"bytes": 6, "sha256": manifest._sha256(tmp_path / "run/secret")}
+    path.write_text(json.dumps({"sha256": manifest._of(body), "body": body}))
+    with pytest.raises(ConfigError, match=f"names {outside}, which is not inside the checkpoint"):
+        checkpoint_store.find(folder)
+
+
+def link(checkpoint):
+    (checkpoint.parent / "secret").write_text("secret")
+    (checkpoint / "link").symlink_to(checkpoint.parent / "secret")
+
+
+def pipe(checkpoint):
+    (checkpoint / manifest.NAME).unlink()
+    os.mkfifo(checkpoint / manifest.NAME)
+
+
+def unlisted_pipe(checkpoint):
+    os.mkfifo(checkpoint / "more.safetensors")
+
+
+def long_manifest(checkpoint):
+    os.truncate(checkpoint / manifest.NAME, 51 * 2**20)
+
+
+def deep_manifest(checkpoint):
+    (checkpoint / manifest.NAME).write_text("[" * 100_000)
+
+
+def many_files(checkpoint):
+    for number in range(1100):
+        (checkpoint / f"{number}.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (link, "link is a link"),
+        (pipe, "manifest.json is neither a file nor a folder"),
+        (unlisted_pipe, "more.safetensors is neither a file nor a folder"),
+        (long_manifest, "manifest.json has 53,477,376 bytes, more than the 1,048,576 that are read"),
+        (deep_manifest, "manifest.json is not valid JSON"),
+        (many_files, "more than 1000 files are in it"),
+    ],
+)
+def test_what_is_no_plain_checkpoint_is_passed_over_at_once(tmp_path, attack, reason):
+    folder = saved(tmp_path / "run", 5, 10)
+    attack(folder / "10")
+    assert value(checkpoint_store.find(folder)) == 5
+    with pytest.raises(ConfigError, match=f"10 is damaged: {reason}"):
+        checkpoint_store.find(folder, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "hostile"),
+    [
+        *(("sacred_runs", 5), ("sacred_runs", [{}]), ("host", []), ("config", [1]), ("env_args", 3), ("seed", "1")),
+        *(("score", "high"), ("score", []), ("transfer", "all"), ("t_env", True), ("packages", {"torch": 2})),
+        ("sacred_starts", [["a"]]),
+    ],
+)
+def test_facts_of_another_type_are_damage(tmp_path, key, hostile):
+    with Store(tmp_path / "run", None) as opened:
+        opened.save(5, fill(5), {"value": 5, key: hostile})
+    with pytest.raises(ConfigError, match=f"says something about {key} that cannot be understood"):
+        checkpoint_store.find(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["²", "007", "9" * 400, "-5", "link"])
+def test_a_folder_not_named_as_steps_are_is_no_checkpoint(tmp_path, name):
+    folder = saved(tmp_path / "run", 5, 10)
+    (folder / "5").rename(folder / "aside")
+    if len(name) < 255:
+        (folder / name).mkdir()
+    if name == "link":
+        (folder / "11").symlink_to(folder / "aside")
+    assert checkpoint_store.steps(folder) == [10]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "run", 5)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with Store(folder, 1) as opened, pytest.raises(SaveError, match=r"run/10 could not be written \(No space left"):
+        opened.save(10, fill(10), {"value": 10})
+    assert sorted(path.name for path in folder.iterdir()) == ["5"]
+    assert value(checkpoint_store.find(folder)) == 5
+
+
+def test_tensors_that_the_disk_does_not_take_are_a_save_error(tmp_path):
+    """A limit on the size of files, in a process of its own: the system's own refusal, inside the library's writing."""
+    program = f"""
+import resource, signal, torch
+from pathlib import Path
+from lolm_plugin.tensor_files import save_tensors
+from lolm_plugin.run.checkpoint_store import SaveError, Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with Store(Path({str(tmp_path / "run")!r}), 1) as opened:
+    try:
+        opened.save(5, lambda folder: save_tensors(folder / "w.safetensors", {{"w": torch.zeros(9999)}}), {{}})
+    except SaveError as error:
+        print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert "refused: The checkpoint" in done.stdout, done.stderr
+    assert checkpoint_store.steps(tmp_path / "run") == []
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    with Store(tmp_path / "run", 1), pytest.raises(ConfigError, match="belongs to a run that still goes on"):
+        Store(tmp_path / "run", 1).__enter__()
+    with Store(tmp_path / "run", 1):
+        pass
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10)
+    (folder / ".writing-15").mkdir()
+    (folder / "10").rename(folder / ".writing-10-before")  # killed between the two renames
+    with Store(folder, None):
+        pass
+    assert checkpoint_store.steps(folder) == [5, 10]
+    assert value(checkpoint_store.find(folder)) == 10
+    assert not list(folder.glob(".*"))
+
+
+def test_later_checkpoints_are_set_aside(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10, 15)
+    with Store(folder, None) as opened:
+        opened.set_aside_after(5)
+    assert sorted(path.name for path in folder.iterdir()) == ["10.damaged", "15.damaged", "5"]
+
+
+def test_what_was_set_aside_before_stays(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10)
+    for _ in range(2):
+        with Store(folder, None) as opened:
+            opened.set_aside_after(5)
+            opened.save(10, fill(10), {"value": 10})
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "10.damaged", "10.damaged-2", "5"]
+
+
+KILLER = """
+import itertools, os, random, signal, sys, time
+from pathlib import Path
+from lolm_plugin.run import checkpoint_store
+from tests.run.test_store import fill, value
+
+folder, generator, step = Path(sys.argv[1]), random.Random(2), 0
+completed = folder.with_name("completed")
+completed.write_text("0")
+for kill in range(50):
+    child = os.fork()
+    if child == 0:  # saves without a pause; every other step comes a second time, as in a run that was resumed
+        with checkpoint_store.Store(folder, 2) as opened:
+            for next_step in itertools.count(step + 1):
+                for _ in range(1 + next_step % 2):
+                    opened.save(next_step, fill(next_step), {"value": next_step, "score": [next_step % 7]})
+                completed.with_suffix(".new").write_text(str(next_step))
+                completed.with_suffix(".new").rename(completed)
+    before = completed.read_text()
+    while completed.read_text() == before:  # one more, however slow the disk is
+        time.sleep(0.001)
+    time.sleep(generator.uniform(0, 0.05))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    unfinished = len(list(folder.glob(".writing-*")))
+    if checkpoint_store.steps(folder):
+        damaged = [at for at in checkpoint_store.steps(folder) if not checkpoint_store.is_whole(folder / str(at))]
+        found = checkpoint_store.find(folder)
+        assert value(found) >= int(completed.read_text()), (kill, found)
+        assert not damaged, (kill, damaged)
+        step = found.step
+    print("loaded", step, "unfinished", unfinished)
+"""
+
+
+def test_50_kills_at_random_moments_of_saving(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True
+    )
+    loads = [line.split() for line in done.stdout.splitlines()]
+    assert len(loads) == 50, done.stderr
+    assert int(loads[-1][1]) >= 50, "it hardly saved"
+    assert sum(int(unfinished) > 0 for *_, unfinished in loads) > 10, "hardly a kill hit a save"
+
+
+def test_whatever_ends_a_save_leaves_nothing_of_it(tmp_path):
+    def broken(folder):
+        fill(5)(folder)
+        raise ArithmeticError("not finite")
+
+    folder = saved(tmp_path / "run", 5)
+    with Store(folder, None) as opened:
+        with pytest.raises(ArithmeticError):
+            opened.save(10, broken, {})
+        assert [path.name for path in folder.iterdir()] == ["5"]

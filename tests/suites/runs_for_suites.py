@@ -1,0 +1,78 @@
+"""A suite small enough to run for real, and jobs that only pretend to."""
+
+from pathlib import Path
+
+import yaml
+
+from lolm_plugin.report import records
+from lolm_plugin.suites import job
+from tests.resume.runs import TIMES
+
+SMALL = {
+    "description": "small",
+    "env": "probe",
+    "algorithms": {"updet_mappo": {}},
+    "maps": ["duel"],
+    "transfers": [{"source": "duel", "target": "target"}],
+    "seeds": [1],
+    "with": {
+        **{"t_max": 600, "test_interval": 200, "test_nepisode": 16, "save_model_interval": 100, "torch_threads": 1},
+        **dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), 16),
+        **{"runner_log_interval": 90, "learner_log_interval": 70, "log_interval": 100},
+    },
+    "few_shot": {"t_max": 300},
+}
+
+
+def suite_file(folder: Path, **changes) -> Path:
+    """``SMALL`` with changes, as a file; None takes a key away."""
+    content = {key: value for key, value in {**SMALL, **changes}.items() if value is not None}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def numbers(folder):
+    """Everything that was measured below ``folder``, but time, by run."""
+    return {
+        (run.kind, run.algorithm, run.source_map, run.map_name, run.seed, run.status, name): series
+        for run in records.read_all(folder)
+        for name, series in run.series.items()
+        if name not in TIMES
+    }
+
+
+class PretendedWorkers:
+    """Ends every job at the second look; ``codes`` says how, by a part of its folder's name, the first try first."""
+
+    where = "nowhere"
+
+    def __init__(self, slots=2, codes=None):
+        self.slots, self.codes = slots, codes or {}
+        self.started, self.stopped, self.most = [], [], 0
+        self._looks = {}
+
+    def start(self, folder):
+        self.started.append(folder)
+        handle = len(self.started)
+        self._looks[handle] = 0
+        self.most = max(self.most, len(self._looks))
+        codes = next((codes for part, codes in self.codes.items() if part in str(folder)), [])
+        (folder / job.OUTPUT).open("a").write(f"try\nerror: {folder.name} broke\n")
+        return handle, folder, codes.pop(0) if codes else 0
+
+    def poll(self, running):
+        handle, folder, code = running
+        self._looks[handle] = self._looks.get(handle, 0) + 1
+        if self._looks[handle] < 2:
+            return None
+        del self._looks[handle]
+        if code == 0:
+            job.write_json(folder / job.DONE, {})
+        return code
+
+    def stop(self, running):
+        self.stopped.append(running[1])
+
+    def close(self):
+        pass

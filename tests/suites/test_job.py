@@ -1,0 +1,201 @@
+"""One run of a suite, whoever tries it and however often."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.run import checkpoint_store
+from lolm_plugin.run.checkpoint_store import Store
+from lolm_plugin.suites import job
+from tests.resume.runs import PATIENCE, ROOT, line, record, steps
+
+
+def put_down(folder, *updates, source=None):
+    arguments = [word for word in line("updet_mappo", "probe", "duel", *updates) if not word.startswith("--epymarl")]
+    job.write(folder, arguments, source, "none")
+    return folder
+
+
+def run(folder):
+    """The job as its own process, its standard input held open; returns it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lolm_plugin.suites.job", str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path):
+    folder = put_down(tmp_path / "job", "t_max=100000000", "save_model_interval=100000000")
+    process = run(folder)
+    deadline = time.monotonic() + PATIENCE
+    while not steps(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    before = steps(folder)[-1]
+    printed, _ = process.communicate()  # closes its standard input, as the system does when the starter dies
+    assert process.returncode == 143, printed
+    assert steps(folder)[-1] > before, "it did not save"
+    assert not job.is_done(folder)
+    assert "Fatal" not in printed
+
+    content = json.loads((folder / job.JOB).read_text())
+    assert job._arguments(content, folder)[0] == "--resume"
+
+
+def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    job.write_json(folder / job.DONE, {})
+    monkeypatch.setattr(job.train, "main", lambda arguments: pytest.fail("it was run"))
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+
+
+def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(job.train, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(job, "missing", lambda folder, arguments: "")
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+    assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
+    assert not (folder / "results").exists()
+    assert job.is_done(folder)
+
+
+@pytest.mark.parametrize("name", ["run", "rnn_mappo_seed1_pkg:space/Name-v0_2026-01-01"])
+def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, name):
+    """Earlier versions took a slash in the name of a task into the name of the run's folder."""
+    folder = put_down(tmp_path / "job")
+    with Store(folder / "results/models" / name, None) as store:
+        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+    monkeypatch.setattr(job.train, "main", lambda arguments: pytest.fail("it was run"))
+    assert job._arguments(json.loads((folder / job.JOB).read_text()), folder)[:2] == [
+        "--resume",
+        str(folder / "results/models" / name),
+    ]
+    (folder / "results/models" / name / "5/learner.json").write_text("damaged")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
+        job.main(folder)
+    assert (folder / "results/models" / name / "5").is_dir()
+
+
+def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
+    folder = put_down(tmp_path / "job", "decisions_file=d.jsonl", "lr=0.1")
+    with Store(folder / "results/models/run", None) as store:
+        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+    arguments = job._arguments(json.loads((folder / job.JOB).read_text()), folder)
+    assert arguments[-2:] == ["with", "decisions_file=d.jsonl"]
+
+
+def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
+    folder = put_down(tmp_path / "job")
+    monkeypatch.setattr(job.train, "main", lambda arguments: 1)
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 1
+    assert not job.is_done(folder)
+
+
+@pytest.mark.parametrize("lost", ["every", "last"])
+def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there_is_room(
+    tmp_path, monkeypatch, capsys, lost
+):
+    folder = put_down(tmp_path / "job", "t_max=60", "save_model_interval=10", "test_interval=1000")
+    save = checkpoint_store.Store.save
+
+    def full(self, step, fill, facts):
+        if lost == "every" or facts["finished"]:
+            raise checkpoint_store.SaveError("The checkpoint could not be written (No space left on device)")
+        return save(self, step, fill, facts)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint_store.Store, "save", full)
+    assert job.main(folder) == 1  # on_save_error=warn is the default
+    assert ("has no checkpoint" if lost == "every" else "last checkpoint was not written") in capsys.readouterr().err
+    assert not job.is_done(folder)
+    monkeypatch.setattr(checkpoint_store.Store, "save", save)
+    monkeypatch.chdir(tmp_path)
+    assert job.main(folder) == 0
+    assert job.is_done(folder)
+    assert checkpoint_store.find(job.models(folder)).facts["finished"]
+
+
+def test_an_evaluation_is_done_when_its_record_has_measurements(tmp_path):
+    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    record = tmp_path / "results/sacred/updet_mappo/duel/1"
+    record.mkdir(parents=True)
+    (record / "metrics.json").write_text("{}")
+    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    (record / "metrics.json").write_text('{"test_return_mean": {"steps": [0], "values": [1.0]}}')
+    assert job.missing(tmp_path, ["evaluate=True"]) == ""
+
+
+def test_checkpoints_of_epymarls_own_algorithms_count(tmp_path):
+    (tmp_path / "results/models/qmix_seed1/5000").mkdir(parents=True)
+    assert job.missing(tmp_path, ["save_model=True"]) == "it has no checkpoint"
+    (tmp_path / "results/models/qmix_seed1/5000/agent.th").touch()
+    assert job.missing(tmp_path, ["save_model=True"]) == ""
+
+
+@pytest.mark.parametrize(
+    "content", ['{"arguments": ["--con', "[]", "null", '{"arguments": [1], "source": null}', "\udcff"]
+)
+def test_a_damaged_job_is_refused_in_a_sentence(tmp_path, content):
+    folder = put_down(tmp_path / "job")
+    (folder / job.JOB).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(job.DamagedJob, match=r"job\.json is damaged.*remove that file"):
+        put_down(folder)
+
+
+def test_a_try_that_never_ends_is_waited_for_only_so_long(tmp_path, monkeypatch, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.chdir(tmp_path)
+    with open(".lock", "w") as first, open(".lock", "w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(
+            ConfigError, match=r"still in use by an earlier try of this run after 0 s; end that process"
+        ):
+            job._wait_for(second, seconds=0.3)
+        assert capsys.readouterr().err == "waiting for an earlier try of this run to end\n"
+        fcntl.flock(first, fcntl.LOCK_UN)
+        job._wait_for(second, seconds=0.3)
+
+
+def test_other_settings_are_refused_and_the_same_are_not(tmp_path):
+    folder = put_down(tmp_path / "job", "lr=0.1")
+    put_down(folder, "lr=0.1")
+    with pytest.raises(ConfigError, match=r"holds a run with other settings \(lr=0.1, lr=0.2\)"):
+        put_down(folder, "lr=0.2")
+
+
+def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
+    source = put_down(tmp_path / "a/source", "t_max=100", "test_interval=1000")
+    target = put_down(tmp_path / "b/target", "t_max=100", "test_interval=1000", source=source)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="source has no checkpoint to transfer from"):
+        job.main(target)
+    assert job.main(source) == 0
+    assert job.main(target) == 0
+    parts = json.loads((record(target, 1) / "info.json").read_text())["transfer"]["parts"]
+    assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]
+
+
+def test_a_file_with_an_address_is_its_owners_and_is_not_quoted(tmp_path):
+    address = "mongo=mongodb://me:s3 cret@h/x"
+    secret = put_down(tmp_path / "secret", address)
+    assert json.loads((secret / job.JOB).read_text())["arguments"][-1] == address, "the job needs it"
+    assert (secret / job.JOB).stat().st_mode & 0o077 == 0
+    assert (put_down(tmp_path / "open") / job.JOB).stat().st_mode & 0o044
+    with pytest.raises(ConfigError, match=r"mongodb://\*\*\*@h/x") as refused:
+        put_down(secret, "seed=3")
+    assert "s3" not in str(refused.value)
