@@ -6,11 +6,11 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from lolm_plugin.doctor import words
 from lolm_plugin.report.figures import Picture
 from lolm_plugin.report.records import RunRecord
 from lolm_plugin.report.results import Results
 from lolm_plugin.report.tables import Table
+from lolm_plugin.wording import several
 
 NAMED = 10  # runs that a warning lists
 
@@ -147,7 +147,7 @@ def _named(results: Results, runs: Sequence[RunRecord]) -> str:
 
 
 def _are(number: int, thing: str) -> str:
-    return f"{words.several(number, thing)} {'is' if number == 1 else 'are'}"
+    return f"{several(number, thing)} {'is' if number == 1 else 'are'}"
 
 
 def _word(kind: str) -> str:
