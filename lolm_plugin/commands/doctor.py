@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import humanize
 
 from lolm_plugin import host as hosts
 from lolm_plugin import tuning
 from lolm_plugin.commands import train
 from lolm_plugin.configuration import config_check
+from lolm_plugin.doctor import machine, preflight
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import cache_dir, use_host_config_dir
 
@@ -43,10 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.fetch_epymarl:
         print(f"EPyMARL is in {fetch_epymarl()}")
     if run:
-        _measure(run, options)
+        _measure(run, options.time_limit, options.memory_limit * 1e9)
         return 0
-    from lolm_plugin.doctor import machine
-
     for title, results in machine.sections().items():
         print(f"\n{title}")
         for result in results:
@@ -60,16 +60,18 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "lolm doctor",
         usage="lolm doctor [options] [--config=NAME --env-config=NAME [--epymarl=PATH|none] [with KEY=VALUE ...]]",
         description=DESCRIPTION,
+        epilog="Limits of the child process: 300 seconds, and 90 % of the memory that is free.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--fetch-epymarl", action="store_true", help="clone EPyMARL into the per-user cache")
-    tune = "measure again what is fastest on this machine, and remember it; do so while nothing else runs"
-    parser.add_argument("--tune", action="store_true", help=tune)
-    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="of the child process; default 300")
-    parser.add_argument(
-        "--memory-limit", type=float, metavar="GB", help="of the child process; default 90%% of what is free"
-    )
+    free = preflight.MEMORY_SHARE * preflight.available_memory() / 1e9
+    for name, how in {
+        "--fetch-epymarl": {"action": "store_true", "help": "clone EPyMARL into the per-user cache, for every run"},
+        "--tune": {"action": "store_true", "help": "measure again what is fastest here; do so while nothing else runs"},
+        "--time-limit": {"type": float, "metavar": "SECONDS", "default": preflight.TIME_LIMIT, "help": "of the child"},
+        "--memory-limit": {"type": float, "metavar": "GB", "default": free, "help": "of the child"},
+    }.items():
+        parser.add_argument(name, **how)
     options, run = parser.parse_known_args(list(arguments))
     before = run[: run.index("with")] if "with" in run else run
     names = [word.split("=")[0] for word in before]
@@ -82,35 +84,24 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, run
 
 
-def _measure(arguments: Sequence[str], options: argparse.Namespace) -> None:
+def _measure(arguments: Sequence[str], seconds: float, memory: float) -> None:
     """Measure the run that the command line asks for, and print what follows."""
-    from lolm_plugin.doctor import preflight
-
-    config, checkout = _checked(arguments)
-    preflight.require(config)
-    train.check_game_and_prompts(config, {"COMMAND": None})
-    limits = preflight.Limits(
-        options.time_limit or preflight.TIME_LIMIT,
-        options.memory_limit * 1e9 if options.memory_limit else preflight.MEMORY_SHARE * preflight.available_memory(),
-    )
-    print(f"{preflight.title(config)}: one batch and one update in a child process, {limits}", flush=True)
-    with _terminated_as_interrupted():
-        measured = preflight.measure(config, checkout, limits)
-    print(preflight.report(config, measured))
-
-
-def _checked(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
-    """Return the checked configuration of a command line, and the EPyMARL checkout that it would run in."""
     checkout = hosts.locate(train.take_option(list(arguments), "--epymarl"))
     use_host_config_dir(hosts.config_dir(checkout))
     config = train.configuration(arguments)
     config_check.check_one_start(config)
     config_check.check(config)
-    return config, checkout
+    preflight.require(config)
+    train.check_game_and_prompts(config, {"COMMAND": None})
+    limits = f"at most {seconds:g} s and {humanize.naturalsize(memory)} of memory"
+    print(f"{preflight.title(config)}: one batch and one update in a child process, {limits}", flush=True)
+    with _exit_on_termination():
+        measured = preflight.measure(config, checkout, seconds, memory)
+    print(preflight.report(config, measured))
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def _exit_on_termination() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into SystemExit, so that the child and its folder are removed."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = [signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers]

@@ -8,9 +8,11 @@ stage, to ``FOLDER/measured.json``. CHECKOUT is EPyMARL's, or ``none``. It ends 
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -34,43 +36,46 @@ from lolm_plugin.tracking.origin import peak_memory
 # WARM_UP_SECONDS, more rounds follow, and the first one is left out of the means.
 WARM_UP_SECONDS = 10.0
 ROUNDS = 3
+# Of Python, PyTorch on a GPU, PyTorch on a CPU, and JAX.
+SIGNS_OF_FULL_MEMORY = ("memoryerror", "out of memory", "can't allocate memory", "resource_exhausted")
 
 
 class MeasuredTraining(loop.Training):
     """A training that stops after a few batches and notes how long each stage took."""
 
-    def __init__(self, folder: Path, measured: Measured, *args: Any) -> None:
-        """``folder``: where to write ``measured``; ``args``: as for a training."""
+    def __init__(self, note: Callable[..., None], *args: Any) -> None:
+        """``note(stage, **numbers)`` writes what was measured; ``args``: as for a training."""
         super().__init__(*args)
-        self._folder, self._measured = folder, measured
+        self._note = note
 
     def _loop(self) -> None:
-        measured, began = self._measured, time.time()
-        measured.start_seconds = began - psutil.Process().create_time()
-        rounds = []
+        began = time.time()
+        rounds: list[dict[str, float]] = []
         while len(rounds) < ROUNDS and time.time() - began < WARM_UP_SECONDS:
             rounds.append(self._round())
-            for name in rounds[0]:
-                setattr(measured, name, fmean(numbers[name] for numbers in rounds[1:] or rounds))
-        prompt_tokens = self.logger.stats.get("prompt_tokens_mean")
-        if prompt_tokens:
-            measured.tokens_per_decision = prompt_tokens[-1][1]
-        checkpoint = self._folder / "checkpoint"
-        checkpoint.mkdir()
-        self._fill(checkpoint)
-        measured.checkpoint_bytes = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-        measured.peak_memory_mb = peak_memory()
-        write(self._folder, measured, "done")
+        means = {name: fmean(numbers[name] for numbers in rounds[1:] or rounds) for name in rounds[0]}
+        with tempfile.TemporaryDirectory() as folder:
+            self._fill(Path(folder))
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            checkpoint_bytes = sum(path.stat().st_size for path in files)
+        tokens, peaks = self.logger.stats.get("prompt_tokens_mean"), peak_memory()
+        self._note(
+            "done",
+            **means,
+            start_seconds=began - psutil.Process().create_time(),
+            tokens_per_decision=tokens[-1][1] if tokens else None,
+            checkpoint_bytes=checkpoint_bytes,
+            peak_bytes=peaks.get("peak_memory_mb", 0.0) * 1e6,
+            peak_gpu_bytes=peaks.get("peak_gpu_memory_mb", 0.0) * 1e6,
+        )
 
     def _round(self) -> dict[str, float]:
         """Play one batch and make one update."""
-        write(self._folder, self._measured, "playing a batch")
+        self._note("playing a batch")
         began, first_t = time.perf_counter(), self.runner.t_env
         batch = play(self.parts)
         played = time.perf_counter()
-        if not self._measured.batch_seconds:
-            self._measured.batch_seconds = played - began
-        write(self._folder, self._measured, "making an update")
+        self._note("making an update", batch_seconds=played - began)
         self._learn_from(batch)
         # The last step of an episode is followed by no decision.
         steps = batch["filled"][:, :-1] * batch["filled"][:, 1:] > 0
@@ -84,16 +89,17 @@ class MeasuredTraining(loop.Training):
         }
 
 
-def write(folder: Path, measured: Measured, stage: str) -> None:
-    """Write what was measured so far, whole or not at all."""
-    measured.stage = stage
-    unfinished = folder / f".{MEASURED}"
-    unfinished.write_text(strict_json.dumps(asdict(measured)))
-    unfinished.replace(folder / MEASURED)
-
-
 def measure(folder: Path, checkout: str) -> None:
     """Run the configuration in ``folder`` as ``launch`` does, without Sacred, into ``folder``."""
+    measured = Measured()
+
+    def note(stage: str, **numbers: Any) -> None:
+        nonlocal measured
+        measured = replace(measured, stage=stage, **numbers)
+        unfinished = folder / f".{MEASURED}"  # the file is whole whenever it is read
+        unfinished.write_text(strict_json.dumps(asdict(measured)))
+        unfinished.replace(folder / MEASURED)
+
     config = json.loads((folder / "config.json").read_text())
     host = hosts.open_host(None if checkout == "none" else Path(checkout))
     hosts.register(host)
@@ -102,20 +108,14 @@ def measure(folder: Path, checkout: str) -> None:
     config["seed"] = config["env_args"]["seed"] = config.get("seed") or 0
     np.random.seed(config["seed"])
     torch.manual_seed(config["seed"])
-    measured = Measured()
     try:
-        loop.run(host, None, config, console_logger(), training=partial(MeasuredTraining, folder, measured))
+        loop.run(host, None, config, console_logger(), training=partial(MeasuredTraining, note))
     except (ConfigError, NumbersError) as error:
-        measured.error = str(error)
+        note(measured.stage, error=str(error))
     except Exception as error:
-        measured.error = f"{type(error).__name__}: {error}"
-        text = measured.error.lower()
-        measured.out_of_memory = isinstance(error, MemoryError) or any(
-            words in text for words in ("out of memory", "can't allocate memory", "resource_exhausted")
-        )
+        text = f"{type(error).__name__} {error}".lower()
+        note(measured.stage, out_of_memory=any(sign in text for sign in SIGNS_OF_FULL_MEMORY))
         raise
-    finally:
-        write(folder, measured, measured.stage)
 
 
 if __name__ == "__main__":

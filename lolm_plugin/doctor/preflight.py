@@ -6,11 +6,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import humanize
 import psutil
@@ -22,31 +22,30 @@ from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.wording import duration, several
 
 MEASURED = "measured.json"
-TIME_LIMIT = 300.0  # seconds; a batch of lolm_mappo_smol takes about 20
+TIME_LIMIT = 300.0  # seconds; a batch and an update of lolm_mappo_smol take about 20
 MEMORY_SHARE = 0.9  # of what is free: the child is ended before the machine swaps or the kernel ends something else
 POLL = 0.1  # seconds between looks at the child's memory
 CGROUP = Path("/sys/fs/cgroup")
-
-# What to change, in this order, where the memory does not hold a run.
+# What to change, in this order, where the memory does not hold a run with a language model, or one without.
 LESS_MEMORY = {
-    True: ("llm.token_budget to less", "llm.recompute=True", "lora.layers to fewer", "batch_size_run to less"),
-    False: ("microbatch to less", "batch_size_run to less"),
+    True: "set llm.token_budget to less, then llm.recompute=True, lora.layers to fewer, batch_size_run to less",
+    False: "set microbatch to less, then batch_size_run to less",
 }
-# Keys that would write outside of the child's temporary folder.
-WRITES_NOTHING = {
+# The child writes nothing outside its temporary folder, loads no checkpoint, and logs its first update.
+CHILD_SETTINGS: Mapping[str, Any] = {
     **{"save_model": False, "use_tensorboard": False, "use_wandb": False, "decisions_file": "", "mongo": ""},
-    **{"learner_log_interval": 1, "checkpoint_path": ""},
+    **{"checkpoint_path": "", "learner_log_interval": 1},
 }
 
 
 @dataclass
 class Measured:
-    """What the child measured; of several batches and updates the mean of one."""
+    """What the child measured; if it made several batches and updates, the mean of one."""
 
     stage: str = "starting"
     error: str = ""  # what ended the run early
     out_of_memory: bool = False
-    start_seconds: float = 0.0  # until the first step: imports, model, environments
+    start_seconds: float = 0.0  # until the first step
     batch_seconds: float = 0.0
     update_seconds: float = 0.0
     episodes: float = 0.0
@@ -54,17 +53,8 @@ class Measured:
     decisions: float = 0.0  # agent-steps with more than one available action
     tokens_per_decision: float | None = None  # None: no language model
     checkpoint_bytes: int = 0
-    peak_memory_mb: dict[str, float] = field(default_factory=dict)
-
-
-class Limits(NamedTuple):
-    """What the child may take: seconds, and bytes of main memory with its environment processes."""
-
-    seconds: float
-    memory: float
-
-    def __str__(self) -> str:
-        return f"at most {self.seconds:g} s and {humanize.naturalsize(self.memory)} of memory"
+    peak_bytes: float = 0.0  # with the processes of its environments
+    peak_gpu_bytes: float = 0.0
 
 
 def available_memory() -> float:
@@ -76,6 +66,12 @@ def available_memory() -> float:
     return free
 
 
+def title(config: Mapping[str, Any]) -> str:
+    """Name the run: its algorithm, environment and map."""
+    env_args = config["env_args"]
+    return f"{config['name']} on {config['env']} {env_args.get('map_name') or env_args.get('key')}"
+
+
 def require(config: Mapping[str, Any]) -> None:
     """Raise ConfigError, before anything is started, if the run cannot be measured here."""
     if config["mac"] not in registry.ENTRIES["mac"]:
@@ -83,9 +79,8 @@ def require(config: Mapping[str, Any]) -> None:
             f"--config={config['name']} is the host's own algorithm, whose loop lolm doctor cannot measure; set "
             f"--config to one with mac={' or mac='.join(registry.ENTRIES['mac'])}."
         )
-    for key in ("evaluate", "save_replay"):
-        if config[key]:
-            raise ConfigError(f"{key}=True only plays, and lolm doctor measures trainings; leave it out.")
+    if config["evaluate"]:
+        raise ConfigError("evaluate=True only plays, and lolm doctor measures trainings; leave it out.")
     if config["env"] in ("sc2", "sc2v2"):
         failure = starcraft.first_failure(config["env"], config["env_args"]["map_name"])
         if failure is not None:
@@ -119,71 +114,69 @@ def _require_model(model: str, weights: bool) -> None:
             )
 
 
-def title(config: Mapping[str, Any]) -> str:
-    """Name the run: its algorithm, environment and map."""
-    place = config["env_args"].get("map_name") or config["env_args"].get("key")
-    return f"{config['name']} on {config['env']} {place}"
-
-
-def measure(config: Mapping[str, Any], checkout: Path | None, limits: Limits) -> Measured:
-    """Run the child and return what it measured.
+def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, memory: float) -> Measured:
+    """Train for a few batches in a child process of at most ``seconds`` and ``memory`` bytes, which leaves no file.
 
     Raises:
         ConfigError: the run ended early or passed a limit; the sentence says what to change.
     """
     with tempfile.TemporaryDirectory(prefix="lolm-doctor-") as name:
         folder = Path(name)
-        asked = {**config, **{key: value for key, value in WRITES_NOTHING.items() if key in config}}
-        (folder / "config.json").write_text(json.dumps({**asked, "local_results_path": str(folder)}))
-        with (folder / "output.txt").open("w") as output, _child(folder, checkout, limits, output) as child:
-            peak, passed = _watch(child, folder, limits)
+        asked = {**config, **{key: value for key, value in CHILD_SETTINGS.items() if key in config}}
+        (folder / "config.json").write_text(json.dumps({**asked, "local_results_path": name}))
+        with (folder / "output.txt").open("w") as output:
+            child = psutil.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "lolm_plugin.doctor.measured_run",
+                    name,
+                    str(checkout or "none"),
+                    str(seconds + 5),
+                ],
+                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT},
+                # Temporary files of the run are removed with ``folder``.
+                env={
+                    **{**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": name},
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                },
+                start_new_session=True,  # Ctrl-C is for this process, which ends the child
+            )
+        try:
+            peak, passed = _watch(child, folder, seconds, memory)
+        finally:
+            _end(child)
         measured = _read(folder)
-        measured.peak_memory_mb["peak_memory_mb"] = max(peak / 1e6, measured.peak_memory_mb.get("peak_memory_mb", 0))
-        if measured.stage != "done" or measured.error:
-            printed = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
-            raise _failure(config, measured, limits, passed, child.returncode, printed[-1] if printed else "")
-    return measured
+        measured.peak_bytes = max(peak, measured.peak_bytes)
+        printed = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
+    if measured.stage == "done" and not measured.error:
+        return measured
+    while_ = f"while {measured.stage}"
+    less = LESS_MEMORY[config["mac"] == config_check.LLM_MAC]
+    if passed == "memory":
+        limit = humanize.naturalsize(memory)
+        why = f"needs more memory than the limit of {limit}, reached {while_}; {less}, or raise --memory-limit."
+    elif measured.out_of_memory or (child.returncode == -9 and not passed):
+        died = f"the child process died of it {while_}, after {humanize.naturalsize(measured.peak_bytes)}"
+        why = f"does not fit into memory: {died}; {less}."
+    elif passed == "time":
+        batch = f"; the batch took {measured.batch_seconds:.0f} s" if measured.batch_seconds else ""
+        why = (
+            f"did not end one batch and one update within --time-limit={seconds:g} (it was {measured.stage}{batch}); "
+            "raise --time-limit, or set batch_size_run to less."
+        )
+    elif measured.error:
+        raise ConfigError(measured.error)
+    else:
+        why = f"broke off {while_} (exit code {child.returncode}): {one_line(printed[-1] if printed else '')}"
+    raise ConfigError(f"{title(config)} {why}")
 
 
-@contextmanager
-def _child(folder: Path, checkout: Path | None, limits: Limits, output: Any) -> Iterator[psutil.Popen]:
-    """Start the child; on leaving, no process of it is left."""
-    arguments = [str(folder), str(checkout or "none"), f"{limits.seconds + 5:g}"]
-    child = psutil.Popen(
-        [sys.executable, "-m", "lolm_plugin.doctor.measured_run", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        # Nothing is downloaded, and whatever the run leaves in the folder for temporary files goes with ``folder``.
-        env={
-            **os.environ,
-            **{"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)},
-        },
-        start_new_session=True,  # Ctrl-C is for this process, which ends the child
-    )
-    try:
-        yield child
-    finally:
-        processes = _tree(child)
-        for process in processes:
-            with suppress(psutil.Error):
-                process.kill()
-        child.wait()
-        psutil.wait_procs(processes, timeout=10)
-
-
-def _tree(child: psutil.Popen) -> list[psutil.Process]:
-    """Return the child and the processes of its environments."""
-    with suppress(psutil.Error):
-        return [child, *child.children(recursive=True)]
-    return []
-
-
-def _watch(child: psutil.Popen, folder: Path, limits: Limits) -> tuple[float, str]:
-    """Wait for the child's end or for a limit; return its peak of memory in bytes and the limit that it passed."""
+def _watch(child: psutil.Popen, folder: Path, seconds: float, memory: float) -> tuple[float, str]:
+    """Show progress until the child ends or passes a limit; return its peak of memory in bytes and that limit."""
     from rich.console import Console
 
-    console, began, peak, said = Console(stderr=True), time.monotonic(), 0.0, ""
+    console, began, peak, shown = Console(stderr=True), time.monotonic(), 0.0, {"done"}
     with console.status("") as status:
         while child.poll() is None:
             used = 0.0
@@ -192,15 +185,29 @@ def _watch(child: psutil.Popen, folder: Path, limits: Limits) -> tuple[float, st
                     used += process.memory_info().rss
             peak, spent, stage = max(peak, used), time.monotonic() - began, _read(folder).stage
             status.update(f"{stage}: {spent:.0f} s, {humanize.naturalsize(used)}")
-            if stage != said and not console.is_terminal:
+            if stage not in shown and not console.is_terminal:
                 console.print(f"{stage} ...", highlight=False)
-            said = stage
-            if used > limits.memory:
-                return peak, "memory"
-            if spent > limits.seconds:
-                return peak, "time"
+            shown.add(stage)
+            if used > memory or spent > seconds:
+                return peak, "memory" if used > memory else "time"
             time.sleep(POLL)
     return peak, ""
+
+
+def _end(child: psutil.Popen) -> None:
+    """Kill the child and the processes of its environments, as far as they are there."""
+    processes = _tree(child)
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    child.wait()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _tree(child: psutil.Popen) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [child, *child.children(recursive=True)]
+    return []
 
 
 def _read(folder: Path) -> Measured:
@@ -209,85 +216,52 @@ def _read(folder: Path) -> Measured:
     return Measured()
 
 
-def _failure(
-    config: Mapping[str, Any], measured: Measured, limits: Limits, passed: str, code: int, printed: str
-) -> ConfigError:
-    """Say why the child ended early and which keys to change."""
-    keys = ", then ".join(LESS_MEMORY[config["mac"] == config_check.LLM_MAC])
-    used = humanize.naturalsize(measured.peak_memory_mb["peak_memory_mb"] * 1e6)
-    if passed == "memory":
-        why = (
-            f"needs more memory than the limit of {humanize.naturalsize(limits.memory)}, reached while {measured.stage}"
-        )
-        return ConfigError(f"{title(config)} {why}; set {keys}, or raise --memory-limit.")
-    if measured.out_of_memory or (code == -9 and not passed):
-        why = f"does not fit into memory: the child process died of it while {measured.stage}, after {used}"
-        return ConfigError(f"{title(config)} {why}; set {keys}.")
-    if passed == "time":
-        batch = f"; the batch took {measured.batch_seconds:.0f} s" if measured.batch_seconds else ""
-        return ConfigError(
-            f"{title(config)} did not end one batch and one update within --time-limit={limits.seconds:g} (it was "
-            f"{measured.stage}{batch}); raise --time-limit, or set batch_size_run to less."
-        )
-    if measured.error:
-        return ConfigError(measured.error)
-    return ConfigError(f"{title(config)} broke off while {measured.stage} (exit code {code}): {one_line(printed)}")
-
-
 def report(config: Mapping[str, Any], measured: Measured) -> str:
-    """Return two short tables: what was measured, and what follows for the whole run."""
-    played, used = measured, measured.peak_memory_mb
-    memory = f"{humanize.naturalsize(used['peak_memory_mb'] * 1e6)} with environments"
-    if "peak_gpu_memory_mb" in used:
-        memory += f", {humanize.naturalsize(used['peak_gpu_memory_mb'] * 1e6)} on the GPU"
-    counts = (f"{number:,.0f} {what}" for number, what in ((played.episodes, "episodes"), (played.env_steps, "steps")))
-    rows = [
-        ("Measured", ""),
-        ("  start", f"{played.start_seconds:.1f} s, once: imports, model, environments"),
-        ("  one batch", f"{played.batch_seconds:.2f} s: {', '.join(counts)}, {played.decisions:,.0f} decisions"),
-        ("  one update", f"{played.update_seconds:.2f} s"),
-        ("  peak memory", memory),
-        ("  checkpoint", humanize.naturalsize(played.checkpoint_bytes)),
-        (f"What follows for t_max={config['t_max']:,}", ""),
-        *extrapolate(config, measured),
-    ]
-    width = max(len(what) for what, value in rows if value)
-    return "\n".join(f"{what:<{width}}  {value}".rstrip() if value else what for what, value in rows)
+    """Return a table of what was measured and of what follows for the whole run."""
+    memory = f"{humanize.naturalsize(measured.peak_bytes)}, environments included"
+    if measured.peak_gpu_bytes:
+        memory += f", and {humanize.naturalsize(measured.peak_gpu_bytes)} on the GPU"
+    counts = f"{measured.episodes:,.0f} episodes, {measured.env_steps:,.0f} steps, {measured.decisions:,.0f} decisions"
+    rows = {
+        "Measured": "",
+        "  start": f"{measured.start_seconds:.1f} s, once: imports, model, environments",
+        "  one batch": f"{measured.batch_seconds:.2f} s: {counts}",
+        "  one update": f"{measured.update_seconds:.2f} s",
+        "  peak memory": memory,
+        f"What follows for t_max={config['t_max']:,}": "",
+        **extrapolate(config, measured),
+    }
+    return "\n".join(f"{what:<13}  {value}".rstrip() for what, value in rows.items())
 
 
-def extrapolate(config: Mapping[str, Any], measured: Measured) -> list[tuple[str, str]]:
+def extrapolate(config: Mapping[str, Any], measured: Measured) -> dict[str, str]:
     """Say what the whole run takes if all its batches are like the measured one."""
-    steps, t_max = measured.env_steps, config["t_max"]
-    updates = int(t_max // steps) + 1
-    tests = _times(updates, config["test_interval"], steps)
-    battles = config["test_nepisode"] * (2 if config["test_sampled"] and config["test_greedy"] else 1)
-    test_share = tests * battles / measured.episodes  # in batches: tests play at the speed of training
-    playing, learning = updates * measured.batch_seconds, updates * measured.update_seconds
-    testing = test_share * measured.batch_seconds
-    seconds = measured.start_seconds + playing + learning + testing
-    shares = ", ".join(
-        f"{what} {part / seconds:.0%}" for what, part in (("play", playing), ("learn", learning), ("test", testing))
-    )
-    counts = f"{several(updates, 'update')}, {several(tests, 'test')} of {several(battles, 'episode')}"
-    rows = [("  time", f"{duration(seconds)}: {shares}; {counts}"), ("  disk", _disk(config, measured, updates))]
+    updates = int(config["t_max"] // measured.env_steps) + 1
+    tests = _times(updates, config["test_interval"], measured.env_steps)
+    episodes = config["test_nepisode"] * (2 if config["test_sampled"] and config["test_greedy"] else 1)
+    test_batches = tests * episodes / measured.episodes
+    parts = {
+        "start": measured.start_seconds,
+        "play": updates * measured.batch_seconds,
+        "learn": updates * measured.update_seconds,
+        "test": test_batches * measured.batch_seconds,  # tests play as fast as the batch was played
+    }
+    seconds = sum(parts.values())
+    shares = ", ".join(f"{what} {part / seconds:.0%}" for what, part in parts.items())
+    counts = f"{several(updates, 'update')}, {several(tests, 'test')} of {several(episodes, 'episode')}"
+    rows = {"  time": f"{duration(seconds)}: {shares}; {counts}", "  disk": "no checkpoints (save_model=False)"}
+    if config["save_model"]:
+        saved, keep = _times(updates, config["save_model_interval"], measured.env_steps), config["keep_checkpoints"]
+        kept = saved if keep is None else min(saved, keep + 1)  # beside the newest the one that tested best
+        one = measured.checkpoint_bytes
+        each = f"{several(kept, 'checkpoint')} of {humanize.naturalsize(one)}"
+        rows["  disk"] = f"{humanize.naturalsize(kept * one)}: {each}"
     if measured.tokens_per_decision is not None:
-        decisions = (updates + test_share) * measured.decisions
-        tokens = humanize.intword(decisions * measured.tokens_per_decision)
-        rows.append(("  tokens", f"{tokens}: {measured.tokens_per_decision:.0f} a decision, tests included"))
+        tokens = (updates + test_batches) * measured.decisions * measured.tokens_per_decision
+        rows["  tokens"] = f"{humanize.intword(tokens)}: {measured.tokens_per_decision:.0f} a decision, tests included"
     return rows
-
-
-def _disk(config: Mapping[str, Any], measured: Measured, updates: int) -> str:
-    """Say how much the checkpoints take that are kept: the newest, and the one that tested best."""
-    if not config["save_model"]:
-        return "no checkpoints (save_model=False)"
-    saved, keep = _times(updates, config["save_model_interval"], measured.env_steps), config["keep_checkpoints"]
-    kept = saved if keep is None else min(saved, keep + 1)
-    size = humanize.naturalsize(kept * measured.checkpoint_bytes)
-    return f"{size}: {several(kept, 'checkpoint')} of {humanize.naturalsize(measured.checkpoint_bytes)}"
 
 
 def _times(updates: int, interval: int, steps: float) -> int:
     """Return how often something happens at the start, every ``interval`` steps, and at the end of ``updates``."""
-    between = max(1, -int(-interval // steps))  # updates
-    return 1 + -(-updates // between)
+    return 1 + -(-updates // max(1, -int(-interval // steps)))

@@ -1,5 +1,6 @@
 """``lolm doctor --config ... --env-config ...``: what it measures of a run, what follows, and what it refuses."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 
 import psutil
 import pytest
@@ -14,7 +16,8 @@ import pytest
 from lolm_plugin.commands import lolm
 from lolm_plugin.configuration import config_check
 from lolm_plugin.doctor import preflight
-from lolm_plugin.doctor.preflight import Limits, Measured
+from lolm_plugin.doctor.preflight import Measured
+from lolm_plugin.errors import ConfigError
 
 TINY = ("--config=lolm_mappo_tiny", "--env-config=probe")
 SMALL = ("with", *(f"{key}=8" for key in ("batch_size_run", "batch_size", "buffer_size")))
@@ -30,7 +33,7 @@ def doctor(capsys, tmp_path, monkeypatch):
 
     def run(*arguments, host="--epymarl=none"):
         code = lolm.main(["lolm", "doctor", *([host] if host else []), *arguments])
-        assert [path for name in ("temporary", "work") for path in (tmp_path / name).iterdir()] == []
+        assert [*(tmp_path / "work").iterdir(), *(tmp_path / "temporary").glob("lolm*")] == []
         assert psutil.Process().children() == []
         printed = capsys.readouterr()
         return code, printed.out + printed.err
@@ -65,7 +68,7 @@ def test_a_language_model_is_measured_in_its_own_run(doctor):
     found = rows(text)
     assert re.fullmatch(r"[\d.]+ s: 8 episodes, 8 steps, 8 decisions", found["one batch"])
     assert re.fullmatch(r"[\d.]+ s", found["one update"])
-    assert re.fullmatch(r"[\d.]+ MB with environments", found["peak memory"])
+    assert re.fullmatch(r"[\d.]+ MB, environments included", found["peak memory"])
     assert "What follows for t_max=800" in text
     assert found["time"].endswith("101 updates, 12 tests of 16 episodes")
     assert re.fullmatch(r"[\d.]+ MB: 4 checkpoints of [\d.]+ kB", found["disk"])
@@ -84,14 +87,14 @@ def following(measured, **changes):
     found = preflight.extrapolate(
         config, Measured(**{"start_seconds": 10, "checkpoint_bytes": 10**6, **played, **measured})
     )
-    return {what.strip(): value for what, value in found}
+    return {what.strip(): value for what, value in found.items()}
 
 
 def test_what_follows_by_hand():
     # 11 updates until t_max is passed; tests at the start, after every third update, and at the end. A test takes as
     # long as 2 batches: 10 + 11 * (2 + 3) + 5 * 4 = 85 s.
     found = following({"tokens_per_decision": 50})
-    assert found["time"] == "85 s: play 26%, learn 39%, test 24%; 11 updates, 5 tests of 20 episodes"
+    assert found["time"] == "85 s: start 12%, play 26%, learn 39%, test 24%; 11 updates, 5 tests of 20 episodes"
     assert found["disk"] == "4.0 MB: 4 checkpoints of 1.0 MB"  # at the start, twice, at the end
     assert "tokens" not in following({})
     assert found["tokens"] == "210.0 thousand: 50 a decision, tests included"  # (11 + 5 * 2) * 200 * 50
@@ -148,13 +151,12 @@ def test_a_child_that_dies_is_explained(program, sentence, doctor, child):
     assert ("set microbatch to less, then batch_size_run to less" in text) == ("memory" in sentence)
 
 
-def test_memory_that_cannot_be_had_is_explained():
-    config = {"name": "a", "env": "probe", "env_args": {"map_name": "duel"}, "mac": config_check.LLM_MAC}
-    measured = Measured(
-        "making an update", "RuntimeError: can't allocate memory", True, peak_memory_mb={"peak_memory_mb": 1500}
-    )
-    error = preflight._failure(config, measured, Limits(300, 1e9), "", 1, "")
-    assert "died of it while making an update, after 1.5 GB; set llm.token_budget to less, then" in str(error)
+def test_memory_that_cannot_be_had_is_explained(doctor, child):
+    measured = asdict(Measured("making an update", "RuntimeError: can't allocate memory", True, peak_bytes=1.5e9))
+    child(f"import os; open(os.environ['TMPDIR'] + '/measured.json', 'w').write({json.dumps(measured)!r}); os._exit(1)")
+    code, text = doctor(*TINY)
+    assert code == 2
+    assert "died of it while making an update, after 1.5 GB; set llm.token_budget to less" in text
 
 
 def test_a_refusal_of_the_run_itself_is_passed_on(doctor):
@@ -205,7 +207,6 @@ def test_a_container_has_the_memory_that_it_may_use(limit, free, tmp_path, monke
         (["--config=updet_mappo", "--env-config=smax", "with", "kl.enabled=True"], "kl.enabled=True cannot be used"),
         ([*TINY, "t_max=5"], "t_max=5 stands before the word `with`"),
         ([*TINY, "--cure"], "lolm doctor does not know --cure"),
-        ([*TINY, "with", "evaluate=True", "checkpoint_path=."], "evaluate=True only plays"),
         (["--config=lolm_mappo_tiny", "--env-config=smax", "with", "env_args.map_name=MMM"], "SMAX has no medivac"),
         (["with", "t_max=5"], "lolm doctor does not know --epymarl=none; it takes"),
     ],
@@ -255,6 +256,11 @@ def test_smollm2_is_not_fetched(doctor, tmp_path, monkeypatch):
     assert code == 2
     assert text.startswith("error: llm.model=smollm2-135m is not in the cache yet")
     assert not (tmp_path / "cache").exists()
+
+
+def test_an_evaluation_is_not_measured():
+    with pytest.raises(ConfigError, match=r"^evaluate=True only plays"):
+        preflight.require({"mac": config_check.LLM_MAC, "evaluate": True})
 
 
 def test_the_hosts_own_algorithms_are_not_measured(doctor, tmp_path):
