@@ -24,6 +24,8 @@ REQUIRED = [
     "matplotlib>=3.8",  # the picture of a run
     "jinja2>=3.1",  # the page of lolm report
     "rich>=13",  # the live table of lolm compare
+    "psutil>=6",  # memory and processes of the run that lolm doctor measures
+    "humanize>=4.9",  # sizes and durations in words
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
@@ -41,7 +43,7 @@ EXTRAS = {
         *("pymongo>=4.6", "SecantusDB>=0.7.0b3"),  # runs in a database
         "tensorboard>=2.18",  # use_tensorboard
         "playwright>=1.48",  # the browser of make test-browser
-        *("ray>=2.40", "psutil>=6"),  # a cluster on this machine, and its processes
+        "ray>=2.40",  # a cluster on this machine
         *("websockets>=15", "websocket-client>=1.8"),  # the fake StarCraft's server, and pysc2's own client
         *("s2clientprotocol>=5.0.17.98310.0", "protobuf<3.21"),  # its messages, which do not load with a newer protobuf
     ],

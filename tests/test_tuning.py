@@ -31,7 +31,7 @@ def test_the_other_has_to_be_clearly_faster(monkeypatch):
     plain, little, much = clock(monkeypatch, [1.0, 0.95, 0.5])
     assert not tuning.faster("little", plain, little)
     assert tuning.faster("much", plain, much)
-    assert tuning.speedup(plain, much) == 2.0
+    assert tuning.known()["speedup by much"] == 2.0
 
 
 def test_a_choice_is_tried_once_and_kept_until_it_is_forgotten(monkeypatch, cache):

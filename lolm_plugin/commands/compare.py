@@ -25,7 +25,7 @@ DESCRIPTION = """\
 Runs every algorithm of a suite on its maps and transfers with every seed, and goes on where it was stopped:
 what is done is not done again, and a run that was interrupted resumes from its last checkpoint.
 
-  lolm compare smax_quick --dry-run          the whole plan and how long it takes; nothing is started
+  lolm compare smax_quick --dry-run          the whole plan, with the time of what has finished; nothing is started
   lolm compare smax_quick                    minutes on 2 cores; then `lolm report results/suites/smax_quick`
   lolm compare my_suite.yaml --workers 4     a suite of your own; docs/experiments.md explains the keys
   lolm compare paper --ray auto --gpus 0.5   on a Ray cluster, two runs a GPU

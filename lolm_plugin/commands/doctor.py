@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import humanize
@@ -34,7 +33,6 @@ child process, and says what follows for its time, memory, disk and tokens. Noth
   lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12
 """
 RUN = ("--config", "--env-config")
-OF_A_RUN = (*RUN, "--epymarl", "with")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,17 +63,16 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     free = preflight.MEMORY_SHARE * preflight.available_memory() / 1e9
-    for name, how in {
-        "--fetch-epymarl": {"action": "store_true", "help": "clone EPyMARL into the per-user cache, for every run"},
-        "--tune": {"action": "store_true", "help": "measure again what is fastest here; do so while nothing else runs"},
-        "--time-limit": {"type": float, "metavar": "SECONDS", "default": preflight.TIME_LIMIT, "help": "of the child"},
-        "--memory-limit": {"type": float, "metavar": "GB", "default": free, "help": "of the child"},
-    }.items():
-        parser.add_argument(name, **how)
+    tune = "measure again what is fastest on this machine, and remember it; do so while nothing else runs"
+    parser.add_argument("--fetch-epymarl", action="store_true", help="clone EPyMARL into the per-user cache")
+    parser.add_argument("--tune", action="store_true", help=tune)
+    parser.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", default=preflight.TIME_LIMIT, help="of the child"
+    )
+    parser.add_argument("--memory-limit", type=float, metavar="GB", default=free, help="of the child")
     options, run = parser.parse_known_args(list(arguments))
-    before = run[: run.index("with")] if "with" in run else run
-    names = [word.split("=")[0] for word in before]
-    unknown = [word for word, name in zip(before, names, strict=True) if name.startswith("-") and name not in OF_A_RUN]
+    names = [word.split("=")[0] for word in (run[: run.index("with")] if "with" in run else run)]
+    unknown = [name for name in names if name.startswith("-") and name not in (*RUN, "--epymarl")]
     if unknown or (run and not set(names) & set(RUN)):
         raise ConfigError(
             f"lolm doctor does not know {(unknown or run)[0]}; it takes --fetch-epymarl and --tune, or --config and "
@@ -95,21 +92,10 @@ def _measure(arguments: Sequence[str], seconds: float, memory: float) -> None:
     train.check_game_and_prompts(config, {"COMMAND": None})
     limits = f"at most {seconds:g} s and {humanize.naturalsize(memory)} of memory"
     print(f"{preflight.title(config)}: one batch and one update in a child process, {limits}", flush=True)
-    with _exit_on_termination():
-        measured = preflight.measure(config, checkout, seconds, memory)
-    print(preflight.report(config, measured))
-
-
-@contextmanager
-def _exit_on_termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that the child and its folder are removed."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = [signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as under nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # ends the child and removes its folder
+    print(preflight.report(config, preflight.measure(config, checkout, seconds, memory)))
 
 
 def fetch_epymarl() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import humanize
 import psutil
 
-from lolm_plugin import registry
+from lolm_plugin import registry, strict_json, tuning
 from lolm_plugin.configuration import config_check
 from lolm_plugin.doctor import starcraft
 from lolm_plugin.errors import ConfigError, one_line
@@ -123,7 +123,7 @@ def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, me
     with tempfile.TemporaryDirectory(prefix="lolm-doctor-") as name:
         folder = Path(name)
         asked = {**config, **{key: value for key, value in CHILD_SETTINGS.items() if key in config}}
-        (folder / "config.json").write_text(json.dumps({**asked, "local_results_path": name}))
+        (folder / "config.json").write_text(strict_json.dumps({**asked, "local_results_path": name}))
         with (folder / "output.txt").open("w") as output:
             child = psutil.Popen(
                 [
@@ -222,8 +222,9 @@ def report(config: Mapping[str, Any], measured: Measured) -> str:
     if measured.peak_gpu_bytes:
         memory += f", and {humanize.naturalsize(measured.peak_gpu_bytes)} on the GPU"
     counts = f"{measured.episodes:,.0f} episodes, {measured.env_steps:,.0f} steps, {measured.decisions:,.0f} decisions"
+    busy = f", while other work takes the cores (load {psutil.getloadavg()[0]:.1f})" if tuning.busy() else ""
     rows = {
-        "Measured": "",
+        f"Measured{busy}": "",
         "  start": f"{measured.start_seconds:.1f} s, once: imports, model, environments",
         "  one batch": f"{measured.batch_seconds:.2f} s: {counts}",
         "  one update": f"{measured.update_seconds:.2f} s",
