@@ -25,7 +25,7 @@ import torch
 from lolm_plugin import host as hosts
 from lolm_plugin import strict_json, tuning
 from lolm_plugin.configuration import config_check
-from lolm_plugin.doctor.preflight import MEASURED, Measured
+from lolm_plugin.doctor.preflight import DONE, MEASURED, Measured
 from lolm_plugin.errors import ConfigError, NumbersError
 from lolm_plugin.run import loop
 from lolm_plugin.run.components import play
@@ -53,21 +53,21 @@ class MeasuredTraining(loop.Training):
         rounds: list[dict[str, float]] = []
         while len(rounds) < ROUNDS and time.time() - began < WARM_UP_SECONDS:
             rounds.append(self._round())
-        means = {name: fmean(numbers[name] for numbers in rounds[1:] or rounds) for name in rounds[0]}
+            tokens, peaks = self.logger.stats.get("prompt_tokens_mean"), peak_memory()
+            self._note(
+                DONE,
+                **{name: fmean(numbers[name] for numbers in rounds[1:] or rounds) for name in rounds[0]},
+                start_seconds=began - psutil.Process().create_time(),
+                tokens_per_decision=tokens[-1][1] if tokens else None,
+                checkpoint_bytes=self._checkpoint_bytes(),
+                peak_bytes=peaks.get("peak_memory_mb", 0.0) * 1e6,
+                peak_gpu_bytes=peaks.get("peak_gpu_memory_mb", 0.0) * 1e6,
+            )
+
+    def _checkpoint_bytes(self) -> int:
         with tempfile.TemporaryDirectory() as folder:
             self._fill(Path(folder))
-            files = [path for path in Path(folder).rglob("*") if path.is_file()]
-            checkpoint_bytes = sum(path.stat().st_size for path in files)
-        tokens, peaks = self.logger.stats.get("prompt_tokens_mean"), peak_memory()
-        self._note(
-            "done",
-            **means,
-            start_seconds=began - psutil.Process().create_time(),
-            tokens_per_decision=tokens[-1][1] if tokens else None,
-            checkpoint_bytes=checkpoint_bytes,
-            peak_bytes=peaks.get("peak_memory_mb", 0.0) * 1e6,
-            peak_gpu_bytes=peaks.get("peak_gpu_memory_mb", 0.0) * 1e6,
-        )
+            return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
     def _round(self) -> dict[str, float]:
         """Play one batch and make one update."""

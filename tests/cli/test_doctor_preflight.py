@@ -151,12 +151,23 @@ def test_a_child_that_dies_is_explained(program, sentence, doctor, child):
     assert ("set microbatch to less, then batch_size_run to less" in text) == ("memory" in sentence)
 
 
+def write(measured):
+    """The program of a child that writes what it measured."""
+    return f"open(__import__('os').environ['TMPDIR'] + '/measured.json', 'w').write({json.dumps(asdict(measured))!r});"
+
+
 def test_memory_that_cannot_be_had_is_explained(doctor, child):
-    measured = asdict(Measured("making an update", "RuntimeError: can't allocate memory", True, peak_bytes=1.5e9))
-    child(f"import os; open(os.environ['TMPDIR'] + '/measured.json', 'w').write({json.dumps(measured)!r}); os._exit(1)")
+    child(write(Measured("making an update", out_of_memory=True, peak_bytes=1.5e9)) + "raise SystemExit(1)")
     code, text = doctor(*TINY)
     assert code == 2
     assert "died of it while making an update, after 1.5 GB; set llm.token_budget to less" in text
+
+
+def test_the_time_limit_may_come_after_the_first_of_several_rounds(doctor, child):
+    one_round = {"batch_seconds": 1, "update_seconds": 1, "episodes": 1, "env_steps": 1, "checkpoint_bytes": 1}
+    child(write(Measured("playing a batch", **one_round)) + "__import__('time').sleep(60)")
+    code, text = doctor("--config=updet_mappo", "--env-config=probe", "--time-limit=1")
+    assert (code, "What follows" in text) == (0, True)
 
 
 def test_a_refusal_of_the_run_itself_is_passed_on(doctor):
