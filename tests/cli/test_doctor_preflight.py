@@ -60,10 +60,18 @@ def rows(text):
 
 
 def test_a_language_model_is_measured_in_its_own_run(doctor):
-    code, text = doctor(*TINY, *SMALL, "t_max=800", "test_interval=80", "test_nepisode=16", "decisions_file=d.jsonl")
+    code, text = doctor(
+        "--time-limit=1800",
+        *TINY,
+        *SMALL,
+        "t_max=800",
+        "test_interval=80",
+        "test_nepisode=16",
+        "decisions_file=d.jsonl",
+    )
     assert code == 0, text
     assert text.startswith(
-        "lolm_mappo_tiny on probe retreat: one batch and one update in a child process, at most 300 s"
+        "lolm_mappo_tiny on probe retreat: one batch and one update in a child process, at most 1800 s"
     )
     found = rows(text)
     assert re.fullmatch(r"[\d.]+ s: 8 episodes, 8 steps, 8 decisions", found["one batch"])
