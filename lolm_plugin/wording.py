@@ -1,0 +1,15 @@
+"""Durations and counts in words."""
+
+import humanize
+
+
+def duration(seconds: float) -> str:
+    """Return ``40 seconds``, ``12 minutes``, ``3 hours and 24 minutes`` or ``5 days and 3 hours``."""
+    units = ((120, "seconds"), (2 * 86400, "minutes"), (60 * 86400, "hours"))
+    smallest = next((unit for limit, unit in units if seconds < limit), "days")
+    return humanize.precisedelta(seconds, minimum_unit=smallest, format="%.0f")
+
+
+def several(number: int, thing: str, things: str = "") -> str:
+    """Return ``1 enemy`` or ``3 enemies``."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
