@@ -4,9 +4,10 @@ import humanize
 
 
 def duration(seconds: float) -> str:
-    """Return ``40 seconds``, ``12 minutes``, ``3 hours and 24 minutes`` or ``5 days and 3 hours``."""
-    units = ((120, "seconds"), (2 * 86400, "minutes"), (60 * 86400, "hours"))
-    smallest = next((unit for limit, unit in units if seconds < limit), "days")
+    """Return ``40 s``, ``12 minutes``, ``3 hours and 24 minutes`` or ``5 days and 3 hours``."""
+    smallest = "minutes" if seconds < 2 * 86400 else "hours" if seconds < 60 * 86400 else "days"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     return humanize.precisedelta(seconds, minimum_unit=smallest, format="%.0f")
 
 

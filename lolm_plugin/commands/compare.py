@@ -12,7 +12,7 @@ from typing import Any
 
 from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import expand_home
+from lolm_plugin.paths import expand_home, use_host_config_dir
 from lolm_plugin.suites import job, plan, suite
 from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, Board, Entry
 from lolm_plugin.suites.workers import LocalWorkers, RayWorkers, Workers
@@ -38,9 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     wanted = suite.load(options.suite)
     results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
     checkout = hosts.locate(options.epymarl)
+    use_host_config_dir(hosts.config_dir(checkout))
     host = str(checkout.resolve()) if checkout else "none"
     runs = wanted.runs()
-    planned = plan.check(runs, host)
+    planned = plan.check(runs, host, results)
     threads = options.threads or _threads(planned)
     slots = options.workers or max(1, (os.cpu_count() or 1) // threads)
     where = f"{slots} at a time" if options.ray is None else f"as many at a time as Ray at {options.ray} has room for"

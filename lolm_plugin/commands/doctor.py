@@ -1,68 +1,132 @@
-"""``lolm doctor``: what this machine can run, and how to get the rest. Nothing slow is loaded, nothing is changed.
+"""``lolm doctor``: what this machine can run, or what one run takes, measured."""
 
-With ``--config`` and ``--env-config`` it estimates that run's size, memory and time in their place.
-"""
-
+import argparse
 import os
-import platform
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from lolm_plugin import __version__, tuning
 from lolm_plugin import host as hosts
-from lolm_plugin.doctor import packages, starcraft
-from lolm_plugin.doctor.finding import Finding
+from lolm_plugin import tuning
+from lolm_plugin.commands import train
+from lolm_plugin.configuration import config_check
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import cache_dir
+from lolm_plugin.paths import cache_dir, use_host_config_dir
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
-EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
+EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one that the contract tests were written against
 CLONE_TIMEOUT = 900  # seconds; the repository is a few megabytes
 
+DESCRIPTION = """\
+Without options: which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get
+the others. Nothing slow is loaded, nothing is changed.
 
-USAGE = f"""{__doc__}
-  lolm doctor [--fetch-epymarl] [--tune]
-  lolm doctor --config=NAME --env-config=NAME [--epymarl=PATH|none] [with KEY=VALUE ...]
+With --config and --env-config, written as for `lolm train`: plays one batch and makes one update of that very run in a
+child process, and says what follows for its time, memory, disk and tokens. Nothing is downloaded, no file is left.
 
-  --fetch-epymarl   clone EPyMARL into the per-user cache, where every run finds it
-  --tune            try anew what is fastest on this machine, and remember it; do so while nothing else runs
-  --config=NAME, --env-config=NAME, --epymarl=PATH, with KEY=VALUE ...
-                    the run to estimate, written as for `lolm train`; no environment and no weights are loaded
-
-  lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12"""
-
-OPTIONS = ("--fetch-epymarl", "--tune", "-h", "--help")
+  lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12
+"""
 RUN = ("--config", "--env-config")
+OF_A_RUN = (*RUN, "--epymarl", "with")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what is usable, or what a run needs; with ``--fetch-epymarl`` clone the pinned EPyMARL first."""
-    given = [argument for argument in arguments if argument in OPTIONS]
-    others = [argument for argument in arguments if argument not in OPTIONS]
-    about_a_run = any(argument.split("=")[0] in RUN for argument in others)
-    if others and not about_a_run:
-        raise ConfigError(
-            f"lolm doctor does not know {others[0]}; it takes --fetch-epymarl and --tune, or --config and --env-config "
-            "of a run to estimate."
-        )
-    if "-h" in given or "--help" in given:
-        print(USAGE)
-        return 0
-    if "--tune" in given:
+    """Run the command; returns the exit code."""
+    options, run = _options(arguments)
+    if options.tune:
         _tune()
-    if "--fetch-epymarl" in given:
+    if options.fetch_epymarl:
         print(f"EPyMARL is in {fetch_epymarl()}")
-    for title, findings in _estimate(others) if about_a_run else _sections().items():
+    if run:
+        _measure(run, options)
+        return 0
+    from lolm_plugin.doctor import machine
+
+    for title, results in machine.sections().items():
         print(f"\n{title}")
-        for finding in findings:
-            print(f"  {finding}")
+        for result in results:
+            print(f"  {result}")
     return 0
 
 
+def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the arguments into this command's options and those of a run."""
+    parser = argparse.ArgumentParser(
+        "lolm doctor",
+        usage="lolm doctor [options] [--config=NAME --env-config=NAME [--epymarl=PATH|none] [with KEY=VALUE ...]]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--fetch-epymarl", action="store_true", help="clone EPyMARL into the per-user cache")
+    tune = "measure again what is fastest on this machine, and remember it; do so while nothing else runs"
+    parser.add_argument("--tune", action="store_true", help=tune)
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="of the child process; default 300")
+    parser.add_argument(
+        "--memory-limit", type=float, metavar="GB", help="of the child process; default 90%% of what is free"
+    )
+    options, run = parser.parse_known_args(list(arguments))
+    before = run[: run.index("with")] if "with" in run else run
+    names = [word.split("=")[0] for word in before]
+    unknown = [word for word, name in zip(before, names, strict=True) if name.startswith("-") and name not in OF_A_RUN]
+    if unknown or (run and not set(names) & set(RUN)):
+        raise ConfigError(
+            f"lolm doctor does not know {(unknown or run)[0]}; it takes --fetch-epymarl and --tune, or --config and "
+            "--env-config of a run to measure."
+        )
+    return options, run
+
+
+def _measure(arguments: Sequence[str], options: argparse.Namespace) -> None:
+    """Measure the run that the command line asks for, and print what follows."""
+    from lolm_plugin.doctor import preflight
+
+    config, checkout = _checked(arguments)
+    preflight.require(config)
+    train.check_game_and_prompts(config, {"COMMAND": None})
+    limits = preflight.Limits(
+        options.time_limit or preflight.TIME_LIMIT,
+        options.memory_limit * 1e9 if options.memory_limit else preflight.MEMORY_SHARE * preflight.available_memory(),
+    )
+    print(f"{preflight.title(config)}: one batch and one update in a child process, {limits}", flush=True)
+    with _terminated_as_interrupted():
+        measured = preflight.measure(config, checkout, limits)
+    print(preflight.report(config, measured))
+
+
+def _checked(arguments: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return the checked configuration of a command line, and the EPyMARL checkout that it would run in."""
+    checkout = hosts.locate(train.take_option(list(arguments), "--epymarl"))
+    use_host_config_dir(hosts.config_dir(checkout))
+    config = train.configuration(arguments)
+    config_check.check_one_start(config)
+    config_check.check(config)
+    return config, checkout
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that the child and its folder are removed."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 def fetch_epymarl() -> Path:
-    """Clone the pinned commit into the cache unless it is there; returns where."""
+    """Clone the pinned commit into the cache unless it is there; returns the folder.
+
+    Raises:
+        ConfigError: git is not installed, or the clone fails or takes longer than CLONE_TIMEOUT.
+    """
     target = cache_dir() / "epymarl"
     if hosts.is_checkout(target):
         return target
@@ -87,13 +151,8 @@ def fetch_epymarl() -> Path:
     return target
 
 
-def _estimate(arguments: Sequence[str]) -> list[tuple[str, list[Finding]]]:
-    from lolm_plugin.doctor.run_estimate import section
-
-    return [section(arguments)]
-
-
 def _tune() -> None:
+    """Measure again what is fastest here. Raises ConfigError while other work takes the cores."""
     from lolm_plugin.llm import products
 
     if tuning.busy():
@@ -106,119 +165,3 @@ def _tune() -> None:
     products.fastest()
     for policy in tuning.TYPICAL:
         tuning.threads(policy)
-
-
-def _machine() -> Iterator[Finding]:
-    yield Finding(True, "lolm_plugin", f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
-    import torch
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        yield Finding(
-            True, "GPU", f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
-        )
-    else:
-        reason = "this torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        yield Finding(False, "GPU", f"{reason} (torch {torch.__version__}); use --config=lolm_mappo_smol")
-
-
-def _fastest() -> Iterator[Finding]:
-    """What was found fastest, which is what runs take where no key says otherwise."""
-    tried = tuning.known()
-    if not tried:
-        yield Finding(True, "nothing tried yet", "the first run does so in a second; lolm doctor --tune does so now")
-    for what, found in tried.items():
-        override = "torch_threads=N" if what.startswith("threads") else "llm.product=torch or onednn"
-        yield Finding(True, what, f"{found}; {override} overrides")
-
-
-def _host() -> Iterator[Finding]:
-    try:
-        path = hosts.locate(None)
-    except ConfigError as error:
-        yield Finding(False, "EPyMARL", str(error))
-        return
-    if path is None:
-        how = "lolm doctor --fetch-epymarl, or git clone it and set EPYMARL_HOME"
-        yield Finding(False, "EPyMARL", f"no checkout found, so the bundled host runs; {how}")
-    else:
-        yield Finding(True, "EPyMARL", str(path))
-    yield Finding(True, "bundled host", "always here; --epymarl=none forces it")
-
-
-def environments(found: Sequence[Finding], checkout: bool, probes: packages.Packages) -> Iterator[Finding]:
-    """A line for every environment LoLM plays, given what was found of StarCraft II and whether EPyMARL is there."""
-    yield Finding(True, "probe", "tiny battles with known answers")
-    yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install -e '.[smax]'")
-    host = [] if checkout else ["an EPyMARL checkout (see Host)"]
-    for name, use in (("sc2", "SMAC's battles"), ("sc2v2", "SMACv2's battles")):
-        lacking = starcraft.lacking(name, found)
-        below = [f"{', '.join(lacking)} (see StarCraft II)"] if lacking else []
-        yield _in_epymarl(name, f"{use} in the real game", [*host, *below])
-    path = probes.folder("smaclite")
-    fine = path is not None and (path / "env/smaclite.py").is_file()
-    install = [] if fine else ["smaclite (pip install git+https://github.com/uoe-agents/smaclite.git)"]
-    if fine and (error := probes.import_error("smaclite")):
-        install = [f"a smaclite that can be imported ({error}): {_smaclite_repair(error)}"]
-    yield _in_epymarl("smaclite", "SMAC's battles without StarCraft", [*host, *install])
-
-
-def _smaclite_repair(error: str) -> str:
-    """Return what to install if importing SMAClite raises ``error``."""
-    if "spatialindex" in error:
-        # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
-        return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"
-    return "pip install --force-reinstall git+https://github.com/uoe-agents/smaclite.git"
-
-
-def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> Finding:
-    return Finding(not needs, name, f"{use}; needs {' and '.join(needs)}" if needs else f"{use}, inside EPyMARL")
-
-
-def _has_checkout() -> bool:
-    try:
-        return hosts.locate(None) is not None
-    except ConfigError:  # the section Host tells why
-        return False
-
-
-def _language_models() -> Iterator[Finding]:
-    from lolm_plugin.llm.smollm2 import is_cached
-
-    here = "in the cache" if is_cached() else "fetched from PyPI (93 MB) at first use"
-    yield Finding(True, "llm.model=smollm2-135m", here)
-    yield Finding(True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random, made on the spot, for tests")
-    from huggingface_hub import try_to_load_from_cache
-
-    hub = "Qwen/Qwen3-0.6B"
-    cached = isinstance(try_to_load_from_cache(hub, "config.json"), str)
-    missing = "not in the Hugging Face cache; downloaded at first use where the hub can be reached"
-    yield Finding(cached, f"llm.model={hub}", "in the Hugging Face cache" if cached else missing)
-
-
-def _trackers() -> Iterator[Finding]:
-    yield Finding(True, "Sacred files", f"results/sacred, sacred {packages.version('sacred')}")
-    yield _package(
-        "TensorBoard", "tensorboard-logger", "use_tensorboard=True, inside EPyMARL", "pip install tensorboard-logger"
-    )
-    yield _package("Weights & Biases", "wandb", "use_wandb=True, inside EPyMARL", "pip install wandb")
-
-
-def _sections() -> dict[str, Iterable[Finding]]:
-    machine = starcraft.this_machine()
-    found = starcraft.findings(machine)
-    return {
-        "Machine": _machine(),
-        "Fastest on this machine, as tried": _fastest(),
-        "Host": _host(),
-        "Environments": environments(found, _has_checkout(), machine.packages),
-        "StarCraft II": found,
-        "Language models": _language_models(),
-        "Trackers": _trackers(),
-    }
-
-
-def _package(what: str, package: str, use: str, how: str) -> Finding:
-    version = packages.version(package)
-    return Finding(bool(version), what, f"{use} ({package} {version})" if version else f"{package} is missing; {how}")

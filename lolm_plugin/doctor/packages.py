@@ -1,4 +1,4 @@
-"""What is installed in this Python, found out without importing it here."""
+"""What is installed in this Python, found out without importing it here, and the result of a check."""
 
 import importlib.metadata
 import importlib.util
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-# Run in a process of its own: an import may take seconds, print banners, or end the process.
+# Run in its own process: an import may take seconds, print banners, or end the process.
 _IMPORT = """
 import importlib, sys
 try:
@@ -18,11 +18,22 @@ except BaseException as error:
     print(f"{type(error).__name__}: {reason.splitlines()[0]}")
     sys.exit(1)
 """
-_PATIENCE = 20  # seconds; an import that works takes a fraction of one
+IMPORT_TIMEOUT = 20.0  # seconds; an import that works takes a fraction of one
+
+
+class CheckResult(NamedTuple):
+    """One line of ``lolm doctor``: whether ``what`` is usable; ``detail`` says what to do if not."""
+
+    usable: bool
+    what: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"[{'ok' if self.usable else '--'}] {self.what}: {self.detail}"
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, by the name pip knows it under."""
+    """Return the installed version of a distribution, by the name that pip knows it under."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -30,9 +41,9 @@ def version(package: str) -> str | None:
 
 
 def folder(module: str) -> Path | None:
-    """Where a top-level module lives; None when there is none.
+    """Return where a top-level module lives; None if there is none.
 
-    A folder on the path counts even without an ``__init__.py``: such a one, say a clone, hides some packages.
+    A folder on the path counts even without an ``__init__.py``: such a folder, say a clone, hides some packages.
     """
     spec = importlib.util.find_spec(module)
     if spec is None:
@@ -43,19 +54,19 @@ def folder(module: str) -> Path | None:
 
 
 def import_error(module: str) -> str | None:
-    """Why another process of this Python cannot import ``module``: the exception in one line; None if it can."""
+    """Return why another process of this Python cannot import ``module``, in one line; None if it can."""
     command = [sys.executable, "-c", _IMPORT, module]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_TIMEOUT)
     except subprocess.TimeoutExpired:
-        return f"no answer in {_PATIENCE} s"
+        return f"no answer in {IMPORT_TIMEOUT:g} s"
     if done.returncode == 0:
         return None
     return (done.stdout.strip().splitlines() or [f"the process ended with code {done.returncode}"])[-1]
 
 
 class Packages(NamedTuple):
-    """The three questions above; tests put their own answers in."""
+    """The three questions above; tests replace the answers."""
 
     version: Callable[[str], str | None] = version
     folder: Callable[[str], Path | None] = folder

@@ -1,36 +1,47 @@
-"""What a suite would run, checked run by run and estimated, before anything is started."""
+"""What a suite would run: every command line checked, and the time that finished runs tell, before anything starts."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
-
 from lolm_plugin import registry
+from lolm_plugin.commands import train
 from lolm_plugin.configuration import checkpoint_config, config_check
-from lolm_plugin.doctor import language_model, run_time, words
-from lolm_plugin.doctor import plan as sizes
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.description import Description
 from lolm_plugin.passwords import hidden
+from lolm_plugin.suites import job
 from lolm_plugin.suites.suite import Run
+from lolm_plugin.tracking import record_files
+from lolm_plugin.wording import duration, several
 
-# Seconds for each agent, unit and environment step, learning included, on one core of a server: from the runs on SMAX
-# 3m in docs/baselines.md. What a unit costs differs less from map to map than from network to network.
-SECONDS = {"gru": 25e-6, "updet": 39e-6, "asn_attention": 50e-6, "dt2gs": 170e-6}
-UNITS = 6  # of 3m: where no units are declared, a step of the flat network is taken to cost as much as there
-PLAYING = 0.25  # of it where nothing is learned
+ZERO_SHOT_STEPS = 50  # assumed steps of an episode, for the share of an evaluation in a suite's progress
 
 
 class Planned(NamedTuple):
-    """One run with its configuration; ``seconds`` is None where nothing is known of its time."""
+    """One run with its configuration; ``seconds`` is None until a run of the same algorithm and map has finished."""
 
     run: Run
     config: Mapping[str, Any]
-    seconds: float | None
+    seconds: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What runs of one speed have in common."""
+        return self.run.algorithm, self.run.map_name, self.run.kind == "zero_shot"
+
+    @property
+    def steps(self) -> int:
+        return self.config["test_nepisode"] * ZERO_SHOT_STEPS if self.run.kind == "zero_shot" else self.config["t_max"]
 
 
-def check(runs: Sequence[Run], host: str) -> list[Planned]:
-    """Every run's configuration. Raises ConfigError for the first one that a run of its own would refuse."""
+def check(runs: Sequence[Run], host: str, results: Path) -> list[Planned]:
+    """Return every run with its configuration and, from the runs finished in ``results``, its time.
+
+    Raises:
+        ConfigError: a run that would be refused when it starts; the first of them is named.
+    """
     known: dict[tuple[str, str], Planned] = {}
     planned = []
     for run in runs:
@@ -38,7 +49,22 @@ def check(runs: Sequence[Run], host: str) -> list[Planned]:
         if same not in known:
             known[same] = _check(run, host)
         planned.append(known[same]._replace(run=run))
-    return planned
+    speeds: dict[tuple[str, str, bool], float] = {}  # seconds a step
+    for item in planned:
+        if item.key not in speeds and (seconds := _seconds(results / "runs" / item.run.key)) is not None:
+            speeds[item.key] = seconds / item.steps
+    return [item._replace(seconds=item.steps * speeds[item.key]) if item.key in speeds else item for item in planned]
+
+
+def _seconds(folder: Path) -> float | None:
+    """Return how long the finished run in ``folder`` took, all its parts together; None if that is not known."""
+    total = 0.0
+    for path in (folder / "results/sacred").glob("*/*/*/run.json") if job.is_done(folder) else ():
+        with suppress(record_files.RecordError):
+            run = record_files.load_file(path.parent, record_files.RunFile)
+            if run and run.start_time and run.stop_time:
+                total += (run.stop_time - run.start_time).total_seconds()
+    return total or None
 
 
 def _check(run: Run, host: str) -> Planned:
@@ -47,17 +73,18 @@ def _check(run: Run, host: str) -> Planned:
         words = [word for word in run.arguments() if word != "evaluate=True"]
         if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
             words.append("transfer_from=.")  # stands for them
-        config = sizes.checked([f"--epymarl={host}", *words])
+        config = train.configuration([f"--epymarl={host}", *words])
+        config_check.check(config)
         if run.source is not None:
             _check_transfer(run, config)
-        return Planned(run, config, _seconds(run, config))
+        return Planned(run, config)
     except ConfigError as error:
         raise ConfigError(f"{run.title}: {error}") from error
 
 
 def _check_transfer(run: Run, config: Mapping[str, Any]) -> None:
     assert run.source is not None
-    if not sizes.is_ours(config):
+    if config["mac"] not in registry.ENTRIES["mac"]:
         raise ConfigError(
             f"{run.config} is EPyMARL's own, which takes no policy from another run; set "
             f"algorithms.{run.algorithm}.transfer to False."
@@ -75,72 +102,48 @@ def _check_transfer(run: Run, config: Mapping[str, Any]) -> None:
         )
 
 
-def _seconds(run: Run, config: Mapping[str, Any]) -> float | None:
-    if not sizes.is_ours(config):
-        return None
-    size = sizes.plan(config)
-    tested = size.test_battles * size.length  # of one test, which is all that zero-shot plays
-    if config["mac"] == config_check.LLM_MAC:
-        device = "cuda" if config["use_cuda"] and torch.cuda.is_available() else "cpu"
-        try:
-            language_model.require_at_hand(config["llm"]["model"])
-            found = run_time.seconds(config, size, language_model.reading(config, size, device), device)
-        except ConfigError:  # its files are not here yet
-            return None
-        played = size.steps + size.test_steps
-        return found.play * tested / played if run.kind == "zero_shot" else found.play + found.learn
-    steps = tested * PLAYING if run.kind == "zero_shot" else size.steps + size.test_steps * PLAYING
-    layout = size.layouts.observation
-    of_step = SECONDS.get(config["agent"], sum(SECONDS.values()) / len(SECONDS))
-    units = UNITS if isinstance(layout, Description) else layout.n_agents + layout.n_enemies
-    return steps * of_step * layout.n_agents * units
-
-
 def named(planned: Iterable[Planned]) -> list[str]:
-    """What a suite names that is imported, opened, fetched, connected to or written to, as KEY=VALUE without secrets.
+    """List what a suite names that is imported, opened, fetched, connected to or written to: KEY=VALUE, no secrets.
 
-    It is what would not be taken from a stranger's checkpoint; a suite's own folder of results is not among it.
+    These are the values that would not be taken from a stranger's checkpoint, without the suite's folder of results.
     """
-    configs = [item.config for item in planned if sizes.is_ours(item.config)]
+    configs = [item.config for item in planned if item.config["mac"] in registry.ENTRIES["mac"]]
     return list(dict.fromkeys(hidden(word) for config in configs for word in checkpoint_config.to_repeat(config)))
 
 
 def describe(planned: Sequence[Planned], where: str, slots: int) -> str:
-    """The plan as text: a line for each algorithm and place, then how long all of it takes."""
+    """Return the plan as text: a line for each algorithm and map, then the time of the whole suite."""
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for item in planned:
         run = item.run
-        place = f"{run.source.map_name} to {run.map_name}" if run.source else run.map_name
-        groups.setdefault((run.kind.replace("_", "-"), run.algorithm, place), []).append(item)
+        maps = f"{run.source.map_name} to {run.map_name}" if run.source else run.map_name
+        groups.setdefault((run.kind.replace("_", "-"), run.algorithm, maps), []).append(item)
     rows = [("kind", "algorithm", "map", "seeds", "env steps", "a run")]
-    for (kind, algorithm, place), items in groups.items():
+    for (kind, algorithm, maps), items in groups.items():
         seeds = ",".join(str(item.run.seed) for item in items)
         steps = "0" if kind == "zero-shot" else f"{items[0].config['t_max']:,}"
-        rows.append((kind, algorithm, place, seeds, steps, _duration(items[0].seconds)))
+        seconds = items[0].seconds
+        time = "unknown until the first run" if seconds is None else duration(seconds)
+        rows.append((kind, algorithm, maps, seeds, steps, time))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"{words.several(len(planned), 'run')}, {_total(planned, slots)}; {where}"])
+    return "\n".join([*lines, "", f"{several(len(planned), 'run')}, {_total(planned, slots)}; {where}"])
 
 
 def _total(planned: Sequence[Planned], slots: int) -> str:
     known = [item.seconds for item in planned if item.seconds is not None]
     missing = len(planned) - len(known)
     if not known:
-        return "of unknown length"
-    busy = min(slots, len(planned))
-    rest = f" and {words.several(missing, 'run')} of unknown length" if missing else ""
-    # A run is one worker's, however many are idle.
-    seconds = max(sum(known) / busy, max(known))
-    return f"about {words.duration(seconds)}{rest} (within a factor of 3, without StarCraft's own time)"
-
-
-def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else words.duration(seconds)
+        return "of unknown length until the first run"
+    # A run occupies one worker, however many are idle.
+    seconds = max(sum(known) / min(slots, len(planned)), max(known))
+    rest = f" and {several(missing, 'run')} of unknown length" if missing else ""
+    return f"about {duration(seconds)}{rest}, as long as the finished runs took"
 
 
 def weights(planned: Iterable[Planned]) -> dict[str, float]:
-    """How much of the whole each run is, by key."""
+    """Return each run's share of the work by its key: seconds, or steps at the mean speed where these are unknown."""
     planned = list(planned)
-    known = [item.seconds for item in planned if item.seconds]
-    typical = sum(known) / len(known) if known else 1.0
-    return {item.run.key: item.seconds or typical for item in planned}
+    speeds = [item.seconds / item.steps for item in planned if item.seconds is not None]
+    typical = fmean(speeds) if speeds else 1.0
+    return {item.run.key: item.steps * typical if item.seconds is None else item.seconds for item in planned}

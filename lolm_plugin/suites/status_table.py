@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lolm_plugin.doctor.words import duration
 from lolm_plugin.suites.suite import Run
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import RecordError
+from lolm_plugin.wording import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from lolm_plugin.doctor.words import several
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.suites import job
+from lolm_plugin.wording import several
 
 
 class Workers(Protocol):

@@ -7,13 +7,12 @@ import pytest
 
 from lolm_plugin import tuning
 from lolm_plugin.commands import doctor, lolm
-from lolm_plugin.doctor import packages
-from lolm_plugin.doctor.finding import Finding
-from lolm_plugin.doctor.packages import Packages
+from lolm_plugin.doctor import machine, packages
+from lolm_plugin.doctor.packages import CheckResult, Packages
 from lolm_plugin.errors import ConfigError
 
 HAS_NOTHING = Packages(lambda _: None, lambda _: None, lambda _: None)
-FOUND = [Finding(True, "game folder", ""), Finding(True, "smac", ""), Finding(True, "smacv2", "")]
+FOUND = [CheckResult(True, "game folder", ""), CheckResult(True, "smac", ""), CheckResult(True, "smacv2", "")]
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def install(tmp_path, monkeypatch):
 
 
 def environment(name, found=FOUND, checkout=True, probes=HAS_NOTHING):
-    (line,) = [line for line in doctor.environments(found, checkout, probes) if line.what == name]
+    (line,) = [line for line in machine.environments(found, checkout, probes) if line.what == name]
     return line
 
 
@@ -57,9 +56,9 @@ def test_starcraft_is_played_inside_epymarl(name):
 
 @pytest.mark.parametrize(("name", "other"), [("sc2", "smacv2"), ("sc2v2", "smac")])
 def test_starcraft_points_at_its_section(name, other):
-    lacks_other = [Finding(line.what != other, *line[1:]) for line in FOUND]
+    lacks_other = [CheckResult(line.what != other, *line[1:]) for line in FOUND]
     assert environment(name, lacks_other).usable
-    lacks_all = [Finding(False, *line[1:]) for line in FOUND]
+    lacks_all = [CheckResult(False, *line[1:]) for line in FOUND]
     own = "smac" if other == "smacv2" else "smacv2"
     line = environment(name, lacks_all, checkout=False)
     assert line.detail.endswith(f"needs an EPyMARL checkout (see Host) and game folder, {own} (see StarCraft II)")
@@ -116,7 +115,7 @@ def test_an_import_is_tried_in_another_process(text, error, install):
 
 
 def test_an_import_that_hangs_is_given_up(install, monkeypatch):
-    monkeypatch.setattr(packages, "_PATIENCE", 0.5)
+    monkeypatch.setattr(packages, "IMPORT_TIMEOUT", 0.5)
     install("lolm_slow.py", "import time; time.sleep(30)")
     assert packages.import_error("lolm_slow") == "no answer in 0.5 s"
 

@@ -275,7 +275,7 @@ def test_s2clientprotocol(versions, errors, usable, detail):
         (None, {}, False, 'not installed; pip install pysc2==3.0.0 "protobuf<3.21"'),
         ("3.0.0", {}, True, "3.0.0"),
         ("4.0.0", {}, True, "4.0.0, where EPyMARL asks for 3.0.0"),
-        ("3.0.0", {f"{S2}.sc2api_pb2": DESCRIPTORS}, False, "3.0.0 needs s2clientprotocol; mend that first"),
+        ("3.0.0", {f"{S2}.sc2api_pb2": DESCRIPTORS}, False, "3.0.0 needs s2clientprotocol; fix that first"),
         (
             "3.0.0",
             {"pysc2.run_configs": "ModuleNotFoundError: No module named 'websocket'"},
@@ -331,10 +331,10 @@ def test_no_smac(check, name, file):
 
 
 def test_a_machine_without_the_game_gets_the_whole_list_of_what_to_do(machine):
-    found = starcraft.findings(machine())
+    found = starcraft.check_all(machine())
     names = ["game folder", "SMAC's maps", "SMACv2's map", S2, "pysc2", "smac", "smacv2"]
-    assert [finding.what for finding in found] == names
-    assert not any(finding.usable for finding in found)
+    assert [result.what for result in found] == names
+    assert not any(result.usable for result in found)
     assert starcraft.lacking("sc2", found) == ["game folder", "SMAC's maps", S2, "pysc2", "smac"]
     assert starcraft.lacking("sc2v2", found) == ["game folder", "SMACv2's map", S2, "pysc2", "smacv2"]
 
@@ -348,11 +348,11 @@ def test_a_machine_that_can_play(machine, tmp_path):
         (site / name / file).touch()
     folders = {name: site / name for _, name, _ in BENCHMARKS}
     able = machine(SC2PATH=str(game))._replace(packages=packages({S2: "4.10", "pysc2": "3.0.0"}, folders))
-    found = starcraft.findings(able)
-    assert [str(finding) for finding in found if not finding.usable] == []
-    assert "game version" in [finding.what for finding in found]
+    found = starcraft.check_all(able)
+    assert [str(result) for result in found if not result.usable] == []
+    assert "game version" in [result.what for result in found]
     (game / "Versions/Base75689" / LINUX_EXE).unlink()
-    assert starcraft.lacking("sc2", starcraft.findings(able)) == ["game version"]
+    assert starcraft.lacking("sc2", starcraft.check_all(able)) == ["game version"]
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_a_dry_run_starts_and_writes_nothing(tmp_path, workers, capsys):
     assert run(tmp_path, "--dry-run") == 0
     assert workers.started == []
     assert not (tmp_path / "results").exists()
-    assert "4 runs, about" in capsys.readouterr().out
+    assert "4 runs, of unknown length until the first run" in capsys.readouterr().out
 
 
 def test_a_run_that_breaks_is_tried_again(tmp_path, workers):

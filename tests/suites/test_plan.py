@@ -1,14 +1,27 @@
 """Everything that a run would refuse is refused before the first one starts."""
 
+import json
+
 import pytest
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.suites import plan, suite
+from lolm_plugin.suites import job, plan, suite
 from tests.suites.runs_for_suites import suite_file
 
 
 def planned(tmp_path, **changes):
-    return plan.check(suite.load(str(suite_file(tmp_path, **changes))).runs(), "none")
+    return plan.check(suite.load(str(suite_file(tmp_path, **changes))).runs(), "none", tmp_path / "results")
+
+
+def finish(tmp_path, run, *seconds):
+    """Put down a finished run, with a record for each of its parts, which took so many seconds."""
+    folder = tmp_path / "results/runs" / run.key
+    for number, length in enumerate(seconds, 1):
+        record = folder / "results/sacred/updet_mappo/map" / str(number)
+        record.mkdir(parents=True)
+        times = {"start_time": "2026-01-01T00:00:00", "stop_time": f"2026-01-01T00:00:{length:02}"}
+        (record / "run.json").write_text(json.dumps(times))
+    job.write_json(folder / job.DONE, {})
 
 
 @pytest.mark.parametrize(
@@ -39,28 +52,42 @@ def test_a_recurrent_policy_may_go_to_a_map_of_the_same_sizes(tmp_path):
 
 
 def test_a_task_without_units_is_planned_too(tmp_path):
-    found = planned(
-        tmp_path, env="gymma", algorithms=["rnn_mappo"], maps=["lbforaging:Foraging-8x8-2p-3f-v3"], transfers=None
-    )
-    assert [item.seconds > 0 for item in found] == [True]
+    tasks = ["lbforaging:Foraging-8x8-2p-3f-v3"]
+    assert planned(tmp_path, env="gymma", algorithms=["rnn_mappo"], maps=tasks, transfers=None)
 
 
-def test_more_steps_units_and_seeds_take_longer(tmp_path):
-    def seconds(**changes):
-        return sum(item.seconds for item in planned(tmp_path, env="smax", transfers=None, **changes))
-
-    one = seconds(maps=["3m"])
-    assert seconds(maps=["5m"]) > one
-    assert seconds(maps=["3m"], seeds=[1, 2]) == pytest.approx(2 * one)
-    assert seconds(maps=["3m"], algorithms={"dt2gs_mappo": {}}) > one
-    assert seconds(maps=["3m"], algorithms={"updet_mappo": {"with": {"t_max": 60000}}}) > 20 * one
-
-
-def test_the_plan_is_a_table(tmp_path):
-    text = plan.describe(planned(tmp_path, seeds=[1, 2]), "here", 2)
-    assert "few-shot   updet_mappo  duel to target  1,2    300" in text
-    assert "8 runs, about" in text
+def test_nothing_is_known_of_the_time_before_the_first_run(tmp_path):
+    found = planned(tmp_path, seeds=[1, 2])
+    assert {item.seconds for item in found} == {None}
+    text = plan.describe(found, "here", 2)
+    assert "few-shot   updet_mappo  duel to target  1,2    300        unknown until the first run" in text
+    assert "8 runs, of unknown length until the first run" in text
     assert text.endswith("; here")
+
+
+def test_a_finished_run_tells_how_long_others_of_its_algorithm_and_map_take(tmp_path):
+    runs = {item.run.title: item.run for item in planned(tmp_path, seeds=[1, 2])}
+    finish(tmp_path, runs["updet_mappo target seed 1"], 40, 20)  # 600 steps, resumed once
+    finish(tmp_path, runs["updet_mappo zero-shot duel to target seed 2"], 6)
+    found = {item.run.title: item.seconds for item in planned(tmp_path, seeds=[1, 2])}
+    for seed in (1, 2):
+        assert found[f"updet_mappo duel seed {seed}"] is None
+        assert found[f"updet_mappo target seed {seed}"] == pytest.approx(60)
+        assert found[f"updet_mappo few-shot duel to target seed {seed}"] == pytest.approx(30)  # 300 steps
+        assert found[f"updet_mappo zero-shot duel to target seed {seed}"] == pytest.approx(6)
+    text = plan.describe(planned(tmp_path, seeds=[1, 2]), "here", 2)
+    assert "8 runs, about 96 s and 2 runs of unknown length" in text
+    weights = plan.weights(planned(tmp_path, seeds=[1, 2]))
+    assert weights[runs["updet_mappo target seed 2"].key] == pytest.approx(60)
+    assert weights[runs["updet_mappo duel seed 1"].key] > 0
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"start_time": 3}', '{"start_time": "2026-01-01T00:00:00"}'])
+def test_a_damaged_record_tells_no_time(tmp_path, content):
+    run = planned(tmp_path)[0].run
+    finish(tmp_path, run, 40)
+    next((tmp_path / "results").rglob("run.json")).write_text(content)
+    assert planned(tmp_path)[0].seconds is None
 
 
 def test_an_evaluation_alone_takes_no_steps(tmp_path):

@@ -168,12 +168,12 @@ def test_an_unknown_suite_is_answered_with_the_known_ones():
 
 
 @pytest.mark.parametrize("name", suite.available())
-def test_a_shipped_suite_can_be_run(name):
+def test_a_shipped_suite_can_be_run(name, tmp_path):
     shipped = suite.load(name)
     found = shipped.runs()
     assert shipped.description
     if shipped.env == "smax":  # StarCraft's configurations are an EPyMARL checkout's
-        assert [item.run for item in plan.check(found, "none")] == found
+        assert [item.run for item in plan.check(found, "none", tmp_path)] == found
 
 
 def test_files_of_a_suite_are_found_from_the_folders_of_its_runs(tmp_path, monkeypatch):
