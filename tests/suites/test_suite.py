@@ -118,17 +118,17 @@ def test_a_run_is_a_command_line(tmp_path):
         ({"seeds": []}, "seeds=[] is no list"),
         ({"algorithms": {"updet_mappo": {"seeds": ["a"]}}}, "algorithms.updet_mappo.seeds=['a'] is no list"),
         ({"transfers": [{"source": "duel"}]}, "write each one as {source: 3m, target: 8m}"),
-        ({"transfers": [{"source": "duel", "target": "duel"}]}, "from duel to duel leads nowhere"),
+        ({"transfers": [{"source": "duel", "target": "duel"}]}, "leads from a map to itself"),
         ({"with": {"seed": 3}}, "seed is set by the suite itself"),
         ({"few_shot": {"transfer_from": "x"}}, "transfer_from is set by the suite itself"),
         ({"algorithms": {"updet_mappo": {"with": {"name": "x"}}}}, "name is set by the suite itself"),
         ({"with": 3}, "with=3 sets nothing"),
-        ({"maps": 3}, "maps is neither a list of names"),
-        ({"maps": "duel"}, "maps is neither a list of names"),
+        ({"maps": 3}, "maps=3 is neither a list of names"),
+        ({"maps": "duel"}, "maps=duel is neither a list of names"),
         ({"transfers": 3}, "transfers=3 is not a list"),
-        ({"transfers": [{"source": "duel", "target": "target", "with": 3}]}, "transfers: with=3 sets nothing"),
+        ({"transfers": [{"source": "duel", "target": "target", "with": 3}]}, "transfers.0.with=3 sets nothing"),
         ({"seeds": [1, 1]}, "seeds=[1, 1] has a seed twice"),
-        ({"env": ["probe"]}, "has no env"),
+        ({"env": ["probe"]}, "env=['probe'] is not a name"),
         ({"with": {"kl": 1, "kl.enabled": False}}, "is a value and a section at once"),
         *(
             (
@@ -137,7 +137,7 @@ def test_a_run_is_a_command_line(tmp_path):
             )
             for maps in (None, "duel", 3, [], [3])
         ),
-        ({"algorithms": {"updet_mappo": {"with": 3}}}, "algorithms.updet_mappo: with=3 sets nothing"),
+        ({"algorithms": {"updet_mappo": {"with": 3}}}, "algorithms.updet_mappo.with=3 sets nothing"),
         ({"algorithms": {"updet_mappo": {"seeds": None}}}, "algorithms.updet_mappo.seeds=None is no list"),
         ({"algorithms": {"mine": {"config": None}}}, "algorithms.mine.config=None is not a name"),
         (

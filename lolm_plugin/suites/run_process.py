@@ -1,0 +1,214 @@
+"""One run of a suite as a process of its own: ``python -m lolm_plugin.suites.run_process FOLDER``.
+
+It continues from the last checkpoint of an earlier try, stops by itself when its starter is gone, and writes
+``done.json`` at the end. So any machine can try a run, any number of times.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lolm_plugin import strict_json
+from lolm_plugin.commands import train
+from lolm_plugin.configuration import checkpoint_config
+from lolm_plugin.errors import ConfigError, one_line
+from lolm_plugin.passwords import hidden_words, holds_address
+from lolm_plugin.run import checkpoint_store
+from lolm_plugin.tracking import record_files
+
+COMMAND, DONE, OUTPUT = "job.json", "done.json", "output.txt"
+PATIENCE = 900.0  # seconds for an earlier try to finish its batch and save; less would fail runs that only wait
+LARGEST = 2**20  # bytes of a job.json; ours have a few hundred
+
+
+class DamagedFile(Exception):
+    """A job.json that cannot be read. The message is one sentence; other runs of the suite can start."""
+
+
+class Command(BaseModel):
+    """job.json: the command line of a run."""
+
+    model_config = ConfigDict(strict=True)
+    arguments: list[str]
+    source: str | None  # the folder, relative to this one, of the run whose weights it begins with
+    host: str  # for --epymarl
+
+
+def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str) -> None:
+    """Write the command line of the run in ``folder``; it begins with the weights of the run in ``source``.
+
+    Raises:
+        ConfigError: ``folder`` holds a run with other settings.
+        DamagedFile: it holds one whose settings cannot be read.
+    """
+    relative = os.path.relpath(source, folder) if source else None
+    command = Command(arguments=list(arguments), source=relative, host=host)
+    if (folder / COMMAND).is_file():
+        before = read(folder)
+        if (before.arguments, before.source) != (command.arguments, command.source):
+            changed = sorted(set(command.arguments) ^ set(before.arguments))
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({', '.join(hidden_words(changed))}); set --results to "
+                "another folder, or remove this one."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / COMMAND, command.model_dump())
+
+
+def read(folder: Path) -> Command:
+    """Read the command line of the run in ``folder``. Raises DamagedFile."""
+    try:
+        return Command.model_validate_json(record_files.read_bytes(folder, COMMAND, LARGEST))
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise DamagedFile(
+            f"{folder / COMMAND} is damaged ({record_files.shown(reason)}), so what ran there is not known; remove "
+            "that file to continue the run with the suite's settings, or its folder to begin it again."
+        ) from error
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all. If it holds a database's address, only its owner may read it."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)  # of a process that had the same number: touch would keep its mode
+    text = strict_json.dumps(content, indent=1)
+    unfinished.touch(0o600 if holds_address(text) else 0o666)
+    unfinished.write_text(text)
+    unfinished.replace(file)
+
+
+def is_done(folder: Path) -> bool:
+    """Return whether the run in ``folder`` is finished."""
+    return (folder / DONE).is_file()
+
+
+def reopen(folder: Path) -> None:
+    """Have the run in ``folder`` continue although it is finished."""
+    (folder / DONE).unlink(missing_ok=True)
+
+
+def missing(folder: Path, arguments: Sequence[str]) -> str:
+    """Return what a run that ended well should have left in ``folder`` and did not; empty if nothing."""
+    if "save_model=True" not in arguments:
+        for path in (folder / "results/sacred").glob("*/*/*/metrics.json"):
+            with suppress(record_files.RecordError):
+                if record_files.load_metrics(path.parent):
+                    return ""
+        return "its record has no measurements"
+    runs = [path for path in (folder / "results/models").glob("*") if path.is_dir()]
+    if any(any(path.glob("[0-9]*/*.th")) for path in runs):  # of EPyMARL's own algorithms
+        return ""
+    facts = []
+    for path in runs:
+        with suppress(ConfigError):
+            facts.append(checkpoint_store.find(path).facts)
+    if not facts:
+        return "it has no checkpoint"
+    return "" if any(fact.get("finished") for fact in facts) else "its last checkpoint was not written"
+
+
+def models(folder: Path) -> Path | None:
+    """Return the folder of the checkpoints of the run in ``folder``, if one of them is whole."""
+    for path in checkpoint_store.runs(folder / "results/models"):
+        try:
+            checkpoint_store.find(path)
+        except ConfigError:
+            continue
+        return path
+    return None
+
+
+def main(folder: Path) -> int:
+    """Start or continue the run in ``folder``; returns the exit code of the training."""
+    os.chdir(folder)
+    here = Path()
+    with waiting_lock():
+        if is_done(here):
+            return 0
+        command = read(here)
+        code = train.main(["-m lolm_plugin train", *_arguments(command, here)])
+        if code != 0:
+            return code
+        # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
+        if lost := missing(here, command.arguments):
+            print(
+                f"error: the run came to its end but {lost}; free some space and start the suite again.",
+                file=sys.stderr,
+            )
+            return 1
+        write_json(here / DONE, {"exit_code": 0})
+        return 0
+
+
+def _arguments(command: Command, here: Path) -> list[str]:
+    """Return the command line of this try."""
+    host = [f"--epymarl={command.host}"] if command.host else []
+    if "evaluate=True" not in command.arguments and (own := models(here)):
+        repeated = checkpoint_config.to_repeat(train.configuration([*host, *command.arguments]))
+        return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
+    if kept := checkpoint_store.runs(here / "results/models"):
+        raise ConfigError(
+            f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
+            "elsewhere to run it again."
+        )
+    shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
+    if command.source is None:
+        return [*host, *command.arguments]
+    weights = models(here / command.source)
+    if weights is None:
+        raise ConfigError(f"{Path(command.source).resolve()} has no checkpoint to transfer from; run it first.")
+    return [*host, *command.arguments, f"transfer_from={weights}"]
+
+
+@contextmanager
+def waiting_lock(seconds: float = PATIENCE) -> Iterator[None]:
+    """Hold the working directory, once no other try is at work in it: one whose starter died may still be saving.
+
+    Raises:
+        ConfigError: another one is still at work after ``seconds``.
+    """
+    lock = FileLock(".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout as error:
+            raise ConfigError(
+                f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that process, "
+                "and start the suite again."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _stop_with_starter() -> None:
+    """Stop when standard input closes, whose other end the starter of this process holds."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _stop_with_starter()
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except ConfigError as refused:
+        print(f"error: {one_line(refused)}", file=sys.stderr)
+        sys.exit(2)
