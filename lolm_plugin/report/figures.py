@@ -1,7 +1,8 @@
 """Results as figures: PNG for the html report and PDF for a paper."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lolm_plugin.report import statistics
-from lolm_plugin.report.records import RunRecord, Series
+from lolm_plugin.report.records import Kind, RunRecord, Series
 from lolm_plugin.report.results import WIN_RATE, Results
 from lolm_plugin.report.tables import scores_by_task
 
@@ -27,82 +28,53 @@ STEPS = "environment steps"
 DASHED = (0, (4, 2))
 COLUMNS = 4
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-
-Paint = Callable[["Axes"], None]
+BAND = "Lines are means over seeds, bands ± one standard deviation; a single seed is a line without a band."
 
 
 @dataclass
 class Figure:
-    """One figure: the name of its files, a title, how to read it, and titles of its panels with what paints them."""
+    """One figure: the name of its files, a title, how to read it, what paints a panel, and each panel's runs."""
 
     name: str
     title: str
     reading: str
-    panels: Sequence[tuple[str, Paint]]
+    paint: "Callable[[Axes, Results, pd.DataFrame], None]"
+    panels: Sequence[tuple[str, pd.DataFrame]]
+    ylabel: str
     xlabel: str = STEPS
-    ylabel: str = ""
 
 
 def all_figures(results: Results) -> Iterator[Figure]:
     """Make the figures for which there are runs."""
-    painter = Painter(results)
-    band = "Lines are means over seeds, bands ± one standard deviation; a single seed is a line without a band"
-    tasks = {kind: list(results.of(kind).groupby("task", sort=False)) for kind in ("scratch", "zero_shot", "few_shot")}
-
-    def panels(kind: str, paint: Callable[[pd.DataFrame], Paint]) -> list[tuple[str, Paint]]:
-        return [(str(task), paint(runs)) for task, runs in tasks[kind]]
-
-    ablations, entropies = list(painter.ablations()), list(painter.entropies())
-    figures = [
-        Figure(
-            "learning",
-            "Learning from scratch (figure 5)",
-            f"{band}.",
-            panels("scratch", painter.curves),
-            ylabel=results.what,
-        ),
-        Figure(
-            "zero_shot",
-            "Zero-shot transfer (figure 6)",
-            "Dots are means, thick bars ± one standard deviation, thin bars extremes, crosses single runs.",
-            panels("zero_shot", painter.distribution),
-            xlabel="",
-            ylabel=results.what,
-        ),
-        Figure(
-            "few_shot",
-            "Few-shot against from scratch (figure 7)",
-            f"Solid: few-shot on the target. Dashed: the target from scratch, as far as few-shot went. {band}.",
-            panels("few_shot", painter.few_shot),
-            ylabel=results.what,
-        ),
-        Figure(
-            "jumpstart",
-            "Jumpstart and asymptote (figure 8)",
-            "From the test before the first update (hollow) to the asymptote (full), means over seeds. Dotted: the "
-            "untrained policy of learning from scratch, the zero of the jumpstart.",
-            panels("few_shot", painter.jumpstart),
-            xlabel="",
-            ylabel=results.what,
-        ),
-        Figure("ablations", "Ablations (figures 9 and 10)", f"{band}.", ablations, ylabel=results.what),
-        Figure(
-            "entropy",
-            "Policy entropy (figure 11)",
-            f"Mean entropy of the policy's choices while it learns. {band}.",
-            entropies,
-            ylabel="nats",
-        ),
-    ]
-    if len(tasks["scratch"]) > 1 and results.metric == WIN_RATE:
-        reading = "The share of runs, over all maps, whose last test is above a win rate: higher is better everywhere."
-        profile = [("all maps, from scratch", painter.profile)]
-        ylabel = "share of runs above it"
-        figures.append(Figure("profile", "Performance profile", reading, profile, xlabel="win rate", ylabel=ylabel))
-    yield from (figure for figure in figures if figure.panels)
+    scratch, zero_shot, few_shot = (_by_task(results, kind) for kind in ("scratch", "zero_shot", "few_shot"))
+    what, runs = results.what, results.of("scratch")
+    reading = {
+        "zero_shot": "Dots are means, thick bars ± one standard deviation, thin bars extremes, crosses single runs.",
+        "few_shot": f"Solid: few-shot on the target. Dashed: the target from scratch, as far as few-shot went. {BAND}",
+        "jumpstart": "From the test before the first update (hollow) to the asymptote (full), means over seeds. "
+        "Dotted: the untrained policy of learning from scratch, the zero of the jumpstart.",
+        "entropy": f"Mean entropy of the policy's choices while it learns. {BAND}",
+        "profile": "The share of runs, over all maps, whose last test is above a win rate: higher is better "
+        "everywhere.",
+    }
+    logged = [(task, group[["entropy" in run.series for run in group["run"]]]) for task, group in scratch]
+    entropies = [(task, group) for task, group in logged if len(group)]
+    profile = [("all maps, from scratch", runs)] if len(scratch) > 1 and results.metric == WIN_RATE else []
+    paint_ablation, paint_entropy = partial(paint_curves, dashed=ABLATIONS), partial(paint_curves, metric="entropy")
+    for name, title, paint, panels, *labels in (
+        ("learning", "Learning from scratch (figure 5)", paint_curves, scratch, what),
+        ("zero_shot", "Zero-shot transfer (figure 6)", paint_distribution, zero_shot, what, ""),
+        ("few_shot", "Few-shot against from scratch (figure 7)", paint_few_shot, few_shot, what),
+        ("jumpstart", "Jumpstart and asymptote (figure 8)", paint_jumpstart, few_shot, what, ""),
+        ("ablations", "Ablations (figures 9 and 10)", paint_ablation, list(_ablations(results)), what),
+        ("entropy", "Policy entropy (figure 11)", paint_entropy, entropies, "nats"),
+        ("profile", "Performance profile", paint_profile, profile, "share of runs above it", "win rate"),
+    ):
+        if panels:
+            yield Figure(name, title, reading.get(name, BAND), paint, panels, *labels)
 
 
-def draw(figure: Figure, folder: Path, win_rate: bool) -> Path:
+def draw(figure: Figure, results: Results, folder: Path) -> Path:
     """Write ``NAME.png`` and ``NAME.pdf``; returns the former."""
     import matplotlib
 
@@ -111,17 +83,17 @@ def draw(figure: Figure, folder: Path, win_rate: bool) -> Path:
     from matplotlib.ticker import EngFormatter
 
     columns = min(COLUMNS, len(figure.panels))
-    rows = -(-len(figure.panels) // columns)
+    rows, is_win_rate = -(-len(figure.panels) // columns), results.metric == WIN_RATE
     size = (max(5.0, 3.4 * columns), 2.9 * rows + 0.6)
-    canvas, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=win_rate)
-    for axis, (title, paint) in zip(axes.flat, figure.panels, strict=False):
-        paint(axis)
+    canvas, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=is_win_rate)
+    for axis, (title, runs) in zip(axes.flat, figure.panels, strict=False):
+        figure.paint(axis, results, runs)
         axis.set_title(title, fontsize=10, parse_math=False)  # names hold dollar signs and are no formulas
         axis.set_xlabel(figure.xlabel)
         if figure.xlabel == STEPS:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
         axis.grid(alpha=0.25, lw=0.5)
-        if win_rate and figure.ylabel != "nats":
+        if is_win_rate and figure.ylabel != "nats":
             axis.set_ylim(-0.04, 1.04)
     for axis in axes.flat[len(figure.panels) :]:
         axis.set_axis_off()
@@ -134,121 +106,108 @@ def draw(figure: Figure, folder: Path, win_rate: bool) -> Path:
     return folder / f"{figure.name}.png"
 
 
-class Painter:
-    """Makes what paints a panel. A line has the same colour and marker in every figure."""
+def paint_curves(
+    axis: "Axes", results: Results, runs: pd.DataFrame, metric: str = "", dashed: Sequence[str] = ()
+) -> None:
+    """Paint the mean curve of each line; those of the algorithms ``dashed`` are dashed."""
+    for line, group in _by_line(runs):
+        curves = [curve for run in group["run"] if (curve := run.series.get(metric or results.metric))]
+        _curve(axis, curves, line, DASHED if group["algorithm"].iloc[0] in dashed else "-", _look(results, line))
 
-    def __init__(self, results: Results) -> None:
-        self._results = results
-        # The ninth line has the first one's colour and another marker.
-        self._styles = {
-            line: (COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)])
-            for number, line in enumerate(results.algorithms)
-        }
 
-    def curves(self, runs: pd.DataFrame, dashed: Iterable[str] = (), metric: str = "") -> Paint:
-        """Paint the curves of each line; those of the lines ``dashed`` are dashed."""
+def paint_distribution(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
+    """Paint the results of each line's evaluations."""
+    for x, (line, group) in enumerate(_by_line(runs)):
+        values, (colour, marker) = group["played"].to_numpy(dtype=float), _look(results, line)
+        if len(values) > 1:
+            spread = values.std(ddof=1)
+            axis.vlines(x, values.min(), values.max(), color=colour, lw=1)
+            axis.vlines(x, values.mean() - spread, values.mean() + spread, color=colour, lw=5, alpha=0.5)
+        axis.plot([x] * len(values), values, "x", color=colour, ms=5)
+        axis.plot(x, values.mean(), marker, color=colour, ms=7, label=f"{line} (n={len(values)})")
+    _name_no_positions(axis, runs)
 
-        def paint(axis: "Axes") -> None:
-            for line, group in runs.groupby("line", sort=False):
-                curves = [run.series.get(metric or self._results.metric) for run in group["run"]]
-                self._curve(axis, [curve for curve in curves if curve], str(line), DASHED if line in dashed else "-")
 
-        return paint
+def paint_few_shot(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
+    """Paint few-shot curves and, as far as they went, those from scratch: what comes later has no counterpart."""
+    for line, group in _by_line(runs):
+        look, last = _look(results, line), group["steps"].max()
+        scratch = [_until(curve, last) for curve in results.scratch_for(group)["curve"] if curve.steps[0] <= last]
+        _curve(axis, list(group["curve"]), f"{line} few-shot", "-", look)
+        _curve(axis, scratch, f"{line} from scratch", DASHED, look)
 
-    def distribution(self, runs: pd.DataFrame) -> Paint:
-        """Paint what evaluations of each line came to."""
 
-        def paint(axis: "Axes") -> None:
-            for x, (line, group) in enumerate(runs.groupby("line", sort=False)):
-                values, (colour, marker) = group["played"].to_numpy(dtype=float), self._styles[str(line)]
-                if len(values) > 1:
-                    spread = values.std(ddof=1)
-                    axis.vlines(x, values.min(), values.max(), color=colour, lw=1)
-                    axis.vlines(x, values.mean() - spread, values.mean() + spread, color=colour, lw=5, alpha=0.5)
-                axis.plot([x] * len(values), values, "x", color=colour, ms=5)
-                axis.plot(x, values.mean(), marker, color=colour, ms=7, label=f"{line} (n={len(values)})")
-            _categories(axis, runs)
+def paint_jumpstart(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
+    """Paint an arrow from the first test to the asymptote, and the untrained policy of learning from scratch."""
+    for x, (line, group) in enumerate(_by_line(runs)):
+        colour, marker = _look(results, line)
+        low, high = group["first"].mean(), group["asymptote"].mean()
+        axis.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5})
+        axis.plot(x, low, marker, color=colour, mfc="white", ms=7)
+        untrained = results.scratch_for(group)["untrained"].astype(float).mean()
+        if np.isfinite(untrained):
+            axis.hlines(untrained, x - 0.3, x + 0.3, color=colour, ls=":", lw=1.5)
+        axis.plot(x, high, marker, color=colour, ms=7, label=f"{line} (n={len(group)})")
+    _name_no_positions(axis, runs)
 
-        return paint
 
-    def few_shot(self, runs: pd.DataFrame) -> Paint:
-        """Paint few-shot curves and, as far as they went, those from scratch: what comes later has no counterpart."""
+def paint_profile(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
+    """Paint the performance profile of each line over all maps."""
+    thresholds = np.linspace(0, 1, 101)
+    for line in results.algorithms:
+        if scores := scores_by_task(results, line):
+            colour, marker = _look(results, line)
+            label = f"{line} ({len(scores)} maps, {sum(map(len, scores))} runs)"
+            share = statistics.performance_profile(scores, thresholds)
+            axis.step(thresholds, share, where="post", color=colour, label=label)
+            axis.plot(thresholds[::20], share[::20], marker, color=colour, ms=4)
 
-        def paint(axis: "Axes") -> None:
-            for line, group in runs.groupby("line", sort=False):
-                self._curve(axis, list(group["curve"]), str(line), "-", " few-shot")
-                last = group["steps"].max()
-                scratch = [curve for curve in self._results.scratch_for(group)["curve"] if curve.steps[0] <= last]
-                self._curve(axis, [_until(curve, last) for curve in scratch], str(line), DASHED, " from scratch")
 
-        return paint
+def _curve(axis: "Axes", curves: Sequence[Series], name: str, style: Any, look: tuple[str, str]) -> None:
+    """Paint the mean of curves with its band, or each curve if they have no step in common."""
+    if not curves:
+        return
+    label = f"{name} (n={len(curves)}"
+    options: dict[str, Any] = {"ls": style, "color": look[0], "marker": look[1], "ms": 4}
+    try:
+        grid, values = statistics.on_grid(curves)
+    except ValueError:
+        for number, curve in enumerate(curves):
+            once = None if number else f"{label}, each run: no common steps)"
+            axis.plot(curve.steps, curve.values, label=once, lw=1, **options)
+        return
+    mean = values.mean(axis=0)
+    axis.plot(grid, mean, label=f"{label})", markevery=max(1, len(grid) // 6), lw=1.5, **options)
+    if len(curves) > 1:
+        spread = values.std(axis=0, ddof=1)
+        axis.fill_between(grid, mean - spread, mean + spread, color=look[0], alpha=0.15, lw=0)
 
-    def jumpstart(self, runs: pd.DataFrame) -> Paint:
-        """Paint an arrow from the first test to the asymptote, and the untrained policy from scratch."""
 
-        def paint(axis: "Axes") -> None:
-            for x, (line, group) in enumerate(runs.groupby("line", sort=False)):
-                colour, marker = self._styles[str(line)]
-                low, high = group["first"].mean(), group["asymptote"].mean()
-                axis.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5})
-                axis.plot(x, low, marker, color=colour, mfc="white", ms=7)
-                untrained = pd.Series(self._results.scratch_for(group)["untrained"], dtype=float).mean()
-                if np.isfinite(untrained):
-                    axis.hlines(untrained, x - 0.3, x + 0.3, color=colour, ls=":", lw=1.5)
-                axis.plot(x, high, marker, color=colour, ms=7, label=f"{line} (n={len(group)})")
-            _categories(axis, runs)
+def _ablations(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the runs of each ablation on each task, with those of the algorithm with the same settings."""
+    for kind, suffix in (("scratch", ""), ("few_shot", ", few-shot")):
+        for task, runs in _by_task(results, kind):
+            first: list[RunRecord] = list(runs.drop_duplicates("line")["run"])
+            ablated = [run for name in ABLATIONS for run in first if run.algorithm == name]
+            for pair in product([run for run in first if run.algorithm == ABLATED], ablated):
+                one, other = (results.lines.values(run) for run in pair)
+                if all(one[key] == other[key] for key in one.keys() & other.keys()):
+                    yield f"{task}{suffix}", runs[runs["line"].isin([results.lines.name(run) for run in pair])]
 
-        return paint
 
-    def ablations(self) -> Iterator[tuple[str, Paint]]:
-        """Yield a panel for each ablation and task, beside the algorithm with the same settings."""
-        for kind in ("scratch", "few_shot"):
-            for task, runs in self._results.of(kind).groupby("task", sort=False):
-                first: list[RunRecord] = list(runs.drop_duplicates("line")["run"])
-                ablated = sorted(
-                    (run for run in first if run.algorithm in ABLATIONS), key=lambda run: ABLATIONS.index(run.algorithm)
-                )
-                for one, other in product((run for run in first if run.algorithm == ABLATED), ablated):
-                    values = [self._results.lines.values(run) for run in (one, other)]
-                    if all(values[0][key] == values[1][key] for key in values[0].keys() & values[1].keys()):
-                        names = [self._results.lines.name(run) for run in (one, other)]
-                        title = f"{task}, few-shot" if kind == "few_shot" else str(task)
-                        yield title, self.curves(runs[runs["line"].isin(names)], dashed=names[1:])
+def _by_task(results: Results, kind: Kind) -> list[tuple[str, pd.DataFrame]]:
+    return [(str(task), runs) for task, runs in results.of(kind).groupby("task", sort=False)]
 
-    def entropies(self) -> Iterator[tuple[str, Paint]]:
-        """Yield a panel for each map with runs that logged the policy's entropy."""
-        for task, runs in self._results.of("scratch").groupby("task", sort=False):
-            logged = runs[[("entropy" in run.series) for run in runs["run"]]]
-            if len(logged):
-                yield str(task), self.curves(logged, metric="entropy")
 
-    def profile(self, axis: "Axes") -> None:
-        """Paint the performance profile of each line over all maps."""
-        thresholds = np.linspace(0, 1, 101)
-        for line, (colour, marker) in self._styles.items():
-            if scores := scores_by_task(self._results, line):
-                label = f"{line} ({len(scores)} maps, {sum(map(len, scores))} runs)"
-                share = statistics.performance_profile(scores, thresholds)
-                axis.step(thresholds, share, where="post", color=colour, label=label)
-                axis.plot(thresholds[::20], share[::20], marker, color=colour, ms=4)
+def _by_line(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(str(line), group) for line, group in runs.groupby("line", sort=False)]
 
-    def _curve(self, axis: "Axes", curves: Sequence[Series], line: str, style: Any, suffix: str = "") -> None:
-        if not curves:
-            return
-        colour, marker = self._styles[line]
-        label, look = f"{line}{suffix} (n={len(curves)}", {"ls": style, "color": colour, "marker": marker, "ms": 4}
-        try:
-            grid, values = statistics.on_grid(curves)
-        except ValueError:  # no two runs have a step in common, so there is no mean
-            for number, curve in enumerate(curves):
-                once = None if number else f"{label}, each run: no common steps)"
-                axis.plot(curve.steps, curve.values, label=once, lw=1, **look)
-            return
-        mean = values.mean(axis=0)
-        axis.plot(grid, mean, label=f"{label})", markevery=max(1, len(grid) // 6), lw=1.5, **look)
-        if len(curves) > 1:
-            spread = values.std(axis=0, ddof=1)
-            axis.fill_between(grid, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+
+def _look(results: Results, line: str) -> tuple[str, str]:
+    """Return a line's colour and marker, the same in every figure."""
+    number = results.algorithms.index(line)
+    # The ninth line has the first one's colour and another marker.
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def _until(curve: Series, step: int) -> Series:
@@ -260,7 +219,7 @@ def _until(curve: Series, step: int) -> Series:
     return Series(steps, values)
 
 
-def _categories(axis: "Axes", runs: pd.DataFrame) -> None:
+def _name_no_positions(axis: "Axes", runs: pd.DataFrame) -> None:
     axis.set_xticks([])
     axis.set_xlim(-0.7, runs["line"].nunique() - 0.3)
 
@@ -272,6 +231,7 @@ def _legend(canvas: "Canvas", axes: np.ndarray) -> None:
     }
     if entries:
         columns = max(1, min(3, int(canvas.get_figwidth() // 3)))
-        look = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8, "handlelength": 3.5}
-        for text in canvas.legend(entries.values(), entries.keys(), **look).get_texts():
+        look: dict[str, Any] = {"ncols": columns, "frameon": False, "fontsize": 8, "handlelength": 3.5}
+        legend = canvas.legend(list(entries.values()), list(entries), loc="outside lower center", **look)
+        for text in legend.get_texts():
             text.set_parse_math(False)

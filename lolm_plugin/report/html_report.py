@@ -11,7 +11,7 @@ from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.report import figures, marl_eval, records
 from lolm_plugin.report.records import RunRecord
-from lolm_plugin.report.results import WIN_RATE, Results, select
+from lolm_plugin.report.results import Results, select
 from lolm_plugin.report.tables import Table, all_tables
 from lolm_plugin.wording import several
 
@@ -37,7 +37,7 @@ def write(folder: Path, out: Path, title: str) -> str:
                 (out / "tables" / f"{table.name}.{ending}").write_text(text)
         drawn = []
         for figure in tqdm(list(figures.all_figures(results)), desc="figures", unit="figure", leave=False):
-            png = figures.draw(figure, out / "figures", results.metric == WIN_RATE)
+            png = figures.draw(figure, results, out / "figures")
             drawn.append((figure, base64.b64encode(png.read_bytes()).decode()))
         (out / "results.json").write_text(strict_json.dumps(marl_eval.export(results), indent=1))
         (out / "index.html").write_text(_html(title, results, drawn, tables))

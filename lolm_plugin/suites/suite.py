@@ -1,7 +1,7 @@
 """A suite: algorithms, maps, transfers and seeds in one yaml file, and the runs that it stands for."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
-    WrapValidator,
     model_validator,
 )
 
@@ -60,100 +59,65 @@ class Run:
         return [f"--config={self.config}", f"--env-config={self.env}", "with", *settings]
 
 
-def _or_say(what: str) -> WrapValidator:
-    """Reject a value of another type by a sentence: KEY=VALUE ``what``."""
-
-    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
-        try:
-            return validate(value)
-        except ValidationError as error:
-            raise ValueError(f"={value} {what}") from error
-
-    return WrapValidator(check)
+SECTION = "a section; write key: value pairs below it"
+SEEDS = "a list of whole numbers, each once; write it as [1, 2, 3]"
+NAMES = "a list of names, or names with options below them; write it as [a, b]"
 
 
-def _check_settings(settings: dict[str, Any] | None) -> dict[str, Any] | None:
-    nested(flatten(settings or {}), "in the suite")
-    if own := [key for key in flatten(settings or {}) if key in SET_FOR_EACH_RUN]:
-        raise ValueError(f": {own[0]} is set by the suite itself, for each run; leave it out")
-    return settings
+def _by_name(value: Any) -> Any:
+    """Turn a list of names into names without options; options left empty are none."""
+    if isinstance(value, list):
+        return {str(name): {} for name in value}
+    return {str(name): options or {} for name, options in value.items()} if isinstance(value, Mapping) else value or {}
 
 
-def _check_unique(seeds: list[int]) -> list[int]:
+def _unique(seeds: list[int]) -> list[int]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"={seeds} has a seed twice, which is one run; leave it out once")
+        raise ValueError("twice")
     return seeds
 
 
-def _listed(value: Any) -> list[Any]:
-    if value is not None and not isinstance(value, list):
-        raise ValueError(f"={value} is not a list; write its entries as [a, b]")
-    return value or []
-
-
-def _by_name(value: Any) -> dict[str, Any]:
-    """Read names with options, written as a mapping or as a list of names alone."""
-    named = {str(name): None for name in value} if isinstance(value, list) else value or {}
-    if not isinstance(named, Mapping):
-        raise ValueError(f"={value} is neither a list of names nor names with options; write [a, b]")
-    return {str(name): {} if options is None else options for name, options in named.items()}
-
-
-_SECTION = _or_say("sets nothing; write key: value pairs below it")
-_SEEDS = _or_say("is no list of whole numbers; write it as [1, 2, 3]")
-_NAMES = _or_say("is not a list of names; write [a, b], or leave it out for all")
-Settings = Annotated[dict[str, Any] | None, _SECTION, AfterValidator(_check_settings)]
-Seeds = Annotated[list[int], Field(min_length=1), _SEEDS, AfterValidator(_check_unique)]
-Names = Annotated[list[str], Field(min_length=1), _NAMES]
-Name = Annotated[str, _or_say("is not a name; write it as a text")]
+Seeds = Annotated[list[int], Field(min_length=1, description=SEEDS), AfterValidator(_unique)]
 
 
 class _Part(BaseModel):
-    """A part of a suite file. A key that it does not have is refused."""
+    """A part of a suite file. A key that it does not have is refused; descriptions end the sentence of an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    settings: Settings = Field(None, alias="with")
+    settings: dict[str, Any] | None = Field(None, alias="with", description=SECTION)
 
 
 class Algorithm(_Part):
-    """An algorithm's own options."""
+    """An algorithm's own options; seeds and maps are those of the suite if they are not set."""
 
-    config: Name = ""  # another name of a configuration than the algorithm's
-    seeds: Seeds = []  # instead of the suite's
-    maps: Names = []  # instead of the suite's
-    transfer: Annotated[bool, _or_say("is not True or False; write it as transfer: False")] = True
+    config: str = Field("", description="the name of a configuration; write it as config: updet_mappo")
+    seeds: Seeds = []
+    maps: list[str] = Field(
+        [], min_length=1, description="a list of names; write it as [a, b], or leave it out for all"
+    )
+    transfer: bool = Field(True, description="True or False; write it as transfer: False")
 
 
 class Transfer(_Part):
     """From one map to another; ``settings`` are for learning on the target after it."""
 
-    source: Annotated[str, BeforeValidator(str)]
-    target: Annotated[str, BeforeValidator(str)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check(cls, content: Any) -> Any:
-        if not isinstance(content, Mapping) or not {"source", "target"} <= set(content) <= {"source", "target", "with"}:
-            raise ValueError(
-                f"={content} is no transfer; write each one as {{source: 3m, target: 8m}}, with settings of its own "
-                "for few-shot under with"
-            )
-        if str(content["source"]) == str(content["target"]):
-            raise ValueError(f"={content} leads from a map to itself; set another target")
-        return content
+    source: Annotated[str, BeforeValidator(str), Field(description="a map; write {source: 3m, target: 8m}")]
+    target: Annotated[str, BeforeValidator(str), Field(description="a map; write {source: 3m, target: 8m}")]
 
 
 class Suite(_Part):
     """A suite file."""
 
-    description: str | None = ""
-    env: Annotated[str, _or_say("is not a name for --env-config; write it as env: smax")] = ""
-    algorithms: Annotated[dict[str, Algorithm], BeforeValidator(_by_name)] = {}
-    maps: Annotated[dict[str, Settings], BeforeValidator(_by_name)] = {}
-    transfers: Annotated[list[Transfer], BeforeValidator(_listed)] = []
+    description: str | None = Field("", description="a text")
+    env: str = Field(min_length=1, description="a name for --env-config; write it as env: smax")
+    algorithms: Annotated[dict[str, Algorithm], BeforeValidator(_by_name)] = Field(min_length=1, description=NAMES)
+    maps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_by_name)] = Field({}, description=NAMES)
+    transfers: Annotated[list[Transfer], BeforeValidator(lambda value: value or [])] = Field(
+        [], description="a list of {source: 3m, target: 8m}, with settings of their own for few-shot under with"
+    )
     seeds: Seeds = [1]
-    few_shot: Settings = None
-    zero_shot: Settings = None
+    few_shot: dict[str, Any] | None = Field(None, description=SECTION)
+    zero_shot: dict[str, Any] | None = Field(None, description=SECTION)
     _name: str = PrivateAttr("")
 
     @property
@@ -163,15 +127,19 @@ class Suite(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> "Suite":
-        if not self.env:
-            raise ValueError(" has no env; set it to a name for --env-config, such as env: smax")
-        if not self.algorithms:
-            raise ValueError(" names no algorithms; write them as algorithms: [updet_mappo, rnn_mappo]")
         if not self.maps and not self.transfers:
             raise ValueError(" names neither maps nor transfers, so nothing would run; set one of the two")
         for name in self.algorithms:
             if path_component(name) != name:
                 raise ValueError(f": algorithms.{name} names folders of results, which it cannot; call it mine")
+        for transfer in self.transfers:
+            if transfer.source == transfer.target:
+                raise ValueError(f": the transfer from {transfer.source} to itself leads nowhere; set another target")
+        parts: list[_Part] = [self, *self.algorithms.values(), *self.transfers]
+        for section in [self.few_shot, self.zero_shot, *self.maps.values(), *(part.settings for part in parts)]:
+            nested(flatten(section or {}), "in the suite")
+            if own := [key for key in flatten(section or {}) if key in SET_FOR_EACH_RUN]:
+                raise ValueError(f": {own[0]} is set by the suite itself, for each run; leave it out")
         return self
 
     def runs(self) -> list[Run]:
@@ -206,7 +174,7 @@ class Suite(_Part):
         map_name: str,
         seed: int,
         source: Run | None = None,
-        of_transfer: Settings = None,
+        of_transfer: dict[str, Any] | None = None,
     ) -> Run:
         options = self.algorithms[algorithm]
         of_kind = {"scratch": {}, "few_shot": self.few_shot, "zero_shot": {**(self.zero_shot or {}), "evaluate": True}}
@@ -255,15 +223,18 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
 def _sentence(error: ValidationError) -> str:
     """Say what is wrong first, as the rest of a sentence that begins with the file's name."""
     first = error.errors()[0]
+    loc = [str(key) for key in first["loc"]]
+    if not loc:  # of Suite._check
+        return str(first["ctx"]["error"])
+    part: type[_Part] = {"algorithms": Algorithm, "transfers": Transfer}.get(loc[0], Suite) if len(loc) > 2 else Suite
+    fields = {field.alias or name: field for name, field in part.model_fields.items()}
     if first["type"] == "extra_forbidden":
-        *parents, key = map(str, first["loc"])
-        part = Algorithm if parents else Suite
-        known = [field.alias or name for name, field in part.model_fields.items()]
-        inside = f": {'.'.join(parents)}" if parents else ""
-        return f"{inside}: {key} is unknown{did_you_mean(key, known)}; the keys are {', '.join(known)}"
-    where = ": " + ".".join(map(str, first["loc"])) if first["loc"] else ""
-    fallback = f"={first['input']} cannot be used ({first['msg']})"
-    return f"{where}{first.get('ctx', {}).get('error', fallback)}"
+        return f": {'.'.join(loc)} is unknown{did_you_mean(loc[-1], fields)}; the keys are {', '.join(fields)}"
+    key = loc[0] if part is Suite else loc[2]
+    what = fields[key].description if key in fields else first["msg"]
+    if first["type"] == "missing":
+        return f" has no {'.'.join(loc)}, which is {what}"
+    return f": {'.'.join(loc)}={first['input']} cannot be used, as {key} is {what}"
 
 
 def _yaml(name: str) -> str:
