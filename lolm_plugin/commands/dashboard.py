@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="runs to show; default results")
     url = os.environ.get(URL_VARIABLE)
     parser.add_argument("--mongo", metavar="URL", default=url, help=f"a MongoDB in its place; ${URL_VARIABLE}")
-    parser.add_argument("--port", type=_port, help="of the page; default one that is free")
+    parser.add_argument("--port", type=_port, default=0, help="of the page; default one that is free")
     parser.add_argument(
         "--allow-edit", action="store_true", help="the page may change tags, notes and columns, and delete runs"
     )
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.mongo and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one with runs below it, or set --mongo to a database.")
     given = parse(options.mongo, "--mongo") if options.mongo else None
-    if options.port:
-        omniboard.check_port(options.port)
+    omniboard.free_port(options.port)  # before anything slow is done for it
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         omniboard.install()
@@ -59,8 +58,7 @@ def main(arguments: Sequence[str]) -> int:
                 imported = mongo.import_all(list(record_files.find(folder)), database)
                 print_left_out(imported.left_out)
                 print(f"{imported.outcomes.total()} runs below {folder}")
-            port = options.port or omniboard.free_port()
-            _show(address, database, port, options.allow_edit, None if given else folder)
+            _show(address, database, omniboard.free_port(options.port), options.allow_edit, None if given else folder)
     except KeyboardInterrupt:
         print("stopped")
     finally:

@@ -185,7 +185,8 @@ def _curve(axis: "Axes", curves: Sequence[Series], name: str, style: Any, look: 
 
 def _ablations(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the runs of each ablation on each task, with those of the algorithm with the same settings."""
-    for kind, suffix in (("scratch", ""), ("few_shot", ", few-shot")):
+    kinds: tuple[tuple[Kind, str], ...] = (("scratch", ""), ("few_shot", ", few-shot"))
+    for kind, suffix in kinds:
         for task, runs in _by_task(results, kind):
             first: list[RunRecord] = list(runs.drop_duplicates("line")["run"])
             ablated = [run for name in ABLATIONS for run in first if run.algorithm == name]

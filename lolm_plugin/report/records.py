@@ -91,7 +91,7 @@ def read(folder: Path) -> RunRecord:
         )
     ended = run.stop_time or run.heartbeat
     # A clock that was set back in the meantime measures no duration.
-    is_timed = run.start_time and ended and ended >= run.start_time
+    seconds = (ended - run.start_time).total_seconds() if run.start_time and ended else -1.0
     kind: Kind = "zero_shot" if config.get("evaluate") else "few_shot"
     if not config.get("transfer_from"):
         kind = "evaluation" if config.get("evaluate") else "scratch"
@@ -114,7 +114,7 @@ def read(folder: Path) -> RunRecord:
         version=_shown(info.version),
         hostname=_shown(run.hostname),
         started=run.start_time,
-        wall_seconds=(ended - run.start_time).total_seconds() if is_timed else None,
+        wall_seconds=seconds if seconds >= 0 else None,
         peak_memory_mb=_finite(info.peak_memory_mb),
         resumed=_resumed(record),
         first_config=config,

@@ -178,20 +178,18 @@ def waiting_lock(seconds: float = PATIENCE) -> Iterator[None]:
     """
     lock = FileLock(".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
         try:
-            lock.acquire(timeout=seconds)
-        except Timeout as error:
-            raise ConfigError(
-                f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that process, "
-                "and start the suite again."
-            ) from error
-    try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
+            held = lock.acquire(timeout=seconds)
+    except Timeout as error:
+        raise ConfigError(
+            f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that process, and "
+            "start the suite again."
+        ) from error
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _stop_with_starter() -> None:

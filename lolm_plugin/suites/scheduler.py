@@ -27,17 +27,13 @@ Show = Callable[[RunStatus | str | None], None]
 def locked(results: Path) -> Iterator[None]:
     """Hold the folder of a suite's results. Raises ConfigError if another process does, which would run all twice."""
     results.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(results / ".lock", timeout=0)
     try:
-        lock.acquire()
+        with FileLock(results / ".lock", timeout=0):
+            yield
     except Timeout as error:
         raise ConfigError(
             f"another lolm compare is at work in {results}; wait for it, or set --results to another folder."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def prepare(planned: Sequence[Planned], results: Path, host: str) -> list[RunStatus]:

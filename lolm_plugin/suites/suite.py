@@ -226,7 +226,8 @@ def _sentence(error: ValidationError) -> str:
     loc = [str(key) for key in first["loc"]]
     if not loc:  # of Suite._check
         return str(first["ctx"]["error"])
-    part: type[_Part] = {"algorithms": Algorithm, "transfers": Transfer}.get(loc[0], Suite) if len(loc) > 2 else Suite
+    parts: dict[str, type[_Part]] = {"algorithms": Algorithm, "transfers": Transfer}
+    part = parts.get(loc[0], Suite) if len(loc) > 2 else Suite
     fields = {field.alias or name: field for name, field in part.model_fields.items()}
     if first["type"] == "extra_forbidden":
         return f": {'.'.join(loc)} is unknown{did_you_mean(loc[-1], fields)}; the keys are {', '.join(fields)}"

@@ -91,8 +91,7 @@ def _locked(storage: Path) -> Iterator[None]:
         raise ConfigError(f"{storage} is a link, and the database is not kept behind one; remove it.")
     try:
         storage.mkdir(exist_ok=True)
-        lock = FileLock(storage / "lolm.lock", timeout=0)
-        lock.acquire()
+        lock = FileLock(storage / "lolm.lock", timeout=0).acquire()
     except Timeout as error:
         raise ConfigError(
             f"another lolm dashboard shows the runs below {storage.parent}; use its page, or stop it."
@@ -102,10 +101,8 @@ def _locked(storage: Path) -> Iterator[None]:
             f"the dashboard keeps its database in {storage}, which cannot be written ({error.strerror}); copy the runs "
             "to a folder that can be written, or set --mongo to a database."
         ) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def write(database: Any, documents: Documents) -> Outcome:

@@ -264,7 +264,7 @@ def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, ha
     first, last = said()
     shown = "mongodb://***@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword=***"
     assert f"The database at {shown} does not take this run" in first
-    assert "training goes on" in first
+    assert "training continues" in first
     assert "lacks the end of this run" in last
     assert "lolm import-runs results/sacred/updet_mappo/duel/1" in last
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "COMPLETED"
