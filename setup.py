@@ -23,9 +23,13 @@ REQUIRED = [
     "tqdm>=4.66",  # progress bars
     "matplotlib>=3.8",  # the picture of a run
     "jinja2>=3.1",  # the page of lolm report
+    "pandas>=2.2",  # the tables of lolm report
+    "scipy>=1.13",  # its statistics
     "rich>=13",  # the live table of lolm compare
     "psutil>=6",  # memory and processes of the run that lolm doctor measures
     "humanize>=4.9",  # sizes and durations in words
+    "filelock>=3.20.3",  # one process at a time in a suite's folder; does not follow links, as older ones do
+    "pydantic>=2.7",  # the schema of settings, and the types of records that others wrote
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax
@@ -67,6 +71,7 @@ setup(
             *(f"{kind}/*.yaml" for kind in ("algs", "envs", "learners", "maps", "presets", "suites")),
         ],
         "lolm_plugin.host.bundled": ["config/*.yaml"],
+        "lolm_plugin.report": ["*.html"],
         "lolm_plugin.tracking": ["*.js"],
     },
     install_requires=REQUIRED,

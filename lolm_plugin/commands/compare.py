@@ -1,28 +1,21 @@
-"""``lolm compare SUITE``: every run of a suite, on this machine or on a Ray cluster, until none is missing."""
+"""``lolm compare SUITE``: carry out every run of a suite, on this machine or on a Ray cluster."""
 
 import argparse
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lolm_plugin import host as hosts
-from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import expand_home, use_host_config_dir
-from lolm_plugin.suites import job, plan, suite
-from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, Board, Entry
+from lolm_plugin.suites import plan, scheduler, suite
+from lolm_plugin.suites.scheduler import Scheduler, Show
+from lolm_plugin.suites.status_table import DONE, FAILED, RunStatus, StatusTable
 from lolm_plugin.suites.workers import LocalWorkers, RayWorkers, Workers
 
-POLL = 0.5  # seconds between looks at what ended
-LOOK = 5.0  # seconds between looks at how far the runs are
-USAGE_CODE = 2  # a job's exit code for what the user has to mend: another try would say the same
-
 DESCRIPTION = """\
-Runs every algorithm of a suite on its maps and transfers with every seed, and goes on where it was stopped:
+Runs every algorithm of a suite on its maps and transfers with every seed, and continues where it was stopped:
 what is done is not done again, and a run that was interrupted resumes from its last checkpoint.
 
   lolm compare smax_quick --dry-run          the whole plan, with the time of what has finished; nothing is started
@@ -33,15 +26,14 @@ what is done is not done again, and a run that was interrupted resumes from its 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code, 1 where a run failed and 130 after Ctrl-C."""
+    """Run the command; returns the exit code, 1 if a run failed and 130 after Ctrl-C."""
     options = _options(arguments)
     wanted = suite.load(options.suite)
     results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
     checkout = hosts.locate(options.epymarl)
     use_host_config_dir(hosts.config_dir(checkout))
     host = str(checkout.resolve()) if checkout else "none"
-    runs = wanted.runs()
-    planned = plan.check(runs, host, results)
+    planned = plan.check(wanted.runs(), host, results)
     threads = options.threads or _threads(planned)
     slots = options.workers or max(1, (os.cpu_count() or 1) // threads)
     where = f"{slots} at a time" if options.ray is None else f"as many at a time as Ray at {options.ray} has room for"
@@ -50,27 +42,23 @@ def main(arguments: Sequence[str]) -> int:
         print(f"It names what is imported, opened, fetched, connected to or written to: {', '.join(outside)}\n")
     if options.dry_run:
         return 0
-    folders = {run.key: results / "runs" / run.key for run in runs}
-    with _alone(results):
-        damaged = {}
-        for run in runs:
-            source = folders[run.source.key] if run.source else None
-            try:
-                job.write(folders[run.key], run.arguments(), source, host)
-            except job.DamagedJob as error:
-                damaged[run.key] = str(error)
+    with scheduler.locked(results):
+        statuses = scheduler.prepare(planned, results, host)
         workers = _workers(options, slots, threads)
         try:
-            weights = plan.weights(planned)
-            entries = [Entry(p.run, folders[p.run.key], p.config["t_max"], weights[p.run.key]) for p in planned]
-            for entry in entries:
-                if entry.run.key in damaged:
-                    entry.state, entry.reason = FAILED, damaged[entry.run.key]
-            board = Board(entries, workers.where)
-            code = _Compare(board, workers, options.retries).run()
+            table = StatusTable(statuses, workers.where)
+            with _shown(table) as show:
+                code = Scheduler(table, workers, options.retries).run(show)
         finally:
             workers.close()
-    _closing(board, results)
+    print(f"\n{table.count(DONE)} of {len(statuses)} runs are done.")
+    for status in statuses:
+        if status.state == FAILED:
+            print(f"  failed: {status.run.title}: {status.reason}")
+    if table.count(DONE) < len(statuses):
+        print("The same command continues with what is missing.")
+    if table.count(DONE):
+        print(f"Tables and figures: lolm report {results}")
     return code
 
 
@@ -94,14 +82,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
     return int(text)
 
 
 def _threads(planned: Sequence[plan.Planned]) -> int:
-    """What the suite says; a run that finds its number out by itself may take every core."""
-    said = [item.config.get("torch_threads") or os.cpu_count() or 1 for item in planned]
-    return max(said)
+    """Return the suite's torch_threads; a run that finds its number out by itself may take every core."""
+    return max(item.config.get("torch_threads") or os.cpu_count() or 1 for item in planned)
 
 
 def _workers(options: argparse.Namespace, slots: int, threads: int) -> Workers:
@@ -111,157 +98,24 @@ def _workers(options: argparse.Namespace, slots: int, threads: int) -> Workers:
 
 
 @contextmanager
-def _alone(results: Path) -> Iterator[None]:
-    """Two at work in one folder would start everything twice."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / ".lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no such locks
-            pass
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another lolm compare is at work in {results}; wait for it, or set --results to another folder."
-            ) from error
-        yield
-
-
-class _Compare:
-    """Hands over what is ready, looks what became of it, says so."""
-
-    def __init__(self, board: Board, workers: Workers, retries: int) -> None:
-        self.board, self.workers, self.retries = board, workers, retries
-        self.running: dict[str, Any] = {}
-        self.entries = {entry.run.key: entry for entry in board.entries}
-        self._looked = 0.0
-
-    def run(self) -> int:
-        """Until every run is done or has failed."""
-        self._reopen_sources()
-        for entry in self.board.entries:
-            if entry.state == WAITING and job.is_done(entry.folder):
-                entry.state = DONE
-                entry.look()
-        self.board.start()
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        with _shown(self.board) as say:
-            try:
-                while self._step(say):
-                    time.sleep(POLL)
-            except KeyboardInterrupt:
-                self._stop(say)
-                return 130
-            finally:
-                signal.signal(signal.SIGTERM, before)
-        return int(self.board.count(FAILED) > 0)
-
-    def _reopen_sources(self) -> None:
-        """Have a source run again whose weights are needed and are gone, or were never saved."""
-        for entry in self.board.entries:
-            source = self.entries[entry.run.source.key] if entry.run.source else None
-            if source is not None and not job.is_done(entry.folder) and job.models(source.folder) is None:
-                job.reopen(source.folder)
-
-    def _step(self, say: Any) -> bool:
-        """One look at everything; False when nothing is left to do."""
-        for key, handle in list(self.running.items()):
-            if (code := self.workers.poll(handle)) is not None:
-                del self.running[key]
-                self._ended(self.entries[key], code, say)
-        for entry in self.board.entries:
-            if entry.state == WAITING and len(self.running) < self.workers.slots:
-                self._start_if_ready(entry, say)
-        if time.monotonic() - self._looked > LOOK:
-            self._looked = time.monotonic()
-            for key in self.running:
-                self.entries[key].look()
-        say(None)
-        return bool(self.running) or self.board.count(WAITING) > 0
-
-    def _start_if_ready(self, entry: Entry, say: Any) -> None:
-        source = self.entries[entry.run.source.key] if entry.run.source else None
-        if source is not None and source.state != DONE:
-            if source.state == FAILED:
-                entry.state, entry.reason = FAILED, f"its source, {source.run.title}, failed"
-                say(entry)
-            return
-        output = entry.folder / job.OUTPUT
-        entry.output_from = output.stat().st_size if output.exists() else 0
-        entry.state, entry.tries = RUNNING, entry.tries + 1
-        entry.began = entry.began or time.monotonic()
-        self.running[entry.run.key] = self.workers.start(entry.folder)
-
-    def _ended(self, entry: Entry, code: int, say: Any) -> None:
-        entry.look()
-        if job.is_done(entry.folder):
-            entry.state, entry.ended, entry.reason = DONE, time.monotonic(), ""
-        elif code != USAGE_CODE and entry.tries <= self.retries:
-            entry.state = WAITING
-            return
-        else:
-            entry.state, entry.ended = FAILED, time.monotonic()
-            entry.reason = _reason(entry, code)
-        say(entry)
-
-    def _stop(self, say: Any) -> None:
-        say(f"stopping {len(self.running)} runs where nothing is lost; once more stops them at once")
-        for handle in self.running.values():
-            self.workers.stop(handle)
-        try:
-            while any(self.workers.poll(handle) is None for handle in self.running.values()):
-                time.sleep(POLL)
-        except KeyboardInterrupt:
-            for handle in self.running.values():
-                self.workers.stop(handle)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def _reason(entry: Entry, code: int) -> str:
-    """What the run said last: its error, or its last line."""
-    with (entry.folder / job.OUTPUT).open("rb") as output:
-        output.seek(entry.output_from)
-        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    said = (errors or lines or ["it said nothing"])[-1]
-    killed = f"killed by {signal.Signals(-code).name}: " if code < -1 else ""
-    return f"{killed}{said.removeprefix('error: ')} ({entry.folder / job.OUTPUT})"
-
-
-@contextmanager
-def _shown(board: Board) -> Iterator[Any]:
-    """Yields ``say``: an entry has ended, a sentence, or None for a moment that has passed."""
+def _shown(table: StatusTable) -> Iterator[Show]:
+    """Show the state of the runs: a live table in a terminal, else a line for each run that ends."""
     if not sys.stdout.isatty():
 
-        def say(what: Entry | str | None) -> None:
+        def print_line(what: RunStatus | str | None) -> None:
             if what is not None:
-                print(board.line(what) if isinstance(what, Entry) else what, flush=True)
+                print(table.line(what) if isinstance(what, RunStatus) else what, flush=True)
 
-        print(board.headline(), flush=True)
-        yield say
+        print(table.headline(), flush=True)
+        yield print_line
         return
     from rich.live import Live
 
-    with Live(board.table(), refresh_per_second=2, transient=True) as live:
+    with Live(table.table(), refresh_per_second=2, transient=True) as live:
 
-        def say(what: Entry | str | None) -> None:
+        def update(what: RunStatus | str | None) -> None:
             if what is not None:
-                live.console.print(board.line(what) if isinstance(what, Entry) else what, highlight=False)
-            live.update(board.table())
+                live.console.print(table.line(what) if isinstance(what, RunStatus) else what, highlight=False)
+            live.update(table.table())
 
-        yield say
-
-
-def _closing(board: Board, results: Path) -> None:
-    print(f"\n{board.count(DONE)} of {len(board.entries)} runs are done.")
-    for entry in board.entries:
-        if entry.state == FAILED:
-            print(f"  failed: {entry.run.title}: {entry.reason}")
-    if board.count(DONE) < len(board.entries):
-        print("The same command goes on with what is missing.")
-    if board.count(DONE):
-        print(f"Tables and figures: lolm report {results}")
+        yield update

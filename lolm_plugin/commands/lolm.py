@@ -44,8 +44,8 @@ COMMANDS = {
     "compare": "lolm_plugin.commands.compare:main",
     "report": "lolm_plugin.commands.report:main",
     "dashboard": "lolm_plugin.commands.dashboard:main",
-    "import-runs": "lolm_plugin.commands.import_runs:main",
-    "export-run": "lolm_plugin.commands.export_run:main",
+    "import-runs": "lolm_plugin.commands.records:import_runs",
+    "export-run": "lolm_plugin.commands.records:export_run",
     "doctor": "lolm_plugin.commands.doctor:main",
 }
 

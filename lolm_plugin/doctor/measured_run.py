@@ -30,7 +30,7 @@ from lolm_plugin.errors import ConfigError, NumbersError
 from lolm_plugin.run import loop
 from lolm_plugin.run.components import play
 from lolm_plugin.run.launch import console_logger
-from lolm_plugin.tracking.origin import peak_memory
+from lolm_plugin.tracking.provenance import peak_memory
 
 # The first batch and the first update compile (JAX, oneDNN) and fill caches. Where one round of both takes less than
 # WARM_UP_SECONDS, more rounds follow, and the first one is left out of the means.

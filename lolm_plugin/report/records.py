@@ -1,7 +1,7 @@
 """Sacred's file records, ours and EPyMARL's own, as one typed value a run."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.experiment import as_of_now, changed
-from lolm_plugin.tracking.record_files import Files, RecordError, shown
+from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, RunFile, shown
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
 NAME = 80  # characters of a name that tables and figures show
@@ -26,17 +26,17 @@ class Series:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run left behind; None where its writer did not note it."""
+    """A recorded run. A fact is None if its writer did not record it."""
 
     folder: Path  # of the record
-    algorithm: str  # the configuration's `name`
+    algorithm: str  # `name` in the configuration
     env: str
     map_name: str
     seed: int
     kind: Kind
-    source_map: str | None  # where a transfer's weights come from
+    source_map: str | None  # that a transfer's weights come from
     status: str  # Sacred's: COMPLETED, RUNNING, INTERRUPTED, FAILED, ...
-    reason: str  # the last line of what it failed with, if it did
+    reason: str  # the last line of its traceback, if it failed
     t_max: int
     series: Mapping[str, Series]
     config: Mapping[str, Any] = field(repr=False)
@@ -47,86 +47,84 @@ class RunRecord:
     started: datetime | None = None
     wall_seconds: float | None = None  # with those of the runs it resumed
     peak_memory_mb: float | None = None
-    resumed: tuple[Path, ...] = ()  # records of the runs it resumed, whose series it holds, the first one first
-    first_config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the first of them, or its own
+    resumed: tuple[Path, ...] = ()  # records of the runs it resumed, oldest first; it holds their series
+    first_config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the oldest of them, or its own
     source_settings: Mapping[str, Any] | None = field(default=None, repr=False)  # of the run a transfer comes from
-    defect: str = ""  # why a run that is recorded as COMPLETED is not a whole run all the same
+    defect: str = ""  # why a run recorded as COMPLETED does not count as one
 
     @property
     def is_whole(self) -> bool:
-        """Whether it ended and its record says so to the end."""
+        """Whether the run completed and its record is complete."""
         return self.status == "COMPLETED" and not self.defect
 
 
 def read_all(folder: Path, unusable: list[str] | None = None) -> list[RunRecord]:
     """Read every run below ``folder``, in the order of their paths.
 
-    A run that another resumed is left out, unless it was whole and the one that resumed it is not. ``unusable`` gets a
+    A run that another resumed is left out, unless it is whole and the one that resumed it is not. ``unusable`` gets a
     sentence for each record that cannot be used.
     """
     unusable = [] if unusable is None else unusable
-    records = {}
+    alone = {}
     for path in record_files.find(folder):
         try:
-            records[path.resolve()] = read(path)
+            alone[path.resolve()] = read(path)
         except RecordError as error:
             unusable.append(str(error))
-    found = {path: _with_parents(record, records) for path, record in records.items()}
+    records = {path: _with_resumed(record, alone) for path, record in alone.items()}
     superseded = set()
-    for record in found.values():
-        parents = [path.resolve() for path in record.resumed]
-        superseded |= {path for path in parents if record.is_whole or path not in found or not found[path].is_whole}
-    return [record for path, record in found.items() if path not in superseded]
+    for record in records.values():
+        resumed = [path.resolve() for path in record.resumed]
+        superseded |= {path for path in resumed if record.is_whole or not (path in records and records[path].is_whole)}
+    return [record for path, record in records.items() if path not in superseded]
 
 
 def read(folder: Path) -> RunRecord:
-    """Read the run recorded in ``folder``. Raises RecordError where its record cannot be used."""
-    files = record_files.load(folder)
-    run, config, info = files.run, files.config, files.info
-    arguments = config.get("env_args")
+    """Read the run recorded in ``folder``. Raises RecordError if its record cannot be used."""
+    record = record_files.load(folder)
+    run, info = record.run, record.info
+    config = as_of_now(record.config.content, info.launch)
+    arguments = record.config.env_args
     if arguments is None or "name" not in config:
         raise RecordError(
             f"{shown(folder, 500)}: config.json has no name or no env_args, so it is no training of EPyMARL."
         )
-    launch, transfer = info.get("launch") or {}, info.get("transfer") or {}
-    config = as_of_now(config, launch)
-    source_settings = transfer.get("source_settings")
-    record = RunRecord(
+    ended = run.stop_time or run.heartbeat
+    # A clock that was set back in the meantime measures no duration.
+    seconds = (ended - run.start_time).total_seconds() if run.start_time and ended else -1.0
+    kind: Kind = "zero_shot" if config.get("evaluate") else "few_shot"
+    if not config.get("transfer_from"):
+        kind = "evaluation" if config.get("evaluate") else "scratch"
+    trace = "".join(run.fail_trace).strip().splitlines()
+    read = RunRecord(
         folder=folder,
         algorithm=shown(config["name"], NAME),
-        env=shown(config.get("env"), NAME),
+        env=shown(record.config.env, NAME),
         map_name=shown(arguments.get("map_name") or arguments.get("key"), NAME),
-        seed=config.get("seed") or 0,
-        kind=_kind(config),
-        source_map=shown(transfer["source_map"], NAME) if transfer.get("source_map") else None,
-        status=shown(run.get("status"), NAME),
-        reason=_last_line(run.get("fail_trace") or []),
-        t_max=int(_finite(config.get("t_max")) or 0),
-        series={shown(name, NAME): _series(metric) for name, metric in files.metrics.items()},
+        seed=record.config.seed,
+        kind=kind,
+        source_map=_shown(info.source_map, NAME),
+        status=shown(run.status, NAME),
+        reason=shown(trace[-1].strip()) if trace else "",
+        t_max=int(_finite(record.config.t_max) or 0),
+        series={shown(name, NAME): _series(metric) for name, metric in record.metrics.items()},
         config=config,
-        command=_noted(launch.get("command"), COMMAND),
-        commit=_noted(launch.get("commit")),
-        version=_noted(launch.get("version")),
-        hostname=_noted((run.get("host") or {}).get("hostname")),
-        started=record_files.time(run.get("start_time")),
-        wall_seconds=_seconds(run),
-        peak_memory_mb=_finite(launch.get("peak_memory_mb")),
-        resumed=_parents(files),
+        command=_shown(info.command, COMMAND),
+        commit=_shown(info.commit),
+        version=_shown(info.version),
+        hostname=_shown(run.hostname),
+        started=run.start_time,
+        wall_seconds=seconds if seconds >= 0 else None,
+        peak_memory_mb=_finite(info.peak_memory_mb),
+        resumed=_resumed(record),
         first_config=config,
-        source_settings=as_of_now(source_settings, launch) if source_settings else None,
+        source_settings=as_of_now(info.source_settings, info.launch) if info.source_settings else None,
     )
-    lacks_end = run.get("whole") is False  # our own writer's word; other records have no such key
-    return replace(record, defect="its record misses its end" if lacks_end else _missing_end(record))
-
-
-def _kind(config: Mapping[str, Any]) -> Kind:
-    if config.get("transfer_from"):
-        return "zero_shot" if config.get("evaluate") else "few_shot"
-    return "evaluation" if config.get("evaluate") else "scratch"
+    return replace(read, defect="its record misses its end" if run.whole is False else _missing_end(read))
 
 
 def _missing_end(record: RunRecord) -> str:
-    """Say what a record lacks whose run completed; empty where nothing is known to be missing.
+    """Return what the record of a completed run lacks; empty if nothing is known to be missing.
 
     A disk that failed for a while leaves a record without its last measurements. A training measures at least once in
     each interval of tests and logs; twice the longer one is left to the last battles.
@@ -134,52 +132,52 @@ def _missing_end(record: RunRecord) -> str:
     last = max((series.steps[-1] for series in record.series.values()), default=None)
     if last is None:
         return "its metrics.json holds no measurement"
-    is_imitation = bool(_section(record.config, "imitate").get("teacher"))
-    intervals = [_finite(record.config.get(key)) for key in ("test_interval", "log_interval")]
-    if record.kind in ("zero_shot", "evaluation") or is_imitation or None in intervals:
+    imitate = record.config.get("imitate")
+    is_imitation = isinstance(imitate, Mapping) and imitate.get("teacher")
+    tests, logs = (_finite(record.config.get(key)) for key in ("test_interval", "log_interval"))
+    if record.kind in ("zero_shot", "evaluation") or is_imitation or tests is None or logs is None:
         return ""
-    if last < record.t_max - 2 * max(interval for interval in intervals if interval is not None):
-        return f"its measurements end at step {last:,} of {record.t_max:,}"
-    return ""
+    is_early = last < record.t_max - 2 * max(tests, logs)
+    return f"its measurements end at step {last:,} of {record.t_max:,}" if is_early else ""
 
 
-def _parents(files: Files) -> tuple[Path, ...]:
-    """Follow ``resumed_from`` to the first run.
+def _resumed(record: Record) -> tuple[Path, ...]:
+    """Follow ``resumed_from`` to the first run; returns the records, oldest first.
 
     Records are siblings, whatever folder all of them were moved to since.
     """
-    found: list[Path] = []
-    folder, info, began = files.folder, files.info, record_files.time(files.run.get("start_time"))
-    while name := Path((info.get("resumed_from") or {}).get("sacred_run") or "").name:
-        beside = folder.parent / name
-        if name == ".." or beside == files.folder or beside in found:
+    chain: list[Path] = []
+    info, began = record.info, record.run.start_time
+    while name := Path(info.resumed_run or "").name:
+        beside = record.folder.parent / name
+        if name == ".." or beside == record.folder or beside in chain:
             break
-        found.insert(0, beside)
+        chain.insert(0, beside)
         try:
-            run, parent = (record_files.load_file(beside, name) or {} for name in ("run.json", "info.json"))
+            run = record_files.load_file(beside, RunFile) or RunFile()
+            info = record_files.load_file(beside, InfoFile) or InfoFile()
         except RecordError:  # read_all names it
             break
         # The number of a record that was removed is given again.
-        before = record_files.time(run.get("start_time"))
-        if began is not None and before is not None and before > began:
-            return tuple(found[1:])
-        info, began = parent, before
-    return tuple(found)
+        if began is not None and run.start_time is not None and run.start_time > began:
+            return tuple(chain[1:])
+        began = run.start_time
+    return tuple(chain)
 
 
-def _with_parents(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRecord:
-    before = [records[path.resolve()] for path in record.resumed if path.resolve() in records]
-    if not before:
+def _with_resumed(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRecord:
+    """Add time and memory of the runs that ``record`` resumed."""
+    resumed = [records[path.resolve()] for path in record.resumed if path.resolve() in records]
+    if not resumed:
         return record
-    seconds = [part.wall_seconds or 0.0 for part in (*before, record)]
-    peaks = [part.peak_memory_mb for part in (*before, record) if part.peak_memory_mb is not None]
-    different = sorted({key for part in before for key in changed(part.config, record.config)})
+    peaks = [part.peak_memory_mb for part in (*resumed, record) if part.peak_memory_mb is not None]
+    different = sorted({key for part in resumed for key in changed(part.config, record.config)})
     return replace(
         record,
-        wall_seconds=sum(seconds),
+        wall_seconds=sum(part.wall_seconds or 0.0 for part in (*resumed, record)),
         peak_memory_mb=max(peaks, default=None),
-        started=before[0].started,
-        first_config=before[0].config,
+        started=resumed[0].started,
+        first_config=resumed[0].config,
         defect=record.defect or (f"was resumed with another {', '.join(different[:3])}" if different else ""),
     )
 
@@ -188,28 +186,9 @@ def _series(metric: record_files.Metric) -> Series:
     return Series(tuple(metric.steps), tuple(math.nan if value is None else float(value) for value in metric.values))
 
 
-def _last_line(trace: Iterable[str]) -> str:
-    lines = "".join(trace).strip().splitlines()
-    return shown(lines[-1].strip()) if lines else ""
-
-
-def _noted(text: str | None, limit: int = record_files.TEXT) -> str | None:
+def _shown(text: str | None, limit: int = record_files.TEXT) -> str | None:
     return shown(text, limit) if text else None
-
-
-def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = config.get(key)
-    return section if isinstance(section, Mapping) else {}
 
 
 def _finite(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _seconds(run: Mapping[str, Any]) -> float | None:
-    began, ended = (
-        record_files.time(run.get("start_time")),
-        record_files.time(run.get("stop_time") or run.get("heartbeat")),
-    )
-    # A clock that was set back in the meantime tells no duration.
-    return (ended - began).total_seconds() if began and ended and ended >= began else None

@@ -1,120 +1,177 @@
-"""The runs below a folder, sorted into what a report compares."""
+"""Select the runs that count and group them into lines: runs of an algorithm with the same settings.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+A line is named by the settings that differ from another line of the algorithm.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from lolm_plugin.report.lines import Lines
-from lolm_plugin.report.records import RunRecord, Series
+from lolm_plugin.report import statistics
+from lolm_plugin.report.records import Kind, RunRecord
+from lolm_plugin.tracking import experiment
+from lolm_plugin.tracking.record_files import shown
 
 WIN_RATE, RETURN = "test_battle_won_mean", "test_return_mean"
 METRICS = {WIN_RATE: "test win rate", RETURN: "test return"}
-ABLATIONS = ("lolm_mappo_no_kl", "lolm_mappo_static_prompt", "transformer_mappo")
-WHOLE = "lolm_mappo"  # what they are ablations of
+SHOWN = 4  # settings in a line's name; of more, the first ones and a checksum of all
+VALUE = 40  # characters of a value in a name
+NOT_RECORDED = "not recorded"
+SOURCE = "source."  # before the settings of the run that a transfer comes from
 
-Group = dict[str, list[RunRecord]]  # runs of one comparison, by line
+
+class Lines:
+    """Tells runs of one algorithm and kind apart by every setting that differs between two of them on one task.
+
+    A setting that differs only from map to map, such as the length of a schedule, makes no second line. So a line has
+    one name on all maps.
+    """
+
+    def __init__(self, runs: Sequence[RunRecord]) -> None:
+        self._settings = {run.folder: _settings(run) for run in runs}
+        tasks: dict[tuple[str, ...], list[RunRecord]] = {}
+        for run in runs:
+            tasks.setdefault(_task(run), []).append(run)
+        differing: dict[tuple[str, str], set[str]] = {}
+        for group in tasks.values():
+            differing.setdefault((group[0].algorithm, group[0].kind), set()).update(self._differing(group))
+        self.differing = {key: sorted(settings) for key, settings in differing.items()}
+        self._meanings: dict[str, str] = {}
+
+    def name(self, run: RunRecord, kind: str = "") -> str:
+        """Return the name of a run's line or, with ``kind``, of the line for a run of that kind with its settings."""
+        values = self.values(run, kind)
+        words = [f"{key}={_short(value)}" for key, value in values.items()]
+        if len(words) > SHOWN:
+            further = len(words) - SHOWN + 1
+            words = [*words[: SHOWN - 1], f"{further} further settings {_checksum(experiment.text(values))}"]
+        name, meaning = ", ".join([run.algorithm, *words]), experiment.text(values)
+        # The text "1" and the number 1 are written alike.
+        return name if self._meanings.setdefault(name, meaning) == meaning else f"{name} {_checksum(meaning)}"
+
+    def values(self, run: RunRecord, kind: str = "") -> dict[str, Any]:
+        """Return the settings of ``run`` that differ between lines."""
+        settings = self._settings.get(run.folder) or _settings(run)
+        keys = self.differing.get((run.algorithm, kind or run.kind), [])
+        return {key: settings.get(key, NOT_RECORDED) for key in keys}
+
+    def _differing(self, group: Sequence[RunRecord]) -> set[str]:
+        settings = [self._settings[run.folder] for run in group]
+        keys = {key for one in settings for key in one}
+        if not all(run.source_settings for run in group):  # older records do not have them
+            keys = {key for key in keys if not key.startswith(SOURCE)}
+        return {key for key in keys if len({experiment.text(one.get(key, NOT_RECORDED)) for one in settings}) > 1}
 
 
 @dataclass
 class Results:
-    """Runs that count, by place and line. A place is a map, or a source map and a target map.
+    """The runs below a folder, and which of them count.
 
-    A line is an algorithm with one set of settings, named by what differs (see lines.py). Of a line at a place each
-    seed counts once: the same run again is no further evidence.
+    ``counted`` has a row for each run that counts: of a line on a task each seed counts once, as the same run again is
+    no further evidence. Columns: kind, source (the map of a transfer's weights), map, task (the map, or "source →
+    map"), line, algorithm, seed, run (RunRecord), curve (Series of tests), steps (the last), final, asymptote, best,
+    first, played (mean of the tests), untrained and steps_to_asymptote (both may be NaN).
     """
 
     runs: list[RunRecord]  # all of them, whether they count or not
-    metric: str  # what is compared: win rates, or returns where no run has a win rate
+    metric: str  # what is compared: win rates, or returns if no run has a win rate
     lines: Lines
-    unusable: Sequence[str] = ()  # a sentence for each record that could not be read
-    left_out: dict[Path, str] = field(default_factory=dict)  # records that are in no number, and why
-    scratch: dict[str, Group] = field(default_factory=dict)
-    zero_shot: dict[tuple[str, str], Group] = field(default_factory=dict)
-    few_shot: dict[tuple[str, str], Group] = field(default_factory=dict)
+    counted: pd.DataFrame
+    left_out: dict[Path, str]  # records that do not count, and why
+    unusable: Sequence[str]  # a sentence for each record that could not be read
 
     @property
     def algorithms(self) -> list[str]:
         """The names of all lines: the language models first, then by name."""
-        names = {
-            name for groups in (self.scratch, self.zero_shot, self.few_shot) for g in groups.values() for name in g
-        }
-        return sorted(names, key=lambda name: (not name.startswith("lolm"), name))
+        return _ordered(self.counted["line"])
 
     @property
     def unfinished(self) -> list[RunRecord]:
-        """Those that did not end well or still go on."""
+        """Runs that failed, were interrupted or still run, and those whose record lacks its end."""
         return [run for run in self.runs if not run.is_whole]
-
-    @property
-    def counted(self) -> list[RunRecord]:
-        """Those that the numbers are made of."""
-        return [run for run in self.runs if run.folder not in self.left_out]
 
     @property
     def what(self) -> str:
         """The metric in words."""
         return METRICS[self.metric]
 
-    def curves(self, runs: Iterable[RunRecord], metric: str = "") -> list[Series]:
-        """The tests of those runs that have any."""
-        found = (run.series.get(metric or self.metric) for run in runs)
-        return [series for series in found if series is not None]
+    def of(self, kind: Kind) -> pd.DataFrame:
+        """Return the counted runs of a kind, ordered by task and line."""
+        return self.counted[self.counted["kind"] == kind]
 
-    def scratch_for(self, runs: Sequence[RunRecord], place: str) -> list[RunRecord]:
-        """Return the runs from scratch at ``place`` that the few-shot ``runs`` of one line are compared with.
+    def scratch_for(self, line: pd.DataFrame) -> pd.DataFrame:
+        """Return the runs from scratch on the target map that the few-shot runs of one line are compared with.
 
         They are the runs of the line with the same settings or, if the algorithm has only one line there, of that line.
         """
-        there = self.scratch.get(place, {})
-        same = self.lines.name(runs[0], "scratch")
-        own = [name for name, group in there.items() if group[0].algorithm == runs[0].algorithm]
-        return there[same] if same in own else there[own[0]] if len(own) == 1 else []
-
-    def played(self, runs: Iterable[RunRecord]) -> list[float]:
-        """What evaluations came to, each the mean of its tests."""
-        return [float(np.mean(curve.values)) for curve in self.curves(runs)]
+        run, target = line["run"].iloc[0], line["map"].iloc[0]
+        scratch = self.of("scratch")
+        scratch = scratch[(scratch["map"] == target) & (scratch["algorithm"] == run.algorithm)]
+        same = scratch[scratch["line"] == self.lines.name(run, "scratch")]
+        return same if len(same) or scratch["line"].nunique() > 1 else scratch
 
 
-def sort(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
-    """Runs in the order of algorithm, map, seed and time, whatever folder they lie in, and which of them count."""
-    ordered = sorted(runs, key=lambda run: (*_place(run), run.seed, run.started.isoformat() if run.started else ""))
+def select(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
+    """Select the runs that count, ordered by algorithm, map, seed and time, whatever folder they lie in."""
+    ordered = sorted(runs, key=lambda run: (*_task(run), run.seed, run.started.isoformat() if run.started else ""))
     compared = [run for run in ordered if run.is_whole and run.kind != "evaluation"]
     metric = WIN_RATE if any(WIN_RATE in run.series for run in compared) else RETURN
-    usable = [run for run in compared if not _unusable(run, metric)]
-    lines = Lines([(_place(run), run) for run in usable])
-    results = Results(ordered, metric, lines, unusable)
-    latest = {_identity(run, lines): run.folder for run in usable}
+    left_out = {run.folder: why for run in ordered if (why := _why_not(run, metric))}
+    usable = [run for run in compared if run.folder not in left_out]
+    lines = Lines(usable)
+    # Runs that are equal in this are one run, made twice.
+    same = {
+        run.folder: (*_task(run), lines.name(run), run.seed, str(run.config.get("transfer_from"))) for run in usable
+    }
+    latest = {same[run.folder]: run.folder for run in usable}
+    for run in usable:
+        if latest[same[run.folder]] != run.folder:
+            left_out[run.folder] = "the same seed again, of which the last run counts"
     several = len({run.env for run in runs}) > 1
-    for run in ordered:
-        why = _unusable(run, metric)
-        if not why and latest[_identity(run, lines)] != run.folder:
-            why = "the same seed again, of which the last run counts"
-        if why:
-            results.left_out[run.folder] = why
-            continue
-        place, line = f"{run.env} {run.map_name}" if several else run.map_name, lines.name(run)
-        if run.kind == "scratch":
-            results.scratch.setdefault(place, {}).setdefault(line, []).append(run)
-        else:
-            groups = results.zero_shot if run.kind == "zero_shot" else results.few_shot
-            groups.setdefault((run.source_map or "?", place), {}).setdefault(line, []).append(run)
-    return results
+    counted = pd.DataFrame([_row(run, metric, lines, several) for run in usable if run.folder not in left_out])
+    if len(counted):
+        tasks, names = list(counted["task"]), _ordered(counted["line"])
+        counted = counted.sort_values(
+            ["task", "line"], key=lambda c: c.map((tasks if c.name == "task" else names).index)
+        )
+    else:
+        counted = pd.DataFrame(columns=["kind", "task", "line", "run"])
+    return Results(ordered, metric, lines, counted, left_out, unusable)
 
 
-def _place(run: RunRecord) -> tuple[str, str, str, str, str]:
-    return run.env, run.map_name, run.source_map or "", run.kind, run.algorithm
+def _row(run: RunRecord, metric: str, lines: Lines, several_envs: bool) -> dict[str, Any]:
+    map_name = f"{run.env} {run.map_name}" if several_envs else run.map_name
+    source = run.source_map or "?"
+    curve = run.series[metric]
+    return {
+        "kind": run.kind,
+        "source": source,
+        "map": map_name,
+        "task": map_name if run.kind == "scratch" else f"{source} → {map_name}",
+        "line": lines.name(run),
+        "algorithm": run.algorithm,
+        "seed": run.seed,
+        "run": run,
+        "curve": curve,
+        "steps": curve.steps[-1],
+        "final": curve.values[-1],
+        "asymptote": statistics.asymptote(curve),
+        "best": max(curve.values),
+        "first": curve.values[0],
+        "played": float(np.mean(curve.values)),
+        "untrained": statistics.untrained(curve),
+        "steps_to_asymptote": statistics.steps_to_asymptote(curve),
+    }
 
 
-def _identity(run: RunRecord, lines: Lines) -> tuple[object, ...]:
-    """Runs that have this in common are one run, made twice."""
-    return (*_place(run), lines.name(run), run.seed, str(run.config.get("transfer_from") or ""))
-
-
-def _unusable(run: RunRecord, metric: str) -> str:
-    """Why no number can be read off a run; empty where one can."""
+def _why_not(run: RunRecord, metric: str) -> str:
+    """Return why a run does not count; empty if it does."""
     if run.status != "COMPLETED":
         return run.status.lower() + (f" ({run.reason})" if run.reason else "")
     if run.defect:
@@ -128,3 +185,26 @@ def _unusable(run: RunRecord, metric: str) -> str:
     if any(later < step for step, later in pairwise(run.series[metric].steps)):
         return f"a {METRICS[metric]} whose steps go back"
     return ""
+
+
+def _task(run: RunRecord) -> tuple[str, str, str, str, str]:
+    return run.env, run.map_name, run.source_map or "", run.kind, run.algorithm
+
+
+def _ordered(lines: pd.Series) -> list[str]:
+    return sorted(set(lines), key=lambda name: (not name.startswith("lolm"), name))
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    source: Mapping[str, Any] = run.source_settings or {}
+    return {**experiment.settings(run.first_config), **{f"{SOURCE}{key}": value for key, value in source.items()}}
+
+
+def _short(value: Any) -> str:
+    """Write a value as after ``with``; a long one is cut and gets a checksum."""
+    text = value if isinstance(value, str) else "null" if value is None else f"{value}"
+    return shown(text) if len(text) <= VALUE else f"{shown(text[: VALUE - 8])}… {_checksum(text)}"
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

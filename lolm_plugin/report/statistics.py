@@ -1,80 +1,165 @@
-"""What several seeds and maps say together, and how sure it is.
+"""Numbers of one learning curve, of a transfer against learning from scratch, and of many runs together.
 
-Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021. ``scores`` are one
-array of runs' scores for each task; tasks may have different numbers of runs. The numbers are rliable's
-(``tests/report/rliable.json``), without the packages that it pins.
+A curve is a ``Series`` of tests: steps ascending, values such as win rates. The paper (section 5.3) names jumpstart,
+asymptotic performance and the steps until it is reached, after Taylor and Stone, "Transfer Learning for Reinforcement
+Learning Domains: A Survey", JMLR 10 (2009), who add the transfer ratio. Neither says how a number is read off a curve;
+what is chosen here stands with each function.
+
+Aggregates follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021.
+``scores`` are one array [..., runs] for each task; tasks may have different numbers of runs, and leading axes are
+resamples. The numbers equal rliable's (``tests/report/rliable.json``).
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+from lolm_plugin.report.records import Series
+
+LAST = 0.1  # the share of a curve's tests that counts as its end
+CLOSE = 0.95  # the share of the asymptote at which it counts as reached
+WINDOW = 3  # tests that are averaged, so that one lucky test reaches nothing
+RESAMPLES = 2000
 
 Scores = Sequence[np.ndarray]
-RESAMPLES = 2000
+
+
+def untrained(curve: Series) -> float | None:
+    """Return the test at step 0 of learning from scratch, the zero of a jumpstart. None if the first test is later."""
+    return curve.values[0] if curve.steps[0] == 0 else None
+
+
+def asymptote(curve: Series) -> float:
+    """Return the mean of the last tenth of the tests, at least three of them, or of all if there are fewer."""
+    return float(np.mean(curve.values[-max(WINDOW, round(LAST * len(curve.values))) :]))
+
+
+def steps_to(level: float, curve: Series) -> int | None:
+    """Return the first step at which the mean of up to three tests, the latest included, is at least ``level``."""
+    for index, step in enumerate(curve.steps):
+        recent = curve.values[max(0, index + 1 - WINDOW) : index + 1]
+        if np.mean(recent) >= level - 1e-12:  # a mean of equal numbers may come out below them
+            return step
+    return None
+
+
+def steps_to_asymptote(curve: Series) -> int | None:
+    """Return the steps to 95 % of the curve's own asymptote. None if that is 0 or less."""
+    end = asymptote(curve)
+    return steps_to(CLOSE * end, curve) if end > 0 else None
+
+
+def speed_up(transfer: Series, scratch: Series) -> float | None:
+    """Return how many times fewer steps the transfer takes to 95 % of what is reached from scratch.
+
+    None if either never gets there, or if the transfer is there before its first step, so that no ratio exists.
+    """
+    end = asymptote(scratch)
+    if end <= 0:
+        return None
+    slow, fast = (steps_to(CLOSE * end, curve) for curve in (scratch, transfer))
+    return slow / fast if slow is not None and fast else None
+
+
+def area(curve: Series, upto: float) -> float:
+    """Integrate the curve from its first step to ``upto`` by trapezia, interpolating the end of the last one."""
+    steps = np.array([step for step in curve.steps if step < upto] + [upto], dtype=float)
+    return float(np.trapezoid(np.interp(steps, curve.steps, curve.values), steps))
+
+
+def transfer_ratio(transfer: Series, scratch: Series) -> float | None:
+    """Return (area under transfer - area under scratch) / area under scratch, over the steps that both have.
+
+    None if nothing was learned from scratch, or if no step is common.
+    """
+    start = max(transfer.steps[0], scratch.steps[0])
+    upto = min(transfer.steps[-1], scratch.steps[-1])
+    if upto <= start:
+        return None
+    grown, alone = (area(curve, upto) - area(curve, start) for curve in (transfer, scratch))
+    return (grown - alone) / alone if alone > 0 else None
+
+
+def on_grid(curves: Sequence[Series], points: int = 101) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate curves of several seeds at common steps: steps [points] and values [curves, points].
+
+    The grid spans the steps that all curves cover. Raises ValueError if there are none.
+    """
+    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    if last < first:
+        raise ValueError("the curves have no step in common")
+    grid = np.linspace(first, last, points if last > first else 1)
+    return grid, np.array([np.interp(grid, curve.steps, curve.values) for curve in curves])
 
 
 class Interval(NamedTuple):
-    """From ``low`` to ``high``."""
+    """Bounds of a confidence interval."""
 
     low: float
     high: float
 
 
-def mean(scores: Scores) -> float:
-    """The mean over tasks of the mean over runs."""
-    return float(np.mean([np.mean(task) for task in scores]))
+def mean(scores: Scores) -> np.ndarray:
+    """Return the mean over tasks of the mean over runs."""
+    return np.mean([np.mean(task, axis=-1) for task in scores], axis=0)
 
 
-def median(scores: Scores) -> float:
-    """The median over tasks of the mean over runs."""
-    return float(np.median([np.mean(task) for task in scores]))
+def median(scores: Scores) -> np.ndarray:
+    """Return the median over tasks of the mean over runs."""
+    return np.median([np.mean(task, axis=-1) for task in scores], axis=0)
 
 
-def iqm(scores: Scores) -> float:
-    """The interquartile mean: of all runs of all tasks, the middle half's."""
-    values = np.sort(np.concatenate([np.asarray(task, dtype=float) for task in scores]))
-    cut = len(values) // 4
-    return float(values[cut : len(values) - cut].mean())
+def iqm(scores: Scores) -> np.ndarray:
+    """Return the interquartile mean: the mean of the middle half of all runs of all tasks."""
+    return stats.trim_mean(np.concatenate(scores, axis=-1), 0.25, axis=-1)
 
 
-def optimality_gap(scores: Scores, optimum: float = 1.0) -> float:
-    """How much is missing to ``optimum`` on average, more than it counting as it."""
-    return float(optimum - np.mean([np.mean(np.minimum(task, optimum)) for task in scores]))
+def optimality_gap(scores: Scores, optimum: float = 1.0) -> np.ndarray:
+    """Return how much is missing to ``optimum`` on average; scores above it count as ``optimum``."""
+    return optimum - mean([np.minimum(task, optimum) for task in scores])
 
 
-def probability_of_improvement(better: Scores, worse: Scores) -> float:
-    """How likely a run of ``better`` beats one of ``worse`` on a task, mean over tasks; a tie counts half.
+def probability_of_improvement(better: Scores, worse: Scores) -> np.ndarray:
+    """Return the probability that a run of ``better`` beats one of ``worse``, mean over tasks; a tie counts half.
 
     It is Mann and Whitney's U by the number of pairs.
     """
-    shares = []
-    for left, right in zip(better, worse, strict=True):
-        difference = np.subtract.outer(np.asarray(left, dtype=float), np.asarray(right, dtype=float))
-        shares.append(np.mean((difference > 0) + 0.5 * (difference == 0)))
-    return float(np.mean(shares))
+    pairs = list(zip(better, worse, strict=True))
+    tests = [stats.mannwhitneyu(left, right, axis=-1, method="asymptotic") for left, right in pairs]
+    shares = [
+        test.statistic / (left.shape[-1] * right.shape[-1]) for test, (left, right) in zip(tests, pairs, strict=True)
+    ]
+    return np.mean(shares, axis=0)
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
-    """The share of runs whose score is above each threshold, mean over tasks: [thresholds]."""
-    return np.mean([np.mean(np.asarray(task)[:, None] > thresholds, axis=0) for task in scores], axis=0)
+    """Return the share of runs whose score is above each threshold, mean over tasks: [thresholds]."""
+    return np.mean([np.mean(task[:, None] > thresholds, axis=0) for task in scores], axis=0)
 
 
 def interval(
-    statistic: Callable[..., float], *groups: Scores, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    statistic: Callable[..., np.ndarray],
+    *groups: Scores,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval | None:
-    """The percentile bootstrap interval of ``statistic(*groups)``, runs drawn anew within each task and group.
+    """Compute the percentile bootstrap interval of ``statistic(*groups)``, stratified by task and group.
 
-    None where a task has a single run: one run says nothing about how others would come out.
+    None if a task has a single run, because one run says nothing about the spread of others.
     """
     if min(len(task) for group in groups for task in group) < 2:
         return None
     generator = np.random.default_rng(seed)
-    values = [statistic(*(resample(group, generator) for group in groups)) for _ in range(resamples)]
-    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    draws = [[resample(group, generator) for group in groups] for _ in range(resamples)]
+    # Of each group, for each task: [resamples, runs].
+    drawn = [[np.stack(task) for task in zip(*group, strict=True)] for group in zip(*draws, strict=True)]
+    low, high = np.percentile(statistic(*drawn), [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(low), float(high))
 
 
 def resample(scores: Scores, generator: np.random.Generator) -> list[np.ndarray]:
-    """As many runs of each task as there are, drawn with replacement."""
-    return [np.asarray(task)[generator.integers(len(task), size=len(task))] for task in scores]
+    """Draw as many runs of each task as there are, with replacement."""
+    return [task[generator.integers(len(task), size=len(task))] for task in scores]

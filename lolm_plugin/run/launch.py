@@ -48,12 +48,17 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     from lolm_plugin.run.checkpoint_store import SaveError
     from lolm_plugin.run.imitation import Imitation
     from lolm_plugin.run.stopping import Stopped, StopRequests
+    from lolm_plugin.tracking.console import (
+        ProgressObserver,
+        actions_of_tests,
+        map_name,
+        summarise,
+        summarise_imitation,
+    )
     from lolm_plugin.tracking.file_observer import FileObserver
     from lolm_plugin.tracking.mongo_observer import MongoObserver
-    from lolm_plugin.tracking.origin import origin, peak_memory
     from lolm_plugin.tracking.output import Output
-    from lolm_plugin.tracking.progress import ProgressObserver
-    from lolm_plugin.tracking.summary import actions_of_tests, map_name, summarise, summarise_imitation
+    from lolm_plugin.tracking.provenance import peak_memory, provenance
 
     logger, output, options = console_logger(), Output(), dict(asked.options)
     if options["--capture"] in (None, "sys"):  # Sacred's own loses what a run prints before it fails
@@ -88,7 +93,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         np.random.seed(run_config["seed"])
         torch.manual_seed(run_config["seed"])
         run_config["env_args"]["seed"] = run_config["seed"]
-        _run.info["launch"] = origin(command, host.name)
+        _run.info["launch"] = provenance(command, host.name)
         try:
             if asked.teacher is not None:
                 return loop.run(host, _run, run_config, _log, training=partial(Imitation, asked.teacher))

@@ -11,7 +11,7 @@ from lolm_plugin.commands import train
 from lolm_plugin.configuration import checkpoint_config, config_check
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden
-from lolm_plugin.suites import job
+from lolm_plugin.suites import run_process
 from lolm_plugin.suites.suite import Run
 from lolm_plugin.tracking import record_files
 from lolm_plugin.wording import duration, several
@@ -59,11 +59,11 @@ def check(runs: Sequence[Run], host: str, results: Path) -> list[Planned]:
 def _seconds(folder: Path) -> float | None:
     """Return how long the finished run in ``folder`` took, all its parts together; None if that is not known."""
     total = 0.0
-    for path in (folder / "results/sacred").glob("*/*/*/run.json") if job.is_done(folder) else ():
+    for path in (folder / "results/sacred").glob("*/*/*/run.json") if run_process.is_done(folder) else ():
         with suppress(record_files.RecordError):
-            run = record_files.load_file(path.parent, "run.json") or {}
-            began, ended = (record_files.time(run.get(key)) for key in ("start_time", "stop_time"))
-            total += (ended - began).total_seconds() if began and ended else 0.0
+            run = record_files.load_file(path.parent, record_files.RunFile)
+            if run and run.start_time and run.stop_time:
+                total += (run.stop_time - run.start_time).total_seconds()
     return total or None
 
 

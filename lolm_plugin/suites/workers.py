@@ -1,4 +1,4 @@
-"""Where the runs of a suite are carried out: processes on this machine, or tasks of a Ray cluster."""
+"""Workers that carry out the runs of a suite: processes on this machine, or tasks of a Ray cluster."""
 
 import logging
 import os
@@ -10,50 +10,52 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.suites import job
+from lolm_plugin.suites import run_process
 from lolm_plugin.wording import several
 
 
 class Workers(Protocol):
-    """Somewhere to run jobs."""
+    """Carries out runs."""
 
     where: str  # for people
 
     @property
     def slots(self) -> int:
-        """How many jobs may be handed over at a time."""
+        """The number of runs that may be started at a time."""
 
     def start(self, folder: Path) -> Any:
-        """Begin the job in ``folder``; returns what ``poll`` and ``stop`` know it by."""
+        """Start the run in ``folder``; returns a handle for ``poll`` and ``stop``."""
 
-    def poll(self, running: Any) -> int | None:
-        """The job's exit code, None while it runs."""
+    def poll(self, handle: Any) -> int | None:
+        """Return the run's exit code; None while it runs."""
 
-    def stop(self, running: Any) -> None:
-        """Have it save and end; ``poll`` tells when it has."""
+    def stop(self, handle: Any) -> None:
+        """Ask the run to save and end, without waiting."""
 
     def close(self) -> None:
-        """Give back what was taken."""
+        """Release the resources."""
 
 
-def run_job(folder: str, threads: int) -> int:
-    """The job in ``folder`` as a child of this process, which holds its standard input open as long as it lives."""
+def wait_for_run(folder: str, threads: int) -> int:
+    """Carry out the run in ``folder`` as a child of this process, which ends it when it ends itself."""
     process = _spawn(Path(folder), threads)
     try:
         return process.wait()
     finally:
+        assert process.stdin
         process.stdin.close()
         process.wait()
 
 
 def _spawn(folder: Path, threads: int) -> subprocess.Popen:
-    with (folder / job.OUTPUT).open("a") as output:
+    """Start the run; it stops when this process, which holds its standard input open, is gone."""
+    with (folder / run_process.OUTPUT).open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "lolm_plugin.suites.job", str(folder)],
+            [sys.executable, "-m", run_process.__name__, str(folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Whatever the work tree is, its modules are found from the job's folder.
+            # Modules are found from the run's folder, whatever the work tree is.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
             start_new_session=True,  # Ctrl-C is for whoever started it to pass on
         )
@@ -63,28 +65,24 @@ class LocalWorkers:
     """Child processes, ``slots`` at a time."""
 
     def __init__(self, slots: int, threads: int) -> None:
-        self._slots, self.threads = slots, threads
+        self.slots, self._threads = slots, threads
         self.where = f"{several(slots, 'worker')} on this machine, {several(threads, 'thread')} each"
 
-    @property
-    def slots(self) -> int:
-        return self._slots
-
     def start(self, folder: Path) -> subprocess.Popen:
-        return _spawn(folder, self.threads)
+        return _spawn(folder, self._threads)
 
-    def poll(self, running: subprocess.Popen) -> int | None:
-        return running.poll()
+    def poll(self, handle: subprocess.Popen) -> int | None:
+        return handle.poll()
 
-    def stop(self, running: subprocess.Popen) -> None:
-        running.send_signal(signal.SIGTERM)
+    def stop(self, handle: subprocess.Popen) -> None:
+        handle.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
         pass
 
 
 class RayWorkers:
-    """Tasks of a Ray cluster whose nodes share the results' file system; a lost node's job starts again elsewhere."""
+    """Tasks of a Ray cluster whose nodes share the results' file system; a lost node's runs continue on another."""
 
     def __init__(self, address: str, threads: int, gpus: float, memory_gb: float) -> None:
         try:
@@ -95,7 +93,7 @@ class RayWorkers:
                 "leave out --ray."
             ) from error
         self._ray = ray
-        _check_there(address)
+        _check_reachable(address)
         try:
             # Ray's own lines about nodes that come and go would tear the table apart.
             ray.init(_address(ray, address), log_to_driver=False, logging_level=logging.CRITICAL)
@@ -104,39 +102,39 @@ class RayWorkers:
             raise ConfigError(
                 f"--ray={address} cannot be reached ({reason}); set it to HOST:PORT of a cluster's head, or to local."
             ) from error
-        self.threads = threads
+        self._threads = threads
         self._needs = {"CPU": threads, "GPU": gpus, "memory": int(memory_gb * 1e9)}
         self.where = f"Ray ({address}), {several(threads, 'CPU')}, {gpus:g} GPU and {memory_gb:g} GB a run"
 
     @property
     def slots(self) -> int:
-        """How many runs the nodes that are there now have room for; one at least, which waits for a node."""
-        there = self._ray.cluster_resources()
-        return max(1, min(int(there.get(what, 0) // need) for what, need in self._needs.items() if need))
+        """The number of runs that the present nodes have room for; at least one, which waits for a node."""
+        resources = self._ray.cluster_resources()
+        return max(1, min(int(resources.get(what, 0) // need) for what, need in self._needs.items() if need))
 
     def start(self, folder: Path) -> Any:
-        needs = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs["GPU"], "memory": self._needs["memory"]}
-        remote = self._ray.remote(run_job).options(**needs, max_retries=-1, scheduling_strategy="SPREAD")
-        return remote.remote(str(folder), self.threads)
+        needs = dict(zip(("num_cpus", "num_gpus", "memory"), self._needs.values(), strict=True))
+        remote = self._ray.remote(wait_for_run).options(**needs, max_retries=-1, scheduling_strategy="SPREAD")
+        return remote.remote(str(folder), self._threads)
 
-    def poll(self, running: Any) -> int | None:
-        ready, _ = self._ray.wait([running], timeout=0)
+    def poll(self, handle: Any) -> int | None:
+        ready, _ = self._ray.wait([handle], timeout=0)
         if not ready:
             return None
         try:
-            return int(self._ray.get(running))
+            return int(self._ray.get(handle))
         except self._ray.exceptions.RayError:
             return -1
 
-    def stop(self, running: Any) -> None:
-        self._ray.cancel(running)
+    def stop(self, handle: Any) -> None:
+        self._ray.cancel(handle)
 
     def close(self) -> None:
         self._ray.shutdown()
 
 
-def _check_there(address: str) -> None:
-    """Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise ConfigError if nothing listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return  # auto, local, ray://...
@@ -150,7 +148,7 @@ def _check_there(address: str) -> None:
 
 
 def _address(ray: Any, address: str) -> str | None:
-    """``local`` is the cluster that was started on this machine, or else one that ends with this process."""
+    """Return Ray's address: ``local`` is a cluster that was started here, or one that ends with this process."""
     if address != "local":
         return address
     try:

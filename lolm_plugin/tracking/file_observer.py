@@ -1,4 +1,4 @@
-"""Sacred's file record: whole at every moment, not ended by a disk that fails for a while, of bounded cost."""
+"""Write Sacred's file record: complete at every moment, at bounded cost, surviving a disk that fails for a while."""
 
 import logging
 import math
@@ -27,30 +27,29 @@ ORDER = ("config.json", "metrics.json", "info.json", "cout.txt", "run.json")  # 
 
 
 class FileObserver(FileStorageObserver):
-    """Writes each file anew beside the old one and then in its place.
+    """Writes each file beside the old one and then renames it.
 
-    Where that fails, as on a full disk, one line says so, the old file stays, and the next heartbeat, which has
-    everything since, tries again. Nothing is raised: Sacred never calls an observer again that has raised.
+    If that fails, as on a full disk, one line is logged, the old file stays, and the next heartbeat, which has
+    everything since, tries again. Nothing is raised, because Sacred never calls an observer again that has raised.
 
-    ``run.json`` has a key ``whole``: true once the run is over and everything it recorded is in these files, false
-    until then. A record whose ``whole`` is false misses its end, whatever its status is. Records by others, and older
-    ones, have no such key.
+    ``run.json`` has a key ``whole``: true once the run is over and everything that it recorded is in these files. If it
+    is false, the record misses its end, whatever its status is. Records by other writers have no such key.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Sacred's constructor."""
+        """Called by Sacred in place of a constructor."""
         super().initialize(*args, **kwargs)
         self._metrics: dict[str, dict[str, list]] = {}
         self._whole = False
-        self._printed: str | None = None  # what cout.txt holds, or will with the next writing
+        self._printed: str | None = None  # the content of cout.txt after the next writing
         self._lock = threading.RLock()  # the heartbeat is a thread, and Sacred waits only 2 seconds for its last beat
-        self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # what a file is to hold
+        self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # makers of files' contents
         self._not_before: dict[str, float] = {}
         self._failing: set[str] = set()  # names of files that the disk did not take last time
         self._not_finite: set[str] = set()  # names of series with a value that was NaN or infinite
 
     def started_event(self, *args: Any, **event: Any) -> str:
-        """Sacred's, which records how the program was called: without secrets.
+        """Record the start, with the command line without secrets.
 
         Raises:
             ConfigError: the record's folder cannot be made, or is another run's.
@@ -71,27 +70,27 @@ class FileObserver(FileStorageObserver):
         return number
 
     def heartbeat_event(self, *args: Any, **event: Any) -> None:
-        """Sacred's, called every 10 seconds: write what has changed."""
+        """Write what has changed; called by Sacred every 10 seconds."""
         with self._lock:
             super().heartbeat_event(*args, **event)
             self._write_due()
 
     def completed_event(self, *args: Any, **event: Any) -> None:
-        """Sacred's."""
+        """Record that the run completed."""
         self._end(super().completed_event, *args, **event)
 
     def interrupted_event(self, *args: Any, **event: Any) -> None:
-        """Sacred's."""
+        """Record that the run was stopped."""
         self._end(super().interrupted_event, *args, **event)
 
     def failed_event(self, *args: Any, **event: Any) -> None:
-        """Sacred's; the trace is recorded without secrets."""
+        """Record that the run broke, with its traceback without secrets."""
         self._end(super().failed_event, *args, **{key: hidden(value) for key, value in event.items()})
 
     def close(self, printed: str, seconds: float = LAST) -> None:
-        """Write what is missing, once Sacred's heartbeat is over; ``printed`` is what the run printed.
+        """Write what is missing, once Sacred's heartbeat is over. ``printed`` is the run's whole output.
 
-        A disk that fails is tried for ``seconds``; a line says what the record lacks then.
+        A disk that fails is tried for ``seconds``; then a line is logged that says what the record lacks.
         """
         if self.dir is None or self.run_entry is None:
             return
@@ -109,19 +108,19 @@ class FileObserver(FileStorageObserver):
                 time.sleep(RETRY)
 
     def _maximum_existing_run_id(self) -> int:
-        """Sacred's, which fails on a folder named ``²``: a digit to ``str.isdigit``, and no number to ``int``."""
+        """Return the highest number. Sacred's own fails on a folder named ``²``, a digit that ``int`` does not take."""
         names = (path.name for path in Path(self.basedir).iterdir() if path.is_dir())
         return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Have a file written at the next occasion; ``obj`` is looked at then."""
+        """Write a file with the next writing; ``obj`` is serialised then."""
         marked = filename == "run.json"
         self._pending[filename] = lambda: strict_json.dumps(
             flatten({**obj, "whole": self._whole} if marked else obj), sort_keys=True, indent=2
         )
 
     def save_cout(self) -> None:
-        """Have what was printed written at the next occasion; it is of bounded size."""
+        """Write the output with the next writing; it is of bounded size."""
         if self.cout != self._printed:
             self._printed = printed = self.cout
             self._pending["cout.txt"] = lambda: printed
@@ -153,14 +152,14 @@ class FileObserver(FileStorageObserver):
         return strict_json.dumps(self._metrics, sort_keys=True)
 
     def _end(self, event: Callable[..., None], *args: Any, **given: Any) -> None:
-        """Record how the run ended; not for one that never began to be recorded."""
+        """Record how the run ended, if its start was recorded."""
         if self.run_entry is not None:
             with self._lock:
                 event(*args, **given)
                 self._write_due(now=True)
 
     def _finish(self) -> bool:
-        """Write what is pending, then run.json with its mark; returns whether all of it is on the disk."""
+        """Write what is pending, then mark run.json as whole; returns whether all of it is on the disk."""
         self._write_due(now=True)
         if self._pending:
             return False
@@ -170,7 +169,7 @@ class FileObserver(FileStorageObserver):
         return not self._pending
 
     def _write_due(self, now: bool = False) -> None:
-        """Write the pending files, those that take long only now and then, or ``now``."""
+        """Write the pending files: all of them ``now``, else those whose pause is over."""
         for name in sorted(self._pending, key=lambda name: ORDER.index(name) if name in ORDER else -1):
             if now or time.monotonic() >= self._not_before.get(name, 0.0):
                 self._write(name)
@@ -185,13 +184,13 @@ class FileObserver(FileStorageObserver):
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except Exception as error:  # see the class: an observer that raises is never called again
+        except Exception as error:  # an observer that raises is never called again
             self._pending.setdefault(name, make)
             with suppress(OSError):
                 unfinished.unlink()
             if name not in self._failing:
                 logging.getLogger("lolm").warning(
-                    "%s could not be written (%s); training goes on, and it is tried again.",
+                    "%s could not be written (%s); training continues, and it is tried again.",
                     path,
                     getattr(error, "strerror", None) or error,
                 )

@@ -1,16 +1,32 @@
-"""Runs in a MongoDB, as Sacred's MongoObserver lays them out: written, written again, told apart."""
+"""Sacred's runs in a MongoDB: connect, write a file record, write a run back to files."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Literal
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
 
-from lolm_plugin import passwords
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from lolm_plugin import passwords, strict_json
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.tracking.run_documents import Documents
+from lolm_plugin.passwords import hidden
+from lolm_plugin.tracking import run_documents
+from lolm_plugin.tracking.record_files import LIMITS, RecordError, shown
+from lolm_plugin.tracking.run_documents import TIMES, Documents
 
+URL_VARIABLE = "LOLM_MONGO_URL"
 SECONDS = 5.0  # for the server to answer
-DATABASE = "sacred"  # where a URL names none
+DATABASE = "sacred"  # if a URL names none
 ATTEMPTS = 20  # at a number for a new run, while others take numbers, too
+RECORD = (*LIMITS, "cout.txt")  # files of a record that no artifact may be called
+_INDEXED = "_id config info captured_out omniboard record_id digest points steps format artifacts"
+NOT_IN_RUN_JSON = frozenset(_INDEXED.split())  # keys of a run's document
 
 Outcome = Literal["added", "updated", "unchanged"]
 
@@ -27,7 +43,9 @@ def connect(url: str | passwords.Address, seconds: float = SECONDS) -> Any:
             "leave out --mongo and LOLM_MONGO_URL."
         ) from error
     milliseconds = int(seconds * 1000)
-    limits = dict.fromkeys(("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS"), milliseconds)
+    limits: dict[str, Any] = dict.fromkeys(
+        ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS"), milliseconds
+    )
     try:
         return pymongo.MongoClient(address.text, **limits).get_default_database(DATABASE)
     except (PyMongoError, ValueError, OSError) as error:  # OSError: a certificate that cannot be read
@@ -36,10 +54,61 @@ def connect(url: str | passwords.Address, seconds: float = SECONDS) -> Any:
         raise ConfigError(f"--mongo={address} cannot be used ({reason}); write it as {passwords.FORM}.") from None
 
 
-def write(database: Any, documents: Documents) -> Outcome:
-    """Make the database say what the file record says. Raises pymongo.errors.PyMongoError.
+@contextmanager
+def embedded(folder: Path) -> Iterator[passwords.Address]:
+    """Serve a database with MongoDB's protocol whose files are in ``folder``/.dashboard. Raises ConfigError."""
+    try:
+        from secantus import SecantusDBServer
+    except ImportError as error:
+        raise ConfigError(
+            "the embedded database needs the package SecantusDB, which is not installed; pip install "
+            "'lolm_plugin[dashboard]', or set --mongo to a MongoDB."
+        ) from error
+    from wiredtiger import WiredTigerError  # which SecantusDB keeps its files with
 
-    What was written last is a sum of all of it, so a run whose writing broke off is written again.
+    storage = folder / ".dashboard"
+    with _locked(storage):
+        try:
+            server = SecantusDBServer(
+                host="127.0.0.1", port=0, storage_path=str(storage), replica_set_name=None, enable_test_commands=False
+            )
+            server.start()
+        except WiredTigerError as error:
+            raise ConfigError(
+                f"the dashboard's database {storage} cannot be opened ({error}); remove it, and it is made anew from "
+                "the runs, without tags and notes."
+            ) from error
+        try:
+            yield passwords.parse(f"mongodb://127.0.0.1:{server.port}/{DATABASE}", "--mongo")
+        finally:
+            server.stop()
+
+
+@contextmanager
+def _locked(storage: Path) -> Iterator[None]:
+    """Hold the folder of the database, which only one process may use. Raises ConfigError if another does."""
+    if storage.is_symlink():  # a folder of runs from elsewhere could have the database written where it leads
+        raise ConfigError(f"{storage} is a link, and the database is not kept behind one; remove it.")
+    try:
+        storage.mkdir(exist_ok=True)
+        lock = FileLock(storage / "lolm.lock", timeout=0).acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another lolm dashboard shows the runs below {storage.parent}; use its page, or stop it."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the dashboard keeps its database in {storage}, which cannot be written ({error.strerror}); copy the runs "
+            "to a folder that can be written, or set --mongo to a database."
+        ) from error
+    with lock:
+        yield
+
+
+def write(database: Any, documents: Documents) -> Outcome:
+    """Write a run, or update it. Raises pymongo.errors.PyMongoError.
+
+    The digest is written last, so that a run whose writing broke off is written again.
     """
     known = database.runs.find_one({"record_id": documents.record_id}, {"digest": 1, "points": 1})
     if known is not None and known.get("digest") == documents.digest:
@@ -68,7 +137,7 @@ def write(database: Any, documents: Documents) -> Outcome:
 
 
 def _new(database: Any, documents: Documents) -> int:
-    """Insert the run under the next free number, as Sacred counts; tags are the user's to change from then on."""
+    """Insert the run under the next free number, as Sacred counts. Its tags are written once: users change them."""
     from pymongo.errors import DuplicateKeyError
 
     start = {**documents.run, "record_id": documents.record_id, "omniboard": {"tags": documents.tags, "notes": ""}}
@@ -86,11 +155,105 @@ def _new(database: Any, documents: Documents) -> int:
 
 
 def _file(database: Any, name: str, data: bytes) -> Any:
-    """The id of a file with this name and content; one that is there already is not stored again."""
+    """Store a file unless it is there already; returns its id."""
     import gridfs
 
     digest = hashlib.sha256(data).hexdigest()
-    there: Mapping[str, Any] | None = database.fs.files.find_one(
+    stored: Mapping[str, Any] | None = database.fs.files.find_one(
         {"filename": name, "metadata.sha256": digest}, {"_id": 1}
     )
-    return there["_id"] if there else gridfs.GridFS(database).put(data, filename=name, metadata={"sha256": digest})
+    return stored["_id"] if stored else gridfs.GridFS(database).put(data, filename=name, metadata={"sha256": digest})
+
+
+class Imported(NamedTuple):
+    """How many records were added, updated and unchanged, and a sentence for each record or file left out."""
+
+    outcomes: Counter[Outcome]
+    left_out: list[str]
+
+
+def import_all(folders: Sequence[Path], database: Any, quiet: bool = False) -> Imported:
+    """Write each record that can be used. Raises pymongo.errors.PyMongoError if the database fails."""
+    from bson.errors import BSONError
+    from pymongo.errors import DocumentTooLarge, WriteError
+
+    imported = Imported(Counter(), [])
+    for folder in tqdm(folders, desc="import", unit="run", disable=quiet, leave=False):
+        try:
+            documents = run_documents.read(folder)
+            imported.outcomes[write(database, documents)] += 1
+            imported.left_out.extend(documents.left_out)
+        except RecordError as error:
+            imported.left_out.append(str(error))
+        # What a database refuses in one record, it takes in others.
+        except (BSONError, DocumentTooLarge, WriteError, OverflowError) as error:
+            reason = hidden(str(error))[:200]
+            imported.left_out.append(f"{shown(folder, 500)}: the database refuses it ({reason}).")
+    return imported
+
+
+def export(database: Any, number: int, folder: Path) -> None:
+    """Write run ``number`` as a file record. Raises ConfigError if there is none or Sacred did not lay it out."""
+    import gridfs
+
+    run = database.runs.find_one({"_id": number})
+    if run is None:
+        raise ConfigError(
+            f"run {number} is not in this database; Omniboard's first column has the numbers of those that are."
+        )
+    try:
+        metrics = {
+            metric["name"]: {
+                "steps": metric["steps"],
+                "values": metric["values"],
+                "timestamps": [_text(time) for time in metric["timestamps"]],
+            }
+            for metric in database.metrics.find({"run_id": number})
+        }
+        artifacts = [(artifact["name"], artifact["file_id"]) for artifact in run.get("artifacts") or []]
+        names = _file_names([name for name, _ in artifacts])
+        content = {key: value for key, value in run.items() if key not in NOT_IN_RUN_JSON}
+        content |= {key: _text(run.get(key)) for key in TIMES}
+        content["artifacts"] = names
+        content["experiment"] = {**run["experiment"], "sources": []}
+        info = {key: value for key, value in (run.get("info") or {}).items() if key != "metrics"}
+        written = {"run": content, "config": run["config"], "info": info, "metrics": metrics}
+        texts = {
+            f"{name}.json": strict_json.dumps(value, indent=2, sort_keys=True, default=str)
+            for name, value in written.items()
+        }
+        texts["cout.txt"] = "".join(run.get("captured_out") or "")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"run {number} of this database is not laid out as Sacred does it ({type(error).__name__}: "
+            f"{shown(error)}), so it has no file record; name another run."
+        ) from error
+    files = gridfs.GridFS(database)
+    # Renamed once it is complete, so that a file that is missing in the database leaves no half of a record.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as scratch:
+        unfinished = Path(scratch, "record")
+        unfinished.mkdir()
+        for name, (_, file_id) in zip(names, artifacts, strict=True):
+            (unfinished / name).write_bytes(files.get(file_id).read())
+        for name, text in texts.items():
+            (unfinished / name).write_text(text, encoding="utf-8", errors="replace")
+        unfinished.rename(folder)
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Make safe file names: inside the folder, none twice, none the record's own."""
+    safe_names: list[str] = []
+    for name in names:
+        last = shown(PurePosixPath(name.replace("\\", "/")).name, 100).replace("\ufffd", "_").lstrip(".") or "file"
+        taken = {*safe_names, *RECORD}
+        number = itertools.count(2)
+        safe = last
+        while safe in taken:
+            safe = f"{next(number)}_{last}"
+        safe_names.append(safe)
+    return safe_names
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None

@@ -1,4 +1,4 @@
-"""A run's record in a MongoDB while it goes on: a copy of its file record, made beside the training."""
+"""Copy a run's file record into a MongoDB while it trains."""
 
 import logging
 import threading
@@ -19,10 +19,11 @@ LAST = 15.0  # seconds for the copy of the finished run
 
 
 class MongoObserver(RunObserver):
-    """Copies ``folder()``, the file record, whenever Sacred's heartbeat has changed it, in a thread of its own.
+    """Copies ``folder()``, the file record, in a thread whenever Sacred's heartbeat has changed it.
 
-    So the database can be absent, slow or full: training never waits for it, the file record is complete, and what is
-    missing follows when it answers again, here or by ``lolm import-runs``. One line says when it stops and starts.
+    So the database can be absent, slow or full: training never waits for it, the file record is complete, and the rest
+    follows when it answers again, or by ``lolm import-runs``. One line is logged when it stops answering and when it
+    answers again.
     """
 
     priority = -10  # after the files are written
@@ -37,7 +38,7 @@ class MongoObserver(RunObserver):
         self._thread = threading.Thread(target=self._copy, name="mongo", daemon=True)
 
     def started_event(self, *args: Any, **event: Any) -> None:
-        """Called by Sacred at the start of a run; returns no number, as the files' is the run's."""
+        """Called by Sacred at the start of a run; returns no number, as the run has that of its files."""
         self._thread.start()
         self._wake()
 
@@ -46,7 +47,7 @@ class MongoObserver(RunObserver):
         self._wake()
 
     def close(self) -> None:
-        """Copy the finished run, and give up after some seconds, with a line that says how to do it later."""
+        """Copy the finished run; after ``LAST`` seconds give up, with a line that says how to do it later."""
         if not self._thread.is_alive():
             return
         self._closing.set()
@@ -86,10 +87,10 @@ class MongoObserver(RunObserver):
             mongo.write(self._database, run_documents.read(folder))
         except RecordError:  # Sacred has begun the record and not yet written all of its files
             return False
-        except Exception as error:  # whatever a server may answer, or a library raise: nothing is worth a training
+        except Exception as error:  # no answer of a server is worth a training
             if self._works is not False:
                 self._log.warning(
-                    "The database at %s does not take this run (%s); training goes on, its file record is complete, "
+                    "The database at %s does not take this run (%s); training continues, its file record is complete, "
                     "and it is tried again.",
                     self._address,
                     self._address.hide(str(error)).splitlines()[0][:200],

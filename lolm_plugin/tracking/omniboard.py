@@ -1,4 +1,4 @@
-"""Omniboard, the web page that shows Sacred's runs: installed once into the per-user cache, started on a database."""
+"""Install Omniboard, the web page that shows Sacred's runs, into the per-user cache, and start it on a database."""
 
 import errno
 import http.client
@@ -41,7 +41,7 @@ SETTINGS = {"auto_refresh_interval": 30, "initial_fetch_size": 50, "row_height":
 
 
 def install() -> Path:
-    """The folder of the installed package, made on the first call with npm. Raises ConfigError without Node."""
+    """Install the package with npm on the first call; returns its program. Raises ConfigError without Node.js."""
     home = cache_dir() / f"omniboard-{VERSION}"
     start = home / "node_modules/omniboard/dist/start.js"
     for program in ("node",) if start.is_file() else ("node", "npm"):
@@ -77,9 +77,10 @@ def install() -> Path:
 
 
 def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
-    """Start Omniboard on the database at ``url``, answering on 127.0.0.1; its log repeats the address and is dropped.
+    """Start Omniboard on the database at ``url``, on 127.0.0.1. Its log repeats the address and is dropped.
 
-    Raises ConfigError where it does not start, as on a port in use, or answers what its guard has to refuse.
+    Raises:
+        ConfigError: it does not start, as on a port in use, or answers what its guard has to refuse.
     """
     token = secrets.token_hex(16)
     guard = {"LOLM_DASHBOARD_TOKEN": token, "LOLM_DASHBOARD_EDIT": "1" if allow_edit else "0"}
@@ -88,9 +89,9 @@ def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Not as an argument, which everybody on the machine can read.
+        # The address is not an argument, which every user of the machine could read.
         env={**os.environ, "MONGO_URI": url, "PORT": str(port), **guard},
-        start_new_session=True,  # Ctrl-C is for whoever started it to act on
+        start_new_session=True,  # Ctrl-C is for its starter
     )
     deadline = time.monotonic() + SECONDS
     while _answer(port, token) != 200:
@@ -107,7 +108,8 @@ def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End it and wait until it has."""
+    """End Omniboard and wait for it."""
+    assert process.stdin
     process.stdin.close()
     process.terminate()
     try:
@@ -117,17 +119,10 @@ def stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def check_port(port: int) -> None:
-    """Raise ConfigError where nothing can listen on ``port``, before anything slow is done for it."""
+def free_port(port: int = 0) -> int:
+    """Return ``port``, or one that is free. Raises ConfigError if no server can listen on it."""
     with socket.socket() as tried:
-        if os.name != "nt":  # as Node does it; on Windows it would allow a port in use
+        if port and os.name != "nt":  # as Node does it; on Windows it would allow a port in use
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind(("127.0.0.1", port))
@@ -135,6 +130,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
             raise _no_port(port, reason) from error
+        return tried.getsockname()[1]
 
 
 def _no_port(port: int, reason: str) -> ConfigError:
@@ -142,7 +138,7 @@ def _no_port(port: int, reason: str) -> ConfigError:
 
 
 def set_up(database: Any) -> None:
-    """Add columns that people look for, and settings, on the first start; what they change later is left alone."""
+    """Add columns and settings on the first start; what users change later is kept."""
     columns, custom = database["omniboard.metric.columns"], database["omniboard.custom.columns"]
     if columns.find_one() is None:
         names = ("name", "metric_name", "extrema")

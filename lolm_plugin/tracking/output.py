@@ -1,4 +1,4 @@
-"""Collect what a run prints, for its record, within a fixed size."""
+"""Collect a run's output for its record, within a fixed size."""
 
 import sys
 import threading
@@ -15,10 +15,10 @@ BEGINNING, END = 100_000, 800_000
 
 
 class Output:
-    """Collects what goes to stdout and stderr: the first ``BEGINNING`` and the last ``END`` characters of it.
+    """Collects stdout and stderr: the first ``BEGINNING`` and the last ``END`` characters.
 
-    A line that was drawn again and again, as by a progress bar, is kept as it was last. Secrets in addresses are left
-    out. Memory and the cost of ``text`` do not grow with the run.
+    Of a line that is redrawn, as by a progress bar, the last state is kept. Secrets in addresses are left out. Memory
+    and the cost of ``text`` do not grow with the run.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Output:
 
     @contextmanager
     def tee(self) -> Iterator[None]:
-        """Within it, what is written to ``sys.stdout`` and ``sys.stderr`` is collected as well."""
+        """Collect also what is written to ``sys.stdout`` and ``sys.stderr`` inside the context."""
         streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (_Tee(stream, self) for stream in streams)
         try:
@@ -49,15 +49,13 @@ class Output:
             self._line = _last_drawn(line)[-END:]
 
     def text(self) -> str:
-        """Return what was kept; a line says how much was dropped."""
+        """Return the kept output; a line says how much was dropped."""
         with self._lock:
             gap = [f"[{self._dropped:,} characters are left out here]\n"] if self._dropped else []
             return "".join((*self._beginning, *gap, *self._end, hidden(self._line)))
 
     def take(self, captured: str) -> str:
-        """A filter for Sacred, which captures by itself with ``--capture=fd``: ``captured`` is what this returned last
-        with what came since.
-        """
+        """Filter Sacred's own capture with ``--capture=fd``: ``captured`` is the last text and what followed."""
         if len(captured) > self._given:
             self.write(captured[self._given :])
         text = self.text()
@@ -78,7 +76,7 @@ class Output:
 
 
 class _Tee:
-    """A stream that also collects. A closed terminal or a full disk behind it does not end a training."""
+    """A stream that also collects. A closed terminal or a full disk behind it does not stop a training."""
 
     def __init__(self, stream: Any, output: Output) -> None:
         self._stream, self._output = stream, output

@@ -1,18 +1,20 @@
-"""Read Sacred's file records from disk: the one reader behind reports, imports, the dashboard and suites.
+"""Read Sacred's file records from disk: the one reader behind reports, imports, the dashboard, suites and summaries.
 
-A record may be damaged, half written, or made by a stranger. So nothing is opened but plain files inside the record's
-folder, sizes are checked before reading and types after it, and whatever is wrong ends in one sentence for that record
-alone.
+A record may be damaged, half written, or made by a stranger. So only plain files inside the record's folder are opened,
+sizes are checked before reading and types after it, and every defect ends in one sentence for that record alone.
 """
 
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, ClassVar, NamedTuple, TypeVar
+
+from annotated_types import Len
+from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lolm_plugin.untrusted import Unreadable, open_plain
 
@@ -24,32 +26,94 @@ LIMITS = {"run.json": 8 * MB, "config.json": 8 * MB, "info.json": 64 * MB, "metr
 ELEMENTS = 4_000_000
 DEPTH = 50  # of nested values; a MongoDB takes 100, and the deepest configuration of ours has 3
 TEXT = 200  # characters shown of a text
-PLAIN = "no plain file of its own (a link, pipe or device)"
-
-_TIMES = dict.fromkeys(("start_time", "stop_time", "heartbeat"), str)
-# What each fact is where it is there; dots go into sections.
-TYPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
-    "run.json": {
-        **_TIMES,
-        **{"status": str, "fail_trace": list, "artifacts": list},
-        **{"host": dict, "host.hostname": str, "experiment": dict, "experiment.sources": list},
-    },
-    "config.json": {"env": str, "env_args": dict, "seed": int, "t_max": (int, float)},
-    "info.json": {
-        **{"launch": dict, "transfer": dict, "resumed_from": dict, "launch.peak_memory_mb": (int, float)},
-        **dict.fromkeys((f"launch.{name}" for name in ("command", "commit", "version", "host")), str),
-        **{"transfer.source_map": str, "transfer.source_settings": dict, "resumed_from.sacred_run": str},
-    },
-}
-NAMES = {dict: "a section", list: "a list", str: "a text", int: "a whole number", (int, float): "a number"}
+NOT_PLAIN = "is no plain file of its own (a link, pipe or device)"
 
 
 class RecordError(Exception):
     """A record that cannot be used. The message is one sentence that names its folder and the reason."""
 
 
+def shown(text: object, limit: int = TEXT) -> str:
+    """Make a stranger's text fit to be printed: no control characters, no broken Unicode, no more than ``limit``."""
+    line = "".join(
+        sign if sign.isprintable() else " " if sign in "\n\t" else "\ufffd" for sign in str(text)[: limit + 1]
+    )
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Parse a time of Sacred's, which is UTC without saying so. Raises ValueError."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError("no time") from error
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
+Time = Annotated[datetime | None, BeforeValidator(parse_time)]
+
+
+def _at(*path: str) -> Any:
+    """Declare a value inside a section, such as ``host.hostname``; None if it is absent."""
+    return Field(None, validation_alias=AliasPath(*path))
+
+
+class RecordFile(BaseModel):
+    """One of a record's files: the keys that are read, with the types that they have if they are there."""
+
+    model_config = ConfigDict(strict=True)
+    file: ClassVar[str]
+    content: dict[str, Any] = {}  # all of the file
+
+
+class RunFile(RecordFile):
+    """run.json. ``whole`` is what our own writer says about the record; others have no such key."""
+
+    file = "run.json"
+    status: str | None = None
+    whole: Any = None
+    start_time: Time = None
+    stop_time: Time = None
+    heartbeat: Time = None
+    fail_trace: list[str] = []
+    artifacts: list[str] = []
+    host: dict[str, Any] = {}
+    hostname: str | None = _at("host", "hostname")
+    experiment: dict[str, Any] = {}
+    sources: list[Annotated[list[str], Len(2, 2)]] | None = _at("experiment", "sources")  # name shown, stored file
+
+
+class ConfigFile(RecordFile):
+    """config.json."""
+
+    file = "config.json"
+    env: str | None = None
+    env_args: dict[str, Any] | None = None
+    seed: int = 0
+    t_max: float = 0.0
+
+
+class InfoFile(RecordFile):
+    """info.json: provenance, and the runs that this one resumed or has its weights from."""
+
+    file = "info.json"
+    launch: dict[str, Any] = {}
+    command: str | None = _at("launch", "command")
+    commit: str | None = _at("launch", "commit")
+    version: str | None = _at("launch", "version")
+    host: str | None = _at("launch", "host")
+    peak_memory_mb: float | None = _at("launch", "peak_memory_mb")
+    transfer: dict[str, Any] = {}
+    source_map: str | None = _at("transfer", "source_map")
+    source_settings: dict[str, Any] | None = _at("transfer", "source_settings")
+    resumed_from: dict[str, Any] = {}
+    resumed_run: str | None = _at("resumed_from", "sacred_run")
+
+
 class Metric(NamedTuple):
-    """One series as it was written: steps ascending or not, values None where they were no number."""
+    """One series as it was written: steps ascending or not, values None if they were not finite."""
 
     steps: list[int]
     values: list[int | float | None]
@@ -57,13 +121,13 @@ class Metric(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Files:
-    """The content of a record's files, with checked types. ``info`` and ``metrics`` are empty without their files."""
+class Record:
+    """The files of a record, checked. ``info`` and ``metrics`` are empty without their files."""
 
     folder: Path
-    run: dict[str, Any]
-    config: dict[str, Any]
-    info: dict[str, Any]
+    run: RunFile
+    config: ConfigFile
+    info: InfoFile
     metrics: dict[str, Metric]
 
 
@@ -72,42 +136,47 @@ def find(folder: Path) -> Iterator[Path]:
     yield from (path.parent for path in sorted(folder.rglob("run.json")))
 
 
-def load(folder: Path) -> Files:
-    """Read the record in ``folder``. Raises RecordError where it is damaged, half written or of other types."""
-    run, config, info = (load_file(folder, name) for name in TYPES)
+def load(folder: Path) -> Record:
+    """Read the record in ``folder``. Raises RecordError if it is damaged, half written or of other types."""
+    run, config, info = load_file(folder, RunFile), load_file(folder, ConfigFile), load_file(folder, InfoFile)
     if run is None or config is None:
         raise _error(folder, "run.json" if run is None else "config.json", "is missing")
-    return Files(folder, run, config, info or {}, load_metrics(folder))
+    return Record(folder, run, config, info or InfoFile(), load_metrics(folder))
 
 
-def load_file(folder: Path, name: str) -> dict[str, Any] | None:
-    """Read one of the files in TYPES; None where there is none. Raises RecordError."""
-    content = _json(folder, name)
+AnyFile = TypeVar("AnyFile", bound=RecordFile)
+
+
+def load_file(folder: Path, kind: type[AnyFile]) -> AnyFile | None:
+    """Read one of a record's files; None if there is none. Raises RecordError."""
+    content = _json(folder, kind.file)
     if content is None:
         return None
     try:
         _check_values(content)
-        for key, kind in TYPES[name].items():
-            _check_type(content, key, kind)
-        if name == "run.json":
-            _check_lists(content)
+        # Null stands for a key that is absent.
+        return kind.model_validate({**{k: v for k, v in content.items() if v is not None}, "content": content})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise _error(folder, kind.file, f"has {key}={shown(json.dumps(first['input']), 40)} ({shown(why)})") from error
     except ValueError as error:
-        raise _error(folder, name, str(error)) from error
-    return content
+        raise _error(folder, kind.file, str(error)) from error
 
 
 def load_metrics(folder: Path) -> dict[str, Metric]:
     """Read the series of a record, those with at least one point. Raises RecordError."""
-    found = {}
-    for name, metric in sorted((_json(folder, "metrics.json") or {}).items()):
+    series = {}
+    for name, content in sorted((_json(folder, "metrics.json") or {}).items()):
         try:
             _check_text(name)
-            series = _metric(metric)
+            metric = _metric(content)
         except ValueError as error:
             raise _error(folder, "metrics.json", f"holds a series {shown(name)} that {error}") from error
-        if series.steps:
-            found[name] = series
-    return found
+        if metric.steps:
+            series[name] = metric
+    return series
 
 
 def read_bytes(folder: Path, name: str, limit: int) -> bytes:
@@ -135,36 +204,17 @@ def read_tail(folder: Path, name: str, limit: int) -> tuple[bytes, int]:
         return file.read(limit), size
 
 
-def shown(text: object, limit: int = TEXT) -> str:
-    """Make a stranger's text fit to be printed: no control characters, no broken Unicode, no more than ``limit``."""
-    line = "".join(
-        sign if sign.isprintable() else " " if sign in "\n\t" else "\ufffd" for sign in str(text)[: limit + 1]
-    )
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def time(text: str | None, what: str = "a time") -> datetime | None:
-    """Parse a time of Sacred's, which is UTC without saying so. Raises ValueError, which continues a sentence."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"has {what} that is none ({shown(text, 40)})") from error
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
-
-
 def _open(folder: Path, name: str) -> BinaryIO:
     relative = Path(name)
     if "\0" in name or relative.anchor or ".." in relative.parts or not relative.parts:
         raise ValueError("lies outside of the record's folder")
     for parent in [folder / parent for parent in reversed(relative.parents) if parent.parts]:
         if not stat.S_ISDIR(parent.lstat().st_mode):
-            raise ValueError(f"is {PLAIN}")
+            raise ValueError(NOT_PLAIN)
     try:
         return open_plain(folder / relative)
     except Unreadable as error:
-        raise ValueError(f"is {PLAIN}") from error
+        raise ValueError(NOT_PLAIN) from error
 
 
 def _json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -220,31 +270,6 @@ def _check_text(text: str) -> None:
         raise ValueError("holds a text with a null character")
 
 
-def _check_type(content: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        content = content.get(section) or {}  # its own type was checked before
-    value = content.get(last)
-    if value is None:
-        return
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"has {key}={shown(json.dumps(value), 40)}, which is not {NAMES[kind]}")
-
-
-def _check_lists(run: Mapping[str, Any]) -> None:
-    sources = (run.get("experiment") or {}).get("sources") or []
-    texts = {"fail_trace": run.get("fail_trace") or [], "artifacts": run.get("artifacts") or []}
-    for key, values in texts.items():
-        if not all(isinstance(value, str) for value in values):
-            raise ValueError(f"has a {key} that is no list of texts")
-    if not all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair) for pair in sources
-    ):
-        raise ValueError("has experiment.sources that are no pairs of texts")
-    for key in _TIMES:
-        time(run.get(key), f"a {key}")
-
-
 def _metric(metric: Any) -> Metric:
     if not isinstance(metric, dict):
         raise ValueError("is no section with steps and values")
@@ -253,12 +278,15 @@ def _metric(metric: Any) -> Metric:
         raise ValueError("has steps, values or timestamps that are no list")
     if len(steps) != len(values) or (times and len(times) != len(steps)):
         raise ValueError(f"has {len(steps)} steps and {len(values)} values")
-    numbers = [_number(step) for step in steps]
-    if not all(number is not None and 0 <= number < 2**63 and number == int(number) for number in numbers):
+    whole = [int(step) for step in map(_number, steps) if step is not None and 0 <= step < 2**63 and step == int(step)]
+    if len(whole) < len(steps):
         raise ValueError("has a step that is no whole number of 0 or more")
-    for moment in times:
-        time(moment, "a timestamp")
-    return Metric([int(number) for number in numbers], [_number(value) for value in values], times)
+    try:
+        for time in times:
+            parse_time(time)
+    except ValueError as error:
+        raise ValueError("has a timestamp that is no time") from error
+    return Metric(whole, [_number(value) for value in values], times)
 
 
 def _number(value: Any) -> int | float | None:

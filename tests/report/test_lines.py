@@ -24,27 +24,27 @@ def add(folder, seed=1, info=None, run=None, metrics=None, map_name="3m", **conf
     return write(folder / f"{count}", config=config, metrics=metrics or CURVE, info=info, run=run)
 
 
-def sort(folder):
-    return results.sort(records.read_all(folder))
+def select(folder):
+    return results.select(records.read_all(folder))
 
 
-def scratch(folder, place="3m"):
-    """Seeds by line at one place."""
-    return {line: [run.seed for run in runs] for line, runs in sort(folder).scratch[place].items()}
+def scratch(folder):
+    """Seeds by line, from scratch."""
+    return select(folder).of("scratch").groupby("line")["seed"].apply(list).to_dict()
 
 
 def test_a_sweep_is_as_many_lines(tmp_path):
     for lr in (0.001, 0.0005):
         for seed in (1, 2, 3):
             add(tmp_path, seed, name="lolm_mappo", lr=lr)
-    found = sort(tmp_path)
+    found = select(tmp_path)
     assert scratch(tmp_path) == {"lolm_mappo, lr=0.0005": [1, 2, 3], "lolm_mappo, lr=0.001": [1, 2, 3]}
     assert found.left_out == {}
     assert [row[:3] for row in tables.results_table(found).rows] == [
         ["3m", "lolm_mappo, lr=0.0005", "3"],
         ["3m", "lolm_mappo, lr=0.001", "3"],
     ]
-    tree = marl_eval.export(found.counted, found.lines.name)["sc2"]["3m"]
+    tree = marl_eval.export(found)["sc2"]["3m"]
     assert {line: sorted(seeds) for line, seeds in tree.items()} == {
         f"lolm_mappo, lr={lr}": ["seed_1", "seed_2", "seed_3"] for lr in ("0.001", "0.0005")
     }
@@ -89,7 +89,7 @@ def test_what_a_resumed_run_may_change_leaves_it_in_the_report(tmp_path):
     began = {"start_time": "2025-12-31T10:00:00", "status": "INTERRUPTED"}
     add(tmp_path, 1, llm={"dtype": "bfloat16"}, run=began)
     add(tmp_path, 1, llm={"dtype": "float32"}, info={"resumed_from": {"sacred_run": "x/0"}})
-    assert sort(tmp_path).left_out == {}
+    assert select(tmp_path).left_out == {}
     assert scratch(tmp_path) == {"mappo": [1]}
 
 
@@ -105,7 +105,7 @@ def test_the_length_counts_where_a_schedule_ends_there_and_not_when_resumed(tmp_
 def test_a_run_that_went_on_with_another_setting_is_no_curve_of_either(tmp_path):
     add(tmp_path, 1, lr=0.1, run={"start_time": "2025-12-31T10:00:00", "status": "INTERRUPTED"})
     add(tmp_path, 99, lr=0.2, info={"resumed_from": {"sacred_run": "x/0"}})
-    found = sort(tmp_path)
+    found = select(tmp_path)
     assert list(found.left_out.values()) == ["completed, but was resumed with another lr, seed"]
 
 
@@ -113,7 +113,7 @@ def test_settings_that_follow_the_map_leave_one_line_on_all_maps(tmp_path):
     for map_name, steps in (("3m", 100), ("8m", 200)):
         for lr in (0.1, 0.2):
             add(tmp_path, map_name=map_name, kl={"anneal_steps": steps}, lr=lr)
-    found = sort(tmp_path)
+    found = select(tmp_path)
     assert found.algorithms == ["mappo, lr=0.1", "mappo, lr=0.2"]
     assert [row[:2] for row in tables.aggregate_table(found).rows] == [["mappo, lr=0.1", "2"], ["mappo, lr=0.2", "2"]]
 
@@ -131,7 +131,7 @@ def test_many_differences_are_shortened_and_listed(tmp_path):
     names = list(scratch(tmp_path))
     assert len(names) == 3
     assert names[0].startswith("mappo, a=1, b=1, c=1, 2 further settings ")
-    rows = tables.lines_table(sort(tmp_path)).rows
+    rows = tables.lines_table(select(tmp_path)).rows
     assert f"e={'x' * 100}" in rows[0][2]
 
 
@@ -149,17 +149,17 @@ def transfer(folder, source_lr, **config):
 def test_transfers_from_sources_of_other_settings_are_lines(tmp_path):
     transfer(tmp_path, 0.1, evaluate=True)
     transfer(tmp_path, 0.2, evaluate=True)
-    assert list(sort(tmp_path).zero_shot["3m", "8m"]) == ["mappo, source.lr=0.1", "mappo, source.lr=0.2"]
+    assert list(select(tmp_path).of("zero_shot")["line"]) == ["mappo, source.lr=0.1", "mappo, source.lr=0.2"]
 
 
 def test_few_shot_is_compared_with_its_own_settings_from_scratch(tmp_path):
     for lr in (0.1, 0.2):
         add(tmp_path, map_name="8m", lr=lr)
         transfer(tmp_path, lr, lr=lr)
-    found = sort(tmp_path)
-    for line, runs in found.few_shot["3m", "8m"].items():
-        (alone,) = found.scratch_for(runs, "8m")
-        assert alone.config["lr"] == runs[0].config["lr"], line
+    found = select(tmp_path)
+    for line, runs in found.of("few_shot").groupby("line"):
+        (alone,) = found.scratch_for(runs)["run"]
+        assert alone.config["lr"] == runs["run"].iloc[0].config["lr"], line
     assert all(row[-1] != tables.NONE for row in tables.transfer_table(found).rows)
 
 
@@ -167,9 +167,9 @@ def test_few_shot_with_settings_of_its_own_is_compared_with_the_only_line(tmp_pa
     add(tmp_path, map_name="8m", lr=0.3)
     for lr in (0.1, 0.2):
         transfer(tmp_path, 0.3, lr=lr)
-    found = sort(tmp_path)
-    for runs in found.few_shot["3m", "8m"].values():
-        assert [run.config["lr"] for run in found.scratch_for(runs, "8m")] == [0.3]
+    found = select(tmp_path)
+    for _, runs in found.of("few_shot").groupby("line"):
+        assert [run.config["lr"] for run in found.scratch_for(runs)["run"]] == [0.3]
 
 
 def test_every_incidental_key_is_a_key():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lolm_plugin.report import records
-from lolm_plugin.tracking.origin import origin
+from lolm_plugin.tracking.provenance import provenance
 
 
 def write(folder, run=None, config=None, metrics=None, info=None):
@@ -132,7 +132,7 @@ def test_time_limits_that_were_an_end_are_called_so(tmp_path, launch, expected):
 
 def test_a_run_that_an_older_version_began_is_whole(tmp_path):
     write(tmp_path / "1", config=OLD, run={"status": "INTERRUPTED"}, info={"launch": {"command": "c"}})
-    child = {"launch": origin("c", "bundled"), "resumed_from": {"sacred_run": "x/1"}}
+    child = {"launch": provenance("c", "bundled"), "resumed_from": {"sacred_run": "x/1"}}
     write(tmp_path / "2", config=NEW, info=child)
     (found,) = records.read_all(tmp_path)
     assert found.is_whole, found.defect

@@ -14,7 +14,7 @@ from lolm_plugin.envs.probe import ProbeVectorEnv
 from lolm_plugin.host.bundled.logger import Logger
 from lolm_plugin.learners.mappo_learner import MAPPOLearner
 from lolm_plugin.runners.vector_runner import VectorRunner
-from lolm_plugin.tracking import summary
+from lolm_plugin.tracking import console
 from tests.resume.runs import line, models, record, steps, train
 
 ARGUMENTS = line("updet_mappo", "probe", "duel", "t_max=900")
@@ -152,7 +152,7 @@ def test_niceties_that_fail_cost_no_finished_run(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr(VectorRunner, "close_env", lambda runner: (close(runner), fail()))
     monkeypatch.setattr(Logger, "finish", fail)
-    monkeypatch.setattr(summary, "_results", fail)
+    monkeypatch.setattr(console, "_results", fail)
     assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "t_max=30")) == 0
     run = json.loads((record(tmp_path, 1) / "run.json").read_text())
     assert (run["status"], run["whole"]) == ("COMPLETED", True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from lolm_plugin.report import records
-from lolm_plugin.suites import job
+from lolm_plugin.suites import run_process
 from tests.resume.runs import TIMES
 
 SMALL = {
@@ -58,7 +58,7 @@ class PretendedWorkers:
         self._looks[handle] = 0
         self.most = max(self.most, len(self._looks))
         codes = next((codes for part, codes in self.codes.items() if part in str(folder)), [])
-        (folder / job.OUTPUT).open("a").write(f"try\nerror: {folder.name} broke\n")
+        (folder / run_process.OUTPUT).open("a").write(f"try\nerror: {folder.name} broke\n")
         return handle, folder, codes.pop(0) if codes else 0
 
     def poll(self, running):
@@ -68,7 +68,7 @@ class PretendedWorkers:
             return None
         del self._looks[handle]
         if code == 0:
-            job.write_json(folder / job.DONE, {})
+            run_process.write_json(folder / run_process.DONE, {})
         return code
 
     def stop(self, running):

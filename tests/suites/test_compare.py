@@ -12,8 +12,8 @@ import time
 import pytest
 
 from lolm_plugin.commands import compare, lolm
-from lolm_plugin.suites import job, status_table
-from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, Board, Entry
+from lolm_plugin.suites import run_process, scheduler, status_table
+from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, RunStatus, StatusTable
 from lolm_plugin.suites.suite import Run
 from tests.resume.runs import PATIENCE
 from tests.suites.runs_for_suites import PretendedWorkers, numbers, suite_file
@@ -24,7 +24,7 @@ def workers(monkeypatch):
     """What ``lolm compare`` gets in place of real ones."""
     pretended = PretendedWorkers()
     monkeypatch.setattr(compare, "_workers", lambda *options: pretended)
-    monkeypatch.setattr(compare, "POLL", 0)
+    monkeypatch.setattr(scheduler, "POLL", 0)
     return pretended
 
 
@@ -57,7 +57,7 @@ def test_what_is_done_is_not_done_again(tmp_path, workers):
     workers.started.clear()
     assert run(tmp_path) == 0
     assert workers.started == []
-    (tmp_path / "results/runs/scratch/updet_mappo/target/1" / job.DONE).unlink()
+    (tmp_path / "results/runs/scratch/updet_mappo/target/1" / run_process.DONE).unlink()
     assert run(tmp_path) == 0
     assert keys(workers, tmp_path) == ["scratch/updet_mappo/target/1"]
 
@@ -65,7 +65,7 @@ def test_what_is_done_is_not_done_again(tmp_path, workers):
 def test_a_source_whose_weights_are_gone_is_run_again_before_what_needs_them(tmp_path, workers):
     assert run(tmp_path) == 0
     workers.started.clear()
-    (tmp_path / "results/runs/zero_shot/updet_mappo/duel-to-target/1" / job.DONE).unlink()
+    (tmp_path / "results/runs/zero_shot/updet_mappo/duel-to-target/1" / run_process.DONE).unlink()
     assert run(tmp_path) == 0  # pretended runs leave no checkpoint
     assert keys(workers, tmp_path) == ["scratch/updet_mappo/duel/1", "zero_shot/updet_mappo/duel-to-target/1"]
 
@@ -93,7 +93,7 @@ def test_one_that_breaks_for_good_stops_no_other_and_is_listed(tmp_path, workers
     assert "failed: updet_mappo duel seed 1: 1 broke (" in printed
     assert "failed: updet_mappo zero-shot duel to target seed 1: its source, updet_mappo duel seed 1, failed" in printed
     workers.started.clear()
-    assert run(tmp_path) == 0, "the same command goes on with what is missing"
+    assert run(tmp_path) == 0, "the same command continues with what is missing"
     assert len(workers.started) == 3
 
 
@@ -121,17 +121,17 @@ def test_a_damaged_job_stops_no_other(tmp_path, workers, capsys, content):
     assert run(tmp_path) == 0
     workers.started.clear()
     folder = tmp_path / "results/runs/scratch/updet_mappo/target/1"
-    (folder / job.JOB).write_bytes(content if isinstance(content, bytes) else content.encode())
-    (tmp_path / "results/runs/scratch/updet_mappo/duel/1" / job.DONE).unlink()
+    (folder / run_process.COMMAND).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "results/runs/scratch/updet_mappo/duel/1" / run_process.DONE).unlink()
     assert run(tmp_path) == 1
     assert keys(workers, tmp_path) == ["scratch/updet_mappo/duel/1"]
     printed = capsys.readouterr().out
-    assert f"failed: updet_mappo target seed 1: {folder / job.JOB} is damaged (" in printed
+    assert f"failed: updet_mappo target seed 1: {folder / run_process.COMMAND} is damaged (" in printed
     assert "3 of 4 runs are done." in printed
 
 
 def test_two_at_work_in_one_folder_are_refused(tmp_path, workers, capsys):
-    with compare._alone(tmp_path / "results"):
+    with scheduler.locked(tmp_path / "results"):
         assert run(tmp_path) == 2
     assert "another lolm compare is at work in" in capsys.readouterr().err
 
@@ -157,7 +157,7 @@ def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
     threading.Thread(target=send).start()
     assert run(tmp_path) == 130
     assert workers.stopped == workers.started
-    assert "The same command goes on with what is missing." in capsys.readouterr().out
+    assert "The same command continues with what is missing." in capsys.readouterr().out
 
 
 STATES = (WAITING, RUNNING, DONE, FAILED)
@@ -179,10 +179,12 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
     killed = command(tmp_path, "killed", "--workers=2")
     few = tmp_path / "killed/runs/few_shot/updet_mappo/duel-to-target/1"
     deadline = time.monotonic() + PATIENCE
-    while not list(few.glob("results/models/*/1*")) and not job.is_done(few):  # until it has something to go on from
+    while not list(few.glob("results/models/*/1*")) and not run_process.is_done(
+        few
+    ):  # until it has something to go on from
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
-    before = {path: path.stat().st_mtime for path in (tmp_path / "killed").rglob(job.DONE)}
+    before = {path: path.stat().st_mtime for path in (tmp_path / "killed").rglob(run_process.DONE)}
     killed.kill()
     killed.wait()
     again = command(tmp_path, "killed", "--workers=2")
@@ -208,8 +210,8 @@ def test_time_left_is_told_from_what_was_done_since_the_start(tmp_path, monkeypa
     clock = [0.0]
     monkeypatch.setattr(status_table.time, "monotonic", lambda: clock[0])
     run = Run("scratch", "updet_mappo", "updet_mappo", "smax", "3m", 1, {})
-    entries = [Entry(run, tmp_path, 100, weight) for weight in (60.0, 20.0, 20.0)]
-    shown = Board(entries, "")
+    entries = [RunStatus(run, tmp_path, 100, weight) for weight in (60.0, 20.0, 20.0)]
+    shown = StatusTable(entries, "")
     entries[0].state = DONE  # by an earlier command
     shown.start()
     assert shown.left() == "unknown"
@@ -225,10 +227,11 @@ def test_the_live_table_fits_a_narrow_terminal(tmp_path):
 
     run = Run("zero_shot", "asn_attention_mappo", "asn_attention_mappo", "smax", "8m_vs_9m", 1, {})
     entries = [
-        Entry(run, tmp_path, 50_000, 1.0, state=state, step=20_000, won=0.5, began=1.0, ended=2.0) for state in STATES
+        RunStatus(run, tmp_path, 50_000, 1.0, state=state, step=20_000, result="50%", began=1.0, ended=2.0)
+        for state in STATES
     ]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(Board(entries, "2 workers on this machine").table())
+    console.print(StatusTable(entries, "2 workers on this machine").table())
     shown = console.export_text()
     for state in ("running", "done", "failed"):
         assert f" {state} " in shown

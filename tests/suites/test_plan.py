@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.suites import job, plan, suite
+from lolm_plugin.suites import plan, run_process, suite
 from tests.suites.runs_for_suites import suite_file
 
 
@@ -21,7 +21,7 @@ def finish(tmp_path, run, *seconds):
         record.mkdir(parents=True)
         times = {"start_time": "2026-01-01T00:00:00", "stop_time": f"2026-01-01T00:00:{length:02}"}
         (record / "run.json").write_text(json.dumps(times))
-    job.write_json(folder / job.DONE, {})
+    run_process.write_json(folder / run_process.DONE, {})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.suites import job
+from lolm_plugin.suites import run_process
 from lolm_plugin.suites.workers import RayWorkers
 from tests.resume.runs import PATIENCE
 from tests.suites.runs_for_suites import numbers, suite_file
@@ -39,7 +39,9 @@ def test_a_node_that_dies_costs_nothing(tmp_path, cluster):
     process = command(tmp_path, "ray", f"--ray={nodes.address}", "--memory-gb=0.1")
     deadline = time.monotonic() + PATIENCE
     raylet = next(p for p in second.live_processes() if "raylet" in p[0])[1].pid
-    while not [child for child in psutil.Process(raylet).children(recursive=True) if job.__name__ in child.cmdline()]:
+    while not [
+        child for child in psutil.Process(raylet).children(recursive=True) if run_process.__name__ in child.cmdline()
+    ]:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
     os.kill(raylet, signal.SIGKILL)

@@ -107,42 +107,60 @@ def test_a_run_is_a_command_line(tmp_path):
     ("change", "said"),
     [
         ({"algoritms": []}, "algoritms is unknown (did you mean algorithms?)"),
-        ({"algorithms": None}, "names no algorithms"),
+        ({"algorithms": None}, "has no algorithms, which is a list of names"),
         (
             {"algorithms": {"updet_mappo": {"seed": [1]}}},
-            "algorithms.updet_mappo: seed is unknown (did you mean seeds?)",
+            "algorithms.updet_mappo.seed is unknown (did you mean seeds?)",
         ),
         ({"env": None}, "has no env"),
         ({"maps": None, "transfers": None}, "names neither maps nor transfers"),
-        ({"seeds": 3}, "seeds=3 is no list of whole numbers"),
-        ({"seeds": []}, "seeds=[] is no list"),
-        ({"algorithms": {"updet_mappo": {"seeds": ["a"]}}}, "algorithms.updet_mappo.seeds=['a'] is no list"),
-        ({"transfers": [{"source": "duel"}]}, "write each one as {source: 3m, target: 8m}"),
-        ({"transfers": [{"source": "duel", "target": "duel"}]}, "from duel to duel leads nowhere"),
+        ({"seeds": 3}, "seeds=3 cannot be used, as seeds is a list of whole numbers"),
+        ({"seeds": []}, "seeds=[] cannot be used, as seeds is a list"),
+        (
+            {"algorithms": {"updet_mappo": {"seeds": ["a"]}}},
+            "algorithms.updet_mappo.seeds.0=a cannot be used, as seeds is a list of whole",
+        ),
+        (
+            {"transfers": [{"source": "duel"}]},
+            "has no transfers.0.target, which is a map; write {source: 3m, target: 8m}",
+        ),
+        ({"transfers": [{"source": "duel", "target": "duel"}]}, "from duel to itself leads nowhere"),
         ({"with": {"seed": 3}}, "seed is set by the suite itself"),
         ({"few_shot": {"transfer_from": "x"}}, "transfer_from is set by the suite itself"),
         ({"algorithms": {"updet_mappo": {"with": {"name": "x"}}}}, "name is set by the suite itself"),
-        ({"with": 3}, "with=3 sets nothing"),
-        ({"maps": 3}, "maps is neither a list of names"),
-        ({"maps": "duel"}, "maps is neither a list of names"),
-        ({"transfers": 3}, "transfers=3 is not a list"),
-        ({"transfers": [{"source": "duel", "target": "target", "with": 3}]}, "transfers: with=3 sets nothing"),
-        ({"seeds": [1, 1]}, "seeds=[1, 1] has a seed twice"),
-        ({"env": ["probe"]}, "has no env"),
+        ({"with": 3}, "with=3 cannot be used, as with is a section; write key: value pairs"),
+        ({"maps": 3}, "maps=3 cannot be used, as maps is a list of names"),
+        ({"maps": "duel"}, "maps=duel cannot be used, as maps is a list of names"),
+        ({"transfers": 3}, "transfers=3 cannot be used, as transfers is a list"),
+        (
+            {"transfers": [{"source": "duel", "target": "target", "with": 3}]},
+            "transfers.0.with=3 cannot be used, as with is a section",
+        ),
+        ({"seeds": [1, 1]}, "seeds=[1, 1] cannot be used, as seeds is a list of whole numbers, each once"),
+        ({"env": ["probe"]}, "env=['probe'] cannot be used, as env is a name for --env-config"),
         ({"with": {"kl": 1, "kl.enabled": False}}, "is a value and a section at once"),
         *(
             (
                 {"algorithms": {"updet_mappo": {"maps": maps}}},
-                f"algorithms.updet_mappo.maps={maps} is not a list of names",
+                f"algorithms.updet_mappo.maps{shown} cannot be used, as maps is a list of names",
             )
-            for maps in (None, "duel", 3, [], [3])
+            for maps, shown in ((None, "=None"), ("duel", "=duel"), (3, "=3"), ([], "=[]"), ([3], ".0=3"))
         ),
-        ({"algorithms": {"updet_mappo": {"with": 3}}}, "algorithms.updet_mappo: with=3 sets nothing"),
-        ({"algorithms": {"updet_mappo": {"seeds": None}}}, "algorithms.updet_mappo.seeds=None is no list"),
-        ({"algorithms": {"mine": {"config": None}}}, "algorithms.mine.config=None is not a name"),
+        (
+            {"algorithms": {"updet_mappo": {"with": 3}}},
+            "algorithms.updet_mappo.with=3 cannot be used, as with is a section",
+        ),
+        (
+            {"algorithms": {"updet_mappo": {"seeds": None}}},
+            "algorithms.updet_mappo.seeds=None cannot be used, as seeds is a list",
+        ),
+        (
+            {"algorithms": {"mine": {"config": None}}},
+            "algorithms.mine.config=None cannot be used, as config is the name",
+        ),
         (
             {"algorithms": {"updet_mappo": {"transfer": "no"}}},
-            "algorithms.updet_mappo.transfer=no is not True or False",
+            "algorithms.updet_mappo.transfer=no cannot be used, as transfer is True or False",
         ),
     ],
 )

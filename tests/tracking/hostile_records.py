@@ -4,11 +4,25 @@ import json
 import os
 import random
 
-from lolm_plugin.tracking.record_files import DEPTH, LIMITS, TYPES
+from lolm_plugin.tracking.record_files import DEPTH, LIMITS
 from tests.report.test_records import write
 
 FILES = tuple(LIMITS)
 WRONG = ([], {}, "x", 7.5, True, [1], {"a": 1}, -1)
+TYPES = {  # what each key that is read has to be; dots go into sections
+    "run.json": {
+        **dict.fromkeys(("status", "start_time", "stop_time", "heartbeat", "host.hostname"), str),
+        **dict.fromkeys(("fail_trace", "artifacts", "experiment.sources"), list),
+        **dict.fromkeys(("host", "experiment"), dict),
+    },
+    "config.json": {"env": str, "env_args": dict, "seed": int, "t_max": (int, float)},
+    "info.json": {
+        **dict.fromkeys(("launch", "transfer", "resumed_from", "transfer.source_settings"), dict),
+        **dict.fromkeys((f"launch.{name}" for name in ("command", "commit", "version", "host")), str),
+        **dict.fromkeys(("transfer.source_map", "resumed_from.sacred_run"), str),
+        "launch.peak_memory_mb": (int, float),
+    },
+}
 STRANGE_FOLDERS = ("²", "a\nb", "\x1b[31mred", "x" * 200, os.fsdecode(b"\xff\xfe"), "run.json.d", "..a", " ")
 OUTSIDE = ("../../../../../../../../{secret}", "{secret}", "link", "pipe", "folder", "a/../../../{name}", "nul\0l")
 

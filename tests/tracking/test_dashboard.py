@@ -11,8 +11,7 @@ import time
 import pytest
 
 from lolm_plugin.commands import lolm
-from lolm_plugin.commands.dashboard import _alone
-from lolm_plugin.tracking import omniboard
+from lolm_plugin.tracking import mongo, omniboard
 from tests.resume.runs import PATIENCE
 
 # A server as careless as Omniboard is: every origin may do everything, and another port is tried where one is taken.
@@ -142,7 +141,7 @@ def test_a_port_in_use_is_said_before_anything_is_read(tmp_path, capsys):
 def test_a_second_dashboard_of_a_folder_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     monkeypatch.setattr(omniboard, "install", lambda: None)
-    with _alone(tmp_path / ".dashboard"):
+    with mongo.embedded(tmp_path):
         assert lolm.main(["lolm", "dashboard", str(tmp_path)]) == 2
     assert f"another lolm dashboard shows the runs below {tmp_path}" in capsys.readouterr().err
 

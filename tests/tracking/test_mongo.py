@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lolm_plugin.commands import export_run, import_runs, lolm
+from lolm_plugin.commands import lolm
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden, parse
 from lolm_plugin.tracking import mongo, mongo_observer, run_documents
@@ -134,7 +134,7 @@ def test_there_and_back_again(tmp_path, url):
     assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100")) == 0
     run_import(tmp_path / "run", url)
     database = mongo.connect(url)
-    export_run.export(database, 1, tmp_path / "back")
+    mongo.export(database, 1, tmp_path / "back")
     before, after = (run_documents.read(folder) for folder in (record(tmp_path / "run", 1), tmp_path / "back"))
     assert after.series.keys() == before.series.keys()
     for name, series in before.series.items():  # a database keeps milliseconds
@@ -156,7 +156,7 @@ def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
     file = gridfs.GridFS(database).put(b"content")
     artifacts = [{"name": name, "file_id": file} for name in names]
     database.runs.update_one({"_id": 1}, {"$set": {"artifacts": artifacts}})
-    export_run.export(database, 1, tmp_path / "out/back")
+    mongo.export(database, 1, tmp_path / "out/back")
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("runs", "database")] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["back"]
     record = json.loads((tmp_path / "out/back/run.json").read_text())
@@ -240,7 +240,7 @@ def test_a_run_is_in_the_database_when_it_ends(tmp_path, url, monkeypatch):
     (run,) = mongo.connect(url).runs.find()
     assert run["status"] == "COMPLETED"
     assert {a["name"] for a in run["artifacts"]} == {"curve.png", "config.yaml"}
-    assert list(import_runs.import_all([record(tmp_path / "run", 1)], mongo.connect(url))) == ["unchanged"]
+    assert mongo.import_all([record(tmp_path / "run", 1)], mongo.connect(url)).outcomes == {"unchanged": 1}
 
 
 def test_a_language_models_run_shows_what_it_read(tmp_path, url, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, ha
     first, last = said()
     shown = "mongodb://***@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword=***"
     assert f"The database at {shown} does not take this run" in first
-    assert "training goes on" in first
+    assert "training continues" in first
     assert "lacks the end of this run" in last
     assert "lolm import-runs results/sacred/updet_mappo/duel/1" in last
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "COMPLETED"
@@ -303,7 +303,7 @@ def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
         assert "has the whole run again" in up
         (run,) = mongo.connect(address).runs.find()
         assert run["status"] == "COMPLETED"
-        assert list(import_runs.import_all([folder], mongo.connect(address))) == ["unchanged"]
+        assert mongo.import_all([folder], mongo.connect(address)).outcomes == {"unchanged": 1}
 
 
 @pytest.mark.parametrize("how", ["slow", "full", "too large"])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lolm_plugin.commands import import_runs, lolm
+from lolm_plugin.commands import lolm
 from lolm_plugin.report import records
 from lolm_plugin.tracking import mongo, record_files, run_documents
 from lolm_plugin.tracking.record_files import RecordError
@@ -61,9 +61,9 @@ def test_fifty_hostile_records_stop_no_other_and_open_nothing(tmp_path, secret, 
         assert SECRET not in sentence
 
     with served(tmp_path / "database") as url:
-        database, left_out = mongo.connect(url), []
-        outcomes = list(import_runs.import_all(list(record_files.find(runs)), database, left_out, quiet=True))
-        assert outcomes == ["added"] * (1 + len(pry))
+        database = mongo.connect(url)
+        outcomes, left_out = mongo.import_all(list(record_files.find(runs)), database, quiet=True)
+        assert outcomes == {"added": 1 + len(pry)}
         assert len(left_out) == len(bad) + sum(count for _, count in pry)
         assert SECRET not in str(list(database.runs.find()))
         assert not [file for file in database.fs.chunks.find() if SECRET.encode() in file["data"]]

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from lolm_plugin.tracking import summary
-from lolm_plugin.tracking.curve import draw_curve
-from lolm_plugin.tracking.progress import ProgressObserver
-from lolm_plugin.tracking.summary import _results, actions_of_tests, summarise
+from lolm_plugin.tracking import console
+from lolm_plugin.tracking.console import ProgressObserver, _results, actions_of_tests, draw_curve, summarise
+from lolm_plugin.tracking.record_files import Metric
 
-METRICS = {
+RECORDED = {
     "test_battle_won_mean": {"steps": [0, 5000, 10000], "values": [0.25, 0.75, 0.5]},
     "test_sampled_battle_won_mean": {"steps": [0, 5000, 10000], "values": [0.0, 0.125, 0.25]},
     "battle_won_mean": {"steps": [100, 9900], "values": [0.0, 0.2]},
 }
+METRICS = {name: Metric(series["steps"], series["values"], []) for name, series in RECORDED.items()}
 OURS = {"mac": "prompt_mac", "test_greedy": True, "evaluate": False}
 
 
@@ -51,7 +51,7 @@ def test_the_progress_line_labels_each_win_rate():
 def test_the_time_left_goes_by_the_steps_of_this_process(begun, step, left, monkeypatch):
     """A resumed run has not made the steps before it."""
     now = [0.0]
-    monkeypatch.setattr("lolm_plugin.tracking.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("lolm_plugin.tracking.console.time", SimpleNamespace(monotonic=lambda: now[0]))
     observer = ProgressObserver(1500)
     observer.log_metrics({"return_mean": {"steps": [begun], "values": [0.0]}}, {})
     assert observer._left(begun) == "?"
@@ -72,8 +72,8 @@ def test_a_picture_that_cannot_be_drawn_costs_a_line(tmp_path, monkeypatch, capl
     def full(*given):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(summary, "draw_curve", full)
-    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    monkeypatch.setattr(console, "draw_curve", full)
+    (tmp_path / "metrics.json").write_text(json.dumps(RECORDED))
     config = {**OURS, "name": "a", "env": "b", "seed": 1, "env_args": {"map_name": "c"}, "local_results_path": "d"}
     assert "greedy test win rate" in summarise(config, "host", tmp_path, "command", 0.0)
     assert "The curve could not be drawn (No space left on device); the run is finished" in caplog.text
@@ -85,7 +85,7 @@ def test_a_name_may_look_like_mathematics(tmp_path):
 
 
 def test_null_stands_for_nan():
-    metrics = {"test_return_mean": {"steps": [0, 5, 10], "values": [1.0, 3.0, None]}}
+    metrics = {"test_return_mean": Metric([0, 5, 10], [1.0, 3.0, None], [])}
     rows = dict(_results(metrics, OURS))
     assert (
         rows["greedy test return"] == "nan at the end (step 10), 3.00 at best (step 5), 1.00 before learning (step 0)"
@@ -107,4 +107,4 @@ def test_null_stands_for_nan():
     ],
 )
 def test_the_command_that_plays_it_again_is_one_that_can_run(command, config, expected):
-    assert summary._play_again(command, "a b", config) == expected
+    assert console._play_again(command, "a b", config) == expected

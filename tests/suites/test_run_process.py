@@ -10,20 +10,20 @@ import pytest
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run import checkpoint_store
 from lolm_plugin.run.checkpoint_store import Store
-from lolm_plugin.suites import job
+from lolm_plugin.suites import run_process
 from tests.resume.runs import PATIENCE, ROOT, line, record, steps
 
 
 def put_down(folder, *updates, source=None):
     arguments = [word for word in line("updet_mappo", "probe", "duel", *updates) if not word.startswith("--epymarl")]
-    job.write(folder, arguments, source, "none")
+    run_process.write(folder, arguments, source, "none")
     return folder
 
 
 def run(folder):
     """The job as its own process, its standard input held open; returns it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lolm_plugin.suites.job", str(folder)],
+        [sys.executable, "-m", "lolm_plugin.suites.run_process", str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -44,32 +44,31 @@ def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path)
     printed, _ = process.communicate()  # closes its standard input, as the system does when the starter dies
     assert process.returncode == 143, printed
     assert steps(folder)[-1] > before, "it did not save"
-    assert not job.is_done(folder)
+    assert not run_process.is_done(folder)
     assert "Fatal" not in printed
 
-    content = json.loads((folder / job.JOB).read_text())
-    assert job._arguments(content, folder)[0] == "--resume"
+    assert run_process._arguments(run_process.read(folder), folder)[0] == "--resume"
 
 
 def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
-    job.write_json(folder / job.DONE, {})
-    monkeypatch.setattr(job.train, "main", lambda arguments: pytest.fail("it was run"))
+    run_process.write_json(folder / run_process.DONE, {})
+    monkeypatch.setattr(run_process.train, "main", lambda arguments: pytest.fail("it was run"))
     monkeypatch.chdir(tmp_path)
-    assert job.main(folder) == 0
+    assert run_process.main(folder) == 0
 
 
 def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
     asked = []
-    monkeypatch.setattr(job.train, "main", lambda arguments: asked.append(arguments) or 0)
-    monkeypatch.setattr(job, "missing", lambda folder, arguments: "")
+    monkeypatch.setattr(run_process.train, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(run_process, "missing", lambda folder, arguments: "")
     monkeypatch.chdir(tmp_path)
-    assert job.main(folder) == 0
+    assert run_process.main(folder) == 0
     assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
     assert not (folder / "results").exists()
-    assert job.is_done(folder)
+    assert run_process.is_done(folder)
 
 
 @pytest.mark.parametrize("name", ["run", "rnn_mappo_seed1_pkg:space/Name-v0_2026-01-01"])
@@ -78,15 +77,15 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
     folder = put_down(tmp_path / "job")
     with Store(folder / "results/models" / name, None) as store:
         store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
-    monkeypatch.setattr(job.train, "main", lambda arguments: pytest.fail("it was run"))
-    assert job._arguments(json.loads((folder / job.JOB).read_text()), folder)[:2] == [
+    monkeypatch.setattr(run_process.train, "main", lambda arguments: pytest.fail("it was run"))
+    assert run_process._arguments(run_process.read(folder), folder)[:2] == [
         "--resume",
         str(folder / "results/models" / name),
     ]
     (folder / "results/models" / name / "5/learner.json").write_text("damaged")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
-        job.main(folder)
+        run_process.main(folder)
     assert (folder / "results/models" / name / "5").is_dir()
 
 
@@ -94,16 +93,16 @@ def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
     folder = put_down(tmp_path / "job", "decisions_file=d.jsonl", "lr=0.1")
     with Store(folder / "results/models/run", None) as store:
         store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
-    arguments = job._arguments(json.loads((folder / job.JOB).read_text()), folder)
+    arguments = run_process._arguments(run_process.read(folder), folder)
     assert arguments[-2:] == ["with", "decisions_file=d.jsonl"]
 
 
 def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
-    monkeypatch.setattr(job.train, "main", lambda arguments: 1)
+    monkeypatch.setattr(run_process.train, "main", lambda arguments: 1)
     monkeypatch.chdir(tmp_path)
-    assert job.main(folder) == 1
-    assert not job.is_done(folder)
+    assert run_process.main(folder) == 1
+    assert not run_process.is_done(folder)
 
 
 @pytest.mark.parametrize("lost", ["every", "last"])
@@ -120,31 +119,31 @@ def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint_store.Store, "save", full)
-    assert job.main(folder) == 1  # on_save_error=warn is the default
+    assert run_process.main(folder) == 1  # on_save_error=warn is the default
     assert ("has no checkpoint" if lost == "every" else "last checkpoint was not written") in capsys.readouterr().err
-    assert not job.is_done(folder)
+    assert not run_process.is_done(folder)
     monkeypatch.setattr(checkpoint_store.Store, "save", save)
     monkeypatch.chdir(tmp_path)
-    assert job.main(folder) == 0
-    assert job.is_done(folder)
-    assert checkpoint_store.find(job.models(folder)).facts["finished"]
+    assert run_process.main(folder) == 0
+    assert run_process.is_done(folder)
+    assert checkpoint_store.find(run_process.models(folder)).facts["finished"]
 
 
 def test_an_evaluation_is_done_when_its_record_has_measurements(tmp_path):
-    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    assert run_process.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
     record = tmp_path / "results/sacred/updet_mappo/duel/1"
     record.mkdir(parents=True)
     (record / "metrics.json").write_text("{}")
-    assert job.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
+    assert run_process.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
     (record / "metrics.json").write_text('{"test_return_mean": {"steps": [0], "values": [1.0]}}')
-    assert job.missing(tmp_path, ["evaluate=True"]) == ""
+    assert run_process.missing(tmp_path, ["evaluate=True"]) == ""
 
 
 def test_checkpoints_of_epymarls_own_algorithms_count(tmp_path):
     (tmp_path / "results/models/qmix_seed1/5000").mkdir(parents=True)
-    assert job.missing(tmp_path, ["save_model=True"]) == "it has no checkpoint"
+    assert run_process.missing(tmp_path, ["save_model=True"]) == "it has no checkpoint"
     (tmp_path / "results/models/qmix_seed1/5000/agent.th").touch()
-    assert job.missing(tmp_path, ["save_model=True"]) == ""
+    assert run_process.missing(tmp_path, ["save_model=True"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -152,23 +151,21 @@ def test_checkpoints_of_epymarls_own_algorithms_count(tmp_path):
 )
 def test_a_damaged_job_is_refused_in_a_sentence(tmp_path, content):
     folder = put_down(tmp_path / "job")
-    (folder / job.JOB).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(job.DamagedJob, match=r"job\.json is damaged.*remove that file"):
+    (folder / run_process.COMMAND).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(run_process.DamagedFile, match=r"job\.json is damaged.*remove that file"):
         put_down(folder)
 
 
 def test_a_try_that_never_ends_is_waited_for_only_so_long(tmp_path, monkeypatch, capsys):
-    fcntl = pytest.importorskip("fcntl")
     monkeypatch.chdir(tmp_path)
-    with open(".lock", "w") as first, open(".lock", "w") as second:
-        fcntl.flock(first, fcntl.LOCK_EX)
-        with pytest.raises(
-            ConfigError, match=r"still in use by an earlier try of this run after 0 s; end that process"
-        ):
-            job._wait_for(second, seconds=0.3)
-        assert capsys.readouterr().err == "waiting for an earlier try of this run to end\n"
-        fcntl.flock(first, fcntl.LOCK_UN)
-        job._wait_for(second, seconds=0.3)
+    with (
+        run_process.waiting_lock(),
+        pytest.raises(ConfigError, match=r"still in use by an earlier try of this run after 0 s; end that process"),
+    ):
+        run_process.waiting_lock(seconds=0.3).__enter__()
+    assert capsys.readouterr().err == "waiting for an earlier try of this run to end\n"
+    with run_process.waiting_lock(seconds=0.3):
+        pass
 
 
 def test_other_settings_are_refused_and_the_same_are_not(tmp_path):
@@ -183,9 +180,9 @@ def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
     target = put_down(tmp_path / "b/target", "t_max=100", "test_interval=1000", source=source)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="source has no checkpoint to transfer from"):
-        job.main(target)
-    assert job.main(source) == 0
-    assert job.main(target) == 0
+        run_process.main(target)
+    assert run_process.main(source) == 0
+    assert run_process.main(target) == 0
     parts = json.loads((record(target, 1) / "info.json").read_text())["transfer"]["parts"]
     assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]
 
@@ -193,9 +190,9 @@ def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
 def test_a_file_with_an_address_is_its_owners_and_is_not_quoted(tmp_path):
     address = "mongo=mongodb://me:s3 cret@h/x"
     secret = put_down(tmp_path / "secret", address)
-    assert json.loads((secret / job.JOB).read_text())["arguments"][-1] == address, "the job needs it"
-    assert (secret / job.JOB).stat().st_mode & 0o077 == 0
-    assert (put_down(tmp_path / "open") / job.JOB).stat().st_mode & 0o044
+    assert json.loads((secret / run_process.COMMAND).read_text())["arguments"][-1] == address, "the job needs it"
+    assert (secret / run_process.COMMAND).stat().st_mode & 0o077 == 0
+    assert (put_down(tmp_path / "open") / run_process.COMMAND).stat().st_mode & 0o044
     with pytest.raises(ConfigError, match=r"mongodb://\*\*\*@h/x") as refused:
         put_down(secret, "seed=3")
     assert "s3" not in str(refused.value)

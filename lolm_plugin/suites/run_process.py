@@ -1,20 +1,21 @@
-"""One run of a suite, as a process of its own: ``python -m lolm_plugin.suites.job FOLDER``.
+"""One run of a suite as a process of its own: ``python -m lolm_plugin.suites.run_process FOLDER``.
 
-It begins where the last attempt stopped, stops by itself when whoever started it is gone, and leaves ``done.json`` when
-it is through. So it does not matter which machine tries it, how often, or what ended the try before.
+It continues from the last checkpoint of an earlier try, stops by itself when its starter is gone, and writes
+``done.json`` at the end. So any machine can try a run, any number of times.
 """
 
-import json
 import os
 import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lolm_plugin import strict_json
 from lolm_plugin.commands import train
@@ -24,56 +25,55 @@ from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.run import checkpoint_store
 from lolm_plugin.tracking import record_files
 
-JOB, DONE, OUTPUT = "job.json", "done.json", "output.txt"
+COMMAND, DONE, OUTPUT = "job.json", "done.json", "output.txt"
 PATIENCE = 900.0  # seconds for an earlier try to finish its batch and save; less would fail runs that only wait
 LARGEST = 2**20  # bytes of a job.json; ours have a few hundred
 
 
-class DamagedJob(Exception):
-    """A job.json that cannot be read. The message is one sentence; other jobs of the suite can run."""
+class DamagedFile(Exception):
+    """A job.json that cannot be read. The message is one sentence; other runs of the suite can start."""
+
+
+class Command(BaseModel):
+    """job.json: the command line of a run."""
+
+    model_config = ConfigDict(strict=True)
+    arguments: list[str]
+    source: str | None  # the folder, relative to this one, of the run whose weights it begins with
+    host: str  # for --epymarl
 
 
 def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str) -> None:
-    """Put down what is to be run in ``folder``; ``source`` is the job's folder whose weights it begins with.
-
-    Raises ConfigError where something else was put down before, and DamagedJob where what was cannot be read.
-    """
-    content = {"arguments": list(arguments), "source": os.path.relpath(source, folder) if source else None}
-    file = folder / JOB
-    if file.is_file():
-        before = read(folder)
-        if {key: before.get(key) for key in content} != content:
-            changed = set(content["arguments"]) ^ set(before["arguments"])
-            raise ConfigError(
-                f"{folder} holds a run with other settings ({', '.join(hidden_words(sorted(changed)))}); set --results "
-                "to another folder, or remove this one."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**content, "host": host})
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """Return what ``write`` put down in ``folder``.
+    """Write the command line of the run in ``folder``; it begins with the weights of the run in ``source``.
 
     Raises:
-        DamagedJob: its file was cut, or is not a job's.
+        ConfigError: ``folder`` holds a run with other settings.
+        DamagedFile: it holds one whose settings cannot be read.
     """
-    file = folder / JOB
+    relative = os.path.relpath(source, folder) if source else None
+    command = Command(arguments=list(arguments), source=relative, host=host)
+    if (folder / COMMAND).is_file():
+        before = read(folder)
+        if (before.arguments, before.source) != (command.arguments, command.source):
+            changed = sorted(set(command.arguments) ^ set(before.arguments))
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({', '.join(hidden_words(changed))}); set --results to "
+                "another folder, or remove this one."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / COMMAND, command.model_dump())
+
+
+def read(folder: Path) -> Command:
+    """Read the command line of the run in ``folder``. Raises DamagedFile."""
     try:
-        content = json.loads(record_files.read_bytes(folder, JOB, LARGEST))
-        if not (
-            isinstance(content["arguments"], list)
-            and all(isinstance(word, str) for word in content["arguments"])
-            and isinstance(content["source"], str | None)
-            and isinstance(content["host"], str)
-        ):
-            raise ValueError("has values of another type")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedJob(
-            f"{file} is damaged ({record_files.shown(error)}), so what ran there is not known; remove that file to "
-            "continue the run with the suite's settings, or its folder to begin it again."
+        return Command.model_validate_json(record_files.read_bytes(folder, COMMAND, LARGEST))
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise DamagedFile(
+            f"{folder / COMMAND} is damaged ({record_files.shown(reason)}), so what ran there is not known; remove "
+            "that file to continue the run with the suite's settings, or its folder to begin it again."
         ) from error
-    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -87,17 +87,17 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the job in ``folder`` came to its end."""
+    """Return whether the run in ``folder`` is finished."""
     return (folder / DONE).is_file()
 
 
 def reopen(folder: Path) -> None:
-    """Have the job in ``folder`` run again."""
+    """Have the run in ``folder`` continue although it is finished."""
     (folder / DONE).unlink(missing_ok=True)
 
 
 def missing(folder: Path, arguments: Sequence[str]) -> str:
-    """Return what a job that ended well should have left in ``folder`` and did not; empty if nothing."""
+    """Return what a run that ended well should have left in ``folder`` and did not; empty if nothing."""
     if "save_model=True" not in arguments:
         for path in (folder / "results/sacred").glob("*/*/*/metrics.json"):
             with suppress(record_files.RecordError):
@@ -117,7 +117,7 @@ def missing(folder: Path, arguments: Sequence[str]) -> str:
 
 
 def models(folder: Path) -> Path | None:
-    """The checkpoints of the job in ``folder``, if it has a whole one."""
+    """Return the folder of the checkpoints of the run in ``folder``, if one of them is whole."""
     for path in checkpoint_store.runs(folder / "results/models"):
         try:
             checkpoint_store.find(path)
@@ -128,19 +128,18 @@ def models(folder: Path) -> Path | None:
 
 
 def main(folder: Path) -> int:
-    """Run, or go on; returns the exit code of the training."""
+    """Start or continue the run in ``folder``; returns the exit code of the training."""
     os.chdir(folder)
     here = Path()
-    with Path(".lock").open("w") as lock:
-        _wait_for(lock)
+    with waiting_lock():
         if is_done(here):
             return 0
-        asked = read(here)
-        code = train.main(["-m lolm_plugin train", *_arguments(asked, here)])
+        command = read(here)
+        code = train.main(["-m lolm_plugin train", *_arguments(command, here)])
         if code != 0:
             return code
         # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
-        if lost := missing(here, asked["arguments"]):
+        if lost := missing(here, command.arguments):
             print(
                 f"error: the run came to its end but {lost}; free some space and start the suite again.",
                 file=sys.stderr,
@@ -150,11 +149,11 @@ def main(folder: Path) -> int:
         return 0
 
 
-def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
-    """The command line of this try."""
-    host = [f"--epymarl={job['host']}"] if job["host"] else []
-    if "evaluate=True" not in job["arguments"] and (own := models(here)):
-        repeated = checkpoint_config.to_repeat(train.configuration([*host, *job["arguments"]]))
+def _arguments(command: Command, here: Path) -> list[str]:
+    """Return the command line of this try."""
+    host = [f"--epymarl={command.host}"] if command.host else []
+    if "evaluate=True" not in command.arguments and (own := models(here)):
+        repeated = checkpoint_config.to_repeat(train.configuration([*host, *command.arguments]))
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
     if kept := checkpoint_store.runs(here / "results/models"):
         raise ConfigError(
@@ -162,42 +161,39 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
             "elsewhere to run it again."
         )
     shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
-    if job["source"] is None:
-        return [*host, *job["arguments"]]
-    weights = models(here / job["source"])
+    if command.source is None:
+        return [*host, *command.arguments]
+    weights = models(here / command.source)
     if weights is None:
-        raise ConfigError(f"{Path(job['source']).resolve()} has no checkpoint to transfer from; run it first.")
-    return [*host, *job["arguments"], f"transfer_from={weights}"]
+        raise ConfigError(f"{Path(command.source).resolve()} has no checkpoint to transfer from; run it first.")
+    return [*host, *command.arguments, f"transfer_from={weights}"]
 
 
-def _wait_for(lock: Any, seconds: float = PATIENCE) -> None:
-    """Wait until no other try is at work here: one whose starter died may still be saving.
+@contextmanager
+def waiting_lock(seconds: float = PATIENCE) -> Iterator[None]:
+    """Hold the working directory, once no other try is at work in it: one whose starter died may still be saving.
 
     Raises:
         ConfigError: another one is still at work after ``seconds``.
     """
+    lock = FileLock(".lock")
     try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        return
-    deadline, said = time.monotonic() + seconds, False
-    while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                raise ConfigError(
-                    f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that "
-                    "process, and start the suite again."
-                ) from error
-        if not said:
+            held = lock.acquire(timeout=0)
+        except Timeout:
             print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
-            said = True
-        time.sleep(0.2)
+            held = lock.acquire(timeout=seconds)
+    except Timeout as error:
+        raise ConfigError(
+            f"{Path.cwd()} is still in use by an earlier try of this run after {seconds:.0f} s; end that process, and "
+            "start the suite again."
+        ) from error
+    with held:
+        yield
 
 
 def _stop_with_starter() -> None:
-    """Whoever started this process holds the other end of its standard input, which closes when they are gone."""
+    """Stop when standard input closes, whose other end the starter of this process holds."""
 
     def watch() -> None:
         while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end

@@ -1,0 +1,44 @@
+"""Provenance of a run for its record: command, commit and version, and the memory that it took."""
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from lolm_plugin import __version__
+from lolm_plugin.tracking.experiment import TIME_LIMITS
+
+
+def provenance(command: str, host: str) -> dict[str, str | None]:
+    """Return what is known at the start. ``command`` has no passwords; ``host`` names the host that runs."""
+    commit = find_commit(Path(__file__).parents[2])
+    return {"command": command, "host": host, "version": __version__, "commit": commit, **TIME_LIMITS}
+
+
+def find_commit(checkout: Path) -> str | None:
+    """Return the commit of a checkout, ``-dirty`` if files differ from it; None for an installed package."""
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        head, changed = (
+            subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True, timeout=10)
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or not the user's checkout
+        return None
+    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most memory that this process has held so far, main memory and GPU, in MB."""
+    import torch
+
+    peaks = {}
+    with suppress(ImportError):  # Windows has no such counter, and psutil has none for Linux
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KB elsewhere
+        peaks["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    if torch.cuda.is_available():
+        peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peaks
