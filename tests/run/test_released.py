@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from benchmarks.smol_baseline import styles
+
 from lolm_plugin.envs.probe_tasks import optimal_return
 from tests.resume.runs import line, series, steps, train
 
