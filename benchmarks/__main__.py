@@ -9,7 +9,7 @@ The plain port (benchmarks/plain_port.py) is what a direct EPyMARL port would be
 battles and take turns in one process. Their numbers are compared first; if they differ the benchmark ends with code 1.
 
 Entries; the baseline is the plain port unless said otherwise
-  prompts               observations to token ids, next to f-strings and the tokenizer
+  prompts               observations to token ids, next to whole texts and the tokenizer
   rollout               choosing the actions of all episodes at every step
   learner_full_lora     an update with LoRA on all layers
   learner_cached_trunk  an update with LoRA on the top --layers layers; the baseline has it on all

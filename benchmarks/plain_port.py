@@ -1,7 +1,7 @@
 """The named baseline: LoLM-MAPPO written into EPyMARL's controller and PPO learner in the most direct way.
 
 - Every agent of every episode has a full prompt at every step until the longest episode ends, dead agents included.
-- Prompts are f-strings, tokenised by one call of the tokenizer a step and padded on the right.
+- Prompts are texts, tokenised by one call of the tokenizer a step and padded on the right.
 - One forward of Hugging Face's model a step, over all prompts, with an attention mask.
 - The old policy is a deep copy of the policy, evaluated step by step.
 - The reference is a second, frozen model, evaluated step by step in every epoch.
@@ -24,32 +24,25 @@ from torch.distributions import Categorical
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks import battles
-from benchmarks.fstrings import describer
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
-from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.scene import scenes
-from lolm_plugin.prompts.template import build_style
 
 
 class PlainPrompts:
-    """Prompts by f-strings and the tokenizer."""
+    """Prompts by the tokenizer: all texts of a step in one call."""
 
-    def __init__(self, args: SimpleNamespace) -> None:
-        self.layout = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout).observation
-        style = build_style(args.prompt["style"])
-        self.prefix = f"{style.instruction}{style.goal}"
-        self.dynamic = args.prompt["dynamic"]
+    def __init__(self, args: SimpleNamespace, writer: Any) -> None:
+        """Take the words of ``writer``, so that both sides read the same."""
+        self._writer, self._agents = writer, torch.arange(args.n_agents)
         self.tokenizer = resolve(args.llm["model"]).load_tokenizer()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._describe = describer(args.prompt["style"], style)
 
     def texts(self, obs: Tensor, available: Tensor, agents: Tensor) -> list[str]:
         """Return the text of each prompt without the prefix; obs [prompts, obs_size], available [prompts, actions]."""
-        return [self._describe(scene) for scene in scenes(self.layout, obs, available, agents, self.dynamic)]
+        return ["".join(parts.values()) for parts in self._writer.describe(obs, available, agents)]
 
     def token_ids(self, obs: Tensor, available: Tensor, agents: Tensor) -> list[list[int]]:
         """Tokenise ``texts``."""
@@ -62,8 +55,9 @@ class PlainPrompts:
         ``input_ids`` and ``attention_mask`` int64 [episodes × agents, longest], padded on the right.
         """
         available = batch["avail_actions"][:, t].flatten(0, 1) > 0
-        agents = torch.arange(self.layout.n_agents).repeat(batch.batch_size)
-        texts = [self.prefix + text for text in self.texts(batch["obs"][:, t].flatten(0, 1), available, agents)]
+        agents = self._agents.repeat(batch.batch_size)
+        texts = self.texts(batch["obs"][:, t].flatten(0, 1), available, agents)
+        texts = [self._writer.beginning + text for text in texts]
         padding = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         encoded = self.tokenizer(texts, return_token_type_ids=False, verbose=False, **padding)
         return {name: encoded[name].to(batch["obs"].device) for name in ("input_ids", "attention_mask")}
@@ -85,7 +79,7 @@ class PlainPort:
 
     def __init__(self, args: SimpleNamespace, mac: PromptMAC) -> None:
         self.args = args
-        self.prompts = PlainPrompts(args)
+        self.prompts = PlainPrompts(args, mac.agent.prompter.writer)
         self.frozen = _base_model(args, mac).to(mac.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PEFT, about transformers

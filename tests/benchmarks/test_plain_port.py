@@ -1,17 +1,14 @@
 """The baseline computes what the engine computes: else a ratio of their times means nothing."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from benchmarks import battles
 from benchmarks.engine import KL_COEF
-from benchmarks.entries import Bench, Mismatch, decisions, farthest, gradient_differences, gradients
-from benchmarks.fstrings import describer
-from benchmarks.plain_port import PlainPort, PlainPrompts
+from benchmarks.entries import Bench, Mismatch, farthest, gradient_differences, gradients
+from benchmarks.plain_port import PlainPort
 from benchmarks.setting import Setting
-from tests.benchmarks.small import MODELS, SIZES, small_bench
+from tests.benchmarks.small import MODELS, small_bench
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -64,21 +61,6 @@ def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(
     engine.mac.take_usage()
     engine.play(batch)
     assert engine.mac.take_usage()["rows"] <= battles.deciding(batch).sum()
-
-
-@pytest.mark.parametrize("style", ["paper", "compact"])
-@pytest.mark.parametrize("map_name", ["3m", "3s_vs_4z"])
-def test_the_f_strings_have_the_words_of_the_style(style, map_name):
-    bench = Bench(Setting(model="tiny-llama", **SIZES | {"map": map_name, "style": style}))
-    plain, prompter = PlainPrompts(bench.engine().args), bench.engine().mac.agent.prompter
-    for step in decisions(bench.batch(5)):
-        texts = ["".join(parts.values()) for parts in prompter.writer.describe(*step)]
-        assert plain.texts(*step) == texts
-
-
-def test_a_style_without_f_strings_describes_for_itself():
-    style = SimpleNamespace(describe=lambda scene: SimpleNamespace(text=f"words for {scene}"))
-    assert describer("another", style)("a scene") == "words for a scene"
 
 
 def test_a_wrong_weight_is_a_mismatch(bench, batch):
