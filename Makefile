@@ -4,14 +4,17 @@ RUN = .venv/bin/python
 APT = $(if $(shell command -v sudo),sudo -n) apt-get --yes --quiet
 INSTALL = $(APT) install --no-install-recommends
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo test test-all test-browser lint clean
 
 demo: .venv/installed  ## a real pretrained LM learns a real battle; about 4 minutes on 2 cores
 	$(RUN) main.py --config=lolm_mappo_smol --env-config=smax --epymarl=none \
 	    with env_args.map_name=3m t_max=6000 kl.anneal_steps=6000 lr_decay=False test_interval=3000 seed=1
 
-test: .venv/installed  ## every test
+test: .venv/installed  ## the quick tests, at most 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+test-all: .venv/installed  ## the slow tests, too: trainings to a known return, kills and resumes, Ray, examples
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not browser"
 
 test-browser: .venv/installed browser  ## Omniboard in a real browser, about 2 minutes
 	$(RUN) -m pytest -m browser tests/browser
@@ -21,9 +24,10 @@ browser:  ## Chromium and Node.js, by the system's packages where they are missi
 	@command -v chromium chromium-browser google-chrome || $(INSTALL) chromium || ($(APT) update && $(INSTALL) chromium)
 	@command -v npm || $(INSTALL) nodejs npm || ($(APT) update && $(INSTALL) nodejs npm)
 
-lint: .venv/installed  ## style
+lint: .venv/installed  ## style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,4 +35,4 @@ lint: .venv/installed  ## style
 	touch $@
 
 clean:  ## forget the environment and caches, keep results
-	rm -rf .venv *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache

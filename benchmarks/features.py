@@ -2,10 +2,10 @@
 
     python -m benchmarks.features [--env probe] [--map retreat] [--model smollm2-135m] [--num-layers 4] [--style terse]
 
-Prints a Markdown table: the norm of the mean last hidden state, the mean norm of the deviation from it, their ratio.
-Its rows are raw states, features scaled by made-up observations (as in a run's first test), and features scaled by the
-observations themselves (as after the first battles). The observations are all situations of a probe in which the agent
-has a choice; of another environment they are 300 made-up ones.
+Prints a Markdown table: the norm of the mean last hidden state, the mean norm of the deviation from it, their ratio;
+for raw states, for features scaled by made-up observations (as in a run's first test), and for features scaled by the
+observations themselves (as after the first battles). Observations: all situations of a probe with a choice, or 300
+made-up ones of another environment.
 """
 
 import argparse
@@ -26,9 +26,7 @@ from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.modules.agents.llm_agent import FEATURE_VIEWS, LLMAgent
 from lolm_plugin.observations import build_layouts
 
-N_VIEWS = 300
-SEED = 1  # of random weights
-ENVS = ("probe", "smax")  # the shipped ones without a game
+N_VIEWS, SEED = 300, 1  # made-up observations, and the seed of random weights
 
 
 def agent(env: str, map_name: str, llm: dict[str, Any], style: str) -> LLMAgent:
@@ -76,7 +74,7 @@ def measure(policy: LLMAgent, env: str, map_name: str) -> dict[str, tuple[float,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", choices=ENVS, default="probe")
+    parser.add_argument("--env", choices=("probe", "smax"), default="probe")
     parser.add_argument("--map", default="retreat")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--num-layers", type=int, help="the first so many layers; all of a tiny model")

@@ -1,68 +1,102 @@
-"""What a benchmark runs on: everything that decides its numbers, beside the machine."""
+"""What a benchmark runs on, what it measures, and how two sides take turns."""
 
-import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from statistics import median
+from typing import Any
+
+import torch
+
+COLUMNS = "{:<30}{:>14}{:>14}{:>10}{:>14}{:>18}".format
+HEADER = COLUMNS("entry", "baseline", "engine", "ratio", "max abs diff", "of the GEMM rate")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One benchmark. ``steps`` and ``learner_steps`` are columns of time taken out of whole battles."""
+    """What decides the numbers beside the machine. A field with a help text is an option of the command."""
 
-    model: str = "smollm2-135m"
-    num_layers: int | None = None  # keep the first layers of the model; None: all
+    model: str = _option("smollm2-135m", "name or folder, as for llm.model")
+    num_layers: int | None = _option(None, "keep only the first layers of the model; default all, in smol its yaml's 4")
+    map: str = _option("3s5z_vs_3s6z", "a SMAX battle; env always plays 3m")
+    style: str = _option("paper", "prompt.style")
+    episodes: int = _option(8, "battles played at once")
+    steps: int = _option(2, "steps taken evenly out of the battles for prompts and rollout")
+    learner_steps: int = _option(1, "the same for learner_*")
+    epochs: int = _option(4, "of an update")
+    layers: int = _option(8, "top layers with LoRA in learner_cached_trunk; at most half of the model's")
+    repeats: int = _option(1, "rounds, of which medians count; prompts take at least 3")
+    baseline_tokens: int = _option(4096, "padded tokens the plain port learns from before a backward pass")
+    memory_tokens: int = _option(4096, "padded tokens in the batch of memory, whose graph the plain port holds whole")
+    env_seconds: int = _option(20, "duration of each measurement of env")
+    threads: int = _option(torch.get_num_threads(), "of torch")
+    seed: int = _option(1, "of battles and adapter")
+    updates: tuple[str, ...] = ()  # KEY=VALUE on top of lolm_mappo_smol, for smol
     pretrained: bool = True
     dtype: str = "float32"
     device: str = "cpu"
-    map_name: str = "3s5z_vs_3s6z"
-    style: str = "paper"
-    episodes: int = 8
-    steps: int = 2
-    learner_steps: int = 1
-    epochs: int = 4
-    layers: tuple[int, ...] = (8,)  # top layers with LoRA in learner_cached_trunk, each measured
-    repeats: int = 1
-    learner_repeats: int = 1
-    baseline_tokens: int = 4096  # padded tokens that the plain port learns from before a backward pass
-    memory_tokens: int = 4096  # padded tokens of the batch of the entry memory
-    env_seconds: int = 20  # of each measurement in env
-    smol_map: str = "3m"  # the map, model and rounds of smol
-    smol_model: str | None = None  # None: as each side is configured
-    smol_rounds: int = 5
-    updates: tuple[str, ...] = ()  # KEY=VALUE, for the configured side of smol
-    threads: int = 1
-    seed: int = 1
 
-    def write(self, path: Path) -> None:
-        """Keep it for a child process."""
-        path.write_text(json.dumps(asdict(self)))
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What ``write`` kept."""
-        return cls(**json.loads(path.read_text()))
+@dataclass(frozen=True)
+class Entry:
+    """One line of the result. ``baseline`` and ``engine`` are seconds, or bytes in memory."""
+
+    name: str
+    baseline: float | None
+    engine: float
+    max_abs_diff: float | None = None
+    gemm_fraction: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times less the engine takes than the baseline."""
+        return self.baseline / self.engine if self.baseline is not None else None
+
+    def __str__(self) -> str:
+        """Format the columns of ``HEADER``."""
+        cells = ((self.ratio, "{:.2f} x"), (self.max_abs_diff, "{:.1e}"), (self.gemm_fraction, "{:.0%}"))
+        amount = "{:.0f} B" if self.name.endswith("memory") else "{:.4g} s"
+        shown = ((self.baseline, amount), (self.engine, amount), *cells)
+        return COLUMNS(self.name, *("-" if value is None else form.format(value) for value, form in shown))
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Return the median seconds of each side over ``repeats`` rounds in which every side runs once.
+
+    A side that returns a float has measured its own seconds, and those are taken.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            measured = side()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            elapsed = time.perf_counter() - started
+            seconds[name].append(measured if isinstance(measured, float) else elapsed)
+    return {name: median(times) for name, times in seconds.items()}
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the setting."""
-    import torch
+    """Describe the processor and the libraries."""
     import transformers
 
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    name = re.search(r"model name\s*: (.*)", text)
     return {
-        "cpu": _cpu(),
+        "cpu": name[1] if name else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,10 +1,13 @@
 """Made-up battles: random vectors that obey a layout, and a tiny language model that plays them."""
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +31,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # the same, of nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # A battle of SMAX takes some 10 s to compile; with this the processes of a session, xdist's workers and what tests
+    # start included, compile each size once.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lolm-tests-jax-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
 
 # The maps on which each registered environment is tested; of one that is not in this table, its yaml's.

@@ -1,39 +1,95 @@
-"""What keeps the code base findable: the direction of imports, the comment of every key."""
+"""Rules that keep the code base findable: imports point one way, no circles, a comment for every key, short files."""
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lolm_plugin"
-ORDER = ("observations", "prompts", "llm", "modules", "controllers", "learners", "host", "experiments")
-# Beside the arrow: what may not know models.
-NO_MODELS = ("envs", "runners")
+# The files beside the packages: any package may import them, and they import nothing but each other.
+FILES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+# Each package may import what stands before it; suites and report do not know each other. So environments and runners
+# know observations, but no models.
+ORDER = (
+    *("configuration", "observations", "envs", "runners", "prompts", "llm", "modules", "controllers", "learners"),
+    *("tracking", "host", "run", "doctor", ("suites", "report"), "commands"),
+)
 
 
-def imports(path):
-    """The parts of lolm_plugin that a file imports, also inside functions."""
+def _modules():
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(path):
+    """The modules of lolm_plugin that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            if name.startswith("lolm_plugin."):
-                yield name.split(".")[1]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("package", ORDER)
+IMPORTS = {name: {other for other in _imports(path) if other in MODULES} - {name} for name, path in MODULES.items()}
+
+
+def _package(module):
+    """``lolm_plugin.llm.tiny`` -> ``llm``; a file beside the packages, or ``""`` for lolm_plugin itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def _wrong(package, allowed):
+    """The imports of a package that are not allowed, as (importing, imported)."""
+    allowed = allowed | FILES | {package, ""}
+    sources = [name for name in MODULES if _package(name) == package]
+    return sorted((name, other) for name in sources for other in IMPORTS[name] if _package(other) not in allowed)
+
+
+LEVELS = [(level,) if isinstance(level, str) else level for level in ORDER]
+BEFORE = {
+    package: {earlier for level in LEVELS[:number] for earlier in level}
+    for number, level in enumerate(LEVELS)
+    for package in level
+}
+
+
+@pytest.mark.parametrize("package", BEFORE)
 def test_imports_point_one_way(package):
-    later = set(ORDER[ORDER.index(package) + 1 :])
-    for path in (PACKAGE / package).rglob("*.py"):
-        assert not later & set(imports(path)), path
+    assert _wrong(package, BEFORE[package]) == []
 
 
-@pytest.mark.parametrize("package", NO_MODELS)
-def test_environments_and_runners_know_no_models(package):
-    for path in (PACKAGE / package).rglob("*.py"):
-        assert not {"llm", "modules", "controllers", "learners", "host", "prompts"} & set(imports(path)), path
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_files_beside_the_packages_import_no_package(file):
+    assert _wrong(file, set()) == []
+
+
+def test_every_package_has_its_place_in_the_order():
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == BEFORE.keys()
+
+
+def test_no_circle_of_imports_hidden_in_a_function_or_not():
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_imports_inside_functions_are_seen(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text("def work():\n    from lolm_plugin.llm import tiny\n    import lolm_plugin.errors\n")
+    assert list(_imports(path)) == ["lolm_plugin.llm.tiny", "lolm_plugin.errors"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.stem)

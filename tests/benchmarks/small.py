@@ -1,12 +1,12 @@
 """Benchmarks small enough for tests."""
 
-from benchmarks.bench import Bench
+from benchmarks.entries import Bench
 from benchmarks.setting import Setting
 
 MODELS = ("tiny-llama", "tiny-gemma3")
-SIZES = {"map_name": "3m", "episodes": 2, "steps": 5, "learner_steps": 5, "epochs": 2, "layers": (1,), "repeats": 1}
+SIZES = {"map": "3m", "episodes": 2, "steps": 5, "learner_steps": 5, "epochs": 2, "layers": 1, "threads": 1}
 
 
 def small_bench(model="tiny-llama", **changes):
     """Two battles of which a few steps are taken."""
-    return Bench(Setting(model=model, **{**SIZES, **changes}), ())
+    return Bench(Setting(model=model, **{**SIZES, **changes}))

@@ -4,92 +4,84 @@ import json
 import re
 
 import pytest
+import torch
 
-from benchmarks import cuda_leg, env_speed
-from benchmarks.__main__ import main, run
-from benchmarks.entries import NAMES, ON_CUDA, functions
-from benchmarks.setting import Setting
+from benchmarks import entries
+from benchmarks.__main__ import main, qwen3, run
+from benchmarks.entries import ENTRIES, ON_CUDA
+from benchmarks.setting import Entry, Setting
 from tests.benchmarks.small import SIZES
 
 SMALL = ["--map=3m", "--episodes=2", "--steps=2", "--learner-steps=2", "--repeats=1", "--epochs=1", "--threads=1"]
-KEYS = ["name", "baseline", "engine", "ratio", "max_abs_diff", "gemm_fraction"]
-LM = ("memory", "prompts", "rollout", "learner_full_lora", "learner_cached_trunk", "load")
+SMALL += ["--model=tiny-llama", "--num-layers=2", "--env-seconds=1"]
+COMPARED = ("prompts", "rollout", "learner_full_lora", "learner_cached_trunk")
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(cuda_leg.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-@pytest.mark.parametrize(
-    ("model", "names"), [("tiny-llama", LM), ("tiny-gemma3", tuple(name for name in LM if name != "memory"))]
-)
-def test_every_entry_of_a_language_model_has_its_numbers(model, names, tmp_path, capsys, no_gpu):
+def _report(tmp_path, *arguments):
     file = tmp_path / "numbers.json"
-    asked = [f"--only={name}" for name in names]
-    assert main([f"--model={model}", f"--json={file}", *SMALL, *asked]) == 0
+    assert main([*SMALL, f"--json={file}", *arguments]) == 0
     report = json.loads(file.read_text())
     assert list(report) == ["setting", "checks", "entries"]
+    return report, {entry["name"]: entry for entry in report["entries"]}
+
+
+def test_the_compared_entries_have_their_numbers(tmp_path, capsys, no_gpu):
+    report, found = _report(tmp_path, *(f"--only={name}" for name in COMPARED))
     assert {"cpu", "cores", "gpu", "torch"} <= report["setting"]["machine"].keys()
-    assert (report["setting"]["model"], report["setting"]["threads"]) == (model, 1)
-    entries = {entry["name"]: entry for entry in report["entries"]}
-    assert tuple(entries) == names
-    for name, entry in entries.items():
-        assert list(entry) == KEYS
+    assert (report["setting"]["model"], report["setting"]["threads"]) == ("tiny-llama", 1)
+    assert tuple(found) == COMPARED
+    for name, entry in found.items():
+        assert set(entry) == {"name", "baseline", "engine", "ratio", "max_abs_diff", "gemm_fraction"}
         assert entry["ratio"] == entry["baseline"] / entry["engine"] > 0
-        assert (entry["gemm_fraction"] is not None) == (name == "rollout" or name.startswith("learner"))
-        assert name == "memory" or 0 <= entry["max_abs_diff"] < 1e-4
-    printed = capsys.readouterr()
-    assert all(name in printed.out for name in names)
-    assert "prompts are" in printed.out
-    assert "left" in printed.err  # the bar
-    assert printed.out.splitlines()[0] == cuda_leg.SKIPPED
+        assert (entry["gemm_fraction"] is not None) == (name != "prompts")
+        assert 0 <= entry["max_abs_diff"] < 1e-4
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMPARED)
+    assert "cuda leg skipped: torch sees no GPU here" in printed
 
 
-def test_several_numbers_of_layers_are_several_entries(tmp_path, no_gpu):
-    file = tmp_path / "numbers.json"
-    asked = ["--only=learner_cached_trunk", "--layers=2", "--layers=1", "--model=tiny-llama", f"--json={file}"]
-    assert main([*asked, *SMALL]) == 0
-    entries = json.loads(file.read_text())["entries"]
-    assert [entry["name"] for entry in entries] == ["learner_cached_trunk_2", "learner_cached_trunk_1"]
-    assert all(entry["gemm_fraction"] > 0 for entry in entries)
-    assert entries[0]["baseline"] == entries[1]["baseline"]  # one run of the plain port beside both
+@pytest.mark.slow
+def test_memory_env_and_smol_have_their_numbers(tmp_path, no_gpu):
+    report, found = _report(tmp_path, "--only=memory", "--only=env", "--only=smol", "--with=lora.layers=1")
+    assert found["memory"]["baseline"] > found["memory"]["engine"] > 0
+    assert (found["env_rollout"]["baseline"], found["env_rollout"]["ratio"]) == (None, None)
+    assert 0 < found["env_rollout"]["engine"] < found["env_training"]["engine"]
+    smol = {name: entry for name, entry in found.items() if name.startswith("smol_")}
+    assert len({entry["engine"] for name, entry in smol.items() if name.endswith("both")}) == 1  # one now beside all
+    assert {"smol_all_off_rollout", "smol_all_off_learner", "smol_read_positions_both"} <= smol.keys()
+    assert report["setting"]["updates"] == ["lora.layers=1"]
+    assert report["checks"]["smol_both_decisions_per_second"] > 0
 
 
-def test_without_a_gpu_the_cuda_leg_is_one_line(capsys, no_gpu):
-    assert main(["--leg=cuda"]) == 0
-    assert capsys.readouterr().out.splitlines() == [cuda_leg.SKIPPED]
-
-
-def test_the_cuda_leg_runs_a_random_model_of_a_given_shape():
+def test_the_cuda_leg_runs_a_random_model_of_a_given_shape(capsys):
     sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     small = Setting(model="tiny-qwen3", **SIZES | {"steps": 1, "learner_steps": 1})
-    with cuda_leg.setting(small, device="cpu", **sizes, **heads) as setting:
-        entries = run(setting, [name for name in ON_CUDA if name != "memory"])
+    report = {"entries": [], "checks": {}}
+    with qwen3(small, "cpu", "float32", **sizes, **heads) as setting:
+        run(setting, ["rollout", "learner_cached_trunk"], "cuda_", report, None)
     assert not setting.pretrained
-    assert [entry.name for entry in entries] == [name for name in ON_CUDA if name != "memory"]
-    assert all(entry.max_abs_diff < 1e-4 for entry in entries)
-
-
-def test_the_cuda_leg_is_bfloat16():
-    with cuda_leg.setting(Setting(model="tiny-qwen3")) as setting:
-        assert (setting.device, setting.dtype) == ("cuda", "bfloat16")
+    assert [entry["name"] for entry in report["entries"]] == ["cuda_rollout", "cuda_learner_cached_trunk"]
+    assert all(entry["max_abs_diff"] < 1e-4 for entry in report["entries"])
+    assert all(name.startswith("cuda_") for name in report["checks"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--only=rolout"], r"--only=rolout is unknown \(did you mean rollout\?\); use memory, prompts, "),
-        (["--leg=gpu"], r"--leg=gpu is unknown.*; use cpu, cuda\."),
-        (["--steps=0"], r"argument --steps: 0 is not 1 or more; see python -m benchmarks --help\."),
+        (["--steps=0"], r"--steps=0 is too small or too large"),
         (["--model=nowhere"], r"llm\.model=nowhere is neither an existing folder"),
         (["--map=MMM2"], r"map_name=MMM2 cannot be played"),
         (["--style=poem"], r"prompt\.style=poem is not a prompt style"),
-        (["--model=tiny-llama", "--layers=3"], r"--layers=3 is more than the 2 layers of tiny-llama"),
         (["--json=no/such/folder/x.json"], r"--json=no/such/folder/x\.json cannot be written"),
-        (["--seed=-1"], r"--seed=-1 is no seed"),
-        (["--sped"], r"unrecognized arguments: --sped"),
+        (["--seed=-1"], r"--seed=-1 is too small or too large"),
+        (["--with=lora.layers"], r"lora\.layers"),
+        (["--with=lora.layerz=1"], r"The key lora\.layerz on the command line is unknown"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
@@ -101,32 +93,22 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, capsys):
     assert re.search(sentence, line)
 
 
-def test_what_the_environments_speed_is_comes_from_its_own_module(monkeypatch, no_gpu, tmp_path):
-    asked = {}
-
-    def measure(**options):
-        asked.update(options)
-        return {"rollout_steps_per_second": 500.0, "outside": 0.1}
-
-    monkeypatch.setattr(env_speed, "measure", measure)
-    file = tmp_path / "numbers.json"
-    assert main(["--only=env", "--map=2s3z", "--env-seconds=3", "--model=tiny-llama", f"--json={file}"]) == 0
-    report = json.loads(file.read_text())
-    assert report["entries"] == [dict(zip(KEYS, ("env", None, 0.002, None, None, None), strict=True))]
-    assert report["checks"]["env_outside"] == 0.1
-    assert asked == {"seconds": 3}  # always the same battles, whatever --map
+@pytest.mark.parametrize("arguments", [["--only=rolout"], ["--leg=gpu"], ["--sped"]])
+def test_an_unknown_option_or_entry_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
 
 
 def test_numbers_are_written_as_they_come(monkeypatch, no_gpu, tmp_path):
-    """Here the last entry never ends well."""
-
-    def measure(**options):
+    def interrupted(bench):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(env_speed, "measure", measure)
+    monkeypatch.setitem(ENTRIES, "memory", lambda bench: [Entry("memory", 2.0, 1.0)])
+    monkeypatch.setitem(ENTRIES, "env", interrupted)
     file = tmp_path / "numbers.json"
-    assert main(["--only=prompts", "--only=env", "--model=tiny-llama", f"--json={file}", *SMALL]) == 130
-    assert [entry["name"] for entry in json.loads(file.read_text())["entries"]] == ["prompts"]
+    assert main([*SMALL, "--only=memory", "--only=env", f"--json={file}"]) == 130
+    assert [entry["name"] for entry in json.loads(file.read_text())["entries"]] == ["memory"]
 
 
 def test_help_names_every_entry(capsys):
@@ -134,17 +116,11 @@ def test_help_names_every_entry(capsys):
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in NAMES)
-
-
-def test_the_names_are_the_functions():
-    assert tuple(functions()) == NAMES
-    assert set(ON_CUDA) <= set(NAMES)
+    assert all(name in text for name in ENTRIES)
+    assert set(ON_CUDA) <= set(ENTRIES)
 
 
 def test_sides_that_differ_end_with_code_1(capsys, monkeypatch, no_gpu):
-    from benchmarks import compare
-
-    monkeypatch.setattr(compare, "LOGITS", -1.0)
-    assert main(["--model=tiny-llama", "--only=rollout", *SMALL]) == 1
+    monkeypatch.setattr(entries, "ABSOLUTE", -1.0)
+    assert main([*SMALL, "--only=rollout"]) == 1
     assert "WRONG: rollout: engine and plain port do not compute the same" in capsys.readouterr().err

@@ -1,17 +1,13 @@
 """The baseline computes what the engine computes: else a ratio of their times means nothing."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from benchmarks import compare, data
+from benchmarks import battles
 from benchmarks.engine import KL_COEF
-from benchmarks.entries.prompts import decisions
-from benchmarks.fstrings import describer
-from benchmarks.plain_prompts import PlainPrompts
+from benchmarks.entries import Bench, Mismatch, farthest, gradient_differences, gradients
+from benchmarks.plain_port import PlainPort
 from benchmarks.setting import Setting
-from lolm_plugin.prompts.scene import scenes
 from tests.benchmarks.small import MODELS, small_bench
 
 
@@ -20,95 +16,75 @@ def bench(request):
     return small_bench(request.param)
 
 
-def test_the_batch_has_what_the_two_sides_treat_differently(bench):
-    batch = bench.learner_batch
-    there, deciding = data.valid(batch), data.deciding(batch)
-    assert 0 < deciding.sum() < there.sum() * deciding.shape[-1]  # dead agents
-    assert not there.all()  # padding
+@pytest.fixture(scope="module")
+def batch(bench):
+    return bench.batch(5)
 
 
-def test_the_baseline_draws_actions_from_the_same_probabilities(bench):
-    port, batch = bench.port, bench.rollout_batch
-    assert compare.rollouts(bench.engine(), port, batch).logits < 1e-5
+def test_the_batch_has_what_the_two_sides_treat_differently(batch):
+    played, deciding = battles.valid(batch), battles.deciding(batch)
+    assert 0 < deciding.sum() < played.sum() * deciding.shape[-1]  # dead agents
+    assert not played.all()  # padding
+
+
+def test_the_baseline_samples_actions_from_the_same_probabilities(bench, batch):
+    port = bench.port
+    assert farthest(bench.engine().log_probs(batch), port.log_probs(batch)) < 1e-5
     taken, available = port.play(batch), batch["avail_actions"][:, :-1] > 0
-    rows = data.deciding(batch)
-    assert available[rows].gather(-1, taken[rows].unsqueeze(-1)).all()
+    chosen = battles.deciding(batch)
+    assert available[chosen].gather(-1, taken[chosen].unsqueeze(-1)).all()
 
 
 @pytest.mark.parametrize("layers", [None, 1])
-def test_the_baseline_learns_from_the_same_logits_with_the_same_gradients(bench, layers):
+def test_the_baseline_learns_with_the_same_gradients(bench, batch, layers):
     engine = bench.engine(layers)
-    difference = compare.learners(engine, bench.port_of(engine), bench.learner_batch, graph_tokens=500)
-    assert difference.logits < 1e-5
-    assert difference.relative < 1e-4
-    gradients = engine.gradients()
-    assert all(gradient.any() for gradient in gradients.values())
-    per_layer = {name.split("layers.")[1][0] for name in gradients if "lora_" in name}
+    absolute, relative = gradient_differences(engine, PlainPort(engine.args, engine.mac), batch, graph_tokens=500)
+    assert absolute < 1e-5
+    assert relative < 1e-4
+    found = gradients(engine.mac.agent)
+    assert all(gradient.any() for gradient in found.values())
+    per_layer = {name.split("layers.")[1][0] for name in found if "lora_" in name}
     assert per_layer == ({"0", "1"} if layers is None else {"1"})
 
 
-def test_how_much_graph_the_baseline_keeps_changes_no_gradient(bench):
-    port, batch = bench.port, bench.learner_batch
-    advantages, found = bench.engine().advantages(batch), []
-    for graph_tokens in (None, 10**9, 500):
-        port.update(batch, advantages, KL_COEF, graph_tokens)
-        found.append({name: gradient.clone() for name, gradient in port.gradients().items()})
-    assert all(compare.relative(other, found[0]) < 1e-5 for other in found[1:])
+def test_how_much_graph_the_baseline_keeps_changes_no_gradient(bench, batch):
+    port, advantages, found = bench.port, bench.engine().advantages(batch), []
+    for graph_tokens in (None, 500):
+        port.update(batch, advantages, KL_COEF, graph_tokens, epochs=1)
+        found.append({name: gradient.clone() for name, gradient in gradients(port.policy).items()})
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
 
 
-def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(bench, monkeypatch):
-    port, batch = bench.port, bench.rollout_batch
-    tokens = port.prompts.tokens(batch, 0)
-    assert len(tokens["input_ids"]) == batch.batch_size * bench.engine().args.n_agents
-    read = []
-    monkeypatch.setattr(port, "tick", read.append)
-    port.play(batch)
-    assert sum(read) == port.prompts.padded_tokens(batch)
+def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(bench, batch):
     engine = bench.engine()
+    assert len(bench.port.prompts.padded(batch, 0)["input_ids"]) == batch.batch_size * engine.args.n_agents
     engine.mac.take_usage()
     engine.play(batch)
-    assert engine.mac.take_usage()["rows"] <= data.deciding(batch).sum()
+    assert engine.mac.take_usage()["rows"] <= battles.deciding(batch).sum()
 
 
-@pytest.mark.parametrize("style", ["paper", "compact"])
-@pytest.mark.parametrize("map_name", ["3m", "3s_vs_4z"])
-def test_the_f_strings_have_the_words_of_the_style(style, map_name):
-    bench = small_bench(map_name=map_name, style=style)
-    plain, prompter = PlainPrompts(bench.engine().args), bench.engine().mac.agent.prompter
-    for obs, available, agents in decisions(bench.rollout_batch):
-        seen = scenes(prompter.layout, obs, available, agents)
-        texts = ["".join(parts.values()) for parts in prompter.writer.describe(obs, available, agents)]
-        assert [plain.describe(scene) for scene in seen] == texts
-
-
-def test_a_style_without_f_strings_describes_for_itself():
-    style = SimpleNamespace(describe=lambda scene: SimpleNamespace(text=f"words for {scene}"))
-    assert describer("another", style)("a scene") == "words for a scene"
-
-
-def test_a_wrong_weight_is_a_mismatch(bench):
-    engine, port = bench.engine(), bench.port_of(bench.engine())
+def test_a_wrong_weight_is_a_mismatch(bench, batch):
+    engine, port = bench.engine(), PlainPort(bench.engine().args, bench.engine().mac)
     with torch.no_grad():
         next(parameter for name, parameter in port.policy.named_parameters() if "lora_A" in name).mul_(1.5)
-    difference = compare.learners(engine, port, data.fullest(bench.learner_batch), graph_tokens=500)
-    with pytest.raises(compare.Mismatch, match="do not compute the same"):
-        difference.check(bench.setting, "learner_full_lora")
+    with pytest.raises(Mismatch, match="do not compute the same"):
+        bench.check("learner_full_lora", *gradient_differences(engine, port, batch, graph_tokens=500))
 
 
 @pytest.mark.parametrize(
-    ("dtype", "numbers", "wrong"),
+    ("dtype", "absolute", "relative", "wrong"),
     [
-        ("float32", (0.9e-4, 5.0, 0.9e-3), False),
-        ("float32", (1.1e-4, 0.0, 0.0), True),
-        ("float32", (0.0, 0.0, 1.1e-3), True),
-        ("float32", (float("nan"), None, None), True),
-        ("bfloat16", (1e-2, 1e-2, 1e-2), False),
+        ("float32", 0.9e-4, 0.9e-3, False),
+        ("float32", 1.1e-4, 0.0, True),
+        ("float32", 0.0, 1.1e-3, True),
+        ("float32", float("nan"), 0.0, True),
+        ("bfloat16", 1e-2, 1e-2, False),
     ],
 )
-def test_float32_allows_so_much_difference(dtype, numbers, wrong):
-    difference, setting = compare.Difference(*numbers), Setting(dtype=dtype)
+def test_float32_allows_so_much_difference(dtype, absolute, relative, wrong):
+    bench = Bench(Setting(dtype=dtype))
     if not wrong:
-        assert difference.check(setting, "rollout") is difference
+        bench.check("rollout", absolute, relative)
         return
-    with pytest.raises(compare.Mismatch, match=r"^rollout: "):
-        difference.check(setting, "rollout")
+    with pytest.raises(Mismatch, match=r"^rollout: "):
+        bench.check("rollout", absolute, relative)

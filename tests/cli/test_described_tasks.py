@@ -88,8 +88,8 @@ def folder(tmp_path):
     ("key", "words"),
     [
         ("lbforaging:Foraging-8x8-2p-3f-v3", "food 0:"),
-        ("rware:rware-tiny-2ag-v2", "goal 1:"),
-        ("pz-mpe-simple-spread-v3", "landmark 2:"),
+        pytest.param("rware:rware-tiny-2ag-v2", "goal 1:", marks=pytest.mark.slow),
+        pytest.param("pz-mpe-simple-spread-v3", "landmark 2:", marks=pytest.mark.slow),
     ],
 )
 def test_the_tasks_we_describe_train(key, words, tmp_path):
@@ -114,6 +114,7 @@ def test_a_task_is_added_by_a_description_alone(folder):
     assert '"unit": "walker"' in (folder / "decisions.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_task_that_nobody_describes_says_so(folder):
     done = train(folder, "env_args.key=corridor:Corridor-v0", "env_args.time_limit=10", "t_max=40")
     assert done.returncode == 0, done.stdout[-3000:]

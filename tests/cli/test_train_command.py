@@ -79,6 +79,7 @@ def test_the_weight_of_the_kl_anneals_and_the_ratio_is_1(trained):
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_plays_on_another_map_without_a_missing_tensor(trained):
     _, epymarl, folder, _ = trained
     (checkpoints,) = (folder / "results/models").iterdir()
@@ -94,6 +95,7 @@ def test_a_checkpoint_plays_on_another_map_without_a_missing_tensor(trained):
     assert re.search(r"test win rate +\d", printed)
 
 
+@pytest.mark.slow
 def test_the_printed_command_plays_it_again(trained):
     _, _, folder, printed = trained
     command = re.search(r"play it again +(.+)", printed)[1]

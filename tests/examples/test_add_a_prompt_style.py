@@ -41,6 +41,7 @@ def test_it_trains_by_the_common_command_line(copy):
     assert re.search(r"ratio_epoch0 +1\.0000", done.stdout), done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_the_tests_over_the_registry_test_it_at_once(copy):
     tests = ("tests/prompts/test_styles.py", "tests/prompts/test_tokens.py", "tests/prompts/test_target_sentences.py")
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", "-k", "table", *tests)

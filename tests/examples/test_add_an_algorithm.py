@@ -25,6 +25,7 @@ def test_it_touches_three_files(copy):
     assert touched(copy) == sorted([*FILES, "lolm_plugin/registry.py"])
 
 
+@pytest.mark.slow
 def test_it_trains_by_the_common_command_line(copy):
     done = play(copy, "probe", "env_args.map_name=duel", "t_max=300", "test_nepisode=8", "save_model=False")
     assert done.returncode == 0, done.stdout[-3000:]
@@ -32,6 +33,7 @@ def test_it_trains_by_the_common_command_line(copy):
     assert re.search(r"ratio_epoch0 +1\.0000", done.stdout), done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_its_checkpoint_of_one_map_plays_another_of_another_size(copy):
     few = ("test_nepisode=2", "env_args.time_limit=8", "critic_type=deepsets_critic")
     trained = play(copy, "smax", "env_args.map_name=2m", "t_max=64", "save_model_interval=32", *few)
@@ -59,6 +61,7 @@ def test_a_wrong_value_is_refused_in_a_sentence(copy, update, sentence):
     assert sentence in done.stdout
 
 
+@pytest.mark.slow
 def test_the_tests_over_the_registry_test_it_at_once(copy):
     folders = ("tests/modules", "tests/learners/test_all_algorithms.py", "tests/configuration/test_config_check.py")
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA")

@@ -19,6 +19,7 @@ def test_it_touches_three_files(copy):
     assert touched(copy) == [*FILES, "lolm_plugin/registry.py"]
 
 
+@pytest.mark.slow
 def test_it_trains_by_the_common_command_line(copy):
     arguments = ("t_max=120", "test_interval=100", "test_nepisode=2")
     sizes = ("batch_size_run=2", "batch_size=2", "buffer_size=2")
@@ -34,6 +35,7 @@ def test_a_wrong_map_is_refused_with_the_right_ones(copy):
     assert "env_args.map_name=horde is no map of env=skirmish; set it to one of: pair, squad." in done.stdout
 
 
+@pytest.mark.slow
 def test_the_tests_over_the_registry_test_it_at_once(copy):
     tests = ("tests/observations/test_layout.py", "tests/observations/test_probes.py", "tests/prompts/test_styles.py")
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", *tests)

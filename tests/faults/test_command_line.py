@@ -13,6 +13,7 @@ from .conftest import PATHS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", PATHS)
 def test_restarts_are_logged_also_where_there_are_none(tmp_path, host):
     done = subprocess.run(

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lolm_plugin.commands import train as training
+from tests.slow import all_slow_but
 
 SMALL = (
     # Short, and in small steps: a difference in the last digits grows until, one day, an action is another one.
@@ -88,21 +89,22 @@ def check_equal(found, expected):
         torch.testing.assert_close(weights[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", all_slow_but(["the prefix in every row", "256 tokens at once"], VARIANTS))
 def test_training_is_the_same(variant, plain, tmp_path):
     check_equal(train(tmp_path / "run", *VARIANTS[variant]), plain)
 
 
-@pytest.mark.parametrize("variant", TRUNKS)
+@pytest.mark.parametrize("variant", all_slow_but(["nothing kept from play"], TRUNKS))
 def test_training_above_a_trunk_is_the_same(variant, trunk, tmp_path):
     check_equal(train(tmp_path / "run", "lora.layers=1", *TRUNKS[variant]), trunk)
 
 
-@pytest.mark.parametrize("variant", ENTITIES)
+@pytest.mark.parametrize("variant", all_slow_but(["the last layer everywhere"], ENTITIES))
 def test_training_with_keys_of_entities_is_the_same(variant, entity, tmp_path):
     check_equal(train(tmp_path / "run", *ENTITY, *ENTITIES[variant]), entity)
 
 
+@pytest.mark.slow
 def test_training_with_keys_of_entities_above_a_trunk_is_the_same(tmp_path):
     kept, computed = (
         train(tmp_path / name, *ENTITY, "lora.layers=1", f"llm.trunk_cache_gb={size}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.resume.runs import last_checkpoint, line, models, series, train
+from tests.slow import all_slow_but
 
 # On "target" several enemies can be attacked, so that a language model draws among equal ones; DT2GS draws noise.
 ALGORITHMS = {
@@ -14,7 +15,7 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", all_slow_but(["rnn_mappo", "dt2gs_mappo"], ALGORITHMS))
 def test_one_or_four_environments_play_the_same_test(algorithm, tmp_path):
     env, map_name = ALGORITHMS[algorithm].split()
     assert train(tmp_path / "trained", *line(algorithm, env, map_name, "t_max=150", "test_interval=10000")) == 0
@@ -33,7 +34,7 @@ def test_one_or_four_environments_play_the_same_test(algorithm, tmp_path):
     assert share == pytest.approx(round(share))  # of exactly 8 battles
 
 
-@pytest.mark.parametrize("algorithm", ["lolm_mappo_tiny", "dt2gs_mappo"])
+@pytest.mark.parametrize("algorithm", all_slow_but(["dt2gs_mappo"], ["lolm_mappo_tiny", "dt2gs_mappo"]))
 def test_sampled_tests_leave_training_alone(algorithm, tmp_path):
     learned = {}
     product = ("llm.product=torch",) if algorithm == "lolm_mappo_tiny" else ()
@@ -60,7 +61,7 @@ def trained(folder, *updates):
     return series(folder, 1)
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("count", all_slow_but([4], [1, 4, 8]))
 def test_a_network_that_evaluates_few_steps_at_once_learns_the_same(whole, count, tmp_path):
     found = trained(tmp_path / "run", f"microbatch={count}")
     assert found.keys() == whole.keys()

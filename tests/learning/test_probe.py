@@ -9,6 +9,7 @@ import pytest
 from lolm_plugin.commands import train as training
 from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 from tests.algorithms import NETWORKS
+from tests.slow import all_slow_but
 
 # Environment steps: about 24 updates of 256 episodes, of up to 8 steps in a duel.
 T_MAX = {"retreat": 6_000, "approach": 6_000, "duel": 25_000, "target": 5_000}
@@ -48,11 +49,14 @@ def train(tmp_path, map_name, *updates, algorithm="lolm_mappo_tiny"):
 # One seed without the KL, which no other line of the learner depends on, to keep the suite short.
 @pytest.mark.parametrize(
     ("map_name", "kl", "seed"),
-    [
-        (name, kl, seed)
-        for name in ("retreat", "approach", "duel")
-        for kl, seed in ((True, 1), (True, 2), (True, 3), (False, 1))
-    ],
+    all_slow_but(
+        [("retreat", True, 1)],
+        [
+            (name, kl, seed)
+            for name in ("retreat", "approach", "duel")
+            for kl, seed in ((True, 1), (True, 2), (True, 3), (False, 1))
+        ],
+    ),
 )
 def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
     metrics = train(tmp_path, map_name, f"kl.enabled={kl}", f"seed={seed}")
@@ -64,7 +68,8 @@ def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("map_name", "seed", "t_max"), [*(("retreat", seed, 1280) for seed in (1, 2, 3)), ("target", 1, 640)]
+    ("map_name", "seed", "t_max"),
+    all_slow_but([("target", 1, 640)], [*(("retreat", seed, 1280) for seed in (1, 2, 3)), ("target", 1, 640)]),
 )
 def test_a_pretrained_model_reaches_90_percent_of_the_optimal_return(map_name, seed, t_max, tmp_path):
     """Run a part of the suite smol_probes: SmolLM2's first 4 layers. With head.features=raw, retreat stays near .5."""
@@ -75,11 +80,15 @@ def test_a_pretrained_model_reaches_90_percent_of_the_optimal_return(map_name, s
 
 @pytest.mark.parametrize(
     ("algorithm", "map_name"),
-    [
-        *itertools.product(NETWORKS, ("retreat", "approach", "target")),
-        ("updet_mappo", "duel"),  # takes as long as all else: the others' numbers are in docs/baselines.md
-        *itertools.product(("transformer_mappo",), ("retreat", "target")),  # the others take it as long as all networks
-    ],
+    all_slow_but(
+        [("rnn_mappo", "target"), ("updet_mappo", "retreat")],
+        [
+            *itertools.product(NETWORKS, ("retreat", "approach", "target")),
+            ("updet_mappo", "duel"),  # takes as long as all else: the others' numbers are in docs/baselines.md
+            # Its other maps take as long as all networks.
+            *itertools.product(("transformer_mappo",), ("retreat", "target")),
+        ],
+    ),
 )
 def test_every_baseline_reaches_90_percent_of_what_its_head_can_express(algorithm, map_name, tmp_path):
     """One seed of the three in docs/baselines.md, to keep the suite short."""
@@ -89,13 +98,13 @@ def test_every_baseline_reaches_90_percent_of_what_its_head_can_express(algorith
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
-@pytest.mark.parametrize("map_name", ["retreat", "approach"])
+@pytest.mark.parametrize("map_name", all_slow_but(["retreat"], ["retreat", "approach"]))
 def test_learns_nothing_from_shuffled_observations(map_name, tmp_path):
     metrics = train(tmp_path, map_name, "env_args.shuffle_obs=True", "seed=1")
     assert max(metrics["test_return_mean"]["values"]) < blind_return(map_name) + 0.15
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", all_slow_but([1], [1, 2, 3]))
 def test_keys_of_entities_can_choose_a_target(seed, tmp_path):
     """The sentence about an enemy says how weak it is."""
     metrics = train(tmp_path, "target", f"seed={seed}", "head.attack_keys=entity")
@@ -103,12 +112,14 @@ def test_keys_of_entities_can_choose_a_target(seed, tmp_path):
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
+@pytest.mark.slow
 def test_automatic_prompts_teach_as_much_as_written_ones(tmp_path):
     """One task and seed of those in docs/prompts.md, to keep the suite short."""
     metrics = train(tmp_path, "target", "seed=1", "prompt.source=auto", "head.attack_keys=entity")
     assert metrics["test_return_mean"]["values"][-1] >= 0.95 * optimal_return("target")
 
 
+@pytest.mark.slow
 def test_the_published_head_cannot_choose_a_target(tmp_path):
     """Its attack logits are all equal: the return of a policy that attacks, but not whom it wants."""
     metrics = train(tmp_path, "target", "seed=1", "test_greedy=False")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.fstrings import WORDS
 from lolm_plugin.prompts.scene import Scene, SeenUnit, Self, scenes
 from lolm_plugin.prompts.template import build_style
+from tests.prompts.fstrings import WORDS
 
 HARD = (0.0, 0.125, 0.005, 0.995, 1.005, 0.049, 0.05, 0.25, 9.995, 9.996, 1e-9)
 STYLES = pytest.mark.parametrize("style", WORDS)

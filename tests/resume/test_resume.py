@@ -23,6 +23,7 @@ from tests.resume.runs import (
     train,
     wait_for_checkpoints,
 )
+from tests.slow import all_slow_but
 
 CHECKOUT = locate(None)
 HOSTS = {"bundled": "none"} | ({"EPyMARL": str(CHECKOUT)} if CHECKOUT else {})
@@ -56,7 +57,7 @@ def host(request):
     return HOSTS[request.param]
 
 
-@pytest.mark.parametrize("algorithm", RUNS)
+@pytest.mark.parametrize("algorithm", all_slow_but(["lolm_mappo_tiny"], RUNS))
 def test_killed_and_resumed(algorithm, host, tmp_path):
     env, map_name, *updates = RUNS[algorithm]
     arguments = line(algorithm, env, map_name, *updates, host=host)
@@ -96,6 +97,7 @@ def until(folder, source, step):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["updet_mappo", "lolm_mappo_tiny"])
 def test_from_every_checkpoint_and_by_its_sacred_run(algorithm, tmp_path):
     source = tmp_path / "straight"
@@ -170,6 +172,7 @@ def test_refused_with_a_sentence(straight, tmp_path, capfd, arguments, message):
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
     arguments = line("updet_mappo", "probe", "retreat", "t_max=600", "keep_checkpoints=2", "save_model_interval=50")
     assert train(tmp_path / "run", *arguments) == 0
@@ -183,6 +186,7 @@ def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
     assert any(scores.values()), "the best was not kept"
 
 
+@pytest.mark.slow
 def test_a_run_tests_at_its_start_and_at_its_end_and_a_longer_one_does_not_keep_that_end(tmp_path):
     arguments = line("updet_mappo", "probe", "duel", "lr_decay=False", "test_interval=550")
     assert train(tmp_path / "run", *arguments, "t_max=300") == 0
@@ -228,7 +232,7 @@ def wait_for_line(process, text):
 STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", all_slow_but([signal.SIGTERM], STOPS))
 def test_stopped_by_a_signal_and_resumed(number, tmp_path):
     arguments = line("updet_mappo", "probe", "duel", "lr_decay=False", "save_model_interval=100000000")
     process = start(tmp_path / "run", *arguments, "t_max=100000000")

@@ -172,6 +172,7 @@ def command(tmp_path, name, *options):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
     suite_file(tmp_path)
     straight = command(tmp_path, "straight", "--workers=2")

@@ -31,6 +31,7 @@ def cluster():
     nodes.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_nothing(tmp_path, cluster):
     nodes, second = cluster
     suite_file(tmp_path, transfers=None, maps=["duel", "target"])

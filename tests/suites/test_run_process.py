@@ -32,6 +32,7 @@ def run(folder):
     )
 
 
+@pytest.mark.slow
 def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path):
     folder = put_down(tmp_path / "job", "t_max=100000000", "save_model_interval=100000000")
     process = run(folder)

@@ -5,6 +5,7 @@ import pytest
 from lolm_plugin.configuration import updates
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.suites import plan, suite
+from tests.slow import all_slow_but
 from tests.suites.runs_for_suites import suite_file
 
 
@@ -185,7 +186,7 @@ def test_an_unknown_suite_is_answered_with_the_known_ones():
         suite.load("smax_quik")
 
 
-@pytest.mark.parametrize("name", suite.available())
+@pytest.mark.parametrize("name", all_slow_but(["smax_quick", "paper", "ablations"], suite.available()))
 def test_a_shipped_suite_can_be_run(name, tmp_path):
     shipped = suite.load(name)
     found = shipped.runs()

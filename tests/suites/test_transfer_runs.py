@@ -66,6 +66,7 @@ def test_what_it_plays_before_it_learns_is_zero_shot(source, tmp_path):
     assert all(run.source_settings == learned for run in kinds.values()), "told apart by their source in a report"
 
 
+@pytest.mark.slow
 def test_the_kl_is_off_unless_it_is_asked_for(tmp_path):
     arguments = ("t_max=60", "kl.anneal_steps=1000000")
     assert train(tmp_path / "source", *line("lolm_mappo_tiny", "probe", "duel", *arguments)) == 0

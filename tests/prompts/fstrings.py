@@ -1,21 +1,8 @@
-"""The words of both styles as f-strings, one scene at a time: what the plain port does, and what a test compares with.
-
-The words are those of ``prompt.style``, so that both sides of a benchmark read the same; how they are made is not.
-"""
-
-from collections.abc import Callable
+"""The words of the styles paper and compact as f-strings, one scene at a time."""
 
 from lolm_plugin.prompts.scene import Scene, SeenUnit
-from lolm_plugin.prompts.template import PromptStyle
 
 SHORT_ACTIONS = {"no-op": "none", **{f"move {way}": way for way in ("north", "south", "east", "west")}}
-
-
-def describer(name: str, style: PromptStyle) -> Callable[[Scene], str]:
-    """From a scene to a prompt's own part; a style of which there is no copy here describes for itself."""
-    if name in WORDS:
-        return lambda scene: "".join(WORDS[name](scene))
-    return lambda scene: style.describe(scene).text
 
 
 def paper(scene: Scene) -> tuple[str, ...]:
