@@ -12,7 +12,7 @@ import torch
 
 from lolm_plugin.configuration import config_files
 from lolm_plugin.host import BUNDLED, open_host, register
-from lolm_plugin.run.components import Parts, assemble, play
+from lolm_plugin.run.components import RunComponents, assemble, play
 
 WARM_UP = 2  # rounds: jax compiles, torch allocates, the probes of the first battles are done
 
@@ -39,7 +39,7 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _measure(parts: Parts, seconds: float, threads: Sequence[int]) -> dict[str, float]:
+def _measure(parts: RunComponents, seconds: float, threads: Sequence[int]) -> dict[str, float]:
     def train() -> None:
         parts.learner.train(play(parts), parts.runner.t_env, 0)
 
@@ -66,7 +66,7 @@ def _measure(parts: Parts, seconds: float, threads: Sequence[int]) -> dict[str, 
     }
 
 
-def _parts(algorithm: str, envs: int, map_name: str, seed: int) -> Parts:
+def _parts(algorithm: str, envs: int, map_name: str, seed: int) -> RunComponents:
     """Runner, controller and learner as a training run has them, without its files and its log."""
     host = open_host(None)
     register(host)
@@ -78,7 +78,7 @@ def _parts(algorithm: str, envs: int, map_name: str, seed: int) -> Parts:
     return assemble(host, args, logger, host.registries["runner"]["vector"](args=args, logger=logger))
 
 
-def _steps_per_second(parts: Parts, play: Callable[[], Any], seconds: float) -> float:
+def _steps_per_second(parts: RunComponents, play: Callable[[], Any], seconds: float) -> float:
     """Of ``play``, again and again for about so long."""
     steps, started = parts.runner.t_env, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
@@ -86,7 +86,7 @@ def _steps_per_second(parts: Parts, play: Callable[[], Any], seconds: float) -> 
     return (parts.runner.t_env - steps) / elapsed
 
 
-def _shares(parts: Parts, seconds: float) -> dict[str, float]:
+def _shares(parts: RunComponents, seconds: float) -> dict[str, float]:
     runner, spent = parts.runner, defaultdict(float)
     timed = (
         (runner.env, "reset", "env"),

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lolm_plugin.errors import NumbersError
+from lolm_plugin.errors import NonFiniteError
 
 
 def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Any = None) -> None:
-    """Raise NumbersError for the first number of ``tensor`` that is none.
+    """Raise NonFiniteError for the first number of ``tensor`` that is none.
 
     ``axes`` names its dimensions; ``batch`` is kept with the error.
     """
@@ -18,7 +18,7 @@ def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = ()
         first = torch.isfinite(tensor).logical_not().nonzero()[0].tolist()
         value = float(tensor[tuple(first)])
         place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, first, strict=False))
-        raise NumbersError(
+        raise NonFiniteError(
             f"{name} is {value} at environment step {t_env}{f' ({place})' if place else ''}; nothing was learned from "
             f"this batch. {ADVICE.get(name.split(' ')[0], ADVICE['loss'])}",
             batch,

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lolm_plugin import __version__, registry, strict_json
+from lolm_plugin import registry
+from lolm_plugin.checkpoints import MANIFEST, facts_alone, note_facts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.network_settings import network_settings
 from lolm_plugin.observations.units import NAMES
@@ -16,11 +17,8 @@ from lolm_plugin.tensor_files import (
     optimiser_tensors,
     save_tensors,
 )
-from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_list, is_number, is_table, is_whole, read_json
+from lolm_plugin.untrusted import first_of_another_type, is_list, is_number, is_table, is_whole
 
-FORMAT = 2  # 1: version 0.1.0, without `agent` and `units`
-UNWRITTEN = {"head.features": "raw"}  # settings of versions that had no key for them
-LARGEST = 2**20  # bytes of learner.json; ours has about 1,000
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
 
@@ -30,14 +28,13 @@ def _is_measured(pair: Any) -> bool:
 
 
 TYPES = {
-    "format": is_whole,
     **dict.fromkeys(("algorithm", "map"), lambda value: isinstance(value, str)),
     **dict.fromkeys(("kl_initial", "entropy"), lambda value: value is None or is_number(value)),
     "kl_measured": lambda value: is_list(value, _is_measured),
     "map_bound": lambda value: is_table(value, is_whole),
     "shape": lambda value: isinstance(value, dict),
 }
-REQUIRED = {1: {"format", "kl_initial", "shape"}, FORMAT: {"format", "kl_initial", "algorithm", "map", "shape"}}
+REQUIRED = {"kl_initial", "algorithm", "map", "shape"}
 
 
 def save(learner: Any, path: str) -> None:
@@ -48,8 +45,6 @@ def save(learner: Any, path: str) -> None:
     for name in OPTIMISERS:
         save_tensors(f"{path}/{name}.safetensors", optimiser_tensors(getattr(learner, name)))
     facts = {
-        "format": FORMAT,
-        "version": __version__,
         "kl_initial": learner.kl.initial,
         "kl_measured": learner.kl.measured,
         "entropy": learner.entropy.measured,
@@ -58,7 +53,7 @@ def save(learner: Any, path: str) -> None:
         "map_bound": learner.mac.map_bound(),
         "shape": _shape(learner),
     }
-    Path(path, "learner.json").write_text(strict_json.dumps(facts, indent=2))
+    note_facts(Path(path), learner=facts)
 
 
 def load(learner: Any, path: str) -> None:
@@ -86,8 +81,7 @@ def checked_facts(learner: Any, path: str, setting: str, critic: bool) -> dict[s
     _check_same_policy(learner, setting, facts)
     _check_same_sizes(learner, setting, facts)
     for key, value in {**_policy_shape(learner), **(_critic_shape(learner) if critic else {})}.items():
-        # What an older version did not write down, it did not have.
-        theirs = facts["shape"].get(key, UNWRITTEN.get(key, value))
+        theirs = facts["shape"].get(key, value)  # a setting that came later had no effect before
         if theirs != value:
             raise ConfigError(
                 f"{setting} was trained with {key}={theirs} but this run has {key}={value}; "
@@ -145,20 +139,13 @@ def _map(args: SimpleNamespace) -> str:
 
 
 def _read_facts(path: str) -> dict[str, Any]:
-    file = Path(path, "learner.json")
-    if not file.is_file():
-        raise ConfigError(f"checkpoint_path={path} has no learner.json; set it to a folder that save_model wrote.")
-    try:
-        facts = read_json(file, LARGEST)
-    except Unreadable as reason:
-        raise ConfigError(f"{file} {reason}; set load_step to another checkpoint.") from reason
-    if (
-        first_of_another_type(facts, TYPES) == ""
-        or not is_whole(facts.get("format"))
-        or facts["format"] not in REQUIRED
-    ):
-        raise ConfigError(f"{file} is not of a format this version reads; set checkpoint_path to another checkpoint.")
-    wrong = first_of_another_type(facts, TYPES) or min(REQUIRED[facts["format"]] - facts.keys(), default=None)
+    facts = facts_alone(Path(path)).get("learner")
+    if facts is None:
+        raise ConfigError(f"{path}/{MANIFEST} is missing or damaged; set load_step to another checkpoint.")
+    wrong = first_of_another_type(facts, TYPES) or min(REQUIRED - facts.keys(), default=None)
     if wrong:
-        raise ConfigError(f"{file} says nothing about {wrong} that can be read; set load_step to another checkpoint.")
+        raise ConfigError(
+            f"{path}/{MANIFEST} says nothing about the learner's {wrong} that can be read; set load_step to another "
+            "checkpoint."
+        )
     return facts

@@ -1,4 +1,4 @@
-"""What one run is made of, built from a host's registries."""
+"""The components of a run (buffer, controller, learner), built from a host's registries for a runner's environments."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -8,15 +8,14 @@ from typing import Any
 import torch
 
 from lolm_plugin.host import Host
-from lolm_plugin.host.bundled.transforms import OneHot
 
 
 @dataclass
-class Parts:
-    """One run.
+class RunComponents:
+    """Everything one run plays and learns with.
 
-    ``build_buffer(n)`` returns another buffer for ``n`` episodes; ``build_mac(args)`` another controller for these
-    episodes, of the class ``args.mac`` names.
+    ``build_buffer(n)`` builds another buffer for ``n`` episodes, ``build_mac(args)`` another controller for the same
+    episodes, of the class that ``args.mac`` names.
     """
 
     args: Namespace
@@ -28,8 +27,23 @@ class Parts:
     build_mac: Callable[[Namespace], Any]
 
 
-def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
-    """Builds buffer, controller and learner for the environments of ``runner``, whose sizes ``args`` gets."""
+class OneHot:
+    """One-hot encode a field of a batch: integers ``[..., 1]`` -> float32 ``[..., size]``. The host calls it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def transform(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Encode ``tensor`` ``[..., 1]``."""
+        return torch.nn.functional.one_hot(tensor.squeeze(-1).long(), self.size).float()
+
+    def infer_output_info(self, vshape: tuple[int, ...], dtype: torch.dtype) -> tuple[tuple[int], torch.dtype]:
+        """Return the shape and dtype of one encoded entry."""
+        return (self.size,), torch.float32
+
+
+def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
+    """Build buffer, controller and learner for the environments of ``runner``, and write their sizes into ``args``."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]
@@ -65,11 +79,11 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
     learner = host.find("learner", args.learner)(mac, buffer.scheme, logger, args)
     if args.use_cuda:
         learner.cuda()
-    return Parts(args, logger, runner, buffer, learner, build_buffer, build_mac)
+    return RunComponents(args, logger, runner, buffer, learner, build_buffer, build_mac)
 
 
-def play(parts: Parts) -> Any:
-    """One ``run`` into the buffer; returns what to learn from, None while there is not enough yet."""
+def play(parts: RunComponents) -> Any:
+    """Play one ``run`` into the buffer; return the batch to learn from, or None while there are too few episodes."""
     args, buffer = parts.args, parts.buffer
     buffer.insert_episode_batch(parts.runner.run(test_mode=False))
     if not buffer.can_sample(args.batch_size):

@@ -39,7 +39,7 @@ class Imitation(Training):
     def _loop(self) -> None:
         args = self.args
         # No checkpoint exists until the end, so a signal stops the run at once.
-        self.stop.patient, self._whole = False, False
+        self.stop.patient, self.consistent = False, False
         self.seconds: dict[str, float] = defaultdict(float)
         self.collected: dict[str, float] = {}
         self.student = Student(self.parts.learner, args)
@@ -53,10 +53,10 @@ class Imitation(Training):
         for number in range(args.imitate["rounds"]):
             self._round(teacher, data, held_out, number)
         self.parts.learner.mac.end_update()
-        self._whole = True
+        self.consistent = True
         self._save()
-        if self._run is not None:
-            self._run.info["imitation"] = self._summary(data, held_out)
+        if self.session.sacred_run is not None:
+            self.session.sacred_run.info["imitation"] = self._summary(data, held_out)
 
     def _round(self, teacher: Any, data: "_Data", held_out: "_Data", number: int) -> None:
         settings, runner, learner = self.args.imitate, self.runner, self.parts.learner
@@ -92,7 +92,7 @@ class Imitation(Training):
 
     def _test_student(self) -> None:
         self._test()
-        self.progress.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
+        self.state.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
 
     def _test_teacher(self, teacher: Any) -> None:
         """Test the teacher on the battles of the student's test; greedily alone."""
@@ -154,7 +154,7 @@ class Imitation(Training):
             "before": {name: float(points[0][1]) for name, points in tests.items()},
             "after": {name: float(points[-1][1]) for name, points in tests.items()},
             "seconds": {part: round(seconds, 1) for part, seconds in self.seconds.items()},
-            "checkpoints": str(self.folder) if self._saved else None,
+            "checkpoints": str(self.folder) if self.saved else None,
             **self.collected,
         }
 

@@ -5,7 +5,6 @@ environment, the layouts and every path come from the command line. A language m
 is one of the plugin's own or the student's.
 """
 
-import json
 import logging
 import os
 from argparse import Namespace
@@ -15,17 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lolm_plugin import registry
+from lolm_plugin import checkpoints, registry
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.configuration import config_check
 from lolm_plugin.configuration.config_files import flatten, merge, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import SMOLLM2, TINY
-from lolm_plugin.run import checkpoint_store
-from lolm_plugin.run.checkpoint_store import Checkpoint
 from lolm_plugin.run.resuming import checkpoints_of
 
 if TYPE_CHECKING:
-    from lolm_plugin.run.components import Parts
+    from lolm_plugin.run.components import RunComponents
 
 HEURISTIC = "heuristic"
 # Settings that say which network a checkpoint's weights belong to.
@@ -65,17 +63,17 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
             f"{option} is not a folder; set it to a run's under results/models or results/sacred, or to {HEURISTIC}."
         )
     folder = checkpoints_of(Path(name), "--teacher")
-    if not checkpoint_store.steps(folder):
+    if not checkpoints.steps(folder):
         raise ConfigError(
             f"{option} has no checkpoint (no folder named by a step); set it to a run's folder under results/models."
         )
-    found = checkpoint_store.find(folder, strict=config["strict"], log=log, key="--teacher")
+    found = checkpoints.find(folder, strict=config["strict"], log=log, key="--teacher")
     policy = _policy(found, option, config, host_dir)
     _check_map(found, option, config)
     return Teacher(name, found, policy)
 
 
-def build(teacher: Teacher, parts: "Parts") -> Any:
+def build(teacher: Teacher, parts: "RunComponents") -> Any:
     """The teacher's controller with its weights.
 
     Raises:
@@ -105,8 +103,8 @@ def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir:
     theirs = found.facts.get("config")
     if not isinstance(theirs, Mapping):
         raise ConfigError(
-            f"{option} was written by lolm_plugin 0.1.0, which kept no configuration, so its network is unknown; set "
-            "--teacher to another run."
+            f"{option} has a checkpoint without a configuration, so its network is unknown; set --teacher to another "
+            "run."
         )
     # What a checkpoint of an older version does not say is what the default does.
     flat = flatten(merge(read(plugin_config_dir() / "default.yaml"), theirs))
@@ -144,10 +142,10 @@ def _check_map(found: Checkpoint, option: str, config: Mapping[str, Any]) -> Non
     if config["env"] not in registry.MAP_SIZES:
         return
     try:
-        facts = json.loads((found.path / "learner.json").read_text())
+        facts = found.facts["learner"]
         tied, theirs = dict(facts.get("map_bound", {})), str(facts.get("map"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{option}: {found.path}/learner.json is damaged; set --teacher to another run.") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{option}: {found.path} does not say what it fits; set --teacher to another run.") from error
     agents, actions = registry.load(registry.MAP_SIZES[config["env"]])(config["env_args"])
     ours = {"agents": agents, "actions": actions}
     if any(tied.get(size, value) != value for size, value in ours.items()):

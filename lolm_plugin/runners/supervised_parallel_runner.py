@@ -1,64 +1,75 @@
-"""One process per environment, stepped together; one that fails costs an episode and not the run."""
+"""One process per environment, stepped together as in EPyMARL's parallel runner; one that fails costs one episode."""
 
 import os
 import weakref
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+import numpy as np
+import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import environment_seed
 from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, close
-from lolm_plugin.runners.lockstep import LockstepRunner
-from lolm_plugin.runners.runner import HostParts
+from lolm_plugin.runners.runner import HostInterface, Runner
 
-# For the host's own algorithms, which are run without our default.yaml.
+# For the host's own algorithms, whose configurations lack these keys of our default.yaml.
 DEFAULTS = {"worker_timeout": 300.0, "worker_restarts": 5}
-
-# SMAC answers a crash of its game with the end of the episode and an empty info.
-SMAC = ("sc2", "sc2v2")
+SMAC = ("sc2", "sc2v2")  # SMAC reports a crash of its game as the end of the episode with an empty info
 
 
-class SupervisedParallelRunner(LockstepRunner):
-    """EPyMARL's parallel runner with a keyed seed for each copy of ``args.env``, which keeps its process.
+@dataclass
+class Episode:
+    """What is known of an episode beside its row of the batch."""
 
-    A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it
-    started and replaced by one with another seed. Its episode is dropped, and played again when the others are over.
-    The number of such restarts is logged as ``env_restarts``. There is none if every copy raises at its first
-    attempt to do something: a restart would not help.
+    total: float | np.ndarray  # undiscounted return; float [n_agents] with common_reward=False
+    length: int = 0
+    over: bool = False
+    info: Mapping[str, float] = field(default_factory=dict)  # of its last step
+
+
+class SupervisedParallelRunner(Runner):
+    """Step ``batch_size_run`` copies of ``args.env`` together, each in its own process and with its own keyed seed.
+
+    A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it started
+    and replaced by one with another seed. Its episode is dropped and played again when the others are over. The number
+    of restarts is logged as ``env_restarts``. If every copy raises the same at its first attempt to do something, the
+    run ends: a restart would not help.
 
     Raises:
         ConfigError: the environment is unknown, refuses its arguments or can never work, or the operating system is
             Windows.
-        RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without an episode in between.
+        RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without a whole episode in between.
     """
 
-    def __init__(self, args: Namespace, logger: Any, host: HostParts) -> None:
+    def __init__(self, args: Namespace, logger: Any, host: HostInterface) -> None:
         super().__init__(args, logger, host.EpisodeBatch)
         if not hasattr(os, "killpg"):
             raise ConfigError(
-                "runner=supervised_parallel needs process groups, which this operating system does not have; set "
+                f"runner={args.runner} needs process groups, which this operating system does not have; set "
                 "runner=episode and batch_size_run, batch_size and buffer_size to 1."
             )
         self.timeout = getattr(args, "worker_timeout", DEFAULTS["worker_timeout"])
         self.max_restarts = getattr(args, "worker_restarts", DEFAULTS["worker_restarts"])
         self.restarts = [0] * self.batch_size
         self._in_a_row = [0] * self.batch_size  # restarts since the worker's last whole episode
-        self._shown = ""  # the traceback in the log, which a worker that keeps failing would repeat
+        self._last_details = ""  # the last traceback in the log, which a worker that keeps failing would repeat
         # StarCraft is launched by the first reset, which may fail once and work the next time.
         self._first_steps = ("build", "get_env_info", *(() if args.env in SMAC else ("reset", "step")))
-        self._worked: set[str] = set()  # what an environment has done at least once
+        self._worked: set[str] = set()  # commands that an environment has carried out at least once
         self._make_env = host.env_maker(args.env)
         self.workers: list[EnvProcess] = []
         self._unbuilt = set(range(self.batch_size))
-        # Also when the runner is forgotten and when Python ends: after an exception, EPyMARL does not close it.
+        # Also when the runner is deleted and when Python ends: after an exception, EPyMARL does not close it.
         self._close = weakref.finalize(self, close, self.workers)
         try:
             for i in range(self.batch_size):
                 self.workers.append(self._start(i))
             self._build(range(self.batch_size))
-            while not (sizes := self.ask("get_env_info", {0: None})):
+            while not (sizes := self._ask("get_env_info", {0: None})):
                 pass
         except BaseException:
             self.close_env()
@@ -67,17 +78,75 @@ class SupervisedParallelRunner(LockstepRunner):
         self.episode_limit = self.env_info["episode_limit"]
 
     def get_env_info(self) -> dict[str, Any]:
-        """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
+        """Return the sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return self.env_info
 
     def save_replay(self) -> None:
-        """Has the first environment save its replay; RuntimeError when it fails."""
-        if not self.ask("save_replay", {0: None}):
+        """Let the first environment save its replay. Raises RuntimeError if it fails."""
+        if not self._ask("save_replay", {0: None}):
             raise RuntimeError("The replay was not saved; the log says what the environment did instead.")
 
     def close_env(self) -> None:
-        """Closes every environment and ends its process with all it started; doing so again does nothing."""
+        """Close every environment and end its process with all it started; doing so again does nothing."""
         self._close()
+
+    def play(self, test_mode: bool) -> Any:
+        """Play an episode in each environment; replay lost episodes once the others are over."""
+        batch, rows = self.new_batch(), range(self.episodes(test_mode))
+        episodes: dict[int, Episode] = {}
+        while lost := [row for row in rows if row not in episodes]:
+            for tensor in batch.data.transition_data.values():
+                tensor[lost] = 0
+            episodes |= self._play_rows(batch, lost, test_mode)
+        ended = [episodes[row] for row in rows]
+        self.finish([e.total for e in ended], [e.length for e in ended], [e.info for e in ended], test_mode)
+        return batch
+
+    def _play_rows(self, batch: Any, rows: list[int], test_mode: bool) -> dict[int, Episode]:
+        """Play an episode in each of these empty rows of the batch; return those that came to their end."""
+        shown = self._ask("reset", dict.fromkeys(rows))
+        # All other episodes are over, so that the controller may forget its hidden states.
+        self.mac.init_hidden(batch_size=self.batch_size)
+        episodes = {row: Episode(total=self.zero_return()) for row in shown}
+        acting, t = list(episodes), 0
+        if acting:
+            self._check_shown(shown, acting, 0)
+            batch.update(_stacked(shown[row] for row in acting), bs=acting, ts=0)
+
+        while acting:
+            with torch.no_grad():
+                actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
+            batch.update({"actions": actions.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
+            # An episode that ended at the last step has now acted in its last state, and drops out.
+            chosen = dict(zip(acting, actions.cpu().numpy(), strict=True))
+            replies = self._ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
+            if test_mode and self.args.render and 0 in replies and not self._ask("render", {0: None}):
+                del replies[0]
+            acting = list(replies)
+            if not acting:
+                break
+            outcome = [self._count(episodes[row], replies[row]) for row in acting]
+            batch.update(_stacked(outcome), bs=acting, ts=t, mark_filled=False)
+            t += 1
+            shown = {row: replies[row]["seen"] for row in acting}
+            self._check_shown(shown, [row for row in acting if not episodes[row].over], t)
+            batch.update(_stacked(shown.values()), bs=acting, ts=t)
+        return {row: episode for row, episode in episodes.items() if episode.over}
+
+    def _check_shown(self, shown: Mapping[int, Mapping[str, Any]], running: list[int], t: int) -> None:
+        """Raise ConfigError for what cannot be stored or played; only ``running`` episodes need available actions."""
+        for row, one in shown.items():
+            self.check_agents(one, row, t)
+        if running:
+            self.check_masks([shown[row]["avail_actions"] for row in running], running, t)
+
+    def _count(self, episode: Episode, reply: Mapping[str, Any]) -> dict[str, tuple]:
+        """Add a step to an episode and return what the batch stores of it."""
+        episode.total = episode.total + reply["reward"]
+        episode.length += 1
+        episode.over, episode.info = reply["over"], reply["info"]
+        ended = self.stored_end(reply["terminated"], reply["truncated"], episode.info)
+        return {"reward": (reply["reward"],), "terminated": (bool(ended),)}
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
         """Log as ``Runner.finish`` does; an evaluation, which has no training statistics, also logs the restarts."""
@@ -85,29 +154,32 @@ class SupervisedParallelRunner(LockstepRunner):
         if self._evaluates and test_mode and not self.stats.tested:
             self.logger.log_stat("env_restarts", sum(self.restarts), self.t_env)
 
+    def train_stats(self) -> dict[str, float]:
+        """Add the restarts of all workers so far."""
+        return {**super().train_stats(), "env_restarts": sum(self.restarts)}
+
     def state(self) -> dict[str, Any]:
-        """Adds the restarts so far, which seeds of later restarts follow from, too."""
+        """Add the restarts so far, from which the seeds of later restarts follow."""
         return {**super().state(), "restarts": self.restarts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned; the number of workers may be another one."""
+        """Restore what ``state`` returned; the number of workers may have changed."""
         super().load_state(state)
         for i, count in enumerate(state.get("restarts", ())):
             self.restarts[i % self.batch_size] += count
 
-    def train_stats(self) -> dict[str, float]:
-        """Adds the restarts of all workers so far."""
-        return {**super().train_stats(), "env_restarts": sum(self.restarts)}
+    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """Let each environment ``i`` of ``data`` carry out ``command`` with ``data[i]``; see ``env_process.execute``.
 
-    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
-        """Answers to a command; see ``LockstepRunner.ask``. Workers that fail are restarted."""
+        Returns the answers in the order of ``i``. An environment without an answer has lost its episode and was
+        restarted.
+        """
         self._build(data)
         asked = {i: self.workers[i] for i in data}
         for i, worker in asked.items():
             worker.send(command, data[i])
-        # By index alone: of equal ones the answers, which have no order, would be compared.
-        outcomes = {i: self._checked(i, outcome) for i, outcome in sorted(answers(asked, self.timeout), key=_index)}
-        self._refuse_what_never_works(command, outcomes)
+        outcomes = {i: self._checked(i, outcome) for i, outcome in self._outcomes(asked)}
+        self._refuse_if_none_works(command, outcomes)
         for i, outcome in outcomes.items():
             if isinstance(outcome, WorkerFault):
                 self._restart(i, outcome)
@@ -115,11 +187,14 @@ class SupervisedParallelRunner(LockstepRunner):
                 self._in_a_row[i] = 0
         return {i: outcome for i, outcome in outcomes.items() if not isinstance(outcome, WorkerFault)}
 
+    def _outcomes(self, asked: Mapping[int, EnvProcess]) -> list[tuple[int, Any]]:
+        return sorted(answers(asked, self.timeout), key=lambda indexed: indexed[0])
+
     def _checked(self, i: int, outcome: Any) -> Any:
-        lost = isinstance(outcome, dict) and outcome.get("over") and "battle_won" not in outcome["info"]
-        if lost and self.args.env in SMAC:
-            # It has started another game by then, but the environment is half in the old one.
-            return WorkerFault(f"lost its game {self.workers[i].place}")
+        crashed = isinstance(outcome, dict) and outcome.get("over") and "battle_won" not in outcome["info"]
+        if crashed and self.args.env in SMAC:
+            # SMAC has started another game by then, but the environment is half in the old one.
+            return WorkerFault(f"lost its game {self.workers[i].doing}")
         return outcome
 
     def _start(self, i: int) -> EnvProcess:
@@ -133,19 +208,18 @@ class SupervisedParallelRunner(LockstepRunner):
         }
         return EnvProcess(f"env worker {i}", partial(self._make_env, **env_args), env_args["seed"])
 
-    def _build(self, indices: Any) -> None:
-        """Waits until the environments of these workers are built, however often one has to be started."""
+    def _build(self, indices: Collection[int]) -> None:
+        """Wait until the environments of these workers are built, however often one has to be started."""
         while unbuilt := self._unbuilt & set(indices):
             self._unbuilt -= unbuilt
-            asked = {i: self.workers[i] for i in unbuilt}
-            outcomes = dict(sorted(answers(asked, self.timeout), key=_index))
-            self._refuse_what_never_works("build", outcomes)
+            outcomes = dict(self._outcomes({i: self.workers[i] for i in unbuilt}))
+            self._refuse_if_none_works("build", outcomes)
             for i, outcome in outcomes.items():
                 if isinstance(outcome, WorkerFault):
                     self._restart(i, outcome)
 
-    def _refuse_what_never_works(self, command: str, outcomes: Mapping[int, Any]) -> None:
-        """Raise ConfigError if every environment raised the same, and none has ever done what ``command`` says."""
+    def _refuse_if_none_works(self, command: str, outcomes: Mapping[int, Any]) -> None:
+        """Raise ConfigError if every environment raised the same and none has ever carried out ``command``."""
         faults = [outcome for outcome in outcomes.values() if isinstance(outcome, WorkerFault)]
         if len(faults) < len(outcomes):
             self._worked.add(command)
@@ -154,27 +228,25 @@ class SupervisedParallelRunner(LockstepRunner):
             return
         self.close_env()
         self.logger.console_logger.info("What the environment raised:\n%s", faults[0].details.rstrip())
+        env_args = self.args.env_args.items()
+        task = " ".join(f"{key}={value}" for key, value in env_args if key in ("map_name", "key"))
         raise ConfigError(
-            f"env={self.args.env} with env_args {self._shown_args()} cannot be played: each of its processes "
-            f"{faults[0]}, which a restart would not change; the log has its traceback, so change env_args or correct "
-            "the environment."
+            f"env={self.args.env} with env_args {task} cannot be played: each of its processes {faults[0]}, which a "
+            "restart would not change; the log has its traceback, so change env_args or correct the environment."
         )
 
-    def _shown_args(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.args.env_args.items() if key in ("map_name", "key"))
-
     def _restart(self, i: int, fault: WorkerFault) -> None:
-        """Replaces a failed worker by a new one, whose environment is built while the others play on."""
+        """Replace a failed worker by a new one, whose environment is built while the others play on."""
         self.workers[i].kill()
         what = f"Environment worker {i} (env={self.args.env}) {fault}"
-        # One that keeps failing is not to fill the log.
-        details = f"\n{fault.details.rstrip()}" if fault.details not in ("", self._shown) else ""
-        self._shown = fault.details or self._shown
+        # The same traceback is logged once, as a worker that keeps failing would fill the log.
+        details = f"\n{fault.details.rstrip()}" if fault.details not in ("", self._last_details) else ""
+        self._last_details = fault.details or self._last_details
         if self._in_a_row[i] >= self.max_restarts:
             self.close_env()
             raise RuntimeError(
                 f"{what}, and worker_restarts={self.max_restarts} allows no further restart before it has played a "
-                f"whole episode: mend the environment, or raise worker_timeout ({self.timeout:g} seconds) if it is "
+                f"whole episode: correct the environment, or raise worker_timeout ({self.timeout:g} seconds) if it is "
                 f"only slow, or worker_restarts if it may fail more often.{details}"
             )
         self._in_a_row[i] += 1
@@ -186,5 +258,6 @@ class SupervisedParallelRunner(LockstepRunner):
         self._unbuilt.add(i)
 
 
-def _index(indexed: tuple[int, Any]) -> int:
-    return indexed[0]
+def _stacked(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
+    rows = list(rows)
+    return {key: [row[key] for row in rows] for key in rows[0]}

@@ -19,10 +19,10 @@ from lolm_plugin.doctor.language_model import LanguageModel, PromptLengths, Read
 from lolm_plugin.doctor.plan import Plan
 from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
-from lolm_plugin.host.bundled.transforms import OneHot
 from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.observations import build_layouts, sc2_maps
+from lolm_plugin.run.components import OneHot
 from tests.llm.settings import LLM, LORA
 
 GIB = 2**30

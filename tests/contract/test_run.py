@@ -15,7 +15,7 @@ from lolm_plugin.run import loop
 
 from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, episode_length, settings
 
-FILES = {"bundled": "../loop.py", "EPyMARL": "src/run.py"}
+FILES = {"bundled": "../../run/loop.py", "EPyMARL": "src/run.py"}
 
 # EPyMARL's own indexing; see host/epymarl.py.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")

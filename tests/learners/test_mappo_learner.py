@@ -1,8 +1,11 @@
 """Updates of the tiny language model: what they change, what they leave, and what they do not depend on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
 from lolm_plugin.run.transfer import transfer
@@ -277,9 +280,11 @@ def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
     updated, new_learner, tiny_args, play, tmp_path
 ):
     trained, _ = updated({"lr": 0.01, "head_lr": 0.01}, updates=2)
-    trained.save_models(str(tmp_path))
+    (tmp_path / "5").mkdir()
+    trained.save_models(str(tmp_path / "5"))
     learner = new_learner(tiny_args(SOURCE))
-    transfer(learner, str(tmp_path), "transfer_from", critic=True)
+    learner.args.transfer_critic = True
+    transfer(SimpleNamespace(learner=learner, args=learner.args, logger=learner.logger), Checkpoint(tmp_path / "5", {}))
     batch = play(learner.mac)
     steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
     source, reference = log_policies(learner.mac, steps)

@@ -10,7 +10,7 @@ from lolm_plugin.runners.supervised_parallel_runner import DEFAULTS
 
 def test_a_worker_is_light(fresh_python):
     program = (
-        "import sys; import lolm_plugin.runners.env_worker, lolm_plugin.host.epymarl;"
+        "import sys; import lolm_plugin.runners.env_process, lolm_plugin.host.epymarl;"
         "print(sorted({'torch', 'transformers', 'numpy', 'sacred'} & sys.modules.keys()))"
     )
     assert fresh_python(program) == "[]\n"

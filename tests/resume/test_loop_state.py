@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lolm_plugin.checkpoints import MANIFEST, Checkpoint, facts_alone
 from lolm_plugin.host.bundled.logger import Logger
-from lolm_plugin.run import progress
-from lolm_plugin.run.progress import Progress
+from lolm_plugin.run import loop_state
+from lolm_plugin.run.loop_state import LoopState
 from lolm_plugin.runners.episode_stats import EpisodeStats
 
 
@@ -40,14 +41,18 @@ def parts(runner, common_reward=True):
     return SimpleNamespace(runner=runner(args, logger), logger=logger, learner=learner, args=args)
 
 
+def restored(parts, folder):
+    return loop_state.load(parts, Checkpoint(folder, facts_alone(folder)))
+
+
 def test_generators_go_on_where_they_stood(tmp_path):
     before = parts(OursRunner)
     folder = tmp_path / "40"
     folder.mkdir()
-    progress.save(before, Progress(episode=4), folder)
+    loop_state.save(before, LoopState(episode=4), folder)
     drawn = random.random(), np.random.rand(), torch.rand(3).tolist()
     assert drawn != (random.random(), np.random.rand(), torch.rand(3).tolist())
-    assert progress.load(parts(OursRunner), folder) == Progress(episode=4)
+    assert restored(parts(OursRunner), folder) == LoopState(episode=4)
     assert drawn == (random.random(), np.random.rand(), torch.rand(3).tolist())
 
 
@@ -60,9 +65,9 @@ def test_statistics_in_the_making(tmp_path, common_reward):
     before.runner.stats.record(returns, [3, 4], infos, t_env=40, test_mode=False)
     folder = tmp_path / "40"
     folder.mkdir()
-    progress.save(before, Progress(), folder)
+    loop_state.save(before, LoopState(), folder)
     after = parts(OursRunner, common_reward)
-    progress.load(after, folder)
+    restored(after, folder)
     for each in (before, after):
         assert each.runner.stats.record(returns[:1], [5], [{"battle_won": 1}], t_env=200, test_mode=False)
     assert after.logger.stats == before.logger.stats
@@ -75,9 +80,9 @@ def test_those_of_the_hosts_own_runners(tmp_path):
     before.runner.log_train_stats_t = 30
     folder = tmp_path / "40"
     folder.mkdir()
-    progress.save(before, Progress(), folder)
+    loop_state.save(before, LoopState(), folder)
     after = parts(HostsRunner)
-    progress.load(after, folder)
+    restored(after, folder)
     assert (after.runner.t_env, after.runner.log_train_stats_t) == (40, 30)
     assert after.runner.train_returns == [2.5, 1.0]
     assert after.runner.train_stats == {"n_episodes": 2, "ep_length": 7}
@@ -89,9 +94,9 @@ def test_series_are_logged_again_in_their_order(tmp_path):
         before.logger.log_stat(name, value, t_env)
     folder = tmp_path / "40"
     folder.mkdir()
-    progress.save(before, Progress(), folder)
+    loop_state.save(before, LoopState(), folder)
     after = parts(OursRunner)
-    progress.load(after, folder)
+    restored(after, folder)
     assert dict(after.logger.stats) == {"loss": [(10, 0.5), (20, 0.25)], "return": [(10, 1.0)]}
 
 
@@ -101,11 +106,11 @@ def test_what_is_no_number_is_null_in_the_files_and_comes_back(tmp_path):
     before.runner.stats.record([2.0], [3], [{"odd": float("nan")}], t_env=50, test_mode=False)
     folder = tmp_path / "40"
     folder.mkdir()
-    progress.save(before, Progress(episode=4), folder)
-    for name in ("progress.json", "metrics.json"):
+    loop_state.save(before, LoopState(episode=4), folder)
+    for name in (MANIFEST, "metrics.json"):
         json.loads((folder / name).read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     after = parts(OursRunner)
-    progress.load(after, folder)
+    restored(after, folder)
     ((step, value),) = after.logger.stats["odd_mean"]
     assert step == 40
     assert np.isnan(value)
