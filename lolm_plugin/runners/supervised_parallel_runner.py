@@ -1,38 +1,25 @@
-"""One process per environment, stepped together as in EPyMARL's parallel runner; one that fails costs one episode."""
+"""One process per environment; one that fails costs one episode and not the run."""
 
 import os
 import weakref
 from argparse import Namespace
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
-
-import numpy as np
-import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import environment_seed
 from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, close
-from lolm_plugin.runners.runner import HostInterface, Runner
+from lolm_plugin.runners.lockstep import LockstepRunner
+from lolm_plugin.runners.runner import HostInterface
 
 # For the host's own algorithms, whose configurations lack these keys of our default.yaml.
 DEFAULTS = {"worker_timeout": 300.0, "worker_restarts": 5}
 SMAC = ("sc2", "sc2v2")  # SMAC reports a crash of its game as the end of the episode with an empty info
 
 
-@dataclass
-class Episode:
-    """What is known of an episode beside its row of the batch."""
-
-    total: float | np.ndarray  # undiscounted return; float [n_agents] with common_reward=False
-    length: int = 0
-    over: bool = False
-    info: Mapping[str, float] = field(default_factory=dict)  # of its last step
-
-
-class SupervisedParallelRunner(Runner):
-    """Step ``batch_size_run`` copies of ``args.env`` together, each in its own process and with its own keyed seed.
+class SupervisedParallelRunner(LockstepRunner):
+    """Run ``batch_size_run`` copies of ``args.env``, each in its own process and with its own keyed seed.
 
     A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it started
     and replaced by one with another seed. Its episode is dropped and played again when the others are over. The number
@@ -90,64 +77,6 @@ class SupervisedParallelRunner(Runner):
         """Close every environment and end its process with all it started; doing so again does nothing."""
         self._close()
 
-    def play(self, test_mode: bool) -> Any:
-        """Play an episode in each environment; replay lost episodes once the others are over."""
-        batch, rows = self.new_batch(), range(self.episodes(test_mode))
-        episodes: dict[int, Episode] = {}
-        while lost := [row for row in rows if row not in episodes]:
-            for tensor in batch.data.transition_data.values():
-                tensor[lost] = 0
-            episodes |= self._play_rows(batch, lost, test_mode)
-        ended = [episodes[row] for row in rows]
-        self.finish([e.total for e in ended], [e.length for e in ended], [e.info for e in ended], test_mode)
-        return batch
-
-    def _play_rows(self, batch: Any, rows: list[int], test_mode: bool) -> dict[int, Episode]:
-        """Play an episode in each of these empty rows of the batch; return those that came to their end."""
-        shown = self._ask("reset", dict.fromkeys(rows))
-        # All other episodes are over, so that the controller may forget its hidden states.
-        self.mac.init_hidden(batch_size=self.batch_size)
-        episodes = {row: Episode(total=self.zero_return()) for row in shown}
-        acting, t = list(episodes), 0
-        if acting:
-            self._check_shown(shown, acting, 0)
-            batch.update(_stacked(shown[row] for row in acting), bs=acting, ts=0)
-
-        while acting:
-            with torch.no_grad():
-                actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
-            batch.update({"actions": actions.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
-            # An episode that ended at the last step has now acted in its last state, and drops out.
-            chosen = dict(zip(acting, actions.cpu().numpy(), strict=True))
-            replies = self._ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
-            if test_mode and self.args.render and 0 in replies and not self._ask("render", {0: None}):
-                del replies[0]
-            acting = list(replies)
-            if not acting:
-                break
-            outcome = [self._count(episodes[row], replies[row]) for row in acting]
-            batch.update(_stacked(outcome), bs=acting, ts=t, mark_filled=False)
-            t += 1
-            shown = {row: replies[row]["seen"] for row in acting}
-            self._check_shown(shown, [row for row in acting if not episodes[row].over], t)
-            batch.update(_stacked(shown.values()), bs=acting, ts=t)
-        return {row: episode for row, episode in episodes.items() if episode.over}
-
-    def _check_shown(self, shown: Mapping[int, Mapping[str, Any]], running: list[int], t: int) -> None:
-        """Raise ConfigError for what cannot be stored or played; only ``running`` episodes need available actions."""
-        for row, one in shown.items():
-            self.check_agents(one, row, t)
-        if running:
-            self.check_masks([shown[row]["avail_actions"] for row in running], running, t)
-
-    def _count(self, episode: Episode, reply: Mapping[str, Any]) -> dict[str, tuple]:
-        """Add a step to an episode and return what the batch stores of it."""
-        episode.total = episode.total + reply["reward"]
-        episode.length += 1
-        episode.over, episode.info = reply["over"], reply["info"]
-        ended = self.stored_end(reply["terminated"], reply["truncated"], episode.info)
-        return {"reward": (reply["reward"],), "terminated": (bool(ended),)}
-
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
         """Log as ``Runner.finish`` does; an evaluation, which has no training statistics, also logs the restarts."""
         super().finish(returns, lengths, infos, test_mode)
@@ -169,11 +98,7 @@ class SupervisedParallelRunner(Runner):
             self.restarts[i % self.batch_size] += count
 
     def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
-        """Let each environment ``i`` of ``data`` carry out ``command`` with ``data[i]``; see ``env_process.execute``.
-
-        Returns the answers in the order of ``i``. An environment without an answer has lost its episode and was
-        restarted.
-        """
+        """See ``LockstepRunner._ask``; a worker without an answer has been restarted."""
         self._build(data)
         asked = {i: self.workers[i] for i in data}
         for i, worker in asked.items():
@@ -256,8 +181,3 @@ class SupervisedParallelRunner(Runner):
         )
         self.workers[i] = self._start(i)
         self._unbuilt.add(i)
-
-
-def _stacked(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
-    rows = list(rows)
-    return {key: [row[key] for row in rows] for key in rows[0]}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lolm_plugin.envs.vector_env import VectorEnv, env_info
+from lolm_plugin.envs.base import VectorEnv, env_info
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.registry import VECTOR_ENVS, load

@@ -12,7 +12,7 @@ import pytest
 from lolm_plugin import checkpoints
 from lolm_plugin.commands import lolm
 from lolm_plugin.commands import train as train_command
-from lolm_plugin.envs.probe_tasks import optimal_return
+from tests.probe_bounds import optimal_return
 from tests.resume.runs import line, models, record, steps, train
 
 ROOT = Path(__file__).parents[2]

@@ -28,7 +28,7 @@ def load(path: Path) -> Host:
     registries["env"]["gymma"] = Deferred("lolm_plugin.envs.gymma:make_env")
     # As in EPyMARL, runner=parallel plays batch_size_run processes.
     runners = {
-        "episode": "lolm_plugin.runners.episode_runner:EpisodeRunner",
+        "episode": "lolm_plugin.runners.lockstep:EpisodeRunner",
         "parallel": ENTRIES["runner"]["supervised_parallel"],
     }
     registries["runner"] |= {name: partial(Deferred(where), host=host) for name, where in runners.items()}
