@@ -15,21 +15,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self
 
-from lolm_plugin import __version__, strict_json
+from lolm_plugin import __version__, strict_json, untrusted
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.untrusted import (
-    Unreadable,
-    check_plain_tree,
-    first_of_another_type,
-    is_list,
-    is_table,
-    is_whole,
-    open_regular,
-    read_json,
-)
+from lolm_plugin.untrusted import Unreadable, is_list, is_table
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # raised whenever a version could not read the checkpoints of the one before
@@ -64,46 +55,32 @@ class Checkpoint:
         return int(self.path.name)
 
 
-# --- The manifest
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, types)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, int | float)  # NaN, too, where an environment reported one
-
-
-def _is_section(value: Any, levels: int = 8) -> bool:
-    """Return whether a value is an object nested at most ``levels`` deep, so that recursion over it stays shallow."""
-    return isinstance(value, dict) and _is_shallow(value, levels)
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
+def _is_shallow(value: Any, levels: int = 8) -> bool:
+    """Return whether a value is nested at most ``levels`` deep, so that recursion over it stays shallow."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in below)
 
 
-def _is_record_start(value: Any) -> bool:
-    return value is None or (is_list(value, _is_text) and len(value) == 2)
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict) and _is_shallow(value)
 
 
 # The facts that every reader relies on. One of another type makes the checkpoint a damaged one.
 TYPES: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("algorithm", "env", "version"), _is_text),
+    **dict.fromkeys(("algorithm", "env", "version"), _is(str)),
     **dict.fromkeys(("env_args", "sizes", "config", "settled", "learner", "loop"), _is_section),
-    **dict.fromkeys(("host", "packages"), lambda value: is_table(value, _is_text_or_none)),
-    **dict.fromkeys(("seed", "t_env"), is_whole),
-    "finished": lambda value: isinstance(value, bool),
+    **dict.fromkeys(("host", "packages"), lambda value: is_table(value, _is(str, NoneType))),
+    **dict.fromkeys(("seed", "t_env"), untrusted.is_whole),
+    "finished": _is(bool),
     "transfer": lambda value: value is None or _is_section(value),
-    "sacred_runs": lambda value: is_list(value, _is_text_or_none),
-    "sacred_starts": lambda value: is_list(value, _is_record_start),
-    SCORE: lambda value: value is None or (is_list(value, _is_float) and bool(value)),
+    "sacred_runs": lambda value: is_list(value, _is(str, NoneType)),
+    # (record, start time) each
+    "sacred_starts": lambda value: is_list(value, lambda pair: is_list(pair, _is(str)) and len(pair) == 2),
+    SCORE: lambda value: value is None or (is_list(value, _is(int, float)) and bool(value)),  # of NaN, too
 }
 
 
@@ -131,7 +108,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         OtherVersion: another version of this program wrote it.
     """
     try:
-        check_plain_tree(folder)
+        untrusted.check_plain_tree(folder)
     except Unreadable as reason:
         raise Damaged(str(reason)) from reason
     body = _read_manifest(folder)
@@ -174,7 +151,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise OtherVersion(_written_by("0.1.0"))
         raise Damaged(f"{MANIFEST} is missing")
     try:
-        content = read_json(path, LARGEST)
+        content = untrusted.read_json(path, LARGEST)
     except Unreadable as reason:
         raise Damaged(f"{MANIFEST} {reason}") from reason
     try:
@@ -188,17 +165,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be understood") from error
-    if (key := first_of_another_type(facts, TYPES)) is not None:
+    if (key := untrusted.first_of_another_type(facts, TYPES)) is not None:
         raise Damaged(f"{MANIFEST} says something about {key} that cannot be understood")
     return body
 
 
 def _written_by(version: Any) -> str:
     known = version if isinstance(version, str) and re.fullmatch(r"[0-9][0-9a-z.]{0,19}", version) else ""
-    way_out = f"train again, or install lolm_plugin {known}" if known else "train again"
     return (
         f"was written by lolm_plugin {known or 'in another version'}, whose checkpoints version {__version__} cannot "
-        f"read: {way_out}"
+        f"read: train again{f', or install lolm_plugin {known}' if known else ''}"
     )
 
 
@@ -211,7 +187,7 @@ def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise Damaged(f"{name} is missing")
     try:
-        with open_regular(path, LARGEST_FILE) as file:
+        with untrusted.open_regular(path, LARGEST_FILE) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["bytes"]:
                 raise Damaged(f"{name} has {size} bytes in place of {expected['bytes']}")
@@ -237,9 +213,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# --- The folder of a run
 
 
 class Store:

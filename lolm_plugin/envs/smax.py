@@ -198,8 +198,8 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
         import jax.experimental
 
         # SMAX mixes 32 and 64 bits where JAX_ENABLE_X64 is set, which jax refuses.
-        older: Any = jax.experimental
-        in_32_bits = partial(getattr(jax, "enable_x64", None) or older.enable_x64, False)
+        switch: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+        in_32_bits = partial(switch.enable_x64, False)
         with in_32_bits():
             reset, step = _rules(battle, episode_limit, *load_jaxmarl())
     except ImportError as error:

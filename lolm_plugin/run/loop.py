@@ -7,14 +7,11 @@ loop does the same things at the same times (``tests/contract/test_run.py``) and
 import datetime
 import logging
 import math
-import platform
 import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -23,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lolm_plugin import __version__, checkpoints, registry
+from lolm_plugin import checkpoints, registry
 from lolm_plugin.checkpoints import Checkpoint, SaveError, Store
 from lolm_plugin.configuration.config_files import merge
 from lolm_plugin.errors import ConfigError, NonFiniteError, warn_on_failure
@@ -34,29 +31,14 @@ from lolm_plugin.run import loop_state, testing
 from lolm_plugin.run.components import RunComponents, assemble, play
 from lolm_plugin.run.loop_state import NEVER, LoopState
 from lolm_plugin.run.resuming import Resumed, checkpoints_of
+from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
 
 # Our keys that configurations of the host's own algorithms lack.
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False}
-PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "sacred")  # numbers depend on their versions
 SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important first
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a training was asked to do: the host, Sacred's run object, the configuration and where it starts.
-
-    ``start`` is the checkpoint that it continues from, ``resume`` says that it does so in that checkpoint's own run.
-    """
-
-    host: Host
-    sacred_run: Any
-    config: dict[str, Any]
-    stop: StopRequests
-    start: Checkpoint | None = None
-    resume: Resumed | None = None
 
 
 def run(
@@ -119,7 +101,7 @@ def run(
             raise
         with warn_on_failure("The environment could not be closed", log):
             runner.close_env()
-    if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
+    if (record := sacred_folder(_run)) and (example := getattr(parts.learner.mac, "example", "")):
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
@@ -182,7 +164,7 @@ class Training:
         self.store: Store | None = None
         self.consistent = True  # false while weights or loop state are half updated: not to be saved
         self.saved = ""  # folder of the last checkpoint
-        self._facts = _facts(parts, session)
+        self._facts = session.facts(parts)
 
     def run(self) -> None:
         """Train; see ``run`` above for what it raises."""
@@ -357,51 +339,7 @@ class Training:
         error.dumped = str(folder)
 
 
-def _facts(parts: RunComponents, session: Session) -> dict[str, Any]:
-    """Return what every checkpoint of this training says about its run."""
-    args, config, sacred_run = parts.args, session.config, session.sacred_run
-    before = session.start.facts if session.start and session.resume else {}
-    record, began = _record(sacred_run), getattr(sacred_run, "start_time", None)
-    # Settings chosen by measurement: a resumed run keeps them, as others would sum in another order.
-    settled = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
-    return {
-        "algorithm": args.name,
-        "env": args.env,
-        "env_args": {key: value for key, value in config["env_args"].items() if key != "seed"},
-        "seed": args.seed,
-        "sizes": {name: getattr(args, name) for name in ("n_agents", "n_actions", "state_shape")},
-        "host": {"name": session.host.name, "version": session.host.version},
-        "version": __version__,
-        "packages": _package_versions(),
-        "sacred_runs": [*before.get("sacred_runs", []), record],
-        # Record numbers are given again once a record is removed; its start time is in its run.json, too.
-        "sacred_starts": [
-            *before.get("sacred_starts", []),
-            *([(record, began.isoformat())] if record and began else []),
-        ],
-        "transfer": before.get("transfer") if before else getattr(sacred_run, "info", {}).get("transfer"),
-        "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
-        "settled": merge(settled, getattr(parts.learner.mac, "settled", dict)()),
-    }
-
-
-def _package_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _score(logger: Any) -> list[float]:
     """Return the last test's scores, the most important first; empty if one of them is not finite."""
     score = [float(logger.stats[name][-1][1]) for name in SCORES if logger.stats.get(name)]
     return score if all(map(math.isfinite, score)) else []
-
-
-def _record(sacred_run: Any) -> str | None:
-    """Return the folder of Sacred's file record, if there is one."""
-    folders = [getattr(observer, "dir", None) for observer in getattr(sacred_run, "observers", None) or []]
-    return next((str(folder) for folder in folders if folder), None)
