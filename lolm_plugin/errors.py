@@ -18,7 +18,7 @@ class ConfigError(Exception):
     """
 
 
-class NumbersError(Exception):
+class NonFiniteError(Exception):
     """Something is not finite, or not what it has to be, so that learning from it would spoil the policy.
 
     The message names the first such tensor and where in it. The run ends as FAILED with exit code 1, and nothing of

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lolm_plugin.errors import ConfigError, NumbersError
+from lolm_plugin.errors import ConfigError, NonFiniteError
 from lolm_plugin.untrusted import Unreadable, open_regular
 
 LARGEST_HEADER = 16 * 2**20  # bytes of a file's names and shapes; 100,000 tensors need that much
@@ -19,7 +19,7 @@ UNBOUNDED = 2**63
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name. Raises NumbersError rather than keep one that is not finite, OSError for a full disk."""
+    """Write tensors by name. Raises NonFiniteError rather than keep one that is not finite, OSError for a full disk."""
     check_fit_to_save(tensors, Path(path).name)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
@@ -28,10 +28,10 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_fit_to_save(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise NumbersError unless every number is finite."""
+    """Raise NonFiniteError unless every number is finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NumbersError(f"{name} of {where} is not finite, so no checkpoint is written.")
+            raise NonFiniteError(f"{name} of {where} is not finite, so no checkpoint is written.")
 
 
 def load_tensors(

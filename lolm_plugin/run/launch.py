@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lolm_plugin import __version__, registry, tuning
 from lolm_plugin import host as hosts
 from lolm_plugin.configuration import checkpoint_config, config_check
-from lolm_plugin.errors import NumbersError, warn_on_failure
+from lolm_plugin.errors import NonFiniteError, warn_on_failure
 from lolm_plugin.passwords import Address, hidden, hidden_words
 from lolm_plugin.paths import path_component
 from lolm_plugin.run.resuming import Resumed
@@ -118,7 +118,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
         print(f"{stopped}; {how}", file=sys.stderr)
         return stopped.exit_code
-    except NumbersError as error:
+    except NonFiniteError as error:
         print(f"error: {error}{f' The batch is in {error.dumped}.' if error.dumped else ''}", file=sys.stderr)
         return 1
     except SaveError as error:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from lolm_plugin import __version__, registry
 from lolm_plugin.configuration.config_files import merge
-from lolm_plugin.errors import ConfigError, NumbersError, warn_on_failure
+from lolm_plugin.errors import ConfigError, NonFiniteError, warn_on_failure
 from lolm_plugin.host import Host
 from lolm_plugin.paths import path_component
 from lolm_plugin.randomness import keyed_seeds
@@ -59,7 +59,7 @@ def run(
 
     Raises:
         ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
-        NumbersError: something was not finite; what was learned from is in the run's folder.
+        NonFiniteError: something was not finite; what was learned from is in the run's folder.
         Stopped: a signal asked for it; everything is saved.
     """
     args = Namespace(**{**DEFAULTS, **_checked(merge(config, resume.settled if resume else {}), log)})
@@ -216,7 +216,7 @@ class Training:
             try:
                 self.stop.patient = True
                 self._loop()
-            except NumbersError as error:
+            except NonFiniteError as error:
                 self._dump(error)
                 raise
             except Stopped as stopped:
@@ -277,10 +277,9 @@ class Training:
         return bool(facts)
 
     def _learn_from(self, batch: Any) -> None:
-        if batch is not None:
-            self._whole = False
-            self.parts.learner.train(batch, self.runner.t_env, self.progress.episode)
-            self._whole = True
+        self._whole = False
+        self.parts.learner.train(batch, self.runner.t_env, self.progress.episode)
+        self._whole = True
         self.progress.episode += self.args.batch_size_run
 
     def _after_batch(self) -> None:
@@ -329,7 +328,7 @@ class Training:
         if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
-        getattr(self.parts.learner.mac, "take_usage", dict)()
+        getattr(self.parts.learner.mac, "pop_usage", dict)()
         self.progress.score = _score(self.logger)
         return True
 
@@ -372,7 +371,7 @@ class Training:
             except (OSError, shutil.Error) as error:
                 self.log.warning("%s could not be copied for W&B (%s).", saved, error)
 
-    def _dump(self, error: NumbersError) -> None:
+    def _dump(self, error: NonFiniteError) -> None:
         """Keep what was learned from, for whoever looks for the cause."""
         if error.batch is None:
             return
@@ -398,7 +397,7 @@ def _score(logger: Any) -> list[float]:
 def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:
     """Return the settings chosen by measurement. A resumed run keeps them, as others would sum in another order."""
     threads = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
-    return merge(threads, getattr(mac, "settled", dict)())
+    return merge(threads, getattr(mac, "resolved_settings", dict)())
 
 
 def _record_start(run: Any) -> list[tuple[str, str]]:

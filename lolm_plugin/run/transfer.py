@@ -22,11 +22,11 @@ def transfer(learner: Any, path: str, setting: str, critic: bool) -> tuple[str, 
     ``setting`` is what the user wrote. Returns the environment and the map it was trained on, and what moved.
     Raises ConfigError where anything does not fit; nothing is loaded in part.
     """
-    facts = learner_checkpoint.checked_facts(learner, path, setting, critic)
+    facts = learner_checkpoint.check_fits(path, setting, learner.args, learner.mac, with_critic=critic)
     learner.mac.load_models(path)
     learner.mac.transferred()
     if critic:
-        learner_checkpoint.load_critic(learner, path)
+        learner.load_critic(path)
     found = sorted(Path(path).rglob("*.safetensors"))
     files = {file.relative_to(path).with_suffix("").as_posix(): file for file in found}
     others = {*learner_checkpoint.MODULES, *learner_checkpoint.OPTIMISERS, "random", "source_adapter"}
@@ -34,7 +34,7 @@ def transfer(learner: Any, path: str, setting: str, critic: bool) -> tuple[str, 
     for name in learner_checkpoint.MODULES:
         parts.append(_moved(name, files[name]) if critic else Part(name, "new: transfer_critic=False"))
     parts += [Part(name, "new: this training's own") for name in learner_checkpoint.OPTIMISERS]
-    env, _, map_name = facts.get("map", "").partition(" ")  # version 0.1.0 did not write it down
+    env, _, map_name = facts["map"].partition(" ")
     return env, map_name, parts
 
 
