@@ -1,4 +1,4 @@
-"""What the layers need of the host and of each other without importing them: batches, loggers, learners."""
+"""What the layers need of the host and of each other without importing them: batches, loggers, controllers."""
 
 import logging
 from collections.abc import Mapping
@@ -45,15 +45,3 @@ class Mac(Protocol):
 
     def init_hidden(self, batch_size: int) -> None: ...
     def select_actions(self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = ..., test_mode: bool = ...) -> Tensor: ...
-
-
-class Learner(Protocol):
-    """What the training loop needs of a learner, the host's contract."""
-
-    mac: Any
-    logger: Any
-
-    def train(self, batch: Any, t_env: int, episode_num: int) -> None: ...
-    def cuda(self) -> None: ...
-    def save_models(self, path: str) -> None: ...
-    def load_models(self, path: str) -> None: ...

@@ -110,7 +110,7 @@ def test_a_policy_that_is_not_the_one_that_played(new_learner, tiny_args, play):
 def test_the_same_with_minibatches(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"minibatches": 2}, algorithm="updet_mappo"))
     batch = play(learner.mac)
-    batch["behaviour_log_probs"] += 0.1
+    batch["behaviour_log_probs"].add_(0.1)
     refused(learner, batch, "ratio_epoch0 is 0.9")
 
 

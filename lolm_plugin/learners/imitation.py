@@ -154,10 +154,10 @@ class Student:
             left = 1 - (epoch * steps + number) / (epochs * steps)
             for group, rate in zip(self._groups, self._rates, strict=True):
                 group["lr"] = rate * left
-            yield {
-                "loss": self._update_policy(data, subset, t_env),
-                "value_loss": self._update_critic(data, few, t_env),
-            }
+            policy = partial(self._policy_gradients, data, subset)
+            critic = partial(self._critic_gradients, data, few, t_env)
+            loss = self._step(policy, self.policy_optimiser, "policy", data, t_env)
+            yield {"loss": loss, "value_loss": self._step(critic, self.critic_optimiser, "critic", data, t_env)}
 
     @torch.no_grad()
     def evaluate(self, data: Lessons) -> dict[str, float]:
