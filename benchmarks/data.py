@@ -91,6 +91,7 @@ def scheme(sizes: Mapping[str, int]) -> dict[str, dict[str, Any]]:
         "avail_actions": {"vshape": (sizes["actions"],), "group": "agents", "dtype": torch.int},
         "reward": {"vshape": (1,)},
         "terminated": {"vshape": (1,), "dtype": torch.uint8},
+        "behaviour_log_probs": {"vshape": (1,), "group": "agents"},
     }
 
 

@@ -14,7 +14,7 @@ from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host import BUNDLED
 from lolm_plugin.learners import ppo_core
-from lolm_plugin.learners.mappo_learner import MAPPOLearner
+from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.observations import build_layouts
 
 KL_COEF = 0.5  # so that the KL is part of every gradient
@@ -66,7 +66,7 @@ class Engine:
     @torch.no_grad()
     def logits(self, batch: Any) -> Tensor:
         """The learner's own reading of all decisions: [decisions, actions]."""
-        steps = self.mac.agent_steps(batch, data.valid(batch))
+        steps = self.mac.decisions(batch, data.valid(batch))
         everything = torch.arange(len(steps), device=self.mac.device)
         logits = torch.empty(len(steps), self.args.n_actions, device=self.mac.device)
         for rows in self.mac.microbatches(steps, everything):

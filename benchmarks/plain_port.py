@@ -26,8 +26,7 @@ from benchmarks.plain_prompts import PlainPrompts
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.llm.sources import resolve
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
-from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
+from lolm_plugin.modules.heads import AttentionActionHead, entropy, kl_divergence, masked_log_softmax
 
 
 class Policy(nn.Module):

@@ -74,15 +74,15 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "agent": {
         "llm": "lolm_plugin.modules.agents.llm_agent:LLMAgent",
-        "gru": "lolm_plugin.modules.agents.gru_agent:GRUAgent",
-        **dict.fromkeys(TRUNKS, "lolm_plugin.modules.agents.entity_agent:EntityAgent"),
+        "gru": "lolm_plugin.modules.agents.gru:GRUAgent",
+        **dict.fromkeys(TRUNKS, "lolm_plugin.modules.agents.policy:EntityAgent"),
     },
     "critic": {
-        "transformer_critic": "lolm_plugin.modules.critics.transformer_critic:TransformerCritic",
-        "mlp_critic": "lolm_plugin.modules.critics.mlp_critic:MLPCritic",
-        **{f"{trunk}_critic": "lolm_plugin.modules.critics.entity_critic:EntityCritic" for trunk in TRUNKS},
+        "transformer_critic": "lolm_plugin.modules.critics:TransformerCritic",
+        "mlp_critic": "lolm_plugin.modules.critics:MLPCritic",
+        **{f"{trunk}_critic": "lolm_plugin.modules.critics:EntityCritic" for trunk in TRUNKS},
     },
-    "learner": {"mappo_learner": "lolm_plugin.learners.mappo_learner:MAPPOLearner"},
+    "learner": {"mappo_learner": "lolm_plugin.learners.mappo:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
 }
 

@@ -22,7 +22,7 @@ from benchmarks.setting import Setting
 from benchmarks.smol_profile import PHASES, SHARES, Product, profile, seconds_alone
 from benchmarks.timing import rounds
 from lolm_plugin.configuration import config_files
-from lolm_plugin.modules.heads.feature_normaliser import PLAYED
+from lolm_plugin.modules.heads import PLAYED
 
 SIDES = ("before", "now")
 PARTS = ("rollout", "learner", "both")

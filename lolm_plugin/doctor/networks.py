@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lolm_plugin import registry
 from lolm_plugin.modules.agents.policy import Policy
-from lolm_plugin.modules.critics.critic import Critic
+from lolm_plugin.modules.critics import Critic
 from lolm_plugin.observations.layout import Layouts, ObservationLayout
 from lolm_plugin.prompts.samples import varied_views
 
@@ -40,7 +40,7 @@ def policy_bytes(policy: Policy, layout: ObservationLayout) -> float:
     """Bytes an agent-step that a small network keeps for its backward pass, on made-up observations."""
     obs, available, agents = varied_views(layout, STEPS * layout.n_agents)
     inputs = functional.pad(obs, (0, policy.input_size - layout.size))
-    hidden = policy.init_hidden()
+    hidden = torch.zeros(1, policy.hidden_width)
     if policy.hidden_width:
         together = inputs.unflatten(0, (STEPS, 1, layout.n_agents))
         noise = policy.noise(together.shape[:3], np.random.default_rng(0)) if policy.noise_width else None

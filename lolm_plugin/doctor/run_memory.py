@@ -7,7 +7,7 @@ from lolm_plugin.doctor import machine, memory, networks, words
 from lolm_plugin.doctor.language_model import LanguageModel, Reading
 from lolm_plugin.doctor.plan import Plan
 from lolm_plugin.modules.agents.policy import Policy
-from lolm_plugin.modules.critics.critic import Critic
+from lolm_plugin.modules.critics import Critic
 
 COPIES = 2  # of a batch of battles: the runner's and the learner's
 

@@ -192,7 +192,6 @@ def _import(path: Path) -> Host:
         config_dir=path / "src/config",
         registries=registries,
         EpisodeBatch=buffers.EpisodeBatch,
-        ReplayBuffer=buffers.ReplayBuffer,
         env_maker=partial(_env_maker, registries["env"], path),
         run=checked_run,
         open_logger=open_logger,

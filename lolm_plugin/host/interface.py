@@ -29,7 +29,6 @@ class Host:
     config_dir: Path
     registries: dict[str, dict[str, Any]]
     EpisodeBatch: Callable[..., Any]
-    ReplayBuffer: Callable[..., Any]
     env_maker: Callable[[str], Callable[..., Any]]
     open_logger: Callable[[Any, Any, dict[str, Any], Any], Any]
     run: Callable[[Any, dict[str, Any], Any], None] | None = None

@@ -14,17 +14,16 @@ from lolm_plugin.host import Host
 class RunComponents:
     """Everything one run plays and learns with.
 
-    ``build_buffer(n)`` builds another buffer for ``n`` episodes, ``build_mac(args)`` another controller for the same
-    episodes, of the class that ``args.mac`` names.
+    ``build_batch(n)`` returns an empty batch for ``n`` episodes, ``build_mac(args)`` another controller for the same
+    environments, of the class that ``args.mac`` names.
     """
 
     args: Namespace
     logger: Any
     runner: Any
-    buffer: Any
     learner: Any
-    build_buffer: Callable[[int], Any]
-    build_mac: Callable[[Namespace], Any]
+    build_batch: Callable[[int], Any]
+    build_mac: Callable[[Any], Any]
 
 
 class OneHot:
@@ -60,36 +59,26 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
     groups = {"agents": args.n_agents}
     preprocess = {"actions": ("actions_onehot", [OneHot(args.n_actions)])}
 
-    def build_buffer(episodes: int) -> Any:
-        return host.ReplayBuffer(
-            scheme,
-            groups,
-            episodes,
-            info["episode_limit"] + 1,
-            preprocess=preprocess,
-            device="cpu" if args.buffer_cpu_only else args.device,
-        )
+    def build_batch(episodes: int) -> Any:
+        device = "cpu" if args.buffer_cpu_only else args.device
+        length = info["episode_limit"] + 1
+        return host.EpisodeBatch(scheme, groups, episodes, length, preprocess=preprocess, device=device)
 
-    def build_mac(args: Namespace) -> Any:
-        return host.find("mac", args.mac)(buffer.scheme, groups, args)
+    complete = build_batch(1).scheme  # with the fields that the host derives
 
-    buffer = build_buffer(args.buffer_size)
+    def build_mac(args: Any) -> Any:
+        return host.find("mac", args.mac)(complete, groups, args)
+
     mac = build_mac(args)
+    scheme |= getattr(mac, "fields", {})  # what a controller of ours records of what it played
     runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
-    learner = host.find("learner", args.learner)(mac, buffer.scheme, logger, args)
+    learner = host.find("learner", args.learner)(mac, complete, logger, args)
     if args.use_cuda:
         learner.cuda()
-    return RunComponents(args, logger, runner, buffer, learner, build_buffer, build_mac)
+    return RunComponents(args, logger, runner, learner, build_batch, build_mac)
 
 
 def play(parts: RunComponents) -> Any:
-    """Play one ``run`` into the buffer; return the batch to learn from, or None while there are too few episodes."""
-    args, buffer = parts.args, parts.buffer
-    buffer.insert_episode_batch(parts.runner.run(test_mode=False))
-    if not buffer.can_sample(args.batch_size):
-        return None
-    sample = buffer.sample(args.batch_size)
-    sample = sample[:, : int(sample.max_t_filled())]
-    if sample.device != args.device:
-        sample.to(args.device)
-    return sample
+    """Play ``batch_size_run`` episodes; return them, cut to the longest, as the batch to learn from."""
+    batch = parts.runner.run(test_mode=False)
+    return batch[:, : int(batch.max_t_filled())]

@@ -230,10 +230,9 @@ class Training:
         return True
 
     def _learn_from(self, batch: Any) -> None:
-        if batch is not None:
-            self.consistent = False
-            self.parts.learner.train(batch, self.runner.t_env, self.state.episode)
-            self.consistent = True
+        self.consistent = False
+        self.parts.learner.train(batch, self.runner.t_env, self.state.episode)
+        self.consistent = True
         self.state.episode += self.args.batch_size_run
 
     def _after_batch(self) -> None:
@@ -283,7 +282,7 @@ class Training:
         if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
-        getattr(self.parts.learner.mac, "take_usage", dict)()
+        getattr(self.parts.learner.mac, "pop_usage", dict)()
         self.state.score = _score(self.logger)
         return True
 

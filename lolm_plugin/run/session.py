@@ -54,7 +54,7 @@ class Session:
             "sacred_starts": [*before.get("sacred_starts", []), *start_times],
             "transfer": before.get("transfer") if before else getattr(self.sacred_run, "info", {}).get("transfer"),
             "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
-            "settled": merge(settled, getattr(parts.learner.mac, "settled", dict)()),
+            "settled": merge(settled, getattr(parts.learner.mac, "resolved_settings", dict)()),
         }
 
 

@@ -7,7 +7,6 @@ is one of the plugin's own or the student's.
 
 import logging
 import os
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.run.resuming import checkpoints_of
 
 if TYPE_CHECKING:
+    from lolm_plugin.controllers.controller import Controller
     from lolm_plugin.run.components import RunComponents
 
 HEURISTIC = "heuristic"
@@ -73,8 +73,8 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
     return Teacher(name, found, policy)
 
 
-def build(teacher: Teacher, parts: "RunComponents") -> Any:
-    """The teacher's controller with its weights.
+def build(teacher: Teacher, parts: "RunComponents") -> "Controller":
+    """Build the teacher's controller with its weights.
 
     Raises:
         ConfigError: the weights do not fit the network, or the network does not fit the map.
@@ -82,18 +82,17 @@ def build(teacher: Teacher, parts: "RunComponents") -> Any:
     from lolm_plugin.controllers.action_selector import KeyedActionSelector
     from lolm_plugin.learners import learner_checkpoint
 
-    args = Namespace(**{**vars(parts.args), "decisions_file": ""})  # the student's tests go there alone
+    args = SimpleNamespace(**{**vars(parts.args), "decisions_file": ""})  # only the student's tests are logged there
     if teacher.checkpoint is None:
-        controller = registry.load(registry.ENVS[args.env].teacher)
-        return controller(parts.buffer.scheme, parts.buffer.groups, args)
-    theirs = Namespace(**merge(vars(args), teacher.policy))
+        batch = parts.build_batch(1)
+        return registry.load(registry.ENVS[args.env].teacher)(batch.scheme, batch.groups, args)
+    theirs = SimpleNamespace(**merge(vars(args), teacher.policy))
     mac = parts.build_mac(theirs)
     path = str(teacher.checkpoint.path)
-    both = SimpleNamespace(args=theirs, mac=mac)
-    learner_checkpoint.checked_facts(both, path, f"--teacher={teacher.name}", critic=False)
+    learner_checkpoint.check_fits(path, f"--teacher={teacher.name}", theirs, mac, with_critic=False)
     mac.load_models(path)
     # The teacher's seed made its weights; its actions are drawn from this run's seed.
-    drawn = Namespace(**{**vars(theirs), "seed": args.seed})
+    drawn = SimpleNamespace(**{**vars(theirs), "seed": args.seed})
     mac.action_selector = KeyedActionSelector(drawn, mac.layouts.observation.n_base_actions)
     return mac
 
@@ -139,13 +138,12 @@ def _check_language_model(model: Any, option: str, config: Mapping[str, Any]) ->
 
 def _check_map(found: Checkpoint, option: str, config: Mapping[str, Any]) -> None:
     """Raise ConfigError for weights tied to other team sizes, where the map's sizes are known without a game."""
+    from lolm_plugin.learners import learner_checkpoint
+
     if config["env"] not in registry.MAP_SIZES:
         return
-    try:
-        facts = found.facts["learner"]
-        tied, theirs = dict(facts.get("map_bound", {})), str(facts.get("map"))
-    except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"{option}: {found.path} does not say what it fits; set --teacher to another run.") from error
+    facts = learner_checkpoint.read_facts(str(found.path), "set --teacher to another run")
+    tied, theirs = facts["fixed_sizes"], facts["map"]
     agents, actions = registry.load(registry.MAP_SIZES[config["env"]])(config["env_args"])
     ours = {"agents": agents, "actions": actions}
     if any(tied.get(size, value) != value for size, value in ours.items()):

@@ -28,11 +28,12 @@ def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
         ConfigError: a component does not fit; nothing is loaded in part.
     """
     learner, args, path = parts.learner, parts.args, str(source.path)
-    facts = learner_checkpoint.checked_facts(learner, path, f"transfer_from={args.transfer_from}", args.transfer_critic)
+    setting = f"transfer_from={args.transfer_from}"
+    facts = learner_checkpoint.check_fits(path, setting, learner.args, learner.mac, with_critic=args.transfer_critic)
     learner.mac.load_models(path)
     learner.mac.transferred()
     if args.transfer_critic:
-        learner_checkpoint.load_critic(learner, path)
+        learner.load_critic(path)
     moved = _components(source.path, args.transfer_critic)
     env, _, map_name = facts["map"].partition(" ")
     kl = "" if args.kl["enabled"] else " No KL."

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.protocols import Mac
 from lolm_plugin.runners.episode_stats import EpisodeStats
 
 
@@ -58,7 +59,7 @@ class Runner:
     def log_train_stats_t(self, t_env: int) -> None:
         self.stats.log_train_stats_t = t_env
 
-    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Any) -> None:
+    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Mac) -> None:
         """Set the layout of the batches and the controller that acts; called once, before the first ``run``."""
         self.mac = mac
         self.new_batch = partial(

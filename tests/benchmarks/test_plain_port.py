@@ -65,9 +65,9 @@ def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(
     port.play(batch)
     assert sum(read) == port.prompts.padded_tokens(batch)
     engine = bench.engine()
-    engine.mac.take_usage()
+    engine.mac.pop_usage()
     engine.play(batch)
-    assert engine.mac.take_usage()["rows"] <= data.deciding(batch).sum()
+    assert engine.mac.pop_usage()["rows"] <= data.deciding(batch).sum()
 
 
 @pytest.mark.parametrize("style", ["paper", "compact"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import __version__
-from lolm_plugin.host.bundled.episode_batch import EpisodeBatch, ReplayBuffer
+from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.host.bundled.logger import open_logger
 from lolm_plugin.host.interface import KINDS, Host
 from lolm_plugin.registry import ENTRIES, Deferred
@@ -21,7 +21,6 @@ def load(path: Path) -> Host:
         config_dir=path / "config",
         registries=registries,
         EpisodeBatch=EpisodeBatch,
-        ReplayBuffer=ReplayBuffer,
         env_maker=lambda name: host.find("env", name),
         open_logger=open_logger,
     )

@@ -165,48 +165,6 @@ class EpisodeBatch:
         return f"{name}({self.batch_size} episodes, {self.max_seq_length} steps, {', '.join(self.scheme)})"
 
 
-class ReplayBuffer(EpisodeBatch):
-    """A ring of the last ``buffer_size`` episodes."""
-
-    def __init__(
-        self,
-        scheme: Scheme,
-        groups: Mapping[str, int],
-        buffer_size: int,
-        max_seq_length: int,
-        preprocess: Mapping[str, tuple[str, list[Any]]] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
-        self.buffer_size = buffer_size
-        self.buffer_index = 0
-        self.episodes_in_buffer = 0
-
-    def insert_episode_batch(self, ep_batch: EpisodeBatch) -> None:
-        """Add the episodes of ``ep_batch``, which replace the oldest ones once the ring is full."""
-        start = 0
-        while start < ep_batch.batch_size:
-            count = min(ep_batch.batch_size - start, self.buffer_size - self.buffer_index)
-            part = ep_batch[start : start + count]
-            rows = slice(self.buffer_index, self.buffer_index + count)
-            self.update(part.data.transition_data, rows, slice(0, part.max_seq_length), mark_filled=False)
-            self.update(part.data.episode_data, rows)
-            self.episodes_in_buffer = max(self.episodes_in_buffer, rows.stop)
-            self.buffer_index = rows.stop % self.buffer_size
-            start += count
-
-    def can_sample(self, batch_size: int) -> bool:
-        """Return whether there are ``batch_size`` different episodes."""
-        return self.episodes_in_buffer >= batch_size
-
-    def sample(self, batch_size: int) -> EpisodeBatch:
-        """Return ``batch_size`` different episodes: in the order of the ring if that is all of them, else random."""
-        assert self.can_sample(batch_size), f"{batch_size} episodes asked for, {self.episodes_in_buffer} there"
-        if self.episodes_in_buffer == batch_size:
-            return self[:batch_size]
-        return self[np.random.choice(self.episodes_in_buffer, batch_size, replace=False)]
-
-
 def _span(index: Index) -> Index:
     """Turn an integer into a slice, so that no dimension is lost."""
     return slice(index, index + 1) if isinstance(index, int) else index

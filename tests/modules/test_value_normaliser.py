@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.learners.value_normaliser import ValueNormaliser
+from lolm_plugin.modules.critics import ValueNormaliser
 
 RETURNS = torch.tensor([1.0, 2.0, 3.0, 6.0])  # mean 3, variance 3.5
 

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.attention import Attention
-from lolm_plugin.modules.attention_block import AttentionBlock
-from lolm_plugin.modules.initialisation import Gains
+from lolm_plugin.modules.layers import Attention, AttentionBlock, Gains
 
 
 def by_formula(layer, asking, asked, allowed):

@@ -1,6 +1,6 @@
 """The recurrent policy of MAPPO (Yu et al. 2022): observation -> linear -> ReLU -> GRU -> linear. Fits one map only.
 
-As in its released code, inputs and the results of both layers are normalised.
+As in its released code, inputs and the outputs of both layers are normalised.
 """
 
 from types import SimpleNamespace
@@ -9,17 +9,16 @@ from torch import Tensor, nn
 
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.agents.policy import Policy, PolicyOutput
-from lolm_plugin.modules.initialisation import HEAD_GAIN, RELU_GAIN, linear, orthogonal
+from lolm_plugin.modules.layers import HEAD_GAIN, RELU_GAIN, linear, orthogonal
 from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.randomness import keyed_seeds
 
 
 class GRUAgent(Policy):
-    """Reads the observation and, where the host adds them, the last action and the agent's id, both one-hot."""
+    """Read the observation and, if the host adds them, the last action and the agent's id, both one-hot."""
 
     def __init__(self, layout: ObservationLayout, args: SimpleNamespace) -> None:
         super().__init__()
-        self.n_agents = layout.n_agents
         self.input_size = layout.size + layout.n_actions * args.obs_last_action + layout.n_agents * args.obs_agent_id
         self.hidden_width = args.gru["width"]
         with seeded(int(keyed_seeds(args.seed, "actor", count=1)[0])):

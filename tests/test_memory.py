@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.memory import retry_on_oom
 from tests.learners.compare import farthest, tensors
 
 
@@ -38,7 +39,7 @@ def test_a_language_model_reads_fewer_tokens_at_once(new_learner, tiny_args, pla
     found = learned(short, play)
     assert 16 <= short.mac.token_budget < 4096
     assert farthest(found, expected) < 1e-5
-    assert "Out of memory: going on with llm.token_budget=2048" in caplog.text
+    assert "Out of memory: continuing with llm.token_budget=2048" in caplog.text
 
 
 def test_a_small_network_evaluates_fewer_agent_steps_at_once(new_learner, tiny_args, play, monkeypatch):
@@ -79,10 +80,10 @@ def test_where_nothing_is_smaller_a_sentence_says_what_to_lower(new_learner, tin
         short_of(0)(1)
 
     with pytest.raises(ConfigError, match=rf"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); set .*{keys}"):
-        mac.fitting(never)
+        retry_on_oom(never, mac)
 
 
 def test_what_fits_is_done_once(new_learner, tiny_args):
     mac, calls = new_learner(tiny_args()).mac, []
-    assert mac.fitting(lambda: calls.append(1) or 5) == 5
+    assert retry_on_oom(lambda: calls.append(1) or 5, mac) == 5
     assert calls == [1]
