@@ -27,7 +27,7 @@ from benchmarks import battles
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.llm.sources import resolve
-from lolm_plugin.modules.masked_policy import entropy, kl_divergence, masked_log_softmax
+from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
 
 
 class PlainPrompts:

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # OpenMP reads this once, when torch is loaded. Between two products each thread waits in a loop of GOMP_SPINCOUNT
 # rounds (300,000 by default, some milliseconds) before it releases its core. While another process wants that core,

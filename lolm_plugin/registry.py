@@ -1,7 +1,7 @@
-"""Every name the plugin adds, and where it lives. Adding an entry is one line here.
+"""Every name that the plugin adds, and its location. Adding an entry takes one line here.
 
-Nothing is imported before it is asked for: jax, transformers and the environments are slow to load,
-and a child process must be able to import jax first itself.
+Entries are imported when they are first used: jax, transformers and the environments are slow to load, and a child
+process must be able to import jax first.
 """
 
 import importlib
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 
 class Env(NamedTuple):
-    """Where the parts of an environment live, each as "module:attribute".
+    """Locations of an environment's functions and classes, each as "module:attribute"; empty: there is none.
 
-    layout: ``(env_args, n_agents, n_actions, options) -> Layouts``, how its flat vectors are laid out
-    sizes: ``env_args -> (n_agents, n_actions)`` without building it; what it cannot play is a ConfigError
+    layout: ``(env_args, n_agents, n_actions, options) -> Layouts``, the layout of its flat vectors
+    sizes: ``env_args -> (n_agents, n_actions)`` without building it; ConfigError for a map that it cannot play
     make: ``(**env_args) -> env``, as the host's runners build it; empty: the host has its own
-    vector: one that steps many copies at once in one process (the ``vector`` runner); empty: there is none
-    battles: what is seen are the units of two teams; where not, tasks are known by their descriptions alone
-    teacher: a controller that plays by known rules, for ``lolm imitate --teacher=heuristic``; empty: there is none
+    vector: a ``VectorEnv``, which steps many copies at once in one process
+    battles: whether agents observe the units of two teams; if not, a task is known by its description alone
+    teacher: a controller that plays by known rules, for ``lolm imitate --teacher=heuristic``
     """
 
     layout: str
@@ -58,7 +58,7 @@ TRUNKS: dict[str, str] = {
     "dt2gs": "lolm_plugin.modules.trunks.dt2gs:DT2GS",
 }
 
-# Suffix of an algorithm's name where ``lolm imitate`` taught it, so that its records are never mixed with a training's.
+# Suffix of the algorithm's name in records of ``lolm imitate``, which are never mixed with those of a training.
 IMITATED = "-imitated"
 
 # Host registries: kind -> name in a yaml -> "module:attribute".
@@ -74,19 +74,19 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "agent": {
         "llm": "lolm_plugin.modules.agents.llm_agent:LLMAgent",
-        "gru": "lolm_plugin.modules.agents.gru_agent:GRUAgent",
-        **dict.fromkeys(TRUNKS, "lolm_plugin.modules.agents.entity_agent:EntityAgent"),
+        "gru": "lolm_plugin.modules.agents.gru:GRUAgent",
+        **dict.fromkeys(TRUNKS, "lolm_plugin.modules.agents.policy:EntityAgent"),
     },
     "critic": {
-        "transformer_critic": "lolm_plugin.modules.critics.transformer_critic:TransformerCritic",
-        "mlp_critic": "lolm_plugin.modules.critics.mlp_critic:MLPCritic",
-        **{f"{trunk}_critic": "lolm_plugin.modules.critics.entity_critic:EntityCritic" for trunk in TRUNKS},
+        "transformer_critic": "lolm_plugin.modules.critics:TransformerCritic",
+        "mlp_critic": "lolm_plugin.modules.critics:MLPCritic",
+        **{f"{trunk}_critic": "lolm_plugin.modules.critics:EntityCritic" for trunk in TRUNKS},
     },
-    "learner": {"mappo_learner": "lolm_plugin.learners.mappo_learner:MAPPOLearner"},
+    "learner": {"mappo_learner": "lolm_plugin.learners.mappo:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
 }
 
-# What observations of gymma's tasks say: each module has KEY, a pattern of env_args.key, and
+# Descriptions of the observations of gymma's tasks: each module has KEY, a pattern of env_args.key, and
 # describe: (env_args, n_agents, n_actions) -> Description.
 DESCRIPTIONS: dict[str, str] = {
     "foraging": "lolm_plugin.observations.descriptions.foraging",
@@ -103,13 +103,13 @@ PROMPT_STYLES: dict[str, str] = {
 
 
 def load(where: str) -> Any:
-    """The attribute behind ``"module:attribute"``."""
+    """Import and return ``"module:attribute"``."""
     module, attribute = where.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class Deferred:
-    """A registry entry that imports what it names when first called; picklable."""
+    """A picklable registry entry that imports what it names when it is called."""
 
     def __init__(self, where: str) -> None:
         self.where = where

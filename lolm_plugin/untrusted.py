@@ -5,8 +5,9 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MOST_ENTRIES = 1000  # files and folders below one checkpoint or record; ours have about 20
 
@@ -15,7 +16,7 @@ class Unreadable(Exception):
     """A file or folder that is not read. The message is the reason, as in ``is a link``."""
 
 
-def open_regular(path: Path, most: int) -> BinaryIO:
+def open_regular(path: Path, most: int) -> BufferedReader:
     """Open a regular file of at most ``most`` bytes for reading.
 
     Raises:
@@ -34,7 +35,7 @@ def open_regular(path: Path, most: int) -> BinaryIO:
     return file
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a regular file for reading, never through a link at its place, and never waiting for a pipe's writer.
 
     Raises:

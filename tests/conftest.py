@@ -270,7 +270,7 @@ class Log:
 
 def _new_learner(args):
     """A learner with its own controller, as a host builds them."""
-    from lolm_plugin.learners.mappo_learner import MAPPOLearner
+    from lolm_plugin.learners.mappo import MAPPOLearner
 
     scheme = _scheme(args)
     mac = registry.load(registry.ENTRIES["mac"][args.mac])(scheme, {"agents": args.n_agents}, args)
@@ -286,7 +286,7 @@ def _play(mac, lengths=(4, 2, 3), t_env=0, seed=0, unseen=0.3):
     from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 
     args, layout = mac.args, mac.layouts.observation
-    batch = EpisodeBatch(_scheme(args), {"agents": args.n_agents}, len(lengths), max(lengths) + 1)
+    batch = EpisodeBatch(_scheme(args) | mac.fields, {"agents": args.n_agents}, len(lengths), max(lengths) + 1)
     shape = (len(lengths), max(lengths) + 1, args.n_agents)
     obs, mask = (x.unflatten(0, shape) for x in _random_views(layout, np.prod(shape), seed, unseen))
     obs[:, 1:, -1], mask[:, 1:, -1] = 0, 0

@@ -11,7 +11,7 @@ from lolm_plugin import registry
 from lolm_plugin.configuration.config_check import apply_updates
 from lolm_plugin.configuration.config_files import plugin_config_dir, read, resolve
 from lolm_plugin.host import BUNDLED
-from lolm_plugin.modules.heads.attention_action_head import build_head
+from lolm_plugin.modules.heads import build_head
 from lolm_plugin.observations import build_layouts
 
 ROOT = Path(__file__).parents[1]

@@ -18,12 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lolm_plugin import checkpoints
 from lolm_plugin.commands import train as train_command
 from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.configuration.checkpoint_config import DEFAULTS, WITHHELD
 from lolm_plugin.configuration.config_files import flatten
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run import checkpoint_store, loop, manifest, progress
+from lolm_plugin.run import loop, loop_state
 from lolm_plugin.run.transfer import transfer
 from tests.resume.runs import line, models, steps, train
 
@@ -71,7 +72,7 @@ class Generator:
 
     def __init__(self, seed, folder, outside):
         self.draw, self.folder, self.outside = random.Random(seed), folder, outside
-        self.facts = manifest.facts_alone(folder)
+        self.facts = checkpoints.facts_alone(folder)
 
     def attack(self):
         """Carry out one attack; returns its name."""
@@ -88,8 +89,8 @@ class Generator:
 
     def seal(self):
         """Vouch for what is there now."""
-        (self.folder / manifest.NAME).unlink(missing_ok=True)
-        manifest.write(self.folder, self.facts)
+        (self.folder / checkpoints.MANIFEST).unlink(missing_ok=True)
+        checkpoints.seal(self.folder, self.facts)
 
     def value(self):
         """Anything that JSON can say."""
@@ -150,13 +151,13 @@ class Generator:
         return key
 
     def breaks_the_manifest(self):
-        path = self.folder / manifest.NAME
+        path = self.folder / checkpoints.MANIFEST
         text = path.read_bytes()
         body = json.loads(text)["body"]
         body[self.draw.choice(sorted(body))] = self.value()
         found = self.draw.choice(
             [text[: self.draw.randrange(len(text))], b"[" * 10_000, b"{}", b"[]", b"null", b'{"body": []}', b"\xff\xfe"]
-            + [b"1" * 10_000, json.dumps({"body": body, "sha256": manifest._of(body)}).encode()] * 2
+            + [b"1" * 10_000, json.dumps({"body": body, "sha256": checkpoints._body_sum(body)}).encode()] * 2
         )
         path.write_bytes(found)
         if self.draw.random() < 0.2:
@@ -164,11 +165,11 @@ class Generator:
         return found[:50]
 
     def lists_another_file(self):
-        path = self.folder / manifest.NAME
+        path = self.folder / checkpoints.MANIFEST
         body = json.loads(path.read_text())["body"]
         name = self.draw.choice(["../../../secret", "/etc/hostname", str(self.outside / "secret"), "a\0b", "", "."])
         body["files"][name] = self.draw.choice([self.value(), {"bytes": 6, "sha256": self.value()}, {"bytes": 6}])
-        path.write_text(json.dumps({"body": body, "sha256": manifest._of(body)}))
+        path.write_text(json.dumps({"body": body, "sha256": checkpoints._body_sum(body)}))
         return name
 
     def puts_no_file(self):
@@ -183,10 +184,11 @@ class Generator:
         else:
             path.symlink_to({"link": self.outside / "secret", "loop": path, "device": "/dev/zero"}.get(how, "nowhere"))
         if self.draw.random() < 0.3:
-            body = json.loads((self.folder / manifest.NAME).read_text())["body"] if path.name != manifest.NAME else {}
-            body.get("files", {}).pop(path.name, None)
-            if body:
-                (self.folder / manifest.NAME).write_text(json.dumps({"body": body, "sha256": manifest._of(body)}))
+            manifest = self.folder / checkpoints.MANIFEST
+            if path != manifest:
+                body = json.loads(manifest.read_text())["body"]
+                body["files"].pop(path.name, None)
+                manifest.write_text(json.dumps({"body": body, "sha256": checkpoints._body_sum(body)}))
         return f"{path.name} {how}"
 
     def spoils_tensors(self):
@@ -224,8 +226,9 @@ class Generator:
         return f"{path.name} {name} {how}"
 
     def spoils_json(self):
-        path = self.folder / self.draw.choice(["learner.json", "progress.json", "metrics.json"])
-        content = json.loads(path.read_text())
+        name = self.draw.choice(["learner", "loop", "metrics.json"])
+        path = self.folder / name
+        content = json.loads(path.read_text()) if path.exists() else self.facts[name]
         where = content
         for _ in range(self.draw.choice([0, 0, 1, 2])):
             below = [key for key in where if isinstance(where[key], dict)]
@@ -234,10 +237,14 @@ class Generator:
         where[key] = self.value()
         if self.draw.random() < 0.2:
             del where[key]
-        path.unlink()
-        path.write_text(json.dumps(content if self.draw.random() < 0.9 else self.value()))
+        content = content if self.draw.random() < 0.9 else self.value()
+        if path.exists():
+            path.unlink()
+            path.write_text(json.dumps(content))
+        else:
+            self.facts[name] = content
         self.seal()
-        return f"{path.name} {key}"
+        return f"{name} {key}"
 
     def names_a_step(self):
         name = self.draw.choice(["²", "٣", "007", "-1", "1e3", "9" * 200, "9" * 14, " 7", "7\n"])
@@ -248,19 +255,19 @@ class Generator:
 def hardlinked(source, target):
     """A copy whose files, but for the manifest, are replaced and never written into by the generator."""
     shutil.copytree(source, target, copy_function=os.link)
-    (target / manifest.NAME).unlink()
-    shutil.copy(source / manifest.NAME, target / manifest.NAME)
+    (target / checkpoints.MANIFEST).unlink()
+    shutil.copy(source / checkpoints.MANIFEST, target / checkpoints.MANIFEST)
 
 
 def loads(parts, config, asked):
     """What a run does with a checkpoint before its first step, in place of the run; checks its configuration."""
     global watching
     folder = asked.resume.folder
-    found = checkpoint_store.find(folder, strict=config["strict"], key="--resume")
+    found = checkpoints.find(folder, strict=config["strict"], key="--resume")
     parts.args.t_max = config["t_max"]
     parts.learner.load_models(str(found.path))
     parts.logger.stats.clear()
-    progress.load(parts, found.path)
+    loop_state.load(parts, found)
     flat = flatten(config)
     assert {key: flat[key] for key in WITHHELD if key in flat} == {
         key: WITHHELD[key] for key in WITHHELD if key in flat
@@ -278,7 +285,7 @@ def test_hostile_checkpoints(whole, seed, tmp_path, monkeypatch, capfd):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")
-    before = json.dumps(manifest.facts_alone(models(source) / str(steps(source)[-1])))
+    before = json.dumps(checkpoints.facts_alone(models(source) / str(steps(source)[-1])))
     for each in range(seed, min(seed + 20, COUNT)):
         folder = tmp_path / f"{each}"
         run = folder / "results/models/run"
@@ -298,7 +305,8 @@ def test_hostile_checkpoints(whole, seed, tmp_path, monkeypatch, capfd):
         _check_events(each, what, outside)
         assert [path.name for path in outside.iterdir()] == ["secret"], (each, what)
         shutil.rmtree(folder)
-    assert json.dumps(manifest.facts_alone(models(source) / str(steps(source)[-1]))) == before, "the harness is broken"
+    after = json.dumps(checkpoints.facts_alone(models(source) / str(steps(source)[-1])))
+    assert after == before, "the harness is broken"
 
 
 def _tried(folder, parts, monkeypatch, seed):
@@ -317,8 +325,9 @@ def _tried(folder, parts, monkeypatch, seed):
     try:
         if seed % 8:
             return train(folder, "--resume", "results/models/run", "--epymarl=none", *(["--strict"] * (seed % 2)))
-        found = checkpoint_store.find(folder / "results/models/run", key="transfer_from")
-        transfer(parts.learner, str(found.path), "transfer_from=run", critic=True)
+        found = checkpoints.find(folder / "results/models/run", key="transfer_from")
+        parts.args.transfer_from, parts.args.transfer_critic = "run", True
+        transfer(parts, found)
         return 0
     except ConfigError as error:
         print(f"error: {str(error)!a}", file=sys.stderr)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lolm_plugin import checkpoints
 from lolm_plugin.configuration import config_files
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden, hidden_words, parse
-from lolm_plugin.run import manifest
 from lolm_plugin.tensor_files import load_tensors
 from lolm_plugin.tracking.file_observer import FileObserver
 from tests.resume.runs import line, models, steps, train
@@ -58,10 +58,10 @@ def test_a_pickle_in_the_place_of_tensors(mark, tmp_path):
 def test_a_pickle_with_a_manifest_that_vouches_for_it(saved, mark, tmp_path, capfd, name):
     folder = shutil.copytree(saved, tmp_path / "run")
     checkpoint = models(folder) / str(steps(folder)[-1])
-    facts = manifest.read(checkpoint)
+    facts = checkpoints.read_facts(checkpoint)
     (checkpoint / name).write_bytes(pickle.dumps(Attack(mark)))
-    (checkpoint / manifest.NAME).unlink()
-    manifest.write(checkpoint, facts)
+    (checkpoint / checkpoints.MANIFEST).unlink()
+    checkpoints.seal(checkpoint, facts)
     assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 2
     assert f"{name} is damaged" in capfd.readouterr().err
 
@@ -69,14 +69,14 @@ def test_a_pickle_with_a_manifest_that_vouches_for_it(saved, mark, tmp_path, cap
 def test_a_configuration_in_a_checkpoint_that_is_none(saved, tmp_path, capfd):
     folder = shutil.copytree(saved, tmp_path / "run")
     checkpoint = models(folder) / str(steps(folder)[-1])
-    facts = manifest.read(checkpoint)
+    facts = checkpoints.read_facts(checkpoint)
     for config, message in (
         ({"name": "mine"}, "says learner=None and mac=None"),
         ({**facts["config"], "name": "../../elsewhere"}, "The checkpoint says name='../../elsewhere'"),
         ({**facts["config"], "epochs": "'; rm"}, "epochs"),
     ):
-        (checkpoint / manifest.NAME).unlink()
-        manifest.write(checkpoint, {**facts, "config": config})
+        (checkpoint / checkpoints.MANIFEST).unlink()
+        checkpoints.seal(checkpoint, {**facts, "config": config})
         assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 2
         assert message in capfd.readouterr().err
     assert not (tmp_path / "elsewhere").exists()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import checkpoints, registry
 from lolm_plugin.configuration import unread_keys
 from lolm_plugin.configuration.config_files import (
     Resolved,
@@ -21,7 +21,6 @@ from lolm_plugin.configuration.config_files import (
 from lolm_plugin.configuration.updates import check_plain, nested
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import expand_home, path_component
-from lolm_plugin.run import checkpoint_store
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 PATHS = ("local_results_path", "checkpoint_path", "transfer_from", "decisions_file")
@@ -315,7 +314,7 @@ def _check_checkpoint(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}=True has nothing to load; set checkpoint_path to a folder under results/models.")
     if path and not os.path.isdir(path):
         raise ConfigError(f"checkpoint_path={path} is not a folder; set it to one under results/models.")
-    if path and not checkpoint_store.steps(Path(path)):
+    if path and not checkpoints.steps(Path(path)):
         raise ConfigError(
             f"checkpoint_path={path} holds no checkpoint (folders named by timestep); "
             "set it to the folder that contains them."

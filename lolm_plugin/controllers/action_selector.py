@@ -27,7 +27,7 @@ class KeyedActionSelector:
         """``n_base_actions`` is the index of the first target action; None: there are no target actions."""
         self.seed = args.seed
         self.test_greedy = args.test_greedy
-        self.greedy_rule = getattr(args, "greedy_rule", "argmax")  # absent from configurations of older checkpoints
+        self.greedy_rule = getattr(args, "greedy_rule", "argmax")  # absent where the host's own algorithms use it
         self.n_base_actions = n_base_actions
         self._draws = KeyedDraws(args.seed, "action")
 
@@ -66,12 +66,12 @@ class KeyedActionSelector:
         target = (best.cumsum(-1) > drawn.unsqueeze(-1)).int().argmax(-1)
         return torch.where(wins, n_base + target, base.argmax(-1))
 
-    def _test_draw(self, purpose: str, wanted: Tensor, t_env: int, episodes: Sequence[int], t_ep: int) -> Tensor:
-        """Draw uniform numbers, float64 [batch, agents], for episodes with an agent in ``wanted`` [batch, agents]."""
-        draw = torch.zeros(wanted.shape, dtype=torch.float64)
-        for row in wanted.any(-1).nonzero().flatten().tolist():
-            generator = keyed_generator(self.seed, purpose, t_env, episodes[row], t_ep)
-            draw[row] = torch.from_numpy(generator.random(wanted.shape[1]))
+    def _test_draw(self, purpose: str, deciding: Tensor, t_env: int, episodes: Sequence[int], t_ep: int) -> Tensor:
+        """Draw uniform numbers, float64 [batch, agents], for episodes with an agent in ``deciding`` [batch, agents]."""
+        draw = torch.zeros(deciding.shape, dtype=torch.float64)
+        for i in deciding.any(-1).nonzero().flatten().tolist():
+            generator = keyed_generator(self.seed, purpose, t_env, episodes[i], t_ep)
+            draw[i] = torch.from_numpy(generator.random(deciding.shape[1]))
         return draw
 
 

@@ -1,66 +1,33 @@
-"""What every controller of ours is: the host's contract, and what a policy-gradient learner needs beyond it."""
+"""The base of every controller: the host's contract, and what a policy-gradient learner needs beyond it."""
 
-import logging
 import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lolm_plugin.checks import check_finite
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
-from lolm_plugin.errors import ConfigError
-from lolm_plugin.finite import check_finite
+from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import check_sizes
 from lolm_plugin.observations.probes import FirstBattles
+from lolm_plugin.protocols import Batch
 
-Result = TypeVar("Result")
+D = TypeVar("D", bound=Decisions)
 
 
-class AgentSteps(Protocol):
-    """The decisions of a batch: every agent-step with at least two available actions, in a fixed order.
+class Controller(Generic[D]):
+    """Acts for all agents with one shared policy; subclasses say how a policy reads a batch.
 
-    Dead agents (one action) and padding (none) are not among them: their action is forced, so their
-    log-probability and entropy are 0 and they have no gradient.
+    ``fields`` are the fields of a batch, as in its scheme, that training episodes are recorded in beside the host's:
+    the log-probabilities of the actions taken and, for a policy that draws noise, the noise.
     """
 
-    index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
-    available: Tensor  # bool [rows, n_actions]
-
-    def __len__(self) -> int: ...
-
-    @property
-    def together(self) -> Tensor | None:
-        """int64 [rows]: decisions with the same number are learned from together; None: each by itself.
-
-        Of a policy with memory, whole episodes: each step needs those before it.
-        """
-        ...
-
-
-class Evaluation(NamedTuple):
-    """What the current policy says about some decisions, with gradient."""
-
-    logits: Tensor  # [rows, n_actions], unavailable actions not yet masked
-    losses: Mapping[str, Tensor] = {}  # name -> [rows], weighted: what is learned beside the policy's objective
-    stats: Mapping[str, Tensor] = {}  # name -> [rows], without gradient: logged as means
-
-
-class Acting(NamedTuple):
-    """What the policy says about the current step of every episode, without gradient."""
-
-    log_probs: Tensor  # [batch, agents, actions], -inf where unavailable
-    attention: Tensor | None = None  # [batch, agents, entities]: self, other allies, enemies
-    subtask: Tensor | None = None  # int64 [batch, agents]
-
-
-class Controller:
-    """Acts for all agents with one shared policy; subclasses say how a policy reads a batch."""
-
-    MEMORY_KEYS = "the network's widths"  # what to set to less, for a sentence
+    MEMORY_KEYS = "the network's widths"  # see ``memory.UsesMemory``
     agent: nn.Module
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -70,40 +37,52 @@ class Controller:
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
+        self.fields: dict[str, dict[str, Any]] = {"behaviour_log_probs": {"vshape": (1,), "group": "agents"}}
         self.action_selector = KeyedActionSelector(args, self.layouts.observation.n_base_actions)
         self._test_episodes = EpisodeNumbers()
         self._sampled_test = False
         self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
-        # Log-probabilities of the actions taken in the last training rollout, [batch, time, agents].
-        self.behaviour_log_probs: Tensor | None = None
 
     # The host's contract.
 
     def init_hidden(self, batch_size: int) -> None:
-        """New episodes begin; a policy with memory forgets."""
+        """Start new episodes: a policy with memory forgets."""
 
     def select_actions(
-        self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
+        self, ep_batch: Batch, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
-        """Actions [len(bs), agents] of the running episodes ``bs`` at timestep ``t_ep``."""
+        """Choose actions [len(bs), agents] for the running episodes ``bs`` at timestep ``t_ep``.
+
+        In training, the ``fields`` of these episodes are written into ``ep_batch``.
+        """
         self.first_battles.look(ep_batch, t_ep, bs)
         available = ep_batch["avail_actions"][:, t_ep] > 0
         running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
         running[bs] = True
-        seen = ep_batch["obs"][:, t_ep].where(running[:, None, None], 0.0)
-        check_finite("obs", seen, t_env, ("episode", "agent", "number"), ep_batch)
+        obs = ep_batch["obs"][:, t_ep].where(running[:, None, None], 0.0)
+        check_finite("obs", obs, t_env, ("episode", "agent", "number"), ep_batch)
         acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
-        asked = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
-        check_finite("log_probs of the policy", asked, t_env, ("episode", "agent", "action"), ep_batch)
+        log_probs = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
+        check_finite("log_probs of the policy", log_probs, t_env, ("episode", "agent", "action"), ep_batch)
         episodes = self._test_episodes.of(ep_batch, t_ep) if test_mode else None
         actions = self.action_selector.select_action(
             acting.log_probs.exp(), available, t_env, test_mode, episodes, t_ep
         )
         if not test_mode:
-            self._remember(acting.log_probs, actions, t_ep, ep_batch.max_seq_length, bs)
+            self._record(ep_batch, t_ep, bs, acting, actions)
         elif self.decision_log.wanted and not self._sampled_test:
             self.decision_log.write(ep_batch, t_ep, t_env, running, acting, actions)
         return actions[bs]
+
+    def _record(self, batch: Batch, t: int, bs: Any, acting: Acting, actions: Tensor) -> None:
+        values = {
+            "behaviour_log_probs": acting.log_probs.gather(-1, actions.unsqueeze(-1)),
+            "behaviour_noise": acting.noise,
+        }
+        for name, field in self.fields.items():
+            # A teacher plays into the batch of the student, whose policy may draw other noise or none.
+            if batch.scheme.get(name) == field and (value := values[name]) is not None:
+                batch[name][bs, t] = value[bs]
 
     def begin_test(self, sampled: bool) -> None:
         """Start a test: ``sampled`` draws actions also where ``test_greedy`` is set, and writes no decisions."""
@@ -111,14 +90,8 @@ class Controller:
         self._sampled_test = sampled
         self.action_selector.test_greedy = self.args.test_greedy and not sampled
 
-    def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
-        """Probabilities [batch, agents, actions] at one timestep, without gradient; learners call ``evaluate``."""
-        running = torch.ones(ep_batch.batch_size, dtype=torch.bool, device=ep_batch["avail_actions"].device)
-        # As in a test, whatever is asked: nothing is played, so nothing is to be remembered.
-        return self.act(ep_batch, t, 0, running, test_mode=True).log_probs.exp()
-
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
+        """Return everything that is trained."""
         return [parameter for group in self.parameter_groups() for parameter in group["params"]]
 
     def cuda(self) -> None:
@@ -133,138 +106,87 @@ class Controller:
         """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
         raise NotImplementedError
 
-    def __deepcopy__(self, memo: dict) -> NoReturn:
-        raise ConfigError(
-            f"learner={self.args.learner} copies its controller, which would put a second policy into memory; "
-            "set learner=mappo_learner, which needs no copy."
-        )
-
     # What a policy-gradient learner needs.
 
-    def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
-        """The policy at timestep ``t`` of the episodes ``running`` (bool [batch]); elsewhere action 0 is certain."""
+    def act(self, ep_batch: Batch, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
+        """Evaluate the policy at timestep ``t`` of the episodes ``running`` (bool [batch]).
+
+        In the others action 0 is certain.
+        """
         raise NotImplementedError
 
-    def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> AgentSteps:
-        """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
+    def decisions(self, batch: Batch, valid: Tensor, t_env: int = 0) -> D:
+        """Find the decisions of a batch within ``valid`` bool [batch, time], ready to evaluate."""
         raise NotImplementedError
 
-    def microbatches(self, steps: AgentSteps, rows: Tensor) -> list[Tensor]:
-        """Cut ``rows`` [n] of the steps into groups that are evaluated one after the other to save memory."""
+    def microbatches(self, decisions: D, subset: Tensor) -> list[Tensor]:
+        """Split ``subset`` int64 [n] of the decisions into parts that are evaluated one by one to save memory."""
         raise NotImplementedError
 
-    def evaluate(self, steps: AgentSteps, rows: Tensor) -> Evaluation:
-        """The current policy on ``rows`` [n] of the steps."""
+    def evaluate(self, decisions: D, subset: Tensor) -> Evaluation:
+        """Evaluate the current policy on ``subset`` int64 [n] of the decisions."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, in groups for an optimiser: ``name``, ``params`` and ``lr``."""
+        """Return what is trained, in groups for an optimiser: ``name``, ``params`` and ``lr``."""
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:
-        """The settings that a checkpoint's weights only make sense with, beyond the shapes of its tensors."""
+        """Return the settings that the weights depend on beyond the shapes of their tensors, for checkpoints."""
         raise NotImplementedError
 
-    def map_bound(self) -> dict[str, int]:
-        """The sizes of the map that the weights are tied to; empty where they play on any map."""
+    def fixed_sizes(self) -> dict[str, int]:
+        """Return the sizes of the map that the weights are tied to; empty if they play on any map."""
         return {}
 
     def ratio_tolerance(self) -> float:
-        """How far from 1 ``ratio_epoch0`` may be: beyond rounding, infinity where a setting makes it another."""
+        """Return how far from 1 ``ratio_epoch0`` may be; infinity if a setting makes it differ."""
         return 1e-2
 
-    def fitting(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns, tried again in smaller parts while the GPU's memory does not hold it.
-
-        ``work`` must be free to start over; the parts change no number. Raises ConfigError when none are smaller.
-        """
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                if (smaller := self.use_less_memory()) is None:
-                    raise ConfigError(
-                        f"The memory does not hold the smallest part of a batch ({str(error).splitlines()[0]}); set "
-                        f"{self.MEMORY_KEYS}, or batch_size_run to less; `lolm doctor --config=... "
-                        "--env-config=...` says what a run needs."
-                    ) from error
-            # Out here nothing refers to what the failed try has allocated.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            logging.getLogger("lolm").warning("Out of memory: going on with %s, which changes no result.", smaller)
-
     def use_less_memory(self) -> str | None:
-        """Halve what is evaluated at once; says to what, None where it is the least already."""
+        """Halve the microbatch; returns the new setting for the log, None if it cannot be smaller."""
         if self.args.microbatch <= 1:
             return None
         self.args.microbatch //= 2
         return f"microbatch={self.args.microbatch}"
 
-    def settled(self) -> dict[str, Any]:
-        """What ``auto`` has come to in the configuration, nested, where another choice would change the last digits."""
+    def resolved_settings(self) -> dict[str, Any]:
+        """Return the values of ``auto`` settings, nested, where another value would change the last digits."""
         return {}
 
-    def prepare(self, steps: AgentSteps) -> None:
+    def prepare(self, decisions: D) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
 
     def transferred(self) -> None:
-        """Run once another run's policy has been loaded to begin with."""
+        """Run once after another run's policy has been loaded to start from."""
 
     def end_update(self) -> None:
-        """Free what was kept from play for an update that is over."""
+        """Free what was kept from the rollout for an update that is over."""
 
-    def take_usage(self) -> dict[str, float]:
-        """What the language model was used for since the last call: ``rows``, ``tokens``, ``seconds``."""
+    def pop_usage(self) -> dict[str, float]:
+        """Return and reset the language model's usage: ``rows``, ``tokens``, ``seconds``; empty without one."""
         return {}
 
-    def reference_states(self, steps: AgentSteps) -> Any:
-        """What the frozen pretrained self that only a language model has makes of the steps; indexed by row."""
+    def reference_states(self, decisions: D) -> Any:
+        """Compute the hidden states of the frozen reference model for each decision (language models only)."""
         raise NotImplementedError
 
     def reference_logits(self, states: Any) -> Tensor:
-        """What the current head makes of such states, detached: [rows, n_actions]."""
+        """Compute the reference's logits from some of these states, detached: [decisions, n_actions]."""
         raise NotImplementedError
-
-    def _remember(self, log_probs: Tensor, actions: Tensor, t_ep: int, steps: int, bs: Any) -> None:
-        shape = (actions.shape[0], steps, self.n_agents)
-        if self.behaviour_log_probs is None or self.behaviour_log_probs.shape != shape:
-            self.behaviour_log_probs = torch.zeros(shape, device=actions.device)
-        if t_ep == 0:  # of these episodes; others of the batch may have been played before
-            self.behaviour_log_probs[bs] = 0.0
-        self.behaviour_log_probs[bs, t_ep] = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)[bs]
 
 
 class EpisodeNumbers:
     """Number the episodes of a test 0, 1, ... in the order of their batches, for draws that are keyed by the number."""
 
     def __init__(self) -> None:
-        self._first = self._rows = 0
+        self._first = self._size = 0
         self._batch: Callable[[], Any] = lambda: None
 
-    def of(self, batch: Any, t_ep: int) -> range:
+    def of(self, batch: Batch, t_ep: int) -> range:
         """Return the numbers of the batch's episodes; call it at every timestep."""
         # A runner that replays lost episodes starts again at timestep 0 in the same batch.
         if t_ep == 0 and batch is not self._batch():
-            self._first += self._rows
-            self._rows, self._batch = batch.batch_size, weakref.ref(batch)
+            self._first += self._size
+            self._size, self._batch = batch.batch_size, weakref.ref(batch)
         return range(self._first, self._first + batch.batch_size)
-
-
-def decisions(batch: Any, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Where a batch within ``valid`` [batch, time] has something to decide: ``AgentSteps.index, .available``."""
-    available = batch["avail_actions"][:, : valid.shape[1]] > 0
-    episode, step, agent = torch.nonzero((available.sum(-1) > 1) & valid.unsqueeze(-1), as_tuple=True)
-    return (episode, step, agent), available[episode, step, agent]
-
-
-def certain_log_probs(available: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Log-probabilities [..., actions] that are right where nothing is to decide, and the index of the other rows.
-
-    ``available`` is bool [..., actions]. The only available action is certain; where there is none (padding),
-    action 0 is.
-    """
-    forced = ~available.any(-1)
-    available = torch.cat([available[..., :1] | forced.unsqueeze(-1), available[..., 1:]], dim=-1)
-    log_probs = torch.full(available.shape, -torch.inf, device=available.device)
-    log_probs[available] = 0.0
-    return log_probs, torch.nonzero(available.sum(-1) > 1, as_tuple=True)

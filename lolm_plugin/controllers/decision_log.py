@@ -1,27 +1,26 @@
 """Decisions of test episodes, for analysis: one line of JSON each, readable while they are played."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lolm_plugin import strict_json
+from lolm_plugin.controllers.decisions import Acting
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.masked_policy import entropy
+from lolm_plugin.modules.heads import entropy
 from lolm_plugin.observations.description import Description
 from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.scene import kind_name
-
-if TYPE_CHECKING:
-    from lolm_plugin.controllers.controller import Acting
+from lolm_plugin.protocols import Batch
 
 
 class DecisionLog:
-    """Appends to ``path`` what each agent that had a choice decided, and what it looked at.
+    """Append a line to ``path`` for each decision of an agent that had a choice, with where its policy attended.
 
     A line has ``t_env``, ``test_episode`` (counted from 0 in this process), ``step``, ``agent``, ``unit``, ``action``,
     ``probability`` of that action and ``entropy`` in nats; with an entity policy ``attention``, the shares by name
-    (``self``, ``ally 1``, ``enemy 0``; units that are not there are left out); with DT2GS ``subtask``.
+    (``self``, ``ally 1``, ``enemy 0``; absent units are left out); with DT2GS ``subtask``.
     """
 
     def __init__(self, path: str, layout: ObservationLayout | Description) -> None:
@@ -29,29 +28,31 @@ class DecisionLog:
         self.path = Path(path)
         self.layout = layout
         self._begun = 0  # test episodes of the batches before this one
-        self._rows = 0
-        # Runners ask once more in the state after an episode's last step, so a decision is known to have been played
-        # only when its episode is seen to go on.
+        self._size = 0
+        # Runners ask once more in the state after an episode's last step, so a decision counts as played only when its
+        # episode continues.
         self._unplayed: dict[int, list[str]] = {}
 
-    def write(self, batch: Any, t: int, t_env: int, running: Tensor, acting: "Acting", actions: Tensor) -> None:
-        """The decisions of the episodes ``running`` (bool [batch]) at timestep ``t``; actions [batch, agents]."""
+    def write(self, batch: Batch, t: int, t_env: int, running: Tensor, acting: Acting, actions: Tensor) -> None:
+        """Log the decisions of the episodes ``running`` (bool [batch]) at timestep ``t``; actions [batch, agents]."""
         if t == 0:
-            self._begun += self._rows
-            self._rows = int(running.nonzero().max()) + 1  # the last batch of a test may have idle rows
+            self._begun += self._size
+            self._size = int(running.nonzero().max()) + 1  # the last batch of a test may have idle episodes
             self._unplayed = {}
-        going_on = running.nonzero().flatten().tolist()
-        self._append([line for episode in going_on for line in self._unplayed.pop(episode, [])])
-        obs = batch["obs"][:, t]
+        continuing = running.nonzero().flatten().tolist()
+        self._append([line for episode in continuing for line in self._unplayed.pop(episode, [])])
+        obs, observed = batch["obs"][:, t], None
         if isinstance(self.layout, Description):
-            observed, meanings = None, self.layout.meaning(obs)
+            meanings, unit = self.layout.meaning(obs), self.layout.agent
         else:
             observed = self.layout.decode(obs)
             meanings = observed.heals
         deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
-        spread, chosen = entropy(acting.log_probs), acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
+        entropies = entropy(acting.log_probs)
+        probabilities = acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
         for episode, agent in deciding.nonzero().tolist():
-            unit = self.layout.agent if observed is None else kind_name(int(observed.own.kind[episode, agent, 0]))
+            if observed is not None:
+                unit = kind_name(int(observed.own.kind[episode, agent, 0]))
             line: dict[str, Any] = {
                 "t_env": t_env,
                 "test_episode": self._begun + episode,
@@ -59,14 +60,15 @@ class DecisionLog:
                 "agent": agent,
                 "unit": unit,
                 "action": self.layout.action_names(int(meanings[episode, agent]))[int(actions[episode, agent])],
-                "probability": round(float(chosen[episode, agent]), 4),
-                "entropy": round(float(spread[episode, agent]), 4),
+                "probability": round(float(probabilities[episode, agent]), 4),
+                "entropy": round(float(entropies[episode, agent]), 4),
             }
-            if acting.attention is not None:
-                there = [True, *observed.allies.present[episode, agent].tolist()]
-                there += observed.enemies.present[episode, agent].tolist()
-                shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there, strict=True)
-                line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
+            if acting.attention is not None and observed is not None:
+                present = [units.present[episode, agent].tolist() for units in (observed.allies, observed.enemies)]
+                allies = [f"ally {i}" for i in range(self.layout.n_agents) if i != agent]
+                names = ["self", *allies, *(f"enemy {j}" for j in range(len(present[1])))]
+                shares = zip(names, [True, *present[0], *present[1]], acting.attention[episode, agent], strict=True)
+                line["attention"] = {name: round(float(share), 4) for name, there, share in shares if there}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
             self._unplayed.setdefault(episode, []).append(strict_json.dumps(line) + "\n")
@@ -81,8 +83,3 @@ class DecisionLog:
                 f"decisions_file={self.path} cannot be written ({error.strerror}); set it to a file in a folder that "
                 "can be, or to nothing."
             ) from error
-
-    def _names(self, agent: int) -> list[str]:
-        """The entities in the order of an agent's tokens."""
-        allies = [f"ally {i}" for i in range(self.layout.n_agents) if i != agent]
-        return ["self", *allies, *(f"enemy {j}" for j in range(self.layout.n_enemies))]

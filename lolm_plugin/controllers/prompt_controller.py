@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,38 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
+from lolm_plugin.controllers.controller import Controller
+from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation, certain_log_probs, find_decisions
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.memory import retry_on_oom
 from lolm_plugin.modules.agents.llm_agent import LLMAgent, Prompts, States
-from lolm_plugin.modules.masked_policy import masked_log_softmax
+from lolm_plugin.modules.heads import masked_log_softmax
+from lolm_plugin.protocols import Batch
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 
-LEAST_TOKENS = 16  # at once: one prompt is read whole, however long
-COARSE = 0.5  # of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths]
+LEAST_TOKENS = 16  # smallest budget: a single prompt is read whole, however long
+# Tolerance of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths].
+COARSE = 0.5
 INITIAL_HEAD, SOURCE_ADAPTER = "initial_head.safetensors", "source_adapter.safetensors"
-# A CPU is fastest with what fits its caches, a GPU with much at once.
+# A CPU is fastest with what fits its caches, a GPU with large batches.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True)
-class PromptSteps:
-    """The decisions of a batch (see ``AgentSteps``) and what the LM reads for them; it never reads for the others."""
+class PromptDecisions(Decisions):
+    """The decisions of a batch and their prompts, each distinct one once."""
 
-    index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
-    available: Tensor  # bool [rows, n_actions]
-    prompts: Prompts  # every different prompt
-    prompt: Tensor  # int64 [rows]: which of the prompts a row reads
-    together: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompt)
+    prompts: Prompts
+    prompt_ids: Tensor  # int64 [decisions]: index of each decision's prompt
 
 
-class PromptMAC(Controller):
+class PromptMAC(Controller[PromptDecisions]):
     """Shares one LLM agent between all agents. Every prompt holds all that its agent knows: there is no memory."""
 
+    agent: LLMAgent
     MEMORY_KEYS = "llm.recompute=True, lora.layers to fewer, llm.quantization=8bit, prompt.style=compact"
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -48,14 +48,13 @@ class PromptMAC(Controller):
         prompter = build_prompter(args.llm, args.prompt, self.layouts.observation)
         backbone = Backbone(args.llm, args.lora, args.seed, device=str(self.device))
         self.reference_is_source: bool = args.kl["reference"] == "source"
-        self.source_adapter: dict[str, Tensor] = {}  # of the policy that the KL refers to; {}: the pretrained model
+        self.source_adapter: dict[str, Tensor] = {}  # adapter of the KL's reference; {}: the pretrained model
         keep_initial_head = args.kl["head"] == "initial" or self.reference_is_source
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
-        self.example = ""  # the first prompt that was read, for people
+        self.example = ""  # the first prompt that was read, for the record
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """LoRA, or the whole language model, and the action head."""
         trained = "lora" if self.agent.backbone.has_reference else "backbone"
         return [
             {
@@ -67,12 +66,11 @@ class PromptMAC(Controller):
             {"name": "head", "params": list(self.agent.head.parameters()), "lr": self.args.head_lr},
         ]
 
-    def take_usage(self) -> dict[str, float]:
-        """What the language model was used for since the last call."""
+    def pop_usage(self) -> dict[str, float]:
         return self.agent.take_usage()
 
     def fingerprint(self) -> dict[str, Any]:
-        """The language model, its adapter and head; and the seed where that made weights that are not saved."""
+        """Return the language model, its adapter and head; and the seed if it drew weights that are not saved."""
         keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features")}
         if self.agent.backbone.has_reference:
             keys["lora"] = ("rank", "alpha", "targets", "layers")
@@ -80,12 +78,11 @@ class PromptMAC(Controller):
         drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
         return {**settings, "seed": self.args.seed} if drawn else settings
 
-    def settled(self) -> dict[str, Any]:
-        """Which library multiplies."""
+    def resolved_settings(self) -> dict[str, Any]:
         return {"llm": {"product": products.chosen()}} if self.device.type == "cpu" else {}
 
     def ratio_tolerance(self) -> float:
-        """Wide where sums have three digits, as other packs of prompts add up in another order."""
+        """Return a wide tolerance for weights of three digits, whose sums depend on how prompts are packed."""
         return super().ratio_tolerance() if self.agent.backbone.precise else COARSE
 
     def save_models(self, path: str) -> None:
@@ -98,13 +95,12 @@ class PromptMAC(Controller):
             save_tensors(f"{path}/{SOURCE_ADAPTER}", self.source_adapter)
 
     def load_models(self, path: str) -> None:
-        """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
         self.agent.backbone.load(path)
-        tensors = load_tensors(f"{path}/head.safetensors", expected=self.agent.head.state_dict())
-        self.agent.head.load_state_dict(tensors)
-        initial, file = self.agent.initial_head, Path(path, INITIAL_HEAD)
-        if initial is not None and file.is_file():  # a run without a KL to it saved none
-            initial.load_state_dict(load_tensors(file, expected=initial.state_dict()))
+        heads = {"head.safetensors": self.agent.head, INITIAL_HEAD: self.agent.initial_head}
+        for name, head in heads.items():
+            # A run without a KL to the initial head saved none.
+            if head is not None and (name != INITIAL_HEAD or Path(path, name).is_file()):
+                head.load_state_dict(load_tensors(f"{path}/{name}", expected=head.state_dict()))
         if self.reference_is_source and (file := Path(path, SOURCE_ADAPTER)).is_file():
             self.source_adapter = load_tensors(file, expected=self.agent.backbone.adapter_state())
 
@@ -112,67 +108,60 @@ class PromptMAC(Controller):
         """Copy the policy that was just loaded, as the KL's reference, with ``kl.reference=source``."""
         if self.reference_is_source:
             self.source_adapter = self.agent.backbone.adapter_state()
+            assert self.agent.initial_head is not None, "kept with kl.reference=source"
             self.agent.initial_head.load_state_dict(self.agent.head.state_dict())
 
     @torch.no_grad()
-    def act(self, ep_batch: Any, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
-        """The policy at timestep ``t`` of the episodes ``running``; in the others action 0 is certain."""
+    def act(self, ep_batch: Batch, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
         available = (ep_batch["avail_actions"][:, t] > 0) & running[:, None, None]
         log_probs, index = certain_log_probs(available)
         if len(index[0]):
-            rows = available[index]
-            prompts, prompt = self._prompts(ep_batch["obs"][:, t][index], rows, index[1])
-            if not test_mode and self.args.llm["keep_rollout_states"]:
-                prompts = self._precompute(prompts)
-            states = self._read(prompts)[prompt]
-            log_probs[index] = masked_log_softmax(self.agent.logits(states), rows)
+            prompts, prompt_ids = self._prompts(ep_batch["obs"][:, t][index], available[index], index[1])
+            keep = not test_mode and self.args.llm["keep_rollout_states"]
+            states = retry_on_oom(partial(self._read, prompts, keep), self)[prompt_ids]
+            log_probs[index] = masked_log_softmax(self.agent.logits(states), available[index])
         return Acting(log_probs)
 
-    def agent_steps(self, batch: Any, valid: Tensor, t_env: int = 0) -> PromptSteps:
-        """The decisions of a batch within ``valid`` [batch, time], ready to evaluate."""
-        index, rows = decisions(batch, valid)
-        prompts, prompt = self._prompts(batch["obs"][:, : valid.shape[1]][index], rows, index[2])
-        return PromptSteps(index, rows, self._precompute(prompts), prompt)
+    def decisions(self, batch: Batch, valid: Tensor, t_env: int = 0) -> PromptDecisions:
+        """Find the decisions of a batch within ``valid`` bool [batch, time], and precompute their frozen layers."""
+        index, available = find_decisions(batch, valid)
+        prompts, prompt_ids = self._prompts(batch["obs"][:, : valid.shape[1]][index], available, index[2])
+        return PromptDecisions(index, available, self._precompute(prompts), prompt_ids)
 
-    def prepare(self, steps: PromptSteps) -> None:
+    def prepare(self, decisions: PromptDecisions) -> None:
         """Measure the feature statistics on the first batch of decisions."""
-        if self.agent.head.needs_played_statistics and len(steps) > 1:
-            states = self._read(steps.prompts, reference=self.agent.backbone.has_reference)
-            self.agent.measure_played(states[steps.prompt])
+        if self.agent.head.needs_played_statistics and len(decisions) > 1:
+            states = self._read(decisions.prompts, reference=self.agent.backbone.has_reference)
+            self.agent.measure_played(states[decisions.prompt_ids])
 
     def end_update(self) -> None:
-        """Free the states of the batch that was learned from."""
         self.agent.backbone.drop_frozen_states()
 
-    def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
-        """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
-        read = steps.prompt[rows]
-        distinct = read.unique()
-        packs = steps.prompts.take(distinct).rows.plan(self.token_budget)
-        members = [torch.tensor([row for group in pack for row in group], device=read.device) for pack in packs]
-        return [rows[torch.isin(read, distinct[pack])] for pack in members]
+    def microbatches(self, decisions: PromptDecisions, subset: Tensor) -> list[Tensor]:
+        """Split ``subset`` [n] into parts that fit the token budget, similar lengths together."""
+        prompt_ids = decisions.prompt_ids[subset]
+        distinct = prompt_ids.unique()
+        packs = decisions.prompts.take(distinct).rows.plan(self.token_budget)
+        members = [torch.tensor([prompt for group in pack for prompt in group], device=subset.device) for pack in packs]
+        return [subset[torch.isin(prompt_ids, distinct[pack])] for pack in members]
 
-    def logits(self, steps: PromptSteps, rows: Tensor) -> Tensor:
-        """Action logits [len(rows), n_actions] of the current policy, with gradient; equal prompts are read once."""
-        distinct, read = steps.prompt[rows].unique(return_inverse=True)
-        return self.agent.logits(self.agent.read(steps.prompts.take(distinct))[read])
+    def evaluate(self, decisions: PromptDecisions, subset: Tensor) -> Evaluation:
+        """Evaluate the current policy on ``subset`` [n], with gradient; equal prompts are read once."""
+        distinct, prompt_ids = decisions.prompt_ids[subset].unique(return_inverse=True)
+        return Evaluation(self.agent.logits(self.agent.read(decisions.prompts.take(distinct))[prompt_ids]))
 
-    def evaluate(self, steps: PromptSteps, rows: Tensor) -> Evaluation:
-        """The current policy on ``rows`` [n] of the steps."""
-        return Evaluation(self.logits(steps, rows))
-
-    def reference_states(self, steps: PromptSteps) -> States:
+    def reference_states(self, decisions: PromptDecisions) -> States:
         """Compute the reference's hidden states of each decision, once an update.
 
         The reference is the frozen pretrained LM, or with ``kl.reference=source`` the transferred policy's LM.
         """
         if not self.reference_is_source:
-            return self._read(steps.prompts, reference=True)[steps.prompt]
+            return self._read(decisions.prompts, reference=True)[decisions.prompt_ids]
         with torch.no_grad(), self.agent.backbone.with_adapter(self.source_adapter):
-            return self._read(steps.prompts)[steps.prompt]
+            return self._read(decisions.prompts)[decisions.prompt_ids]
 
     def reference_logits(self, states: States) -> Tensor:
-        """Compute the reference's logits, detached: [rows, n_actions].
+        """Compute the reference's logits, detached: [decisions, n_actions].
 
         The frozen LM's states go through the current head (paper, section 4.1), or with ``kl.head=initial`` through a
         copy of the head from before training. A transferred policy's states go through its own head.
@@ -181,7 +170,7 @@ class PromptMAC(Controller):
         return self.agent.logits(states, initial_head=initial).detach()
 
     def use_less_memory(self) -> str | None:
-        """Fewer tokens at once, and for the critic fewer agent-steps."""
+        """Halve the token budget and, for the critic, the microbatch."""
         if self.token_budget <= LEAST_TOKENS:
             return None
         super().use_less_memory()
@@ -189,17 +178,17 @@ class PromptMAC(Controller):
         return f"llm.token_budget={self.token_budget}"
 
     def _precompute(self, prompts: Prompts) -> Prompts:
-        """``prompts`` with the frozen layers' states, which stay until ``end_update``."""
-        keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
-        return self.fitting(lambda: self.agent.precompute(prompts, keep_bytes, self.token_budget))
+        """Compute the frozen layers' states, which are kept until ``end_update``."""
+        return self.agent.precompute(prompts, self.args.llm["trunk_cache_gb"] * 2**30, self.token_budget)
 
-    def _read(self, prompts: Prompts, reference: bool = False) -> States:
-        """What the LM makes of prompts, without gradient."""
-        return self.fitting(lambda: self.agent.read(prompts, reference=reference, token_budget=self.token_budget))
+    def _read(self, prompts: Prompts, keep: bool = False, reference: bool = False) -> States:
+        """Compute the hidden states of prompts, without gradient; ``keep`` keeps those of the frozen layers."""
+        prompts = self._precompute(prompts) if keep else prompts
+        return self.agent.read(prompts, reference=reference, token_budget=self.token_budget)
 
     def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
-        """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
-        prompts, prompt = self.agent.prompts(obs, available, agent)
+        """Write the prompts of obs [decisions, obs_size], each distinct one once, and each decision's index of them."""
+        prompts, prompt_ids = self.agent.prompts(obs, available, agent)
         if not self.example:
             self.example = self.agent.prompter.tokenizer.decode([*prompts.rows.prefix, *prompts.rows.parts[0].tolist()])
-        return prompts, prompt
+        return prompts, prompt_ids

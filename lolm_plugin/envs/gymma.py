@@ -1,6 +1,6 @@
-"""Multi-agent tasks of Gymnasium and PettingZoo behind EPyMARL's interface, where EPyMARL's own ``gymma`` is not.
+"""Multi-agent tasks of Gymnasium and PettingZoo behind EPyMARL's interface, for the bundled host.
 
-Keys, sizes, masks and rewards are as there.
+Keys, sizes, masks and rewards are those of EPyMARL's own ``gymma``.
 """
 
 import importlib
@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from lolm_plugin.envs.keyed_env import KeyedEnv
+from lolm_plugin.envs.base import KeyedEnv
 from lolm_plugin.errors import ConfigError
 
 PETTING_ZOO = re.compile(r"pz-(\w+?)-([\w-]+)")  # pz-mpe-simple-spread-v3
-ITS_OWN = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not handed to the task
+OWN_ARGUMENTS = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not handed to the task
+SCALARISATIONS = {"sum": np.sum, "mean": np.mean}
+
+# Observations (None of an agent that has left), rewards, terminated, truncated, info.
+Step = tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]
 
 
 class GymmaEnv(KeyedEnv):
@@ -37,16 +41,16 @@ class GymmaEnv(KeyedEnv):
                 f"env_args.pretrained_wrapper={pretrained_wrapper} needs an EPyMARL checkout, whose wrapper it is: "
                 "set it to null, or EPYMARL_HOME to a checkout."
             )
-        if reward_scalarisation not in ("sum", "mean"):
+        if reward_scalarisation not in SCALARISATIONS:
             raise ConfigError(
                 f"reward_scalarisation={reward_scalarisation} is not a choice; set it to one of: sum, mean."
             )
         self._task = _make(key, options)
-        self._sum = {"sum": np.sum, "mean": np.mean}[reward_scalarisation] if common_reward else None
+        self._scalarise: Any = SCALARISATIONS[reward_scalarisation] if common_reward else None
         self.n_agents = len(self._task.observation_spaces)
         self.episode_limit = time_limit
-        self._size = max(map(_flatdim, self._task.observation_spaces))
-        self._actions = [int(space.n) for space in self._task.action_spaces]
+        self._obs_size = max(map(_flatdim, self._task.observation_spaces))
+        self._counts = [int(space.n) for space in self._task.action_spaces]  # actions of each agent
         self._first_actions = [int(space.start) for space in self._task.action_spaces]  # ours are counted from 0
         super().__init__(seed or 0)
 
@@ -55,64 +59,44 @@ class GymmaEnv(KeyedEnv):
         self._step = 0
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], Any, bool, bool, dict[str, float]]:
-        """One action per agent -> observations, reward (one, or ``[n_agents]``), terminated, truncated, info."""
+        """Take one action per agent.
+
+        Returns observations, the reward (one, or a list ``[n_agents]``), terminated, truncated and info.
+        """
         chosen = [int(action) + first for action, first in zip(actions, self._first_actions, strict=True)]
-        seen, rewards, terminated, truncated, info = self._task.step(chosen)
-        if any(own is not None for own in seen):  # no agent is left at some tasks' ends
-            self._show(seen)
+        observations, rewards, terminated, truncated, info = self._task.step(chosen)
+        if any(one is not None for one in observations):  # no agent is left at the end of some tasks
+            self._show(observations)
         self._step += 1
-        reward = [float(reward) for reward in rewards]
-        numbers = {
-            name: float(value) for name, value in info.items() if np.isscalar(value) and not isinstance(value, str)
-        }
-        late = self._step >= self.episode_limit
+        reward = [float(one) for one in rewards]
+        numbers: dict[str, Any] = {name: value for name, value in info.items() if np.isscalar(value)}
         return (
             self.get_obs(),
-            reward if self._sum is None else float(self._sum(reward)),
+            reward if self._scalarise is None else float(self._scalarise(reward)),
             terminated,
-            truncated or late,
-            numbers,
+            truncated or self._step >= self.episode_limit,
+            {name: float(value) for name, value in numbers.items() if not isinstance(value, str)},
         )
 
     def get_obs(self) -> list[np.ndarray]:
-        """Every agent's observation, float32 ``[obs_size]`` each."""
+        """Return every agent's observation, float32 ``[obs_size]`` each; zeros end a shorter one."""
         return self._obs
 
-    def get_obs_agent(self, agent_id: int) -> np.ndarray:
-        """One agent's observation, float32 ``[obs_size]``."""
-        return self._obs[agent_id]
-
-    def get_obs_size(self) -> int:
-        """Length of an agent's observation: the longest, zeros ending the others."""
-        return self._size
-
     def get_state(self) -> np.ndarray:
-        """All observations, one after the other: float32 ``[n_agents * obs_size]``."""
+        """Return all observations, one after the other: float32 ``[n_agents * obs_size]``."""
         return np.concatenate(self._obs)
 
-    def get_state_size(self) -> int:
-        """Length of the global state."""
-        return self.n_agents * self._size
-
     def get_avail_actions(self) -> list[list[int]]:
-        """Every agent's action mask; what an agent has fewer actions for than others is not available."""
-        return [self.get_avail_agent_actions(agent) for agent in range(self.n_agents)]
-
-    def get_avail_agent_actions(self, agent_id: int) -> list[int]:
-        """Return one agent's action mask. An agent that has left the task has only action 0, which is not sent."""
-        known = self._actions[agent_id] if self._present[agent_id] else 1
-        return [int(action < known) for action in range(self.get_total_actions())]
-
-    def get_total_actions(self) -> int:
-        """Number of actions an agent can ever take."""
-        return max(self._actions)
+        """Return every agent's action mask. An agent that has left the task has only action 0, which is not sent."""
+        counts = [count if present else 1 for count, present in zip(self._counts, self._present, strict=True)]
+        return [[int(action < count) for action in range(max(self._counts))] for count in counts]
 
     def get_env_info(self) -> dict[str, int]:
-        """The sizes a runner asks for before it builds its buffers."""
+        """Return the sizes that a runner asks for before it builds its buffers."""
         return {
-            "state_shape": self.get_state_size(),
-            "obs_shape": self._size,
-            "n_actions": self.get_total_actions(),
+            "state_shape": self.n_agents * self._obs_size,
+            "obs_shape": self._obs_size,
+            "n_actions": max(self._counts),
             "n_agents": self.n_agents,
             "episode_limit": self.episode_limit,
         }
@@ -121,15 +105,15 @@ class GymmaEnv(KeyedEnv):
         """Close the task."""
         self._task.close()
 
-    def _show(self, seen: Sequence[Any]) -> None:
-        """Keep what each agent observes; None for one that has left, which sees zeros from now on."""
+    def _show(self, observations: Sequence[Any]) -> None:
+        """Keep what each agent observes; an agent that has left (None) observes zeros from now on."""
         flatten = importlib.import_module("gymnasium.spaces").flatten
-        self._present = [own is not None for own in seen]
+        self._present = [one is not None for one in observations]
         flat = [
-            np.zeros(0, np.float32) if own is None else np.asarray(flatten(space, own), np.float32)
-            for space, own in zip(self._task.observation_spaces, seen, strict=True)
+            np.zeros(0, np.float32) if one is None else np.asarray(flatten(space, one), np.float32)
+            for space, one in zip(self._task.observation_spaces, observations, strict=True)
         ]
-        self._obs = [np.pad(own, (0, self._size - len(own))) for own in flat]
+        self._obs = [np.pad(one, (0, self._obs_size - len(one))) for one in flat]
 
 
 class _Gymnasium:
@@ -153,10 +137,11 @@ class _Gymnasium:
     def reset(self, seed: int) -> Sequence[Any]:
         return self._env.reset(seed=seed)[0]
 
-    def step(self, actions: list[int]) -> tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]:
-        seen, rewards, terminated, truncated, info = self._env.step(actions)
-        rewards = rewards if isinstance(rewards, Sequence | np.ndarray) else [rewards / len(actions)] * len(actions)
-        return seen, rewards, bool(np.all(terminated)), bool(np.all(truncated)), info
+    def step(self, actions: list[int]) -> Step:
+        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        if not isinstance(rewards, Sequence | np.ndarray):
+            rewards = [rewards / len(actions)] * len(actions)
+        return observations, list(rewards), bool(np.all(terminated)), bool(np.all(truncated)), info
 
     def close(self) -> None:
         self._env.close()
@@ -174,18 +159,18 @@ class _PettingZoo:
         self.action_spaces = [self._env.action_space(agent) for agent in self._agents]
 
     def reset(self, seed: int) -> Sequence[Any]:
-        seen, _ = self._env.reset(seed=seed)
-        return [seen.get(agent) for agent in self._agents]
+        observations, _ = self._env.reset(seed=seed)
+        return [observations.get(agent) for agent in self._agents]
 
-    def step(self, actions: list[int]) -> tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]:
+    def step(self, actions: list[int]) -> Step:
         chosen = dict(zip(self._agents, actions, strict=True))
         acting = list(self._env.agents)
-        seen, rewards, terminated, truncated, infos = self._env.step({agent: chosen[agent] for agent in acting})
+        observations, rewards, terminated, truncated, infos = self._env.step({agent: chosen[agent] for agent in acting})
         over = all(terminated.get(agent) or truncated.get(agent) for agent in acting) or not self._env.agents
         cut = over and any(truncated.get(agent) and not terminated.get(agent) for agent in acting)
-        info = {f"{agent}_{name}": value for agent, own in infos.items() for name, value in own.items()}
-        # An agent that leaves is shown once more; at the end that is the state that bootstrapping looks at.
-        shown = [seen.get(agent) if over or agent in self._env.agents else None for agent in self._agents]
+        info = {f"{agent}_{name}": value for agent, one in infos.items() for name, value in one.items()}
+        # An agent that leaves is shown once more; at the end that is the state from which values are bootstrapped.
+        shown = [observations.get(agent) if over or agent in self._env.agents else None for agent in self._agents]
         return shown, [float(rewards.get(agent, 0.0)) for agent in self._agents], over and not cut, cut, info
 
     def close(self) -> None:
@@ -193,43 +178,40 @@ class _PettingZoo:
 
 
 def make_env(**env_args: Any) -> GymmaEnv:
-    """A task for the bundled host's runners."""
+    """Build a task for the bundled host's runners."""
     return GymmaEnv(**env_args)
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions a task has."""
-    spaces = _spaces(_key(env_args), _options(env_args))
-    return len(spaces[0]), max(int(space.n) for space in spaces[1])
+    """Return how many agents and actions a task has."""
+    observation_spaces, action_spaces = _spaces(env_args)
+    return len(observation_spaces), max(int(space.n) for space in action_spaces)
 
 
 def observation_space(env_args: Mapping[str, Any]) -> Any:
-    """The observation space of an agent, the longest if they differ."""
-    return max(_spaces(_key(env_args), _options(env_args))[0], key=_flatdim)
+    """Return the observation space of an agent, the longest if they differ."""
+    return max(_spaces(env_args)[0], key=_flatdim)
 
 
-def _key(env_args: Mapping[str, Any]) -> str:
+def _spaces(env_args: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     if not env_args.get("key"):
         raise ConfigError(
             "env_args.key is missing, by which env=gymma knows its tasks: set it to one such as "
             "lbforaging:Foraging-8x8-2p-3f-v3."
         )
-    return str(env_args["key"])
-
-
-def _options(env_args: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((name, value) for name, value in env_args.items() if name not in ITS_OWN))
+    options = sorted((name, value) for name, value in env_args.items() if name not in OWN_ARGUMENTS)
+    return _spaces_of(str(env_args["key"]), tuple(options))
 
 
 @lru_cache(maxsize=8)
-def _spaces(key: str, options: tuple[tuple[str, Any], ...]) -> tuple[list[Any], list[Any]]:
+def _spaces_of(key: str, options: tuple[tuple[str, Any], ...]) -> tuple[list[Any], list[Any]]:
     task = _make(key, dict(options))
     task.close()
     return task.observation_spaces, task.action_spaces
 
 
-def _make(key: str, options: Mapping[str, Any]) -> Any:
-    """The task behind a key; ConfigError if there is none, or a package is missing."""
+def _make(key: str, options: Mapping[str, Any]) -> _Gymnasium | _PettingZoo:
+    """Build the task of a key. Raises ConfigError if there is none, a package is missing or it cannot be played."""
     zoo = PETTING_ZOO.fullmatch(key)
     try:
         task = (
@@ -249,8 +231,16 @@ def _make(key: str, options: Mapping[str, Any]) -> Any:
         raise ConfigError(
             f"env_args.key={key} cannot be made ({type(error).__name__}: {error}); change the key."
         ) from error
-    if not all(type(space).__name__ == "Discrete" for space in task.action_spaces):
+    try:
+        _check_spaces(key, task)
+    except ConfigError:
         task.close()
+        raise
+    return task
+
+
+def _check_spaces(key: str, task: _Gymnasium | _PettingZoo) -> None:
+    if not all(type(space).__name__ == "Discrete" for space in task.action_spaces):
         raise ConfigError(
             f"env_args.key={key} has actions that are no plain numbers: set it to a task with Discrete ones."
         )
@@ -258,12 +248,10 @@ def _make(key: str, options: Mapping[str, Any]) -> Any:
         try:
             _flatdim(space)
         except (NotImplementedError, ValueError, TypeError) as error:
-            task.close()
             raise ConfigError(
                 f"env_args.key={key} has observations of no fixed size ({space}), where a policy needs as many numbers "
                 "in every step: set it to a task with spaces such as Box, Discrete or a Dict of these."
             ) from error
-    return task
 
 
 def _flatdim(space: Any) -> int:

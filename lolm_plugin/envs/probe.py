@@ -1,33 +1,16 @@
-"""Known-answer battles: does an algorithm learn what it should, and nothing where nothing can be learned?
+"""Known-answer battles: an algorithm should learn the optimum, and nothing where nothing can be learned.
 
-``retreat``, ``approach`` and ``target`` are one decision each, ``duel`` is a short fight; ``probe_tasks``
-has the rules. Every task is a table, so that thousands of copies step at the cost of a look-up.
+``retreat``, ``approach`` and ``target`` are one decision each, ``duel`` is a short fight (rules: ``probe_tasks``).
+Every task is a table, so that a step of thousands of copies is a look-up.
 """
 
 from typing import Any
 
 import numpy as np
 
-from lolm_plugin.envs.probe_tasks import (
-    ATTACK,
-    MAPS,
-    best_return_without_target_choice,
-    blind_return,
-    optimal_return,
-    table,
-)
-from lolm_plugin.envs.single_env import SingleEnv
-from lolm_plugin.envs.vector_env import Transition
+from lolm_plugin.envs.base import SingleEnv, Transition
+from lolm_plugin.envs.probe_tasks import ATTACK, table
 from lolm_plugin.errors import ConfigError
-
-__all__ = [
-    "MAPS",
-    "ProbeVectorEnv",
-    "best_return_without_target_choice",
-    "blind_return",
-    "make_env",
-    "optimal_return",
-]
 
 
 class ProbeVectorEnv:
@@ -37,11 +20,11 @@ class ProbeVectorEnv:
     ``dead_enemies``.
 
     Args:
-        map_name: one of ``MAPS``.
+        map_name: one of ``probe_tasks.MAPS``.
         n_envs: number of copies.
-        shuffle_obs: a control in which observation and state show an unrelated situation, drawn anew every
-            step from all that have the same action mask; mask, reward and dynamics stay true. Nothing
-            can then be learned beyond ``blind_return``, while every prompt stays consistent with its mask.
+        shuffle_obs: a control in which observation and state show an unrelated situation, drawn at every step from all
+            that have the same action mask; mask, reward and dynamics stay true. Nothing can then be learned beyond
+            ``blind_return``, while every prompt stays consistent with its mask.
 
     Raises:
         ConfigError: there is no such map, or a key is unknown.
@@ -62,7 +45,7 @@ class ProbeVectorEnv:
         self.state_size = self._task.state.shape[1]
         self.episode_limit = self._task.episode_limit
         self._shuffle_obs = shuffle_obs
-        # Situations sorted by what a stand-in must share, and where the run of each begins and its length.
+        # Situations sorted by what a shuffled one must share, and where the run of each kind begins and its length.
         decided = self._task.dead_enemies == self.n_enemies
         shared = np.column_stack([self._task.available, decided])
         kind = np.unique(shared, axis=0, return_inverse=True)[1]
@@ -119,7 +102,7 @@ def make_env(
     reward_scalarisation: str = "sum",
     **env_args: Any,
 ) -> SingleEnv:
-    """One battle for EPyMARL's own runners; one agent has all the reward, so scalarisation is moot.
+    """Build one battle for EPyMARL's own runners. Its one agent has all the reward: scalarisation has no effect.
 
     Raises:
         ConfigError: as ``ProbeVectorEnv``, and for ``common_reward=False``.
@@ -132,7 +115,7 @@ def make_env(
 
 
 def _scramble(numbers: np.ndarray) -> np.ndarray:
-    """splitmix64, uint64 ``[n]`` -> ``[n]``: neighbouring numbers become unrelated, each by itself."""
+    """Hash each number by itself with splitmix64, uint64 ``[n]`` -> ``[n]``: neighbours become unrelated."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -140,5 +123,5 @@ def _scramble(numbers: np.ndarray) -> np.ndarray:
 
 
 def _below(numbers: np.ndarray, limit: int | np.ndarray) -> np.ndarray:
-    """Uniform draws from ``range(limit)`` made of scrambled numbers: int64 ``[n]``."""
+    """Turn scrambled numbers into uniform draws from ``range(limit)``: int64 ``[n]``."""
     return ((numbers >> np.uint64(32)) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)

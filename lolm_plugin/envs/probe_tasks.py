@@ -1,7 +1,7 @@
-"""Battles of a handful of situations: their rules, the tables they make, and the best that can be earned.
+"""Battles of a handful of situations: their rules, their tables, and the best actions.
 
-Each is small enough to be written out whole, so what an algorithm should learn is computed rather than
-guessed. Cells are measured from the agent, +x east and +y north.
+Each is small enough to be written out, so that what an algorithm should learn is computed rather than guessed.
+Positions are cells from the agent, +x east and +y north.
 """
 
 import math
@@ -60,11 +60,11 @@ class Task:
 
     episode_limit: int
     starts: tuple[Situation, ...]
-    play: Callable[[Situation, int], Outcome]  # asked about available actions of undecided battles only
+    play: Callable[[Situation, int], Outcome]  # called for available actions of undecided battles only
     moves: tuple[int, ...] = tuple(STEPS)
 
     def available(self, situation: Situation) -> list[int]:
-        """The action mask, SMAC's ``[6 + n_enemies]``: a dead agent has no-op and nothing else."""
+        """Return the action mask, SMAC's ``[6 + n_enemies]``: a dead agent has no-op alone."""
         if not situation.health:
             return [1] + [0] * (N_BASE_ACTIONS - 1 + len(situation.enemies))
         base = [action == STOP or action in self.moves for action in range(N_BASE_ACTIONS)]
@@ -86,7 +86,7 @@ def _away(enemy: Enemy) -> int:
 
 
 def _one_step(starts: tuple[Situation, ...], right: Callable[[Situation], int]) -> Task:
-    """A single decision with a single right answer; nobody moves or dies, only the answer is judged."""
+    """Make a task of one decision with one right answer: no unit moves or dies."""
 
     def play(situation: Situation, action: int) -> Outcome:
         won = action == right(situation)
@@ -129,7 +129,7 @@ def _target() -> Task:
 
 
 def _duel() -> Task:
-    """A melee enemy that outhits the agent but is slower: shoot, and step back whenever it is adjacent."""
+    """A melee enemy that hits harder than the agent but is slower: shoot, and step back whenever it is adjacent."""
 
     def play(situation: Situation, action: int) -> Outcome:
         enemy = situation.enemies[0]
@@ -139,7 +139,7 @@ def _duel() -> Task:
             if not enemy.health:
                 return Outcome(situation._replace(enemies=(enemy,)), reward + DUEL_WIN, True, True)
         elif action in STEPS:
-            # The agent bumps into the enemy, where a mask would tell its side, and cannot run out of sight.
+            # The agent bumps into the enemy, as a mask would reveal its side, and cannot run out of sight.
             gap = min(FAR, max(1, gap - side * STEPS[action][0] * DUEL_MOVE))
         health = situation.health - DUEL_BLOW if gap == 1 else situation.health
         gap = max(1, gap - 1)
@@ -172,7 +172,7 @@ class Table:
 
 @cache
 def table(map_name: str) -> Table:
-    """The task of that name, every situation that can be reached written out.
+    """Write out every situation that a task can reach.
 
     Raises:
         ConfigError: there is no such task.
@@ -212,7 +212,7 @@ def table(map_name: str) -> Table:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions a task has; ConfigError where there is no such task."""
+    """Return how many agents and actions a task has. Raises ConfigError as ``table``."""
     return 1, table(env_args["map_name"]).available.shape[1]
 
 
@@ -224,7 +224,7 @@ def _outcome(task: Task, situation: Situation, action: int) -> Outcome:
 
 
 def _observe(situation: Situation, available: list[int]) -> list[float]:
-    """SMAC's order: move 4, then (can_target, dist, dx, dy, health) an enemy, then own health."""
+    """Observe in SMAC's order: 4 moves, (can_target, dist, dx, dy, health) of each enemy, own health."""
     if not situation.health:
         return [0.0] * (5 + 5 * len(situation.enemies))
     values: list[float] = list(available[NORTH:ATTACK])
@@ -238,82 +238,25 @@ def _observe(situation: Situation, available: list[int]) -> list[float]:
 
 
 def _survey(situation: Situation) -> list[float]:
-    """The state: (health, x, y) of the agent, then of each enemy, seen or not; zeros for the dead."""
+    """Return the state: (health, x, y) of the agent, then of each enemy, visible or not; zeros for the dead."""
     values = [situation.health, 0.0, 0.0]
     for enemy in situation.enemies:
         values += [enemy.health, enemy.x / SIGHT, enemy.y / SIGHT] if enemy.health else [0.0] * 3
     return values
 
 
-def optimal_return(map_name: str) -> float:
-    """The expected return of the best policy that sees everything."""
-    return _plan(table(map_name), lambda values: values)
-
-
-def best_return_without_target_choice(map_name: str) -> float:
-    """The expected return of the best policy that sees everything but whose attack hits any available
-    enemy with equal chance, as when the logits of all attacks are equal.
-    """
-
-    def one_attack(values: np.ndarray) -> np.ndarray:
-        attacks = values[:, ATTACK:]
-        possible = np.isfinite(attacks)
-        total = np.where(possible, attacks, 0).sum(axis=1)
-        mean = np.where(possible.any(axis=1), total / np.maximum(possible.sum(axis=1), 1), -np.inf)
-        return np.concatenate([values[:, :ATTACK], mean[:, None]], axis=1)
-
-    return _plan(table(map_name), one_attack)
-
-
 def optimal_actions(map_name: str) -> np.ndarray:
-    """The best action at each timestep in each situation, int64 [episode_limit, S]; the first of equally good ones."""
+    """Return the best action at each timestep and situation, int64 [episode_limit, S]; of equals the first."""
     task = table(map_name)
     value, actions = np.zeros(len(task.obs)), []
     for _ in range(task.episode_limit):
-        values = _action_values(task, value)
+        values = action_values(task, value)
         actions.append(values.argmax(axis=1))
         value = values.max(axis=1)
     return np.stack(actions[::-1])
 
 
-def _plan(task: Table, choices: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Backward induction over ``choices`` of the action values [S, A] (-inf where not available)."""
-    value = np.zeros(len(task.obs))
-    for _ in range(task.episode_limit):
-        value = choices(_action_values(task, value)).max(axis=1)
-    return float(value[: task.n_starts].mean())
-
-
-def _action_values(task: Table, value: np.ndarray) -> np.ndarray:
-    """The value of each action [S, A] before situations of ``value`` [S]; -inf where not available."""
+def action_values(task: Table, value: np.ndarray) -> np.ndarray:
+    """Return the value of each action [S, A] that leads to situations of ``value`` [S]; -inf if not available."""
     values = task.reward + np.where(task.over, 0, value[task.after])
     return np.where(task.available, values, -np.inf)
-
-
-def blind_return(map_name: str) -> float:
-    """The expected return of the best policy that sees only action masks, past ones and its own actions
-    included: what nothing can beat under ``shuffle_obs``.
-    """
-    task = table(map_name)
-
-    def by_mask(situations: list[int]) -> list[tuple[int, ...]]:
-        groups: dict[bytes, list[int]] = {}
-        for situation in sorted(situations):
-            groups.setdefault(task.available[situation].tobytes(), []).append(situation)
-        return [tuple(group) for group in groups.values()]
-
-    @cache
-    def best(believed: tuple[int, ...], steps_left: int) -> float:
-        """The most to be earned in total over situations that cannot be told apart."""
-        if not steps_left:
-            return 0.0
-        rows = list(believed)
-        totals = []
-        for action in np.flatnonzero(task.available[rows[0]]):
-            going_on = task.after[rows, action][~task.over[rows, action]].tolist()
-            later = sum(best(group, steps_left - 1) for group in by_mask(going_on))
-            totals.append(float(task.reward[rows, action].sum()) + later)
-        return max(totals)
-
-    starts = list(range(task.n_starts))
-    return sum(best(group, task.episode_limit) for group in by_mask(starts)) / task.n_starts

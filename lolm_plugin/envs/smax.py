@@ -1,36 +1,40 @@
-"""SMAX (jaxmarl): StarCraft-like battles without StarCraft, seen as SMAC shows its own.
+"""SMAX (jaxmarl): StarCraft-like battles without StarCraft, with SMAC's actions, observations and results.
 
-SMAX has other action numbers, another observation order and no result; all of it is translated here, in
-the same jitted call that steps every copy. jax is imported on construction only: a child process forked
-after its parent has used jax hangs.
+SMAX numbers actions and orders observations in another way and reports no winner; the jitted call that steps every copy
+translates all of it. jax is imported on construction only: a child process forked after its parent has used jax hangs.
 """
 
+import contextlib
+import importlib.util
+import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lolm_plugin.envs.single_env import SingleEnv
+from lolm_plugin.envs.base import SingleEnv, Transition
 from lolm_plugin.envs.smax_scenarios import UNIT_TYPES, SMAXScenario, scenario
-from lolm_plugin.envs.vector_env import Transition
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 N_TYPES = len(UNIT_TYPES)
 _SMAX_BASE_ACTIONS = (4, 4, 0, 2, 1, 3)  # no-op and stop are one order in SMAX
 INFO = ("battle_won", "dead_allies", "dead_enemies", "draw", "timeout")
-# SMAX pays 2 for a won battle, SMAC about 20.
-REWARD_SCALE = 10.0
-# SMAX kills what touches a wall, and a crowd pushes: a move must end this far from the wall ahead. Random
-# play then stays about 2 away from every wall, and a team that crowds into a corner hardly ever touches it.
+REWARD_SCALE = 10.0  # SMAX pays 2 for a won battle, SMAC about 20
+# SMAX kills what touches a wall, and a crowd pushes: a move must end this far from the wall ahead. Random play then
+# stays about 2 away from every wall, and a team that crowds into a corner hardly ever touches it.
 WALL_MARGIN = 3.0
+# Packages whose own __init__ is not run: it takes about two thirds of the time to the first step of a battle (storm and
+# jaxnav build arrays when imported).
+JAXMARL = ("jaxmarl", "jaxmarl.environments")
 
 
 class UnitTypes(NamedTuple):
-    """What the rules of SMAX give each unit type: float32 ``[N_TYPES]`` each."""
+    """The rules of SMAX for each unit type: float32 ``[N_TYPES]`` each."""
 
     health: np.ndarray
     cooldown: np.ndarray  # seconds
@@ -50,7 +54,7 @@ class Units(NamedTuple):
 
 
 class View(NamedTuple):
-    """What the agents see: ``[n_agents, obs_size]``, ``[state_size]``, ``[n_agents, n_actions]``."""
+    """Observations ``[n_agents, obs_size]``, state ``[state_size]``, action masks ``[n_agents, n_actions]``."""
 
     obs: Any
     state: Any
@@ -58,12 +62,12 @@ class View(NamedTuple):
 
 
 def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size: float) -> View:
-    """One battle in SMAC's layout; ``xp`` is numpy or jax.numpy.
+    """Show one battle in SMAC's layout; ``xp`` is numpy or jax.numpy.
 
-    Observation: 4 move bits; a row per enemy (can target, distance, dx, dy, health, cooldown, type bits);
-    a row per other ally (visible, then the same); own health, cooldown, x, y, type bits. Distances are
-    fractions of the observer's sight, x and y of the map, health and cooldown of the type's maximum. A
-    row is zero when its unit is dead or unseen, the whole observation when the observer is dead.
+    Observation: 4 move bits; a row per enemy (can target, distance, dx, dy, health, cooldown, type bits); a row per
+    other ally (visible, then the same); own health, cooldown, x, y, type bits. Distances are fractions of the
+    observer's sight, x and y of the map, health and cooldown of the type's maximum. A row is zero when its unit is dead
+    or unseen, the whole observation when the observer is dead.
     State: health, cooldown, x, y from the map's centre and type bits of every unit, zero when dead.
     """
     kind_bits = xp.eye(N_TYPES, dtype=xp.float32)[units.kind]
@@ -75,7 +79,7 @@ def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size
     distance = xp.linalg.norm(delta, axis=-1)
     sight = types.sight[own_kind]
     both_alive = own_alive & units.alive[None]
-    seen = both_alive & (distance < sight)
+    visible = both_alive & (distance < sight)
     can_target = both_alive & (distance < types.range[own_kind])
 
     x, y = units.position[:n_agents, :1], units.position[:n_agents, 1:]
@@ -86,17 +90,17 @@ def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size
     mask = xp.concatenate([~own_alive, own_alive, move, can_target[:, n_agents:]], axis=-1)
 
     of_unit = xp.concatenate([health, cooldown, kind_bits], axis=-1)
-    of_unit = xp.broadcast_to(of_unit[None], (*seen.shape, 2 + N_TYPES))
+    of_unit = xp.broadcast_to(of_unit[None], (*visible.shape, 2 + N_TYPES))
     to_unit = xp.concatenate([distance[..., None], delta], axis=-1) / sight[..., None]
-    sighting = xp.concatenate([to_unit, of_unit], axis=-1) * seen[..., None]
+    sighting = xp.concatenate([to_unit, of_unit], axis=-1) * visible[..., None]
     enemies = xp.concatenate([can_target[..., None], sighting], axis=-1)[:, n_agents:]
-    allies = xp.concatenate([seen[..., None], sighting], axis=-1)
+    allies = xp.concatenate([visible[..., None], sighting], axis=-1)
     others = np.array([[j for j in range(n_agents) if j != i] for i in range(n_agents)], dtype=int)
     allies = allies[np.arange(n_agents)[:, None], others]
 
-    place = units.position / map_size
-    own = xp.concatenate([health, cooldown, place, kind_bits], axis=-1)[:n_agents] * own_alive
-    state = xp.concatenate([health, cooldown, place - 0.5, kind_bits], axis=-1) * units.alive[:, None]
+    position = units.position / map_size
+    own = xp.concatenate([health, cooldown, position, kind_bits], axis=-1)[:n_agents] * own_alive
+    state = xp.concatenate([health, cooldown, position - 0.5, kind_bits], axis=-1) * units.alive[:, None]
     obs = xp.concatenate([move, enemies.reshape(n_agents, -1), allies.reshape(n_agents, -1), own], axis=-1)
     return View(obs.astype(xp.float32), state.reshape(-1).astype(xp.float32), mask.astype(xp.int32))
 
@@ -104,8 +108,8 @@ def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size
 class SMAXVectorEnv:
     """``n_envs`` copies of one SMAX battle against its heuristic enemy; see ``VectorEnv``.
 
-    ``info`` has ``battle_won``, ``dead_allies``, ``dead_enemies``, ``draw`` (the last units of both teams
-    fell together) and ``timeout``; a lost battle is none of won, draw and timeout.
+    ``info`` has ``battle_won``, ``dead_allies``, ``dead_enemies``, ``draw`` (the last units of both teams fell
+    together) and ``timeout``; a lost battle is none of won, draw and timeout.
 
     Args:
         map_name: a battle as in ``smax_scenarios``.
@@ -140,17 +144,17 @@ class SMAXVectorEnv:
     def reset(self, seeds: np.ndarray) -> None:
         """Start one episode per copy: ``seeds`` uint32 ``[n_envs]``."""
         assert seeds.shape == (self.n_envs,), seeds.shape
-        self._battles, seen = self._reset(seeds.astype(np.uint32))
-        self.obs, self.state, self.avail_actions = self._to_host(seen)
+        self._battles, shown = self._reset(seeds.astype(np.uint32))
+        self.obs, self.state, self.avail_actions = self._to_host(shown)
         self._over = np.zeros(self.n_envs, dtype=bool)
 
     def step(self, actions: np.ndarray) -> Transition:
         """One env step of every copy: ``actions`` int64 ``[n_envs, n_agents]``."""
-        # SMAX would carry out a masked action as nothing at all, which hides a broken mask.
+        # SMAX carries out a masked action as nothing at all, which would hide a broken mask.
         allowed = np.take_along_axis(self.avail_actions, np.asarray(actions)[..., None], axis=-1)
         assert allowed[~self._over].all(), "an action was taken that avail_actions rules out"
-        self._battles, seen, outcome = self._step(self._battles, np.asarray(actions, dtype=np.int32))
-        (self.obs, self.state, self.avail_actions), outcome = self._to_host((seen, outcome))
+        self._battles, shown, outcome = self._step(self._battles, np.asarray(actions, dtype=np.int32))
+        (self.obs, self.state, self.avail_actions), outcome = self._to_host((shown, outcome))
         reward, over, *values = outcome.T
         info = dict(zip(INFO, values, strict=True))
         truncated = info["timeout"] > 0
@@ -169,7 +173,7 @@ def make_env(
     reward_scalarisation: str = "sum",
     **unknown: Any,
 ) -> SingleEnv:
-    """One SMAX battle for EPyMARL's own runners; the team shares its reward, so scalarisation is moot.
+    """Build one SMAX battle for EPyMARL's own runners. The team shares its reward: scalarisation has no effect.
 
     Raises:
         ConfigError: as ``SMAXVectorEnv``, and for ``common_reward=False``.
@@ -182,21 +186,22 @@ def make_env(
 
 
 def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callable, Callable]:
-    """Jitted ``reset(seeds) -> (battles, View)`` and ``step(battles, actions) -> (battles, View, outcome)`` over
-    copies, and the function that copies their results to numpy in one go. An outcome is reward, terminated and
-    ``INFO`` in one array, since each array costs its time to copy: float32 ``[n_envs, 2 + INFO]``.
+    """Compile ``reset(seeds) -> (battles, View)`` and ``step(battles, actions) -> (battles, View, outcome)``.
+
+    The third function copies their results to NumPy at once. An outcome is reward, terminated and ``INFO`` of every
+    copy in one array, since every array costs time to copy: float32 ``[n_envs, 2 + INFO]``.
     """
     # A GPU build of jax would take most of the GPU from the language model at its first call.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         import jax
+        import jax.experimental
 
         # SMAX mixes 32 and 64 bits where JAX_ENABLE_X64 is set, which jax refuses.
-        in_32_bits = partial(jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64, False)
+        switch: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+        in_32_bits = partial(switch.enable_x64, False)
         with in_32_bits():
-            from lolm_plugin.envs import jaxmarl_smax
-
-            reset, step = _rules(battle, episode_limit, *jaxmarl_smax.load())
+            reset, step = _rules(battle, episode_limit, *load_jaxmarl())
     except ImportError as error:
         raise ConfigError(
             f"env=smax needs jaxmarl, which cannot be imported ({error}): run pip install -e "
@@ -218,7 +223,7 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
 
 
 def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_class: Any) -> tuple[Callable, Callable]:
-    """``reset(seed) -> (battle, View)`` and ``step(battle, actions) -> (battle, View, outcome)`` of one copy."""
+    """Return ``reset(seed) -> (battle, View)`` and ``step(battle, actions) -> (battle, View, outcome)`` of one copy."""
     import jax
     import jax.numpy as jnp
 
@@ -257,7 +262,7 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
 
     def reset(seed: Any) -> tuple[Any, View]:
         key = jax.random.PRNGKey(seed)
-        # Step t draws from fold_in(key, t), t = 1, 2, ...: an episode knows its seed and nothing else.
+        # Step t draws from fold_in(key, t), t = 1, 2, ...: an episode depends on its seed alone.
         _, outer = game.reset(jax.random.fold_in(key, 0))
         # Fresh states hold weakly typed numbers, with which the first two steps would each compile.
         outer = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), outer)
@@ -284,3 +289,45 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
         return (key, after), look(after.state), jnp.stack([value.astype(jnp.float32) for value in outcome])
 
     return reset, step
+
+
+def load_jaxmarl() -> tuple[Any, Any]:
+    """Import SMAX alone; return ``HeuristicEnemySMAX`` and ``Scenario``. Raises ImportError without jaxmarl."""
+    with _silenced(), _without_init(JAXMARL):
+        from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
+        from jaxmarl.environments.smax.smax_env import Scenario
+    return HeuristicEnemySMAX, Scenario
+
+
+@contextlib.contextmanager
+def _without_init(packages: tuple[str, ...]) -> Iterator[None]:
+    """Stand in for packages that are not imported yet, so that their modules can be; remove the stand-ins after."""
+    stand_ins = []
+    try:
+        for name in packages:
+            if name in sys.modules:
+                continue
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.submodule_search_locations is None:
+                raise ImportError(f"No module named '{name}'")
+            module = ModuleType(name)
+            module.__path__ = list(spec.submodule_search_locations)
+            module.__spec__ = spec
+            sys.modules[name] = module
+            stand_ins.append(name)
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Hide jaxmarl's greeting; it also points both standard streams back at the terminal, past their captors."""
+    system: Any = sys  # whose __stdout__ is declared final
+    streams = system.stdout, system.stderr, system.__stdout__
+    system.stdout = system.__stdout__ = io.StringIO()
+    try:
+        yield
+    finally:
+        system.stdout, system.stderr, system.__stdout__ = streams

@@ -1,7 +1,7 @@
-"""SMAX battles by name: ``3s_vs_4z`` is three stalkers against four zealots, whatever the numbers.
+"""SMAX battles by name: ``3s_vs_4z`` is three stalkers against four zealots, for any numbers.
 
-A name is counts and letters, for one team (``2s3z``: the enemy has the same) or two (``A_vs_B``). Agents
-are numbered in the order the name gives their types, which is SMAC's order on SMAC's maps.
+A name is counts and letters, for one team (``2s3z``: the enemy has the same) or two (``A_vs_B``). Agents are numbered
+in the order of their types in the name, which is SMAC's order on SMAC's maps.
 """
 
 import difflib
@@ -16,73 +16,31 @@ from lolm_plugin.observations.layout import N_BASE_ACTIONS
 # The position in this tuple is SMAX's type number, and the type bit in observations and state.
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 
+# Suggested for a name that cannot be read.
 KNOWN_MAPS = (
-    "3m",
-    "8m",
-    "25m",
-    "2m_vs_1m",
-    "3m_vs_2m",
-    "5m_vs_6m",
-    "8m_vs_9m",
-    "10m_vs_11m",
-    "27m_vs_30m",
-    "2m_vs_1z",
-    "2s3z",
-    "3s5z",
-    "3s5z_vs_3s6z",
-    "3s_vs_3z",
-    "3s_vs_4z",
-    "3s_vs_5z",
-    "6h_vs_8z",
-    "smacv2_5_units",
-    "smacv2_10_units",
-    "smacv2_20_units",
+    *("3m", "8m", "25m", "2m_vs_1m", "3m_vs_2m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m", "2m_vs_1z"),
+    *("2s3z", "3s5z", "3s5z_vs_3s6z", "3s_vs_3z", "3s_vs_4z", "3s_vs_5z", "6h_vs_8z"),
+    *("smacv2_5_units", "smacv2_10_units", "smacv2_20_units"),
 )
 
 _UNIT_OF_LETTER = {
-    "m": "marine",
-    "M": "marauder",
-    "s": "stalker",
-    "z": "zealot",
-    "zg": "zergling",
-    "h": "hydralisk",
-    "c": "colossus",
-    "b": "baneling",
-    "sc": "spine crawler",
+    **{"m": "marine", "M": "marauder", "s": "stalker", "z": "zealot", "zg": "zergling", "h": "hydralisk"},
+    **{"c": "colossus", "b": "baneling", "sc": "spine crawler"},  # which SMAX lacks
 }
 _GROUP = re.compile(r"([1-9][0-9]*)(zg|sc|[mMszhcb])")
 _TEAM = re.compile(rf"(?:{_GROUP.pattern})+")
 _RANDOM_TEAMS = re.compile(r"smacv2_([1-9][0-9]*)_units")
 
-# SMAC's own limits in environment steps, of all its maps, so that a map is as long here as there.
+# Time limits of all of SMAC's maps in environment steps, so that a map is as long here as there.
 SMAC_LIMITS = {
-    "3m": 60,
-    "8m": 120,
-    "25m": 150,
-    "5m_vs_6m": 70,
-    "8m_vs_9m": 120,
-    "10m_vs_11m": 150,
-    "27m_vs_30m": 180,
-    "MMM": 150,
-    "MMM2": 180,
-    "2s3z": 120,
-    "3s5z": 150,
-    "3s5z_vs_3s6z": 170,
-    "3s_vs_3z": 150,
-    "3s_vs_4z": 200,
-    "3s_vs_5z": 250,
-    "1c3s5z": 180,
-    "2m_vs_1z": 150,
-    "corridor": 400,
-    "6h_vs_8z": 150,
-    "2s_vs_1sc": 300,
-    "so_many_baneling": 100,
-    "bane_vs_bane": 200,
-    "2c_vs_64zg": 400,
+    **{"3m": 60, "8m": 120, "25m": 150, "5m_vs_6m": 70, "8m_vs_9m": 120, "10m_vs_11m": 150, "27m_vs_30m": 180},
+    **{"MMM": 150, "MMM2": 180, "2s3z": 120, "3s5z": 150, "3s5z_vs_3s6z": 170, "1c3s5z": 180, "2m_vs_1z": 150},
+    **{"3s_vs_3z": 150, "3s_vs_4z": 200, "3s_vs_5z": 250, "corridor": 400, "6h_vs_8z": 150, "2s_vs_1sc": 300},
+    **{"so_many_baneling": 100, "bane_vs_bane": 200, "2c_vs_64zg": 400},
 }
-_SMAX_LIMIT = 100
+_SMAX_LIMIT = 100  # of all other maps
 
-# SMAC maps whose name does not spell out what SMAX lacks, and the other envs that ship a map.
+# SMAC maps whose names do not tell what SMAX lacks, and the maps that SMAClite has.
 _LACKING = {
     "MMM": "medivac",
     "MMM2": "medivac",
@@ -95,10 +53,7 @@ _IN_SMACLITE = {"MMM", "MMM2", "bane_vs_bane", "corridor", "2c_vs_64zg", "2s_vs_
 
 @dataclass(frozen=True)
 class SMAXScenario:
-    """Two teams and a time limit.
-
-    With ``random_units`` the types are drawn anew each episode and the tuples only give the sizes.
-    """
+    """Two teams and a time limit. With ``random_units`` types are drawn for each episode, and only sizes are fixed."""
 
     name: str
     ally_types: tuple[str, ...]
@@ -108,7 +63,7 @@ class SMAXScenario:
 
 
 def scenario(map_name: str) -> SMAXScenario:
-    """The battle called ``map_name``.
+    """Return the battle called ``map_name``.
 
     Raises:
         ConfigError: the name cannot be read, or asks for a unit or terrain that SMAX does not have.
@@ -130,7 +85,7 @@ def scenario(map_name: str) -> SMAXScenario:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions a map has; ConfigError where SMAX cannot have such a map."""
+    """Return how many agents and actions a map has. Raises ConfigError as ``scenario``."""
     battle = scenario(env_args["map_name"])
     return len(battle.ally_types), N_BASE_ACTIONS + len(battle.enemy_types)
 

@@ -1,7 +1,7 @@
-"""EPyMARL as the host. The only file that touches ``sys.path`` or imports EPyMARL's top-level modules.
+"""EPyMARL as the host: the only file that touches ``sys.path`` or imports EPyMARL's top-level modules.
 
-A checkout is imported as it is and never written to. EPyMARL imports packages of environments when it is
-imported itself; where they are missing, stand-ins keep the runs alive that do not need them.
+A checkout is imported unchanged and never written to. EPyMARL imports packages of environments when it is imported
+itself; stand-ins for missing packages keep the runs alive that do not need them.
 """
 
 import importlib
@@ -18,27 +18,24 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import Host
+from lolm_plugin.host.interface import Host
 
 _log = logging.getLogger(__name__)
 
 # EPyMARL is not a package: its folders are top-level modules.
 NAMES = ("utils", "run", "envs", "modules", "components", "learners", "controllers", "runners")
-
-# Environment packages that EPyMARL imports unconditionally, with the submodules it imports from.
-OPTIONAL = {"smaclite": (), "gymnasium": ("spaces", "wrappers")}
-
-# The package behind each of EPyMARL's environments.
+# Packages of environments that EPyMARL imports unconditionally, with the submodules from which it imports.
+OPTIONAL: dict[str, tuple[str, ...]] = {"smaclite": (), "gymnasium": ("spaces", "wrappers")}
+# The package of each of EPyMARL's environments.
 ENV_PACKAGES = {"smaclite": "smaclite", "gymma": "gymnasium", "sc2": "smac", "sc2v2": "smacv2"}
 
 NOT_INSTALLED = "is not installed"
-
 # Environments that EPyMARL registers only when a runner is built for them: both of them break pysc2.
 REGISTERED_LATE = {"sc2": "register_smac", "sc2v2": "register_smacv2"}
 
 
 class CheckoutEnv:
-    """Constructor of one of EPyMARL's environments, for a fresh process; imports no more of EPyMARL than that."""
+    """Constructor of one of EPyMARL's environments for a fresh process, which imports nothing else of EPyMARL."""
 
     def __init__(self, env: str, checkout: Path) -> None:
         self.env = env
@@ -53,10 +50,7 @@ class CheckoutEnv:
 
 
 class MissingEnv:
-    """Registry entry of an environment whose package cannot be used; picklable, as workers need it.
-
-    ``why`` is the end of the sentence "the package, which ...".
-    """
+    """Picklable registry entry of an environment whose package is unusable; ``why`` ends "the package, which ..."."""
 
     def __init__(self, env: str, package: str, checkout: Path, why: str = NOT_INSTALLED) -> None:
         self.env = env
@@ -74,20 +68,20 @@ class MissingEnv:
 
 
 class _Absent:
-    """Anything taken from a package that cannot be used: may be imported and subclassed, not called."""
+    """A name imported from a package that cannot be used: may be subclassed, raises ConfigError when called."""
 
-    origin = ""
+    full_name = ""
     why = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise ConfigError(
-            f"{self.origin} is needed here, but the package {self.origin.split('.')[0]} "
+            f"{self.full_name} is needed here, but the package {self.full_name.split('.')[0]} "
             f"{self.why}; install it or set an env that does not need it."
         )
 
 
 class _Placeholder(ModuleType):
-    """Stands in for a module that cannot be used while EPyMARL is imported."""
+    """Stand in for a module that cannot be used while EPyMARL is imported."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name)
@@ -98,20 +92,20 @@ class _Placeholder(ModuleType):
     def __getattr__(self, name: str) -> type[_Absent]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (_Absent,), {"origin": f"{self.__name__}.{name}", "why": self._why})
+        return type(name, (_Absent,), {"full_name": f"{self.__name__}.{name}", "why": self._why})
 
 
 @cache
 def load(path: Path) -> Host:
-    """Imports the checkout at ``path``; a second call returns the same host.
+    """Import the checkout at ``path``; a second call returns the same host.
 
-    Raises ConfigError when a package that EPyMARL cannot do without is missing, or when one of its top-level
-    names was already imported from elsewhere.
+    Raises:
+        ConfigError: a package that EPyMARL needs is missing, or one of its top-level names was imported from elsewhere.
     """
     unusable = _unusable()
     with _importable(path):
         host = _import(path)
-    # Its batches index with lists, which torch deprecates; nothing a user could change.
+    # Its batches index with lists, which torch deprecates; a user cannot change that.
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", module=r"components\.episode_buffer")
     _mark_missing_envs(host, unusable)
     return host
@@ -119,10 +113,7 @@ def load(path: Path) -> Host:
 
 @contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Within it, the modules of the checkout can be imported; those that were stay so, unless there is an error.
-
-    Raises ConfigError as ``load`` does.
-    """
+    """Make the modules of the checkout importable; an error removes those imported. Raises ConfigError as ``load``."""
     src = path / "src"
     _check_names(path)
     loaded = set(sys.modules)
@@ -156,7 +147,7 @@ def _importable(path: Path) -> Iterator[None]:
             f"run `pip install -r {path / 'requirements.txt'}`."
         ) from error
     finally:
-        # Nobody else must take a stand-in for the package.
+        # No one else may take a stand-in for the package.
         for name in placeholders:
             del sys.modules[name]
 
@@ -179,7 +170,7 @@ def _import(path: Path) -> Host:
     }
 
     def checked_run(_run: Any, config: dict[str, Any], log: Any) -> None:
-        # A worker that cannot build its environment would leave EPyMARL waiting for it for ever.
+        # EPyMARL would wait for ever for a worker that cannot build its environment.
         env = registries["env"].get(config["env"])
         if isinstance(env, MissingEnv):
             env()
@@ -187,7 +178,7 @@ def _import(path: Path) -> Host:
 
     def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
         logger = logging_module.Logger(log)
-        if args.use_tensorboard:  # EPyMARL's own loop would write into the checkout
+        if args.use_tensorboard:  # into the results: EPyMARL's own loop writes into the checkout
             logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
         if args.use_wandb:
             logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
@@ -201,7 +192,6 @@ def _import(path: Path) -> Host:
         config_dir=path / "src/config",
         registries=registries,
         EpisodeBatch=buffers.EpisodeBatch,
-        ReplayBuffer=buffers.ReplayBuffer,
         env_maker=partial(_env_maker, registries["env"], path),
         run=checked_run,
         open_logger=open_logger,
@@ -209,12 +199,13 @@ def _import(path: Path) -> Host:
 
 
 def _env_maker(registry: dict[str, Any], checkout: Path, env: str) -> Callable[..., Any]:
-    """See ``Host.env_maker``. What EPyMARL did not register itself is taken as it is."""
-    if env not in registry and env not in REGISTERED_LATE:
-        raise ConfigError(f"env={env} is not known to EPyMARL, which has {', '.join(sorted(registry))}; change env.")
+    """See ``Host.env_maker``. Returns an entry that EPyMARL did not register itself unchanged."""
     entry = registry.get(env)
-    own = entry is None or getattr(entry, "__module__", "").split(".")[0] == "envs"
-    return CheckoutEnv(env, checkout) if own else entry
+    if entry is None and env not in REGISTERED_LATE:
+        raise ConfigError(f"env={env} is not known to EPyMARL, which has {', '.join(sorted(registry))}; change env.")
+    if entry is None or getattr(entry, "__module__", "").split(".")[0] == "envs":
+        return CheckoutEnv(env, checkout)
+    return entry
 
 
 def _check_names(path: Path) -> None:
@@ -222,10 +213,10 @@ def _check_names(path: Path) -> None:
         module = sys.modules.get(name)
         if module is None:
             continue
-        origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "a built-in")
-        if path / "src" not in Path(origin).resolve().parents:
+        file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "a built-in")
+        if path / "src" not in Path(file).resolve().parents:
             raise ConfigError(
-                f"The module {name} was already imported from {origin}, but EPyMARL at {path} needs that name "
+                f"The module {name} was already imported from {file}, but EPyMARL at {path} needs that name "
                 f"for its own; rename that file or start Python where it is not found."
             )
 
@@ -237,9 +228,9 @@ def _installed(package: str) -> bool:
 
 
 def _unusable() -> dict[str, str]:
-    """The packages of environments that cannot be used, and why: the end of the sentence "which ..."."""
+    """Return the packages of environments that cannot be used, each with the end of the sentence "which ..."."""
     missing = {package: NOT_INSTALLED for package in ENV_PACKAGES.values() if not _installed(package)}
-    # EPyMARL imports these whatever it plays: one that is broken would end every run.
+    # EPyMARL imports these for every environment: a broken one would end every run.
     tried = {package: _import_failure(package) for package in OPTIONAL if package not in missing}
     return missing | {package: why for package, why in tried.items() if why}
 
@@ -269,7 +260,7 @@ def _mark_missing_envs(host: Host, unusable: dict[str, str]) -> None:
         host.registries["env"][env] = MissingEnv(env, package, host.path, unusable[package])
         if package in OPTIONAL and unusable[package] != NOT_INSTALLED:
             _log.warning("%s %s; EPyMARL runs without env=%s.", package, unusable[package], env)
-    # Of the others nobody expects more than the environment that they are for.
+    # A missing smac or smacv2 is no surprise and gets no line.
     needless = [env for env, package in envs.items() if package in OPTIONAL and unusable[package] == NOT_INSTALLED]
     if needless:
         packages = ", ".join(envs[env] for env in needless)
@@ -277,9 +268,9 @@ def _mark_missing_envs(host: Host, unusable: dict[str, str]) -> None:
 
 
 def commit(path: Path) -> str:
-    """The full git commit of the checkout, or "unknown".
+    """Return the full git commit of the checkout, or "unknown".
 
-    Read from its own ``.git``: asking git would answer for a repository around it if it has none.
+    Reads its own ``.git``, as git would answer for a repository around a checkout that has none.
     """
     git = path / ".git"
     try:

@@ -9,33 +9,37 @@ from torch.nn import functional
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x where mask is 1, a scalar; 0 where nothing counts."""
+    """Compute the mean of x where mask is 1, a scalar; 0 where nothing counts."""
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def gae(
     rewards: Tensor, values: Tensor, terminated: Tensor, valid: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016): advantages and returns, each [B, T, A].
+    """Estimate advantages and returns, each [B, T, A], by GAE (Schulman et al. 2016); both are 0 on padding.
 
-    rewards [B, T, A]; values [B, T + 1, A], the last being that of the state after the last step;
-    terminated [B, T, 1] is 1 where the episode truly ended there, so that no value follows. An episode cut
-    short by a time limit has 0 there and its last value is bootstrapped. valid [B, T, 1] is 0 on padding,
-    where both results are 0.
+    Args:
+        rewards: [B, T, A].
+        values: [B, T + 1, A]; the last is of the state after the last step.
+        terminated: [B, T, 1], 1 where the episode ended by its rules, so that no value follows. An episode cut short by
+            a time limit has 0 there, and its last value is bootstrapped.
+        valid: [B, T, 1], 0 on padding.
+        gamma: discount.
+        gae_lambda: 0 trusts the values alone, 1 the rewards alone.
     """
     advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[:, 0])
+    advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
-        goes_on = 1 - terminated[:, t]
-        delta = rewards[:, t] + gamma * goes_on * values[:, t + 1] - values[:, t]
+        continues = 1 - terminated[:, t]
+        delta = rewards[:, t] + gamma * continues * values[:, t + 1] - values[:, t]
         # Padding after a time limit is not valid, so nothing leaks over the end of an episode.
-        following = (delta + gamma * gae_lambda * goes_on * following) * valid[:, t]
-        advantages[:, t] = following
+        advantage = (delta + gamma * gae_lambda * continues * advantage) * valid[:, t]
+        advantages[:, t] = advantage
     return advantages, (advantages + values[:, :-1]) * valid
 
 
 def last_steps(valid: Tensor) -> Tensor:
-    """1 at the last valid step of each episode, valid and result [B, T, 1]."""
+    """Mark the last valid step of each episode with 1; valid and result [B, T, 1]."""
     following = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], dim=1)
     return valid * (1 - following)
 
@@ -57,7 +61,7 @@ def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5, least_deviation: float
 def clipped_policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic surrogate, negated, and whether the clip took hold; each of the inputs' shape."""
+    """Compute PPO's pessimistic surrogate, negated, and where the clip is active; both of the inputs' shape."""
     ratio = (log_probs - old_log_probs).exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
@@ -65,15 +69,14 @@ def clipped_policy_loss(
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float, huber_delta: float) -> Tensor:
-    """Huber loss against ``targets``, the worse of free and clipped to within ``clip`` of ``old_values``."""
-    within = old_values + (values - old_values).clamp(-clip, clip)
-    free = functional.huber_loss(values, targets, reduction="none", delta=huber_delta)
-    held = functional.huber_loss(within, targets, reduction="none", delta=huber_delta)
-    return torch.max(free, held)
+    """Compute the Huber loss against ``targets``, the larger of free values and of those clipped to ``old_values``."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    losses = (functional.huber_loss(x, targets, reduction="none", delta=huber_delta) for x in (values, clipped))
+    return torch.max(*losses)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."""
+    """Compute 1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 no better than a constant."""
     error = returns - values
     residual = masked_mean((error - masked_mean(error, mask)) ** 2, mask)
     variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
@@ -81,7 +84,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def farthest_ratio(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
-    """The importance ratio that differs most from 1, a scalar; 1 where there are no rows."""
+    """Return the importance ratio that differs most from 1, a scalar; 1 if there are none."""
     ratio = (log_probs - behaviour_log_probs).exp()
     return ratio[(ratio - 1).abs().argmax()] if ratio.numel() else ratio.new_ones(())
 

@@ -1,4 +1,4 @@
-"""What one run is made of, built from a host's registries."""
+"""The components of a run (buffer, controller, learner), built from a host's registries for a runner's environments."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -8,28 +8,41 @@ from typing import Any
 import torch
 
 from lolm_plugin.host import Host
-from lolm_plugin.host.bundled.transforms import OneHot
 
 
 @dataclass
-class Parts:
-    """One run.
+class RunComponents:
+    """Everything one run plays and learns with.
 
-    ``build_buffer(n)`` returns another buffer for ``n`` episodes; ``build_mac(args)`` another controller for these
-    episodes, of the class ``args.mac`` names.
+    ``build_batch(n)`` returns an empty batch for ``n`` episodes, ``build_mac(args)`` another controller for the same
+    environments, of the class that ``args.mac`` names.
     """
 
     args: Namespace
     logger: Any
     runner: Any
-    buffer: Any
     learner: Any
-    build_buffer: Callable[[int], Any]
-    build_mac: Callable[[Namespace], Any]
+    build_batch: Callable[[int], Any]
+    build_mac: Callable[[Any], Any]
 
 
-def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
-    """Builds buffer, controller and learner for the environments of ``runner``, whose sizes ``args`` gets."""
+class OneHot:
+    """One-hot encode a field of a batch: integers ``[..., 1]`` -> float32 ``[..., size]``. The host calls it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def transform(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Encode ``tensor`` ``[..., 1]``."""
+        return torch.nn.functional.one_hot(tensor.squeeze(-1).long(), self.size).float()
+
+    def infer_output_info(self, vshape: tuple[int, ...], dtype: torch.dtype) -> tuple[tuple[int], torch.dtype]:
+        """Return the shape and dtype of one encoded entry."""
+        return (self.size,), torch.float32
+
+
+def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
+    """Build buffer, controller and learner for the environments of ``runner``, and write their sizes into ``args``."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]
@@ -46,36 +59,26 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> Parts:
     groups = {"agents": args.n_agents}
     preprocess = {"actions": ("actions_onehot", [OneHot(args.n_actions)])}
 
-    def build_buffer(episodes: int) -> Any:
-        return host.ReplayBuffer(
-            scheme,
-            groups,
-            episodes,
-            info["episode_limit"] + 1,
-            preprocess=preprocess,
-            device="cpu" if args.buffer_cpu_only else args.device,
-        )
+    def build_batch(episodes: int) -> Any:
+        device = "cpu" if args.buffer_cpu_only else args.device
+        length = info["episode_limit"] + 1
+        return host.EpisodeBatch(scheme, groups, episodes, length, preprocess=preprocess, device=device)
 
-    def build_mac(args: Namespace) -> Any:
-        return host.find("mac", args.mac)(buffer.scheme, groups, args)
+    complete = build_batch(1).scheme  # with the fields that the host derives
 
-    buffer = build_buffer(args.buffer_size)
+    def build_mac(args: Any) -> Any:
+        return host.find("mac", args.mac)(complete, groups, args)
+
     mac = build_mac(args)
+    scheme |= getattr(mac, "fields", {})  # what a controller of ours records of what it played
     runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
-    learner = host.find("learner", args.learner)(mac, buffer.scheme, logger, args)
+    learner = host.find("learner", args.learner)(mac, complete, logger, args)
     if args.use_cuda:
         learner.cuda()
-    return Parts(args, logger, runner, buffer, learner, build_buffer, build_mac)
+    return RunComponents(args, logger, runner, learner, build_batch, build_mac)
 
 
-def play(parts: Parts) -> Any:
-    """One ``run`` into the buffer; returns what to learn from, None while there is not enough yet."""
-    args, buffer = parts.args, parts.buffer
-    buffer.insert_episode_batch(parts.runner.run(test_mode=False))
-    if not buffer.can_sample(args.batch_size):
-        return None
-    sample = buffer.sample(args.batch_size)
-    sample = sample[:, : int(sample.max_t_filled())]
-    if sample.device != args.device:
-        sample.to(args.device)
-    return sample
+def play(parts: RunComponents) -> Any:
+    """Play ``batch_size_run`` episodes; return them, cut to the longest, as the batch to learn from."""
+    batch = parts.runner.run(test_mode=False)
+    return batch[:, : int(batch.max_t_filled())]

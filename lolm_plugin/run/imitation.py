@@ -11,11 +11,13 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.learners.imitation import LABELLED_AT_ONCE, Lessons, Student, lessons, teacher_log_probs
+from lolm_plugin.protocols import Batch
 from lolm_plugin.run import teachers, testing
+from lolm_plugin.run.components import RunComponents
 from lolm_plugin.run.loop import Training
 from lolm_plugin.run.teachers import Teacher
 
@@ -27,22 +29,22 @@ LOG_EVERY_SECONDS = 20  # where there is no terminal to redraw a line on
 class Imitation(Training):
     """One imitation, in place of a training by reinforcement.
 
-    In round 0 the teacher plays; in later rounds (DAgger) the student plays and the teacher says what it would have
-    done. The data of all rounds add up. ``t_env`` counts the environment steps of all these battles; epochs take none.
+    In round 0 the teacher plays. In later rounds (DAgger) the student plays and the teacher labels each state with what
+    it would have done. The data of all rounds add up. ``t_env`` counts the environment steps of all these battles.
     """
 
     def __init__(self, teacher: Teacher, *args: Any) -> None:
-        """``teacher``: who is imitated; ``args``: as for a training."""
+        """Imitate ``teacher``; ``args`` as for ``Training``."""
         super().__init__(*args)
         self.teacher = teacher
 
     def _loop(self) -> None:
         args = self.args
         # No checkpoint exists until the end, so a signal stops the run at once.
-        self.stop.patient, self._whole = False, False
+        self.stop.patient, self.consistent = False, False
         self.seconds: dict[str, float] = defaultdict(float)
         self.collected: dict[str, float] = {}
-        self.student = Student(self.parts.learner, args)
+        self.student = Student(self.parts.learner)
         teacher = teachers.build(self.teacher, self.parts)
         with self._timed("test"):
             self._test_student()
@@ -53,12 +55,12 @@ class Imitation(Training):
         for number in range(args.imitate["rounds"]):
             self._round(teacher, data, held_out, number)
         self.parts.learner.mac.end_update()
-        self._whole = True
+        self.consistent = True
         self._save()
-        if self._run is not None:
-            self._run.info["imitation"] = self._summary(data, held_out)
+        if self.session.sacred_run is not None:
+            self.session.sacred_run.info["imitation"] = self._summary(data, held_out)
 
-    def _round(self, teacher: Any, data: "_Data", held_out: "_Data", number: int) -> None:
+    def _round(self, teacher: Controller, data: "_Data", held_out: "_Data", number: int) -> None:
         settings, runner, learner = self.args.imitate, self.runner, self.parts.learner
         if number == 0:
             with self._timed("teacher"):
@@ -77,13 +79,13 @@ class Imitation(Training):
             self._test_student()
         self.logger.log_stat("episode", data.size, runner.t_env)
 
-    def _play(self, mac: Any, data: "_Data", battles: int, label: str, prefix: str, teacher: Any) -> None:
-        """Have ``mac`` play ``battles`` or a few more into ``data``; statistics are logged under ``prefix``."""
+    def _play(self, mac: Controller, data: "_Data", battles: int, label: str, prefix: str, teacher: Controller) -> None:
+        """Let ``mac`` play ``battles`` or a few more into ``data``; log statistics under ``prefix``."""
         runner = self.runner
         with self._played_by(mac) as stats:
             for _ in _progress(range(_runs(battles, runner.batch_size)), label, runner.batch_size, self.log, "battle"):
                 data.add(runner.run(test_mode=False), teacher, mac is teacher)
-        teacher.end_update()  # a language model keeps its states from play for an update, which a teacher has none of
+        teacher.end_update()  # a language model keeps states from the rollout for an update; a teacher has none
         if prefix or mac is not teacher:
             for name in LOGGED:
                 if name in stats:
@@ -92,10 +94,10 @@ class Imitation(Training):
 
     def _test_student(self) -> None:
         self._test()
-        self.progress.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
+        self.state.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
 
-    def _test_teacher(self, teacher: Any) -> None:
-        """Test the teacher on the battles of the student's test; greedily alone."""
+    def _test_teacher(self, teacher: Controller) -> None:
+        """Test the teacher greedily on the battles of the student's test."""
         with self._played_by(teacher) as stats:
             testing.play_battles(self.parts, teacher)
         for name in ("test_battle_won_mean", "test_return_mean"):
@@ -119,13 +121,13 @@ class Imitation(Training):
                 self.collected |= means
                 for name, value in means.items():
                     self.logger.log_stat(name, value, t_env)
-                told = ", ".join(f"{name.removeprefix('imitate_')} {value:.3f}" for name, value in means.items())
-                self.log.info("Round %d, epoch %d of %d: %s.", number + 1, epoch + 1, epochs, told)
+                text = ", ".join(f"{name.removeprefix('imitate_')} {value:.3f}" for name, value in means.items())
+                self.log.info("Round %d, epoch %d of %d: %s.", number + 1, epoch + 1, epochs, text)
                 stats.clear()
 
     @contextmanager
-    def _played_by(self, mac: Any) -> Iterator[dict[str, list[float]]]:
-        """Have ``mac`` act for the runner; yields what the runner logs, one value a run, in place of logging it."""
+    def _played_by(self, mac: Controller) -> Iterator[dict[str, list[float]]]:
+        """Let ``mac`` act for the runner; yields what the runner would log, one value a run."""
         runner, args, stats = self.runner, self.args, _Collector(self.log)
         before = runner.mac, runner.logger, args.runner_log_interval
         runner.mac, runner.logger, args.runner_log_interval = mac, stats, 0
@@ -142,7 +144,7 @@ class Imitation(Training):
         self.logger.log_stat(f"imitate_seconds_{part}", self.seconds[part], self.runner.t_env)
 
     def _summary(self, data: "_Data", held_out: "_Data") -> dict[str, Any]:
-        """For the record and the closing text."""
+        """Collect what the record and the closing text say."""
         stats = self.logger.stats
         tests = {name: stats[name] for name in ("test_battle_won_mean", "test_return_mean") if stats.get(name)}
         return {
@@ -154,7 +156,7 @@ class Imitation(Training):
             "before": {name: float(points[0][1]) for name, points in tests.items()},
             "after": {name: float(points[-1][1]) for name, points in tests.items()},
             "seconds": {part: round(seconds, 1) for part, seconds in self.seconds.items()},
-            "checkpoints": str(self.folder) if self._saved else None,
+            "checkpoints": str(self.folder) if self.saved else None,
             **self.collected,
         }
 
@@ -162,51 +164,49 @@ class Imitation(Training):
 class _Data:
     """Whole battles with the teacher's answers in every state."""
 
-    def __init__(self, parts: Any, battles: int) -> None:
-        self.buffer = parts.build_buffer(battles)
+    def __init__(self, parts: RunComponents, battles: int) -> None:
+        self.batch: Batch = parts.build_batch(battles)
         self.device = parts.args.device
         self.size = 0
-        shape = self.buffer["avail_actions"].shape
+        shape = self.batch["avail_actions"].shape
         self.log_teacher = torch.zeros(shape)  # [battles, time, agents, actions]
         self.actions = torch.zeros(shape[:-1], dtype=torch.int64)
 
-    def add(self, batch: Any, teacher: Any, by_teacher: bool) -> None:
-        """Keep a batch of battles; where the teacher has not played them, its likeliest actions are learned."""
+    def add(self, batch: Batch, teacher: Controller, by_teacher: bool) -> None:
+        """Add a batch of battles; if the teacher has not played them, its most likely actions are learned."""
         batch = batch[:, : int(batch.max_t_filled())]
         log_teacher = teacher_log_probs(teacher, batch)
         actions = batch["actions"].squeeze(-1) if by_teacher else log_teacher.argmax(-1)
-        where = slice(self.size, self.size + batch.batch_size)
-        self.log_teacher[where, : batch.max_seq_length] = log_teacher.cpu()
-        self.actions[where, : batch.max_seq_length] = actions.cpu()
-        self.buffer.insert_episode_batch(batch)
+        where = slice(self.size, self.size + batch.batch_size), slice(0, batch.max_seq_length)
+        self.log_teacher[where], self.actions[where] = log_teacher.cpu(), actions.cpu()
+        for name, values in batch.data.transition_data.items():
+            self.batch[name][where] = values.to(self.batch.device)
         self.size += batch.batch_size
 
-    def lessons(self, mac: Any, gamma: float, log: logging.Logger) -> Lessons:
-        """All battles so far, ready to learn from."""
-        batch = self.buffer[: self.size]
+    def lessons(self, mac: Controller, gamma: float, log: logging.Logger) -> Lessons:
+        """Prepare all battles so far for learning."""
+        batch = self.batch[: self.size]
         batch = batch[:, : int(batch.max_t_filled())]
         if batch.device != self.device:
             batch.to(self.device)
         length = batch.max_seq_length
-        answers: list[Tensor] = [
-            kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions)
-        ]
+        log_teacher, actions = (kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions))
 
-        def shown(starts: Sequence[int]) -> Iterator[int]:
+        def show_progress(starts: Sequence[int]) -> Iterator[int]:
             return _progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
 
-        return lessons(mac, batch, *answers, gamma, shown)
+        return lessons(mac, batch, log_teacher, actions, gamma, show_progress)
 
 
 class _Collector:
-    """Takes the place of a host's logger for a while."""
+    """Collects statistics in place of the host's logger."""
 
     def __init__(self, log: logging.Logger) -> None:
         self.console_logger = log
         self.values: dict[str, list[float]] = defaultdict(list)
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
-        """Keep a value."""
+        """Append a value."""
         self.values[key].append(float(value))
 
 
@@ -217,16 +217,16 @@ def _runs(battles: int, at_once: int) -> int:
 def _progress(
     work: Iterable[Item], label: str, each: int, log: logging.Logger, unit: str, total: int | None = None
 ) -> Iterator[Item]:
-    """``work`` behind a progress bar with the time left; each item counts ``each`` units."""
+    """Iterate over ``work`` behind a progress bar with the time left; each item counts ``each`` units."""
     total = (total or len(work)) * each  # type: ignore[arg-type]
-    shown = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
     started = logged = time.monotonic()
-    with tqdm(total=total, desc=label, unit=unit, file=sys.__stderr__, disable=not shown, leave=False) as bar:
+    with tqdm(total=total, desc=label, unit=unit, file=sys.__stderr__, disable=not terminal, leave=False) as bar:
         for done, item in enumerate(work, 1):
             yield item
             bar.update(each)
             now = time.monotonic()
-            if not shown and now - logged > LOG_EVERY_SECONDS:
+            if not terminal and now - logged > LOG_EVERY_SECONDS:
                 logged = now
                 left = (now - started) * (total - done * each) / (done * each)
                 log.info("%s: %d/%d %ss | %s left", label, done * each, total, unit, tqdm.format_interval(left))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lolm_plugin import __version__, registry, tuning
 from lolm_plugin import host as hosts
 from lolm_plugin.configuration import checkpoint_config, config_check
-from lolm_plugin.errors import NumbersError, warn_on_failure
+from lolm_plugin.errors import NonFiniteError, warn_on_failure
 from lolm_plugin.passwords import Address, hidden, hidden_words
 from lolm_plugin.paths import path_component
 from lolm_plugin.run.resuming import Resumed
@@ -44,8 +44,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     import torch
     from sacred import SETTINGS, Experiment
 
+    from lolm_plugin.checkpoints import SaveError
     from lolm_plugin.run import loop
-    from lolm_plugin.run.checkpoint_store import SaveError
     from lolm_plugin.run.imitation import Imitation
     from lolm_plugin.run.stopping import Stopped, StopRequests
     from lolm_plugin.tracking.console import (
@@ -97,7 +97,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         try:
             if asked.teacher is not None:
                 return loop.run(host, _run, run_config, _log, training=partial(Imitation, asked.teacher))
-            if run_config["learner"] in registry.ENTRIES["learner"]:
+            if host.run is None or run_config["learner"] in registry.ENTRIES["learner"]:
                 return loop.run(host, _run, run_config, _log, asked.resume)
             return host.run(_run, run_config, _log)
         finally:
@@ -123,7 +123,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
         print(f"{stopped}; {how}", file=sys.stderr)
         return stopped.exit_code
-    except NumbersError as error:
+    except NonFiniteError as error:
         print(f"error: {error}{f' The batch is in {error.dumped}.' if error.dumped else ''}", file=sys.stderr)
         return 1
     except SaveError as error:

@@ -1,8 +1,7 @@
-"""The loop of every run whose learner is ours, on either host: play, learn, test now and then, save now and then.
+"""The loop of every run with our learner, on either host: play, learn, test and save at intervals.
 
-EPyMARL's own loop is left to EPyMARL's own learners: it keeps its counters to itself, so that no run of it can go on
-where it stopped. This one does the same things at the same times (``tests/contract/test_run.py`` holds it to that), and
-what a checkpoint needs besides.
+EPyMARL's own learners run in EPyMARL's own loop, which hides its counters, so that no such run can be resumed. This
+loop does the same things at the same times (``tests/contract/test_run.py``) and can write its state to a checkpoint.
 """
 
 import datetime
@@ -21,27 +20,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lolm_plugin import __version__, registry
+from lolm_plugin import checkpoints, registry
+from lolm_plugin.checkpoints import Checkpoint, SaveError, Store
 from lolm_plugin.configuration.config_files import merge
-from lolm_plugin.errors import ConfigError, NumbersError, warn_on_failure
+from lolm_plugin.errors import ConfigError, NonFiniteError, warn_on_failure
 from lolm_plugin.host import Host
 from lolm_plugin.paths import path_component
 from lolm_plugin.randomness import keyed_seeds
-from lolm_plugin.run import checkpoint_store as checkpoints
-from lolm_plugin.run import progress, testing
-from lolm_plugin.run.checkpoint_store import Checkpoint, SaveError, Store
-from lolm_plugin.run.components import Parts, assemble, play
-from lolm_plugin.run.progress import Progress
+from lolm_plugin.run import loop_state, testing
+from lolm_plugin.run.components import RunComponents, assemble, play
+from lolm_plugin.run.loop_state import NEVER, LoopState
 from lolm_plugin.run.resuming import Resumed, checkpoints_of
+from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
-from lolm_plugin.run.transfer import table as transfer_table
 from lolm_plugin.run.transfer import transfer
-from lolm_plugin.tracking import experiment
-from lolm_plugin.versions import versions
 
-# For configurations that are none of ours.
+# Our keys that configurations of the host's own algorithms lack.
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False}
+SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important first
 
 
 def run(
@@ -52,22 +49,17 @@ def run(
     resume: Resumed | None = None,
     training: "Callable[..., Training] | None" = None,
 ) -> float | None:
-    """Trains or evaluates as ``config`` says; ``_run`` is Sacred's run object. Returns the last test's win rate.
+    """Train or evaluate as ``config`` says and return the last test's win rate; ``_run`` is Sacred's run object.
 
-    With ``resume``, the run continues in its own folder; ``checkpoint_path`` and ``transfer_from`` then only say how it
-    once began. ``training`` is another way to train than by reinforcement.
+    With ``resume`` the run continues in its own folder; ``checkpoint_path`` and ``transfer_from`` then only record how
+    it began. ``training`` replaces the training by reinforcement learning.
 
     Raises:
-        ConfigError: a name that is not registered, a checkpoint that does not exist or does not fit.
-        NumbersError: something was not finite; what was learned from is in the run's folder.
+        ConfigError: a name is not registered, or a checkpoint does not exist or does not fit.
+        NonFiniteError: a number was NaN or infinite; the batch it came from is in the run's folder.
         Stopped: a signal asked for it; everything is saved.
     """
-    args = Namespace(**{**DEFAULTS, **_checked(merge(config, resume.settled if resume else {}), log)})
-    args.device = "cuda" if args.use_cuda else "cpu"
-    place = path_component(str(args.env_args.get("map_name") or args.env_args["key"]))
-    args.unique_token = f"{args.name}_seed{args.seed}_{place}_{datetime.datetime.now()}"
-
-    # Before anything slow is built.
+    args = _arguments(config, resume, log)
     _check_runner(host, args)
     start = source = None
     if resume:
@@ -80,12 +72,12 @@ def run(
         source = checkpoints.find(folder, args.load_step, args.strict, log, "transfer_from")
     logger = host.open_logger(log, args, config, _run)
     log.info("Experiment Parameters:\n%s\n", pformat(config, indent=4, width=1))
-    plays = (args.evaluate or args.save_replay) and not (start is None and source is None)
-    goes_on = start is not None and not plays
-    if goes_on:
-        _new_battles(args, start)
+    evaluates = (args.evaluate or args.save_replay) and (start or source) is not None
+    if start is not None and not evaluates:
+        _reseed_environments(args, start)
     with StopRequests() as stop:
-        with warnings_blocked(), stop.for_children() if args.runner == "parallel" else nullcontext():
+        forks = _is_epymarls(host, args) and args.runner == "parallel"
+        with warnings_blocked(), stop.for_children() if forks else nullcontext():
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:
             parts = assemble(host, args, logger, runner)
@@ -95,19 +87,21 @@ def run(
                 parts.learner.load_models(str(start.path))
                 runner.t_env = start.step
             if source is not None:
-                _transfer(parts, source, _run)
-            if plays:
+                transferred = transfer(parts, source)
+                if _run is not None:
+                    _run.info["transfer"] = transferred
+            if evaluates:
                 _evaluate(parts)
                 log.info("Finished Evaluation")
             else:
-                (training or Training)(host, parts, _run, config, start, resume, stop).run()
+                (training or Training)(parts, Session(host, _run, config, stop, start, resume)).run()
                 log.info("Finished Training")
         except BaseException:
             runner.close_env()
             raise
         with warn_on_failure("The environment could not be closed", log):
             runner.close_env()
-    if (record := _record(_run)) and (example := getattr(parts.learner.mac, "example", "")):
+    if (record := sacred_folder(_run)) and (example := getattr(parts.learner.mac, "example", "")):
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
@@ -116,56 +110,40 @@ def run(
     return next(iter(_score(logger)), None)
 
 
-def _checked(config: dict[str, Any], log: logging.Logger) -> dict[str, Any]:
-    config = dict(config)
-    if config["use_cuda"] and not torch.cuda.is_available():
-        config["use_cuda"] = False
+def _arguments(config: dict[str, Any], resume: Resumed | None, log: logging.Logger) -> Namespace:
+    args = Namespace(**{**DEFAULTS, **merge(config, resume.settled if resume else {})})
+    if args.use_cuda and not torch.cuda.is_available():
+        args.use_cuda = False
         log.warning("use_cuda was switched off, as no CUDA device is available.")
-    return config
+    args.device = "cuda" if args.use_cuda else "cpu"
+    map_name = path_component(str(args.env_args.get("map_name") or args.env_args["key"]))
+    args.unique_token = f"{args.name}_seed{args.seed}_{map_name}_{datetime.datetime.now()}"
+    return args
+
+
+def _is_epymarls(host: Host, args: Namespace) -> bool:
+    return host.name != "bundled" and args.runner not in registry.ENTRIES["runner"]
 
 
 def _check_runner(host: Host, args: Namespace) -> None:
-    """EPyMARL's own runners store a time limit as an end, unless StarCraft itself says otherwise."""
-    theirs = host.name != "bundled" and args.runner not in registry.ENTRIES["runner"]
-    if theirs and getattr(args, "bootstrap_time_limit", None) and args.env not in ("sc2", "sc2v2"):
+    """Refuse ``bootstrap_time_limit`` with EPyMARL's runners, which store a time limit as an end outside StarCraft."""
+    if _is_epymarls(host, args) and getattr(args, "bootstrap_time_limit", None) and args.env not in ("sc2", "sc2v2"):
         raise ConfigError(
             f"bootstrap_time_limit=True has no effect with EPyMARL's runner={args.runner}, which stores a time limit "
             "as an end of the battle; set runner=supervised_parallel (or vector), or bootstrap_time_limit=null."
         )
 
 
-def _new_battles(args: Namespace, start: Checkpoint) -> None:
-    """Environments with generators of their own start these from a seed: never from one of the part before."""
-    if args.runner != "vector":  # whose battles are drawn from seed and step
+def _reseed_environments(args: Namespace, start: Checkpoint) -> None:
+    """Draw a new seed for environments with their own generators, so that they do not repeat the run's battles."""
+    if args.runner != "vector":  # its battles are drawn from seed and step
         seed = int(keyed_seeds(args.seed, "resumed", start.step, count=1)[0]) // 2
         args.env_args = {**args.env_args, "seed": seed}
 
 
-def _transfer(parts: Parts, source: Checkpoint, run: Any) -> None:
-    """Begin with the weights of another run, and write down which."""
-    args, log = parts.args, parts.logger.console_logger
-    env, map_name, moved = transfer(
-        parts.learner, str(source.path), f"transfer_from={args.transfer_from}", args.transfer_critic
-    )
-    kl = "" if args.kl["enabled"] else " No KL."
-    log.info("Transfer from step %d on %s %s:%s\n%s", source.step, env, map_name, kl, transfer_table(moved))
-    if run is not None:
-        run.info["transfer"] = {
-            "source_env": env,
-            "source_map": map_name,
-            "source_step": source.step,
-            "source_settings": experiment.settings(
-                experiment.as_of_now(source.facts.get("config") or {}, source.facts)
-            ),
-            "checkpoint": str(source.path),
-            "parts": [part._asdict() for part in moved],
-        }
-
-
-def _evaluate(parts: Parts) -> None:
+def _evaluate(parts: RunComponents) -> None:
     args, logger, runner = parts.args, parts.logger, parts.runner
-    # No training statistics are due.
-    runner.log_train_stats_t = runner.t_env
+    runner.log_train_stats_t = runner.t_env  # no training statistics are due
     testing.play_tests(parts)
     if args.save_replay:
         runner.save_replay()
@@ -174,41 +152,19 @@ def _evaluate(parts: Parts) -> None:
 
 
 class Training:
-    """One training, from the start or from a checkpoint to ``t_max``."""
+    """One training, from its start or from a checkpoint to ``t_max``."""
 
-    def __init__(
-        self,
-        host: Host,
-        parts: Parts,
-        run: Any,
-        config: dict[str, Any],
-        start: Checkpoint | None,
-        resume: Resumed | None,
-        stop: StopRequests,
-    ) -> None:
+    def __init__(self, parts: RunComponents, session: Session) -> None:
         self.parts, self.args, self.logger, self.runner = parts, parts.args, parts.logger, parts.runner
         self.log: logging.Logger = parts.logger.console_logger
-        self.progress = Progress(last_test_t=-parts.args.test_interval - 1)
-        self.start, self.resume, self.stop = start, resume, stop
-        folder = Path(self.args.local_results_path, "models", self.args.unique_token)
-        self.folder = resume.folder if resume else folder
-        self._run, self._whole, self._saved = run, True, ""
-        self._facts = {
-            "algorithm": self.args.name,
-            "env": self.args.env,
-            "env_args": {key: value for key, value in config["env_args"].items() if key != "seed"},
-            "seed": self.args.seed,
-            "sizes": {name: getattr(self.args, name) for name in ("n_agents", "n_actions", "state_shape")},
-            "host": {"name": host.name, "version": host.version},
-            "version": __version__,
-            **experiment.TIME_LIMITS,
-            "packages": versions(),
-            "sacred_runs": [*(start.facts.get("sacred_runs", []) if resume else []), _record(run)],
-            "sacred_starts": [*(start.facts.get("sacred_starts", []) if resume else []), *_record_start(run)],
-            "transfer": start.facts.get("transfer") if resume else getattr(run, "info", {}).get("transfer"),
-            "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
-            "settled": _settled(config, self.parts.learner.mac),
-        }
+        self.session, self.stop = session, session.stop
+        self.state = LoopState(last_test_t=-parts.args.test_interval - 1)
+        models = Path(self.args.local_results_path, "models", self.args.unique_token)
+        self.folder = session.resume.folder if session.resume else models
+        self.store: Store | None = None
+        self.consistent = True  # false while weights or loop state are half updated: not to be saved
+        self.saved = ""  # folder of the last checkpoint
+        self._facts = session.facts(parts)
 
     def run(self) -> None:
         """Train; see ``run`` above for what it raises."""
@@ -216,14 +172,14 @@ class Training:
             try:
                 self.stop.patient = True
                 self._loop()
-            except NumbersError as error:
+            except NonFiniteError as error:
                 self._dump(error)
                 raise
             except Stopped as stopped:
-                stopped.saved = stopped.saved or self._saved
+                stopped.saved = stopped.saved or self.saved
                 raise
             except Exception:
-                if self._whole:  # else weights may be half updated
+                if self.consistent:
                     self._save()
                 raise
             finally:
@@ -232,7 +188,7 @@ class Training:
     def _loop(self) -> None:
         args, runner = self.args, self.runner
         self._began, self._first_t = time.monotonic(), runner.t_env
-        if self.start is None or self._go_on():
+        if self.session.start is None or self._continue_from(self.session.start):
             self._after_batch()  # a new run begins with a test of the untrained, or transferred, policy
         else:
             self._test_if_due()
@@ -242,138 +198,132 @@ class Training:
             self._after_batch()
         self._save()
 
-    def _go_on(self) -> bool:
-        """To where the checkpoint's run stood; whether it says what was due there.
-
-        Where it was another battle's, its step alone is taken over.
-        """
-        self._whole = False  # what is not put back yet must not take the place of what is there
-        facts, same = self.start.facts, not self.start.facts
-        if facts:
-            same = (facts["env"], facts["env_args"]) == (self._facts["env"], self._facts["env_args"])
-        if not same and self.resume:
+    def _continue_from(self, start: Checkpoint) -> bool:
+        """Restore the loop state. Returns False for a checkpoint of another battle, of which only the step is used."""
+        facts, resume, sacred_run = start.facts, self.session.resume, self.session.sacred_run
+        self.consistent = False
+        same_battle = all(facts.get(key) == self._facts[key] for key in ("env", "env_args"))
+        if same_battle:
+            self.state = loop_state.load(self.parts, start)
+        elif resume:
             raise ConfigError("--resume goes on in the same battle; set checkpoint_path in its place for another.")
-        if not same:
-            self.log.info("%s comes from another battle, so that series and tests start afresh.", self.start.path)
-            self._whole = True
+        self.consistent = True
+        if not same_battle:
+            self.log.info("%s comes from another battle, so that series and tests start afresh.", start.path)
             return False
-        self.progress = progress.load(self.parts, self.start.path)
-        if not self.progress.score:
-            self.progress.score = _score(self.logger) or None
-        if self.resume and self.store is not None:
-            self.store.set_aside_after(self.start.step)
-            self._saved = str(self.start.path)
-        if self._run is not None:
-            parents = facts.get("sacred_runs") or [None]
+        if not self.state.score:
+            self.state.score = _score(self.logger) or None
+        if resume and self.store is not None:
+            self.store.set_aside_after(start.step)
+            self.saved = str(start.path)
+        if sacred_run is not None:
             if self._facts["transfer"]:
-                self._run.info["transfer"] = self._facts["transfer"]
-            self._run.info["resumed_from"] = {"checkpoint": str(self.start.path), "sacred_run": parents[-1]}
-            if self.resume and self.resume.changes:
-                self._run.info["resumed_from"]["changed"] = {key: [*both] for key, both in self.resume.changes.items()}
-        self.log.info("Going on at step %d, where %s was written.", self.runner.t_env, self.start.path)
-        if facts and facts["host"]["name"] != self._facts["host"]["name"]:
-            self.log.warning("Its host was %s, this one is %s.", facts["host"]["name"], self._facts["host"]["name"])
-        self._whole = True
-        return bool(facts)
+                sacred_run.info["transfer"] = self._facts["transfer"]
+            parents = facts.get("sacred_runs") or [None]
+            sacred_run.info["resumed_from"] = {"checkpoint": str(start.path), "sacred_run": parents[-1]}
+            if resume and resume.changes:
+                sacred_run.info["resumed_from"]["changed"] = {key: [*both] for key, both in resume.changes.items()}
+        self.log.info("Continuing at step %d, where %s was written.", self.runner.t_env, start.path)
+        theirs, ours = facts.get("host", {}).get("name"), self.session.host.name
+        if theirs != ours:
+            self.log.warning("Its host was %s, this one is %s.", theirs, ours)
+        return True
 
     def _learn_from(self, batch: Any) -> None:
-        if batch is not None:
-            self._whole = False
-            self.parts.learner.train(batch, self.runner.t_env, self.progress.episode)
-            self._whole = True
-        self.progress.episode += self.args.batch_size_run
+        self.consistent = False
+        self.parts.learner.train(batch, self.runner.t_env, self.state.episode)
+        self.consistent = True
+        self.state.episode += self.args.batch_size_run
 
     def _after_batch(self) -> None:
-        """What is due: a test, a checkpoint, a line in the log. Due again for whoever goes on from a checkpoint."""
-        args, runner, done = self.args, self.runner, self.progress
+        """Test, log and save where it is due; a run that continues from a checkpoint asks again at its step."""
+        args, runner, state = self.args, self.runner, self.state
         tested = self.stop.number is None and (self._test_if_due() or self._test_at_end())
         if self.stop.number is not None:
             raise Stopped(self.stop.number, self._save())
-        # Before saving: the same checkpoint comes of a stop, of an interval and of the end.
-        if runner.t_env - done.last_log_t >= args.log_interval:
-            self.logger.log_stat("episode", done.episode, runner.t_env)
+        # Before saving, so that a stop, an interval and the end of a run leave the same checkpoint.
+        if runner.t_env - state.last_log_t >= args.log_interval:
+            self.logger.log_stat("episode", state.episode, runner.t_env)
             self.logger.print_recent_stats()
-            done.last_log_t = runner.t_env
+            state.last_log_t = runner.t_env
         if self.store is not None and (
-            done.last_save_t == progress.NEVER
-            or runner.t_env - done.last_save_t >= args.save_model_interval
-            or (tested and self._best_yet())
+            state.last_save_t == NEVER
+            or runner.t_env - state.last_save_t >= args.save_model_interval
+            or (tested and self._is_best(self.store))
         ):
             self._save(again=tested)
 
     def _test_if_due(self) -> bool:
-        """Whether a whole test was played; one that a signal cut short counts for nothing and comes again."""
-        args, runner, done = self.args, self.runner, self.progress
-        if runner.t_env - done.last_test_t < args.test_interval:
+        """Test if ``test_interval`` is over; returns whether a whole test was played."""
+        args, runner, state = self.args, self.runner, self.state
+        if runner.t_env - state.last_test_t < args.test_interval:
             return False
         elapsed = time.monotonic() - self._began
         left = elapsed * max(0, args.t_max - runner.t_env) / max(1, runner.t_env - self._first_t)
         self.log.info("t_env: %s / %s", runner.t_env, args.t_max)
         if runner.t_env > self._first_t:
-            self.log.info("Estimated time left: %s. Time passed: %s", _duration(left), _duration(elapsed))
+            left_and_passed = [datetime.timedelta(seconds=round(seconds)) for seconds in (left, elapsed)]
+            self.log.info("Estimated time left: %s. Time passed: %s", *left_and_passed)
         if not self._test():
             return False
-        done.last_test_t = runner.t_env
+        state.last_test_t = runner.t_env
         return True
 
     def _test_at_end(self) -> bool:
         """Test the final policy, unless this step was tested already; returns whether a whole test was played."""
-        t_env, done = self.runner.t_env, self.progress
-        if t_env <= self.args.t_max or t_env in (done.last_test_t, done.end_test_t) or not self._test():
+        t_env, state = self.runner.t_env, self.state
+        if t_env <= self.args.t_max or t_env in (state.last_test_t, state.end_test_t) or not self._test():
             return False
-        done.end_test_t = t_env
+        state.end_test_t = t_env
         return True
 
     def _test(self) -> bool:
-        """Play the tests; False if a signal cut them short, after which they count for nothing."""
+        """Play the tests. Returns False if a signal cut them short: nothing of them counts, and they are due again."""
         if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
-        getattr(self.parts.learner.mac, "take_usage", dict)()
-        self.progress.score = _score(self.logger)
+        getattr(self.parts.learner.mac, "pop_usage", dict)()
+        self.state.score = _score(self.logger)
         return True
 
-    def _best_yet(self) -> bool:
-        best = self.store.best_score()
-        return bool(self.progress.score) and (best is None or self.progress.score > best)
+    def _is_best(self, store: Store) -> bool:
+        score, best = self.state.score or [], store.best_score() or []
+        return score > best  # as lists: an absent score is the lowest
 
     def _save(self, again: bool = False) -> str:
-        """Write a checkpoint unless this step has one, or ``again``; returns the last one's folder, empty for none."""
-        done, t_env = self.progress, self.runner.t_env
+        """Write a checkpoint unless this step has one, or ``again``; returns the last one's folder, "" for none."""
+        state, t_env = self.state, self.runner.t_env
         if self.store is None or t_env == 0:
             return ""
-        if done.last_save_t == t_env and not again:
-            return self._saved
-        before, done.last_save_t = done.last_save_t, t_env
-        # Only the policy that was tested has the test's score.
-        score = done.score if t_env in (done.last_test_t, done.end_test_t) else None
+        if state.last_save_t == t_env and not again:
+            return self.saved
+        before, state.last_save_t = state.last_save_t, t_env
+        # The test's score belongs to the policy that was tested alone.
+        score = state.score if t_env in (state.last_test_t, state.end_test_t) else None
         facts = {**self._facts, "t_env": t_env, checkpoints.SCORE: score, "finished": t_env > self.args.t_max}
         self.log.info("Saving models to %s", self.folder / str(t_env))
         try:
             saved = self.store.save(t_env, self._fill, facts)
         except SaveError as error:
-            done.last_save_t = before
+            state.last_save_t = before
             if self.args.on_save_error == "stop":
                 raise
             self.log.warning("%s; those before it are whole, and training goes on (on_save_error=warn).", error)
-            return self._saved
-        self._saved = str(saved)
-        self._to_wandb(saved)
-        return self._saved
-
-    def _fill(self, folder: Path) -> None:
-        self.parts.learner.save_models(str(folder))
-        progress.save(self.parts, self.progress, folder)
-
-    def _to_wandb(self, saved: Path) -> None:
+            return self.saved
+        self.saved = str(saved)
         if self.args.use_wandb and self.args.wandb_save_model:
             try:
                 shutil.copytree(saved, Path(self.logger.wandb.dir, "models", *saved.parts[-2:]), dirs_exist_ok=True)
             except (OSError, shutil.Error) as error:
                 self.log.warning("%s could not be copied for W&B (%s).", saved, error)
+        return self.saved
 
-    def _dump(self, error: NumbersError) -> None:
-        """Keep what was learned from, for whoever looks for the cause."""
+    def _fill(self, folder: Path) -> None:
+        self.parts.learner.save_models(str(folder))
+        loop_state.save(self.parts, self.state, folder)
+
+    def _dump(self, error: NonFiniteError) -> None:
+        """Write the batch with the non-finite number into the run's folder."""
         if error.batch is None:
             return
         folder = self.folder / f"not-finite-{self.runner.t_env}"
@@ -390,28 +340,5 @@ class Training:
 
 def _score(logger: Any) -> list[float]:
     """Return the last test's scores, the most important first; empty if one of them is not finite."""
-    names = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
-    score = [float(logger.stats[name][-1][1]) for name in names if logger.stats.get(name)]
+    score = [float(logger.stats[name][-1][1]) for name in SCORES if logger.stats.get(name)]
     return score if all(map(math.isfinite, score)) else []
-
-
-def _settled(config: dict[str, Any], mac: Any) -> dict[str, Any]:
-    """Return the settings chosen by measurement. A resumed run keeps them, as others would sum in another order."""
-    threads = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
-    return merge(threads, getattr(mac, "settled", dict)())
-
-
-def _record_start(run: Any) -> list[tuple[str, str]]:
-    """The record's folder and when it began, which its ``run.json`` says too: numbers are given again."""
-    folder, began = _record(run), getattr(run, "start_time", None)
-    return [(folder, began.isoformat())] if folder and began else []
-
-
-def _record(run: Any) -> str | None:
-    """The folder of Sacred's file record, if there is one."""
-    folders = [getattr(observer, "dir", None) for observer in getattr(run, "observers", None) or []]
-    return next((str(folder) for folder in folders if folder), None)
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import checkpoints, registry
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.configuration import checkpoint_config, config_check, config_files
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
-from lolm_plugin.run import checkpoint_store, manifest
-from lolm_plugin.run.checkpoint_store import Checkpoint
-from lolm_plugin.tracking import experiment
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
 
 LARGEST_RECORD = 16 * 2**20  # bytes of run.json, which holds what the run printed last
@@ -33,19 +31,14 @@ class Resumed:
 def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
     """The newest whole checkpoint of a run: ``folder`` is its folder of checkpoints or of its Sacred record.
 
-    Raises ConfigError where there is none, and for one of version 0.1.0, which does not say how it was made.
+    Raises ConfigError where there is none, and for an imitation.
     """
     path = Path(folder)
     if not os.path.isdir(path):
         raise ConfigError(
             f"--resume={folder} is not a folder; set it to results/models/RUN or results/sacred/ALGORITHM/MAP/N."
         )
-    found = checkpoint_store.find(checkpoints_of(path), strict=strict, log=log, key="--resume")
-    if not found.facts:
-        raise ConfigError(
-            f"--resume={folder} was written by lolm_plugin 0.1.0, which kept no configuration; write out its --config "
-            f"and --env-config with checkpoint_path={found.path.parent}."
-        )
+    found = checkpoints.find(checkpoints_of(path), strict=strict, log=log, key="--resume")
     if is_imitation(found.facts):
         raise ConfigError(
             f"--resume={folder} is an imitation, which is not resumed: run lolm imitate again, or continue from its "
@@ -80,7 +73,6 @@ def configuration(
             f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
             "lolm_plugin, and no other runs can be resumed; start a new one."
         )
-    config = experiment.as_of_now(config, found.facts)
     division = checkpoint_config.divide(config)
     given = config_files.flatten(updates)
     checkpoint_config.check_repeated(division.needed, given)
@@ -120,7 +112,7 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
         ) from reason
     results = next((parent for parent in run.resolve().parents if (parent / "models").is_dir()), None)
     exact, by_number = [], []
-    for folder in checkpoint_store.runs(results / "models") if results else []:
+    for folder in checkpoints.runs(results / "models") if results else []:
         names = _records(folder)
         if began in names.get(run.resolve().parts[-3:], ()):
             exact.append(folder)
@@ -143,8 +135,8 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
 def _records(folder: Path) -> dict[tuple[str, ...], set[str | None]]:
     """Return the Sacred records that a run's checkpoints name: (algorithm, map, number) -> start times or None."""
     found: dict[tuple[str, ...], set[str | None]] = {}
-    for step in checkpoint_store.steps(folder):
-        facts = manifest.facts_alone(folder / str(step))
+    for step in checkpoints.steps(folder):
+        facts = checkpoints.facts_alone(folder / str(step))
         starts = dict(start for start in facts.get("sacred_starts", []) if start)
         for name in facts.get("sacred_runs", []):
             if name:

@@ -1,4 +1,4 @@
-"""Signals ask a run to stop where nothing is lost; a second one stops it at once."""
+"""Signals that ask a run to stop: the first lets it finish and save its batch, the second stops it at once."""
 
 import os
 import select
@@ -19,7 +19,7 @@ PATIENCE = "this batch is finished and saved, then the run stops; once more stop
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop and did. No ``Exception``: nothing that mends errors may swallow it."""
+    """The run was asked to stop. Not an Exception, so that ``except Exception`` handlers do not swallow it."""
 
     STATUS = "INTERRUPTED"  # what Sacred calls the run
 
@@ -30,15 +30,14 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """As shells have it: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
+        """The code that a shell reports: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
         return 128 + self.number
 
 
 class StopRequests:
     """While open, a signal raises ``Stopped`` wherever the run is; if ``patient``, the first only sets ``number``.
 
-    A signal that is ignored stays so: ``nohup`` has a program ignore SIGHUP, and a shell has what it starts in the
-    background ignore SIGINT.
+    Ignored signals stay ignored: ``nohup`` makes a program ignore SIGHUP, and a shell's ``&`` SIGINT.
     """
 
     def __init__(self) -> None:
@@ -49,8 +48,8 @@ class StopRequests:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._heard) for number in heard}
+            handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -59,16 +58,16 @@ class StopRequests:
 
     @contextmanager
     def for_children(self) -> Iterator[None]:
-        """Processes forked within leave Ctrl-C, which reaches all of a terminal's, to this one, and can be ended."""
+        """Let processes forked within ignore Ctrl-C, which a terminal sends to all of them, and die of SIGTERM."""
         for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
         try:
             yield
         finally:
             for number in self._before:
-                signal.signal(number, self._heard)
+                signal.signal(number, self._handle)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a process that was forked without ``for_children``
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -78,16 +77,16 @@ class StopRequests:
             raise Stopped(number)
         self.number = number
         line = f"\n{signal.Signals(number).name}: {PATIENCE}\n"
-        with suppress(OSError):  # whoever reads may be gone
-            # Not through a stream: the signal may have come within a write to it, and one of the two would be lost.
+        with suppress(OSError):  # the reader may be gone
+            # Not through a stream: if the signal interrupts a write to it, one of the two texts would be lost.
             os.write(2, line.encode())
 
 
 @contextmanager
 def warnings_blocked() -> Iterator[None]:
-    """Processes started within never get ``WARNINGS``; this one gets them afterwards.
+    """Block ``WARNINGS`` for processes started within; this process receives them afterwards.
 
-    A worker that died of one would be restarted, in the minute in which the run has to save.
+    A worker that died of one would be restarted in the minute in which the run has to save.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -100,9 +99,9 @@ def warnings_blocked() -> Iterator[None]:
 
 
 def _drop_closed_streams() -> None:
-    """Let standard output and error lead nowhere if no one reads them any more.
+    """Redirect standard output and error to nowhere if no one reads them any more.
 
-    Writing to a closed terminal fails, which would end the run by an error before it has saved.
+    Writing to a closed terminal raises, which would end the run before it has saved.
     """
     if not hasattr(select, "poll"):  # Windows
         return

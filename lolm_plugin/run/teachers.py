@@ -5,27 +5,25 @@ environment, the layouts and every path come from the command line. A language m
 is one of the plugin's own or the student's.
 """
 
-import json
 import logging
 import os
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from lolm_plugin import registry
+from lolm_plugin import checkpoints, registry
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.configuration import config_check
 from lolm_plugin.configuration.config_files import flatten, merge, plugin_config_dir, read
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import SMOLLM2, TINY
-from lolm_plugin.run import checkpoint_store
-from lolm_plugin.run.checkpoint_store import Checkpoint
 from lolm_plugin.run.resuming import checkpoints_of
 
 if TYPE_CHECKING:
-    from lolm_plugin.run.components import Parts
+    from lolm_plugin.controllers.controller import Controller
+    from lolm_plugin.run.components import RunComponents
 
 HEURISTIC = "heuristic"
 # Settings that say which network a checkpoint's weights belong to.
@@ -65,18 +63,18 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
             f"{option} is not a folder; set it to a run's under results/models or results/sacred, or to {HEURISTIC}."
         )
     folder = checkpoints_of(Path(name), "--teacher")
-    if not checkpoint_store.steps(folder):
+    if not checkpoints.steps(folder):
         raise ConfigError(
             f"{option} has no checkpoint (no folder named by a step); set it to a run's folder under results/models."
         )
-    found = checkpoint_store.find(folder, strict=config["strict"], log=log, key="--teacher")
+    found = checkpoints.find(folder, strict=config["strict"], log=log, key="--teacher")
     policy = _policy(found, option, config, host_dir)
     _check_map(found, option, config)
     return Teacher(name, found, policy)
 
 
-def build(teacher: Teacher, parts: "Parts") -> Any:
-    """The teacher's controller with its weights.
+def build(teacher: Teacher, parts: "RunComponents") -> "Controller":
+    """Build the teacher's controller with its weights.
 
     Raises:
         ConfigError: the weights do not fit the network, or the network does not fit the map.
@@ -84,18 +82,17 @@ def build(teacher: Teacher, parts: "Parts") -> Any:
     from lolm_plugin.controllers.action_selector import KeyedActionSelector
     from lolm_plugin.learners import learner_checkpoint
 
-    args = Namespace(**{**vars(parts.args), "decisions_file": ""})  # the student's tests go there alone
+    args = SimpleNamespace(**{**vars(parts.args), "decisions_file": ""})  # only the student's tests are logged there
     if teacher.checkpoint is None:
-        controller = registry.load(registry.ENVS[args.env].teacher)
-        return controller(parts.buffer.scheme, parts.buffer.groups, args)
-    theirs = Namespace(**merge(vars(args), teacher.policy))
+        batch = parts.build_batch(1)
+        return registry.load(registry.ENVS[args.env].teacher)(batch.scheme, batch.groups, args)
+    theirs = SimpleNamespace(**merge(vars(args), teacher.policy))
     mac = parts.build_mac(theirs)
     path = str(teacher.checkpoint.path)
-    both = SimpleNamespace(args=theirs, mac=mac)
-    learner_checkpoint.checked_facts(both, path, f"--teacher={teacher.name}", critic=False)
+    learner_checkpoint.check_fits(path, f"--teacher={teacher.name}", theirs, mac, with_critic=False)
     mac.load_models(path)
     # The teacher's seed made its weights; its actions are drawn from this run's seed.
-    drawn = Namespace(**{**vars(theirs), "seed": args.seed})
+    drawn = SimpleNamespace(**{**vars(theirs), "seed": args.seed})
     mac.action_selector = KeyedActionSelector(drawn, mac.layouts.observation.n_base_actions)
     return mac
 
@@ -105,8 +102,8 @@ def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir:
     theirs = found.facts.get("config")
     if not isinstance(theirs, Mapping):
         raise ConfigError(
-            f"{option} was written by lolm_plugin 0.1.0, which kept no configuration, so its network is unknown; set "
-            "--teacher to another run."
+            f"{option} has a checkpoint without a configuration, so its network is unknown; set --teacher to another "
+            "run."
         )
     # What a checkpoint of an older version does not say is what the default does.
     flat = flatten(merge(read(plugin_config_dir() / "default.yaml"), theirs))
@@ -141,13 +138,12 @@ def _check_language_model(model: Any, option: str, config: Mapping[str, Any]) ->
 
 def _check_map(found: Checkpoint, option: str, config: Mapping[str, Any]) -> None:
     """Raise ConfigError for weights tied to other team sizes, where the map's sizes are known without a game."""
+    from lolm_plugin.learners import learner_checkpoint
+
     if config["env"] not in registry.MAP_SIZES:
         return
-    try:
-        facts = json.loads((found.path / "learner.json").read_text())
-        tied, theirs = dict(facts.get("map_bound", {})), str(facts.get("map"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{option}: {found.path}/learner.json is damaged; set --teacher to another run.") from error
+    facts = learner_checkpoint.read_facts(str(found.path), "set --teacher to another run")
+    tied, theirs = facts["fixed_sizes"], facts["map"]
     agents, actions = registry.load(registry.MAP_SIZES[config["env"]])(config["env_args"])
     ours = {"agents": agents, "actions": actions}
     if any(tied.get(size, value) != value for size, value in ours.items()):

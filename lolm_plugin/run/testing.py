@@ -1,19 +1,19 @@
-"""Tests of the policy: greedy battles, and as many with sampled actions, which the training never notices."""
+"""Tests of the policy: greedy battles, and as many with sampled actions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lolm_plugin.run.components import Parts
+from lolm_plugin.run.components import RunComponents
 from lolm_plugin.runners.runner import Runner
 
 GREEDY, SAMPLED = "test_", "test_sampled_"
 
 
 class SampledTestLogger:
-    """Log the statistics of a sampled test under names of their own: ``test_X`` becomes ``test_sampled_X``.
+    """Log the statistics of a sampled test as ``test_sampled_X``, which runners of both hosts log as ``test_X``.
 
-    Runners of both hosts log a test under ``test_``. Other statistics are those of training and are not logged.
+    All other statistics are dropped.
     """
 
     def __init__(self, logger: Any) -> None:
@@ -28,7 +28,7 @@ class SampledTestLogger:
             self.logger.log_stat(SAMPLED + key.removeprefix(GREEDY), value, t, to_sacred)
 
 
-def whole_batches(parts: Parts) -> None:
+def whole_batches(parts: RunComponents) -> None:
     """Round ``test_nepisode`` to whole batches for EPyMARL's own runners, which count nothing else."""
     args, runner = parts.args, parts.runner
     if isinstance(runner, Runner):
@@ -43,22 +43,26 @@ def whole_batches(parts: Parts) -> None:
         args.test_nepisode = rounded
 
 
-def play_tests(parts: Parts, stopped: Callable[[], bool] = lambda: False) -> bool:
+def play_tests(parts: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
     """Play ``test_nepisode`` battles, then as many with sampled actions if ``test_sampled``.
 
-    With ``test_greedy=False`` the first ones are sampled already and no others are played. Returns False if ``stopped``
-    cut the tests short.
+    Without ``test_greedy`` the first test samples already. Returns False if ``stopped`` cut the tests short.
     """
-    mac = parts.learner.mac
+    mac, runner, logger = parts.learner.mac, parts.runner, parts.runner.logger
     if not play_battles(parts, mac, False, stopped):
         return False
     if not (parts.args.test_sampled and parts.args.test_greedy):
         return True
-    with _sampled(parts):
+    runner.logger = SampledTestLogger(logger)
+    try:
         return play_battles(parts, mac, True, stopped)
+    finally:
+        runner.logger = logger
 
 
-def play_battles(parts: Parts, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False) -> bool:
+def play_battles(
+    parts: RunComponents, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False
+) -> bool:
     """Play ``test_nepisode`` battles with the controller ``mac``, which the runner has; False if cut short."""
     runner = parts.runner
     if hasattr(mac, "begin_test"):  # a controller of ours
@@ -75,10 +79,10 @@ def play_battles(parts: Parts, mac: Any, sampled: bool = False, stopped: Callabl
 
 @contextmanager
 def _no_training_statistics(runner: Any) -> Iterator[None]:
-    """Have no training statistics due during a test.
+    """Postpone training statistics until after a test.
 
-    Where they are, as before the first training episode, EPyMARL's runners log a test after its first episode and count
-    the others towards the next test.
+    If they are due, as before the first training episode, EPyMARL's runners log a test after its first episode and
+    count its other episodes towards the next test.
     """
     logged_t = runner.log_train_stats_t
     runner.log_train_stats_t = runner.t_env
@@ -86,13 +90,3 @@ def _no_training_statistics(runner: Any) -> Iterator[None]:
         yield
     finally:
         runner.log_train_stats_t = logged_t
-
-
-@contextmanager
-def _sampled(parts: Parts) -> Iterator[None]:
-    runner, logger = parts.runner, parts.runner.logger
-    runner.logger = SampledTestLogger(logger)
-    try:
-        yield
-    finally:
-        runner.logger = logger

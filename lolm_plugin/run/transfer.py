@@ -1,51 +1,74 @@
-"""A policy goes on in another battle: weights move, what belongs to the old training does not (paper, section 5.5)."""
+"""Start a training with the weights of another run's checkpoint (paper, section 5.5)."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.learners import learner_checkpoint
+from lolm_plugin.run.components import RunComponents
 from lolm_plugin.tensor_files import tensor_sizes
+from lolm_plugin.tracking import experiment
 
 
 class Part(NamedTuple):
-    """One line of the table that says what became of a checkpoint."""
+    """A component of a checkpoint: whether it was transferred, and its size."""
 
     name: str
-    fate: str  # moved, or new and why
+    fate: str  # "moved", or "new" and why
     tensors: int = 0
     numbers: int = 0
 
 
-def transfer(learner: Any, path: str, setting: str, critic: bool) -> tuple[str, str, list[Part]]:
-    """Take over the policy, and the ``critic``, of the checkpoint in ``path``; optimisers stay fresh, no step counts.
+def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
+    """Load the policy of a checkpoint, and its critic if ``transfer_critic``; optimisers and counters stay new.
 
-    ``setting`` is what the user wrote. Returns the environment and the map it was trained on, and what moved.
-    Raises ConfigError where anything does not fit; nothing is loaded in part.
+    Returns the facts that a record keeps about it, and logs a table of the components.
+
+    Raises:
+        ConfigError: a component does not fit; nothing is loaded in part.
     """
-    facts = learner_checkpoint.checked_facts(learner, path, setting, critic)
+    learner, args, path = parts.learner, parts.args, str(source.path)
+    setting = f"transfer_from={args.transfer_from}"
+    facts = learner_checkpoint.check_fits(path, setting, learner.args, learner.mac, with_critic=args.transfer_critic)
     learner.mac.load_models(path)
     learner.mac.transferred()
-    if critic:
-        learner_checkpoint.load_critic(learner, path)
-    found = sorted(Path(path).rglob("*.safetensors"))
-    files = {file.relative_to(path).with_suffix("").as_posix(): file for file in found}
-    others = {*learner_checkpoint.MODULES, *learner_checkpoint.OPTIMISERS, "random", "source_adapter"}
+    if args.transfer_critic:
+        learner.load_critic(path)
+    moved = _components(source.path, args.transfer_critic)
+    env, _, map_name = facts["map"].partition(" ")
+    kl = "" if args.kl["enabled"] else " No KL."
+    message = f"Transfer from step {source.step} on {env} {map_name}:{kl}\n{_table(moved)}"
+    parts.logger.console_logger.info("%s", message)
+    return {
+        "source_env": env,
+        "source_map": map_name,
+        "source_step": source.step,
+        "source_settings": experiment.settings(source.facts.get("config", {})),
+        "checkpoint": path,
+        "parts": [part._asdict() for part in moved],
+    }
+
+
+def _components(checkpoint: Path, critic: bool) -> list[Part]:
+    files = {
+        file.relative_to(checkpoint).with_suffix("").as_posix(): file
+        for file in sorted(checkpoint.rglob("*.safetensors"))
+    }
+    modules, optimisers = learner_checkpoint.MODULES, learner_checkpoint.OPTIMISERS
+    others = {*modules, *optimisers, "random", "source_adapter"}
     parts = [_moved(name, file) for name, file in files.items() if name not in others]
-    for name in learner_checkpoint.MODULES:
-        parts.append(_moved(name, files[name]) if critic else Part(name, "new: transfer_critic=False"))
-    parts += [Part(name, "new: this training's own") for name in learner_checkpoint.OPTIMISERS]
-    env, _, map_name = facts.get("map", "").partition(" ")  # version 0.1.0 did not write it down
-    return env, map_name, parts
-
-
-def table(parts: list[Part]) -> str:
-    """The parts, one a line, in columns."""
-    names, fates = (max(len(part[column]) for part in parts) for column in (0, 1))
-    sizes = [f"{part.tensors} tensors, {part.numbers:,} numbers" if part.tensors else "" for part in parts]
-    lines = [f"  {part.name:<{names}}  {part.fate:<{fates}}  {size}" for part, size in zip(parts, sizes, strict=True)]
-    return "\n".join(line.rstrip() for line in lines)
+    parts += [_moved(name, files[name]) if critic else Part(name, "new: transfer_critic=False") for name in modules]
+    return parts + [Part(name, "new: this training's own") for name in optimisers]
 
 
 def _moved(name: str, file: Path) -> Part:
     sizes = tensor_sizes(file)
     return Part(name, "moved", len(sizes), sum(sizes))
+
+
+def _table(parts: list[Part]) -> str:
+    """Format the components in columns, one a line."""
+    names, fates = max(len(part.name) for part in parts), max(len(part.fate) for part in parts)
+    sizes = [f"{part.tensors} tensors, {part.numbers:,} numbers" if part.tensors else "" for part in parts]
+    lines = [f"  {part.name:<{names}}  {part.fate:<{fates}}  {size}" for part, size in zip(parts, sizes, strict=True)]
+    return "\n".join(line.rstrip() for line in lines)

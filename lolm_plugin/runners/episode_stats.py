@@ -1,7 +1,4 @@
-"""Returns, lengths and ``info`` of finished episodes, summed up and logged when due.
-
-Every runner shares this, so that all of them log the same names at the same times.
-"""
+"""Returns, lengths and ``info`` of finished episodes, logged at intervals under the same names by every runner."""
 
 import re
 from argparse import Namespace
@@ -11,24 +8,20 @@ from typing import Any
 
 import numpy as np
 
-# So far in the past that the first training run is always logged.
-NEVER = -1_000_000
+NEVER = -1_000_000  # a step so early that the first training run is always logged
 
-# What runners, controllers and learners log by themselves, and the beginnings of names of tests and imitations.
+# Names that runners, controllers and learners log, and prefixes of the series of tests and imitations.
 RESERVED = ("ep_length", "return", "total_return", "episode", "epsilon", "prompt_tokens")
 RESERVED_FORMS = re.compile(r"(env|test|sampled|teacher|imitate)_.*|agent_\d+_return")
 
 
 def env_name(key: str) -> str:
-    """The name of the series (without ``_mean``) of a key of an environment's ``info``: ``env_KEY`` where it is taken.
-
-    Different keys have different names.
-    """
+    """Return the series' name, without ``_mean``, of a key of an environment's ``info``: ``env_KEY`` if it is taken."""
     return f"env_{key}" if key in RESERVED or RESERVED_FORMS.fullmatch(key) else key
 
 
 class _Tally:
-    """Episodes of one kind (train or test) that have not been logged yet."""
+    """Returns and summed statistics of the train or test episodes since the last log."""
 
     def __init__(self) -> None:
         self.returns: list[float | np.ndarray] = []
@@ -36,17 +29,16 @@ class _Tally:
 
 
 class EpisodeStats:
-    """Bookkeeping of finished episodes, with the names and the timing of EPyMARL's runners.
+    """Sum up finished episodes and log them with the names and the timing of EPyMARL's runners.
 
-    Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: its sum over the episodes divided by
-    their number, an absent key counting 0. A key whose name is taken (``env_name``), such as ``return``, is
-    logged as ``env_k_mean``, and a value that is no number is left out; either is said once. Episode lengths
-    are logged as ``ep_length_mean``, returns as ``return_mean`` and ``return_std``, or with
-    ``common_reward=False`` as ``agent_<i>_return_*`` and ``total_return_*``. Test episodes have the prefix
-    ``test_``.
+    Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: its sum over the episodes divided by their number,
+    an absent key counting 0. A key whose name is taken (``env_name``), such as ``return``, is logged as ``env_k_mean``,
+    and a value that is no number is left out; one warning says so. Episode lengths are logged as ``ep_length_mean``,
+    returns as ``return_mean`` and ``return_std``, or with ``common_reward=False`` as ``agent_<i>_return_*`` and
+    ``total_return_*``. Test episodes have the prefix ``test_``.
 
-    ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, by the time something
-    is logged, ``n_agents``.
+    ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, once something is logged,
+    ``n_agents``.
     """
 
     def __init__(self, args: Namespace, logger: Any) -> None:
@@ -55,11 +47,11 @@ class EpisodeStats:
         self.log_train_stats_t = NEVER
         self._train = _Tally()
         self._test = _Tally()
-        self._said: set[str] = set()  # keys of infos that a warning was about
+        self._warned: set[str] = set()  # keys of infos
 
     @property
     def tested(self) -> int:
-        """Episodes of the current test so far; 0 once ``test_nepisode`` episodes were logged."""
+        """Number of episodes of the current test so far; 0 once ``test_nepisode`` episodes were logged."""
         return len(self._test.returns)
 
     def begin_test(self) -> None:
@@ -67,12 +59,12 @@ class EpisodeStats:
         self._test = _Tally()
 
     def state(self) -> dict[str, Any]:
-        """What is counted and not logged yet, as JSON; only of training, as tests are whole or repeated."""
+        """Return the training statistics that are not logged yet, as JSON; an unfinished test is repeated."""
         returns = [np.asarray(value).tolist() for value in self._train.returns]
         return {"logged_t": self.log_train_stats_t, "returns": returns, "sums": dict(self._train.sums)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self.log_train_stats_t = state["logged_t"]
         self._train = _Tally()
         self._train.returns = [np.array(value) if isinstance(value, list) else value for value in state["returns"]]
@@ -86,14 +78,16 @@ class EpisodeStats:
         t_env: int,
         test_mode: bool,
     ) -> bool:
-        """Adds the episodes of one ``run()`` call and logs what is due.
+        """Add the episodes of one ``run()`` and log what is due; returns whether training statistics were logged.
 
-        ``returns`` holds one number per episode, or one float array ``[n_agents]`` per episode with
-        ``common_reward=False``; ``lengths`` are in environment steps; ``infos`` are the last ``info`` of the
-        episodes, in any order; ``t_env`` already counts these episodes. Test episodes are logged as soon as
-        ``test_nepisode`` of them are in, training episodes every ``runner_log_interval`` steps.
+        Test episodes are logged once there are ``test_nepisode``, training episodes every ``runner_log_interval``.
 
-        Returns whether training statistics were logged (a runner then logs ``epsilon`` as well).
+        Args:
+            returns: a number for each episode, or float ``[n_agents]`` with ``common_reward=False``.
+            lengths: environment steps of each episode.
+            infos: the last ``info`` of each episode, in any order.
+            t_env: the environment step, these episodes included.
+            test_mode: whether these are episodes of a test.
         """
         tally = self._test if test_mode else self._train
         tally.returns.extend(returns)
@@ -121,17 +115,17 @@ class EpisodeStats:
         for key, value in info.items():
             name = env_name(key)
             if name != key:
-                self._say_once(key, f"is logged as {name}_mean, as {key}_mean is a name of the program's own")
+                self._warn_once(key, f"is logged as {name}_mean, as {key}_mean is a name of the program's own")
             try:
-                # numpy's numbers, which environments give, too, add up otherwise than those read from a checkpoint.
+                # NumPy's numbers, which environments return, too, add up otherwise than those read from a checkpoint.
                 found[name] = float(value)
             except (TypeError, ValueError):
-                self._say_once(key, f"is not logged, as its value is no number ({type(value).__name__})")
+                self._warn_once(key, f"is not logged, as its value is no number ({type(value).__name__})")
         return found
 
-    def _say_once(self, key: str, what: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
+    def _warn_once(self, key: str, what: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
             self.logger.console_logger.warning("%s in the environment's info %s.", key, what)
 
     def _log(self, tally: _Tally, t_env: int, prefix: str) -> None:

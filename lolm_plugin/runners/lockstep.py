@@ -1,8 +1,6 @@
-"""Several environments that take their steps together: the loop of EPyMARL's parallel runner.
+"""Environments that take their steps together, as in EPyMARL's parallel runner, and one alone in this process."""
 
-Where the environments live, and what happens to one that fails, is a matter of subclasses.
-"""
-
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lolm_plugin.runners.runner import Runner
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.runners.env_process import execute
+from lolm_plugin.runners.runner import HostInterface, Runner
 
 
 @dataclass
@@ -24,13 +24,13 @@ class Episode:
 
 
 class LockstepRunner(Runner):
-    """``batch_size_run`` environments, each of which plays one episode of a batch."""
+    """``batch_size_run`` environments, each of which plays one episode of a batch; subclasses say where they are."""
 
-    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
-        """Has each environment ``i`` of ``data`` execute ``command`` with ``data[i]``.
+    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """Let each environment ``i`` of ``data`` carry out ``command`` with ``data[i]``; see ``env_process.execute``.
 
-        Returns the answers in the order of ``i``; see ``env_worker.execute`` for what they are. An environment
-        without an answer has lost the episode it was in and is ready for another one.
+        Returns the answers in the order of ``i``. An environment without an answer has lost its episode and is ready
+        for another one.
         """
         raise NotImplementedError
 
@@ -47,44 +47,45 @@ class LockstepRunner(Runner):
         return batch
 
     def _play_rows(self, batch: Any, rows: list[int], test_mode: bool) -> dict[int, Episode]:
-        """An episode in each of these rows of the batch, which are empty; returns those that came to their end."""
-        seen = self.ask("reset", dict.fromkeys(rows))
-        # The other episodes are over, so that whatever the controller remembers of them may go.
+        """Play an episode in each of these empty rows of the batch; return those that came to their end."""
+        shown = self._ask("reset", dict.fromkeys(rows))
+        # All other episodes are over, so that the controller may forget its hidden states.
         self.mac.init_hidden(batch_size=self.batch_size)
-        episodes = {row: Episode(total=self.zero_return()) for row in seen}
+        episodes = {row: Episode(total=self.zero_return()) for row in shown}
         acting, t = list(episodes), 0
         if acting:
-            self._check(seen, acting, 0)
-            batch.update(_columns(seen[row] for row in acting), bs=acting, ts=0)
+            self._check_shown(shown, acting, 0)
+            batch.update(_stacked(shown[row] for row in acting), bs=acting, ts=0)
 
         while acting:
             with torch.no_grad():
                 actions = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
             batch.update({"actions": actions.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
-            # An episode that ended at the last step has acted in its last state now, and is left out from here.
+            # An episode that ended at the last step has now acted in its last state, and drops out.
             chosen = dict(zip(acting, actions.cpu().numpy(), strict=True))
-            replies = self.ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
-            if test_mode and self.args.render and 0 in replies and not self.ask("render", {0: None}):
+            replies = self._ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
+            if test_mode and self.args.render and 0 in replies and not self._ask("render", {0: None}):
                 del replies[0]
             acting = list(replies)
             if not acting:
                 break
             outcome = [self._count(episodes[row], replies[row]) for row in acting]
-            batch.update(_columns(outcome), bs=acting, ts=t, mark_filled=False)
+            batch.update(_stacked(outcome), bs=acting, ts=t, mark_filled=False)
             t += 1
-            seen = {row: replies[row]["seen"] for row in acting}
-            self._check(seen, [row for row in acting if not episodes[row].over], t)
-            batch.update(_columns(seen.values()), bs=acting, ts=t)
+            shown = {row: replies[row]["seen"] for row in acting}
+            self._check_shown(shown, [row for row in acting if not episodes[row].over], t)
+            batch.update(_stacked(shown.values()), bs=acting, ts=t)
         return {row: episode for row, episode in episodes.items() if episode.over}
 
-    def _check(self, seen: Mapping[int, Mapping[str, Any]], running: list[int], t: int) -> None:
+    def _check_shown(self, shown: Mapping[int, Mapping[str, Any]], running: list[int], t: int) -> None:
         """Raise ConfigError for what cannot be stored or played; only ``running`` episodes need available actions."""
-        for row, shown in seen.items():
-            self.check_agents(shown, row, t)
+        for row, one in shown.items():
+            self.check_agents(one, row, t)
         if running:
-            self.check_masks([seen[row]["avail_actions"] for row in running], running, t)
+            self.check_masks([shown[row]["avail_actions"] for row in running], running, t)
 
     def _count(self, episode: Episode, reply: Mapping[str, Any]) -> dict[str, tuple]:
+        """Add a step to an episode and return what the batch stores of it."""
         episode.total = episode.total + reply["reward"]
         episode.length += 1
         episode.over, episode.info = reply["over"], reply["info"]
@@ -92,6 +93,37 @@ class LockstepRunner(Runner):
         return {"reward": (reply["reward"],), "terminated": (bool(ended),)}
 
 
-def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
+class EpisodeRunner(LockstepRunner):
+    """Play ``args.env`` in this process. Raises ConfigError unless ``batch_size_run`` is 1."""
+
+    def __init__(self, args: Namespace, logger: Any, host: HostInterface) -> None:
+        super().__init__(args, logger, host.EpisodeBatch)
+        if self.batch_size != 1:
+            raise ConfigError(
+                f"batch_size_run={self.batch_size} cannot be run by runner=episode, which has one environment; "
+                f"set runner to parallel, or batch_size_run to 1."
+            )
+        self.env = host.env_maker(args.env)(
+            **args.env_args, common_reward=args.common_reward, reward_scalarisation=args.reward_scalarisation
+        )
+        self.episode_limit = self.env.episode_limit
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Return the sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
+        return self.env.get_env_info()
+
+    def save_replay(self) -> None:
+        """Ask the environment to save its replay."""
+        self.env.save_replay()
+
+    def close_env(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        return {i: execute(self.env, command, value) for i, value in data.items()}
+
+
+def _stacked(rows: Iterable[Mapping[str, Any]]) -> dict[str, list]:
     rows = list(rows)
     return {key: [row[key] for row in rows] for key in rows[0]}

@@ -1,4 +1,4 @@
-"""What all runners have in common: sizes of batches, statistics of episodes, the end of an evaluation."""
+"""The base class of all runners: sizes of batches, statistics of episodes, the end of an evaluation."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -8,23 +8,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.protocols import Mac
 from lolm_plugin.runners.episode_stats import EpisodeStats
 
 
-class HostParts(Protocol):
-    """What a runner needs of the host, which it must not import."""
+class HostInterface(Protocol):
+    """The part of a host that a runner needs; runners do not import hosts."""
 
     @property
     def EpisodeBatch(self) -> Callable[..., Any]:
-        """The class of the batches that the host's buffer, controllers and learners take."""
+        """The class of the batches that controllers and learners take."""
 
     @property
     def env_maker(self) -> Callable[[str], Callable[..., Any]]:
-        """Name of an environment -> its constructor ``(**env_args) -> env``, fit for another process."""
+        """Name of an environment -> its constructor ``(**env_args) -> env``, which can be sent to another process."""
 
 
 class Runner:
-    """Plays episodes with a controller and returns them as a batch; subclasses say how, in ``play``."""
+    """Play episodes with a controller and return them as a batch; subclasses implement ``play``."""
 
     episode_limit: int
 
@@ -35,7 +36,7 @@ class Runner:
         self.t_env = 0
         self._batch_class = batch_class
         self._evaluates = getattr(args, "evaluate", False)
-        # Absent from the configurations of the host's own algorithms, which have PyMARL's rule.
+        # Configurations of the host's own algorithms lack this key: None is PyMARL's rule.
         self._bootstrap = getattr(args, "bootstrap_time_limit", None)
         self._warned_of_two_ends = False
         self._evaluated: Any = None  # the last batch of a finished evaluation
@@ -58,8 +59,8 @@ class Runner:
     def log_train_stats_t(self, t_env: int) -> None:
         self.stats.log_train_stats_t = t_env
 
-    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Any) -> None:
-        """Says what batches look like and which controller acts; called once, before the first ``run``."""
+    def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Mac) -> None:
+        """Set the layout of the batches and the controller that acts; called once, before the first ``run``."""
         self.mac = mac
         self.new_batch = partial(
             self._batch_class,
@@ -90,28 +91,27 @@ class Runner:
         self._evaluated = None
 
     def episodes(self, test_mode: bool) -> int:
-        """Number of episodes of the next batch: the last batch of a test may need fewer than ``batch_size_run``."""
+        """Return how many episodes the next batch has: fewer than ``batch_size_run`` in a test's last batch, maybe."""
         return min(self.batch_size, self.args.test_nepisode - self.stats.tested) if test_mode else self.batch_size
 
     def play(self, test_mode: bool) -> Any:
-        """One ``run``, whatever was played before."""
+        """Play the episodes of one ``run``."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What another process needs, besides ``t_env``, to go on with the same statistics; JSON."""
+        """Return what a resumed run needs, besides ``t_env``, to continue the same statistics; JSON."""
         return self.stats.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self.stats.load_state(state)
 
     def stored_end(self, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> Any:
-        """Decide whether an episode's last step is stored as terminated, so that no value follows its reward.
+        """Return whether a step is stored as terminated, so that its target has no value of the next state.
 
         ``terminated``, ``truncated`` and the values of ``info`` are bools, or bool ``[n_envs]`` each. PyMARL's rule
-        (``bootstrap_time_limit=null``) stores every end as terminated unless ``info["episode_limit"]`` says that the
-        clock cut the episode off. With True every episode that the clock cut off is left open. False is applied by the
-        learner.
+        (``bootstrap_time_limit=null``) stores every end as terminated unless ``info["episode_limit"]`` marks a time
+        limit. With True no truncated episode is stored as terminated. The learner applies False.
         """
         over = np.logical_or(terminated, truncated)
         if self._bootstrap and not self._warned_of_two_ends and np.any(np.logical_and(terminated, truncated)):
@@ -126,14 +126,14 @@ class Runner:
         ended = terminated if self._bootstrap else over
         return np.logical_and(ended, np.logical_not(info.get("episode_limit", False)))
 
-    def check_agents(self, seen: Mapping[str, Any], episode: int, t: int) -> None:
+    def check_agents(self, shown: Mapping[str, Any], episode: int, t: int) -> None:
         """Raise ConfigError unless step ``t`` of an environment shows every agent, as the host's batches need."""
-        shown, agents = len(seen["obs"]), len(seen["avail_actions"])
-        if shown == agents:
+        observed, agents = len(shown["obs"]), len(shown["avail_actions"])
+        if observed == agents:
             return
         key = "key" if "key" in self.args.env_args else "map_name"
         raise ConfigError(
-            f"env_args.{key}={self.args.env_args.get(key)} shows {shown} of its {agents} agents at step {t} of "
+            f"env_args.{key}={self.args.env_args.get(key)} shows {observed} of its {agents} agents at step {t} of "
             f"environment {episode}: agents leave this task before its end, which this host's wrapper "
             f"(env={self.args.env}) cannot play; set --epymarl=none for the plugin's own, or another task."
         )
@@ -144,10 +144,10 @@ class Runner:
         ``avail_actions`` ``[episodes, agents, actions]`` is seen at step ``t`` (the first is 0); ``episodes`` are the
         numbers of their environments. No such action could be sent: action 0 would be carried out, or fail elsewhere.
         """
-        idle = ~np.asarray(avail_actions).astype(bool).any(-1)
-        if not idle.any():
+        without = ~np.asarray(avail_actions).astype(bool).any(-1)
+        if not without.any():
             return
-        row, agent = np.argwhere(idle)[0]
+        row, agent = np.argwhere(without)[0]
         raise ConfigError(
             f"Agent {agent} has no available action at step {t} of environment {episodes[row]} (env={self.args.env}), "
             "whose episode is not over: its whole action mask is 0; correct get_avail_actions of the environment, "
@@ -155,16 +155,16 @@ class Runner:
         )
 
     def train_stats(self) -> dict[str, float]:
-        """What is logged along with the statistics of training episodes."""
-        selector = getattr(self.mac, "action_selector", None)
+        """Return what is logged along with the statistics of training episodes."""
+        selector: Any = getattr(self.mac, "action_selector", None)
         return {"epsilon": selector.epsilon} if hasattr(selector, "epsilon") else {}
 
     def zero_return(self) -> float | np.ndarray:
-        """The return of an episode without steps; float ``[n_agents]`` with ``common_reward=False``."""
+        """Return the return of an episode without steps; float ``[n_agents]`` with ``common_reward=False``."""
         return 0.0 if self.args.common_reward else np.zeros(self.args.n_agents)
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
-        """Counts the steps of the episodes of one ``run`` and logs what is due; see ``EpisodeStats.record``."""
+        """Count the steps of the episodes of one ``run`` and log what is due; see ``EpisodeStats.record``."""
         if not test_mode:
             self.t_env += sum(lengths)
         if self.stats.record(returns, lengths, infos, self.t_env, test_mode):

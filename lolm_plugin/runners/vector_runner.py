@@ -1,7 +1,4 @@
-"""A runner that steps all its environments in one call, in this process.
-
-It stores exactly what EPyMARL's parallel runner stores, without that runner's processes and messages.
-"""
+"""A runner that steps all its environments in one call in this process, and stores what a parallel runner stores."""
 
 from argparse import Namespace
 from typing import Any
@@ -9,19 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from lolm_plugin.envs.vector_env import VectorEnv, env_info
+from lolm_plugin.envs.base import VectorEnv, env_info
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.registry import VECTOR_ENVS, load
-from lolm_plugin.runners.runner import HostParts, Runner
+from lolm_plugin.runners.runner import HostInterface, Runner
 
 
 class VectorRunner(Runner):
-    """``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
+    """Step ``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
 
-    Episodes are drawn from ``args.seed``, train or test, ``t_env`` and how many such episodes there were at this
-    ``t_env``, so that a resumed run meets the battles the unbroken one would have met, and that a test consists of the
-    same battles however many are played at once. A sampled test plays the battles of the greedy test before it.
+    An episode is drawn from ``args.seed``, train or test, ``t_env`` and its number at this ``t_env``. So a resumed run
+    plays the battles that the uninterrupted run would have played, and a test has the same battles whatever
+    ``batch_size_run`` is. A sampled test plays the battles of the greedy test before it.
 
     Args:
         args: the host's configuration.
@@ -33,14 +30,14 @@ class VectorRunner(Runner):
             runner does not do (``common_reward=False``, ``render``, ``save_replay``).
     """
 
-    def __init__(self, args: Namespace, logger: Any, host: HostParts) -> None:
+    def __init__(self, args: Namespace, logger: Any, host: HostInterface) -> None:
         super().__init__(args, logger, host.EpisodeBatch)
         self.env = _make_env(args)
         self.episode_limit = self.env.episode_limit
         self._run_t, self._runs_at_t = -1, 0  # training runs that started at this t_env
 
     def get_env_info(self) -> dict[str, int]:
-        """Sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
+        """Return the sizes of the environment: ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return env_info(self.env)
 
     def play(self, test_mode: bool) -> Any:
@@ -59,7 +56,7 @@ class VectorRunner(Runner):
             with torch.no_grad():
                 chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
             actions[acting] = chosen.cpu().numpy()
-            # Episodes that ended at the last step have now acted in their last state, and drop out.
+            # An episode that ended at the last step has now acted in its last state, and drops out.
             acted, acting = acting, [i for i in acting if not over[i]]
             if not acting:
                 self._store(batch, {"actions": actions}, acted, t, mark_filled=False)
@@ -67,7 +64,7 @@ class VectorRunner(Runner):
             if count < self.batch_size:
                 actions[count:] = self.env.avail_actions[count:].argmax(-1)
             step = self.env.step(actions)
-            # What a copy returns after its end means nothing.
+            # A copy's results after its end are meaningless.
             terminated, truncated = step.terminated & ~over, step.truncated & ~over
             ended = self.stored_end(terminated, truncated, step.info).astype(np.uint8)
             taken = {"actions": actions, "reward": step.reward * ~over, "terminated": ended}
@@ -77,8 +74,8 @@ class VectorRunner(Runner):
             over[acting] = step.over[acting]
             last_infos += [{name: float(value[i]) for name, value in step.info.items()} for i in acting if over[i]]
             t += 1
-            going = [i for i in acting if not over[i]]
-            self.check_masks(self.env.avail_actions[going], going, t)
+            running = [i for i in acting if not over[i]]
+            self.check_masks(self.env.avail_actions[running], running, t)
             self._store(batch, self._view(), acting, t, mark_filled=True)
 
         self.finish(returns[:count].tolist(), lengths[:count].tolist(), last_infos, test_mode)
@@ -89,7 +86,7 @@ class VectorRunner(Runner):
         self.env.close()
 
     def save_replay(self) -> None:
-        """Refused: replays are a matter of one env at a time."""
+        """Refuse: no replay is recorded."""
         raise _refused("save_replay")
 
     def _episode_seeds(self, test_mode: bool) -> np.ndarray:

@@ -17,12 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lolm_plugin import strict_json
+from lolm_plugin import checkpoints, strict_json
 from lolm_plugin.commands import train
 from lolm_plugin.configuration import checkpoint_config
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden_words, holds_address
-from lolm_plugin.run import checkpoint_store
 from lolm_plugin.tracking import record_files
 
 COMMAND, DONE, OUTPUT = "job.json", "done.json", "output.txt"
@@ -110,7 +109,7 @@ def missing(folder: Path, arguments: Sequence[str]) -> str:
     facts = []
     for path in runs:
         with suppress(ConfigError):
-            facts.append(checkpoint_store.find(path).facts)
+            facts.append(checkpoints.find(path).facts)
     if not facts:
         return "it has no checkpoint"
     return "" if any(fact.get("finished") for fact in facts) else "its last checkpoint was not written"
@@ -118,9 +117,9 @@ def missing(folder: Path, arguments: Sequence[str]) -> str:
 
 def models(folder: Path) -> Path | None:
     """Return the folder of the checkpoints of the run in ``folder``, if one of them is whole."""
-    for path in checkpoint_store.runs(folder / "results/models"):
+    for path in checkpoints.runs(folder / "results/models"):
         try:
-            checkpoint_store.find(path)
+            checkpoints.find(path)
         except ConfigError:
             continue
         return path
@@ -155,7 +154,7 @@ def _arguments(command: Command, here: Path) -> list[str]:
     if "evaluate=True" not in command.arguments and (own := models(here)):
         repeated = checkpoint_config.to_repeat(train.configuration([*host, *command.arguments]))
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
-    if kept := checkpoint_store.runs(here / "results/models"):
+    if kept := checkpoints.runs(here / "results/models"):
         raise ConfigError(
             f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
             "elsewhere to run it again."

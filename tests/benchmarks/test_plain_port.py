@@ -58,9 +58,9 @@ def test_how_much_graph_the_baseline_keeps_changes_no_gradient(bench, batch):
 def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(bench, batch):
     engine = bench.engine()
     assert len(bench.port.prompts.padded(batch, 0)["input_ids"]) == batch.batch_size * engine.args.n_agents
-    engine.mac.take_usage()
+    engine.mac.pop_usage()
     engine.play(batch)
-    assert engine.mac.take_usage()["rows"] <= battles.deciding(batch).sum()
+    assert engine.mac.pop_usage()["rows"] <= battles.deciding(batch).sum()
 
 
 def test_a_wrong_weight_is_a_mismatch(bench, batch):

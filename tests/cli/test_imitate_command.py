@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lolm_plugin import checkpoints
 from lolm_plugin.commands import lolm
 from lolm_plugin.commands import train as train_command
-from lolm_plugin.envs.probe_tasks import optimal_return
-from lolm_plugin.run import manifest
+from tests.probe_bounds import optimal_return
 from tests.resume.runs import line, models, record, steps, train
 
 ROOT = Path(__file__).parents[2]
@@ -195,13 +195,13 @@ def test_what_a_teachers_folder_names_is_not_loaded(changes, words, tmp_path, ca
     """Only the shape of the teacher's network is read from its configuration."""
     assert train(tmp_path / "taught", *line("lolm_mappo_tiny", "probe", "duel", "t_max=30")) == 0
     checkpoint = models(tmp_path / "taught") / str(steps(tmp_path / "taught")[-1])
-    facts = manifest.read(checkpoint)
+    facts = checkpoints.read_facts(checkpoint)
     config = dict(facts["config"])
     for key, value in changes.items():
         config[key] = {**config[key], **value} if isinstance(value, dict) else value
     hostile = {"local_results_path": "/elsewhere", "env": "gymma", "layout": {"description": "os:abort"}}
-    (checkpoint / manifest.NAME).unlink()
-    manifest.write(checkpoint, {**facts, "config": {**config, **hostile}})
+    (checkpoint / checkpoints.MANIFEST).unlink()
+    checkpoints.seal(checkpoint, {**facts, "config": {**config, **hostile}})
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     capsys.readouterr()
     updates = ("with", "env_args.map_name=duel")

@@ -1,156 +1,37 @@
-"""What the bundled host does beyond the contract: clear errors, a worker's death, plain numbers for Sacred."""
+"""What the bundled host does beyond the contract: clear errors, plain numbers for Sacred."""
 
 import logging
-import os
-import pickle
-import signal
-import time
-from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import open_host
-from lolm_plugin.host.bundled import parallel_runner
+from lolm_plugin.host import open_host, register
 from lolm_plugin.host.bundled.logger import Logger
-from lolm_plugin.host.bundled.parallel_runner import ParallelRunner, Portable
-from lolm_plugin.host.bundled.transforms import OneHot
+from lolm_plugin.run import loop
+from lolm_plugin.run.components import OneHot
+from lolm_plugin.runners.supervised_parallel_runner import SupervisedParallelRunner
 
 from .fakes import FakeEnv, FakeMAC, Scalars, settings
 
 
-@pytest.fixture(scope="module")
-def bundled():
-    return open_host(None)
-
-
 @pytest.fixture
-def registries(bundled, monkeypatch):
-    monkeypatch.setitem(bundled.registries["env"], "fake", FakeEnv)
-    monkeypatch.setitem(bundled.registries["mac"], "fake", FakeMAC)
-    return bundled.registries
+def bundled():
+    host = open_host(None)
+    register(host)
+    host.registries["env"]["fake"] = FakeEnv
+    host.registries["mac"]["fake"] = FakeMAC
+    return host
 
 
-def parallel(bundled, **changes):
-    args = Namespace(**settings(bundled, runner="parallel", batch_size_run=3, **changes))
-    return ParallelRunner(args, Scalars())
-
-
-@pytest.fixture(autouse=True)
-def _seeds_by_index(monkeypatch):
-    monkeypatch.setattr(parallel_runner, "environment_seed", lambda seed, i: seed + i)
-
-
-class Dying(FakeEnv):
-    """The second copy is killed or stopped in its second step, or raises."""
-
-    def step(self, actions):
-        if self.t == 1 and self.seed == 2:
-            if self.map_name == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if self.map_name == "stopped":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            raise ZeroDivisionError
-        return super().step(actions)
-
-    def __init__(self, map_name, **rest):
-        super().__init__(map_name, **rest)
-        self.map_name = map_name
-
-
-def processes(runner):
-    return [worker.process for worker in runner.workers]
-
-
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ("killed", r"died \(exit code -9\)"),
-        ("raises", r"died \(exit code 1\)"),
-        ("stopped", r"did not answer within worker_timeout=1 seconds; raise worker_timeout"),
-    ],
-)
-def test_a_dead_or_silent_worker_is_an_error(bundled, registries, monkeypatch, how, said):
-    monkeypatch.setattr(parallel_runner, "CLOSE_TIMEOUT", 0.5)
-    monkeypatch.setitem(registries["env"], "fake", Dying)
-    runner = parallel(bundled, env_args={"map_name": how, "seed": 1}, worker_timeout=1.0)
-    scheme = {key: {"vshape": size} for key, size in (("state", 5), ("reward", 1), ("terminated", 1))}
-    scheme["obs"] = {"vshape": 3, "group": "agents"}
-    scheme["avail_actions"] = {"vshape": 3, "group": "agents"}
-    scheme["actions"] = {"vshape": 1, "group": "agents", "dtype": torch.long}
-    runner.args.n_agents = 2
-    runner.setup(scheme, {"agents": 2}, {}, FakeMAC(scheme, {}, runner.args))
-    with pytest.raises(RuntimeError, match=rf"Environment worker 1 {said}"):
-        runner.run()
+def test_runner_parallel_is_the_supervised_one(bundled):
+    """As in EPyMARL, a configuration with runner=parallel plays batch_size_run processes."""
+    args = loop.Namespace(**settings(bundled, runner="parallel", batch_size_run=2))
+    runner = bundled.registries["runner"]["parallel"](args=args, logger=Scalars())
+    assert isinstance(runner, SupervisedParallelRunner)
+    assert len(runner.workers) == 2
     runner.close_env()
-    assert not any(process.is_alive() for process in processes(runner))
-
-
-def test_an_environment_that_refuses_its_arguments_ends_every_worker(bundled, registries, monkeypatch):
-    started = []
-
-    def refuse(seed, **rest):
-        if seed == 3:
-            raise ConfigError("map_name=field is no map; set map_name to meadow.")
-        return FakeEnv(seed=seed, **rest)
-
-    monkeypatch.setitem(registries["env"], "fake", refuse)
-    close = ParallelRunner.close_env
-    monkeypatch.setattr(ParallelRunner, "close_env", lambda self: (close(self), started.extend(processes(self))))
-    with pytest.raises(ConfigError, match=r"^map_name=field is no map; set map_name to meadow"):
-        parallel(bundled)
-    assert len(started) == 3
-    assert not any(process.is_alive() for process in started)
-
-
-def test_closing_ends_every_worker(bundled, registries):
-    runner = parallel(bundled)
-    assert all(process.is_alive() for process in processes(runner))
-    runner.close_env()
-    assert [process.exitcode for process in processes(runner)] == [0, 0, 0]
-
-
-def test_workers_end_when_their_parent_dies(bundled, registries):
-    """A forked parent starts workers and is killed; no worker may be left behind."""
-    read, write = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        try:
-            runner = parallel(bundled)
-            os.write(write, " ".join(str(process.pid) for process in processes(runner)).encode())
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.close(write)
-    workers = [int(pid) for pid in os.read(read, 1000).split()]
-    os.close(read)
-    assert len(workers) == 3
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
-    # Far longer than it takes: a limit for the case that it never happens.
-    for _ in range(2000):
-        left = [pid for pid in workers if running(pid)]
-        if not left:
-            break
-        time.sleep(0.01)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == [], "workers outlived their parent"
-
-
-def running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_constructors_reach_workers_that_are_not_forked():
-    here = 5
-    assert pickle.loads(pickle.dumps(Portable(lambda: here + 1)))() == 6
 
 
 @pytest.mark.parametrize(
@@ -167,10 +48,10 @@ def test_constructors_reach_workers_that_are_not_forked():
     ],
     ids=str,
 )
-def test_what_a_user_can_get_wrong(bundled, registries, changes, message, monkeypatch, tmp_path):
+def test_what_a_user_can_get_wrong(bundled, changes, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
-        bundled.run(Scalars(), settings(bundled, **changes), logging.getLogger("contract"))
+        loop.run(bundled, Scalars(), settings(bundled, **changes), logging.getLogger("contract"))
 
 
 def test_sacred_gets_plain_floats_and_no_growing_info():

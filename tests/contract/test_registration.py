@@ -11,10 +11,7 @@ from lolm_plugin.paths import host_config_dir, use_host_config_dir
 
 FILES = {"bundled": "__init__.py", "EPyMARL": "src"}
 
-OWN = {
-    "runner": {"episode", "parallel"},
-    "action_selector": {"soft_policies", "multinomial", "epsilon_greedy"},
-}
+OWN = {"runner": {"episode", "parallel"}}
 
 
 class Runner:

@@ -15,7 +15,7 @@ from lolm_plugin.run import loop
 
 from .fakes import FakeEnv, FakeLearner, FakeMAC, Scalars, episode_length, settings
 
-FILES = {"bundled": "../loop.py", "EPyMARL": "src/run.py"}
+FILES = {"bundled": "../../run/loop.py", "EPyMARL": "src/run.py"}
 
 # EPyMARL's own indexing; see host/epymarl.py.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
@@ -52,7 +52,9 @@ def play(host, ours, monkeypatch, tmp_path):
     def run(**changes):
         sacred = Scalars()
         run = partial(loop.run, host) if ours else host.run
-        run(sacred, settings(host, **changes), logging.getLogger("contract"))
+        size = changes.get("batch_size_run", 1)  # our loop learns from exactly what was played
+        sizes = {"batch_size": size, "buffer_size": size}
+        run(sacred, settings(host, **sizes, **changes), logging.getLogger("contract"))
         return learners[-1], sacred.logged
 
     return run
@@ -67,20 +69,20 @@ def checkpoints(folder="results"):
 def test_training(play, host, ours, caplog):
     caplog.set_level(logging.INFO)
     learner, logged = play(t_max=10, test_interval=5, log_interval=6, runner_log_interval=6)
-    # Two episodes are needed for a batch; the third argument counts the episodes before this one.
-    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(6, 1), (9, 2), (12, 3)]
+    # The third argument counts the episodes before this one.
+    assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(3, 0), (6, 1), (9, 2), (12, 3)]
     for batch, _, _ in learner.trained:
         assert isinstance(batch, host.EpisodeBatch)
-        assert (batch.batch_size, batch.max_seq_length) == (2, 4)
-        assert batch["reward"][:, :, 0].tolist() == [[1, 2, 3, 0]] * 2
-        assert batch["actions_onehot"][:, 1, 0].tolist() == [[0, 1, 0]] * 2
+        assert (batch.batch_size, batch.max_seq_length) == (1, 4)
+        assert batch["reward"][:, :, 0].tolist() == [[1, 2, 3, 0]]
+        assert batch["actions_onehot"][:, 1, 0].tolist() == [[0, 1, 0]]
     tested = [call["t_env"] for call in learner.mac.calls if call["test_mode"] and call["t_ep"] == 0]
     # Our loop tests the untrained policy, too, and the final one.
     expected = [0, 6, 12] if ours else [3, 9]
     assert tested == [t for t in expected for _ in range(2)]
     assert logged["test_return_mean"] == [(t, 6.0) for t in expected]
     assert logged["return_mean"] == [(3, 6.0), (9, 6.0)]
-    assert logged["loss"] == [(6, 1.0), (9, 0.5), (12, pytest.approx(1 / 3))]
+    assert logged["loss"] == [(3, 1.0), (6, 0.5), (9, pytest.approx(1 / 3)), (12, 0.25)]
     assert logged["episode"] == [(6, 2), (12, 4)]
     assert "Beginning training for 10 timesteps" in caplog.text
     assert f"t_env: {6 if ours else 9} / 10" in caplog.text
@@ -89,7 +91,7 @@ def test_training(play, host, ours, caplog):
     assert len(recent) == 2
     assert "Episode:        4" in recent[-1]
     assert "loss:" in recent[-1]
-    assert "0.6111" in recent[-1]  # mean of the last losses
+    assert "0.5208" in recent[-1]  # mean of the last losses
     assert not Path("results", "models").exists()
 
 
@@ -118,7 +120,7 @@ def test_learners_may_log_and_write_to_the_console(play, caplog):
     caplog.set_level(logging.INFO)
     learner.logger.console_logger.info("a word")
     assert "a word" in caplog.text
-    assert learner.logger.stats["loss"][0] == (6, 1.0)
+    assert learner.logger.stats["loss"][0] == (3, 1.0)
 
 
 def test_rewards_of_each_agent(play):
@@ -187,13 +189,13 @@ def test_saving_and_loading(play, ours):
     assert folder.name.startswith("fake_seed1_field_")
 
     last, _ = play(t_max=10, checkpoint_path=str(folder), load_step=9)
-    # Two steps were trained by environment step 9; one more episode goes past t_max.
-    assert last.steps == 2
+    # Three updates were made by environment step 9; one more episode goes past t_max.
+    assert last.steps == 4
     assert [call["t_env"] for call in last.mac.calls if call["t_ep"] == 0 and not call["test_mode"]] == [9]
 
     nearest, _ = play(t_max=6, checkpoint_path=str(folder), load_step=5)
     assert nearest.mac.calls[0]["t_env"] == 3
-    assert nearest.trained[0][1:] == (9, 2 if ours else 1)
+    assert nearest.trained[0][1:] == (6, 1 if ours else 0)
 
 
 def test_evaluation_tests_and_stops(play, caplog):
@@ -202,7 +204,7 @@ def test_evaluation_tests_and_stops(play, caplog):
     caplog.set_level(logging.INFO)
     learner, logged = play(checkpoint_path=str(folder), load_step=9, evaluate=True)
     assert learner.trained == []
-    assert learner.steps == 2
+    assert learner.steps == 3
     assert all(call["test_mode"] and call["t_env"] == 9 for call in learner.mac.calls)
     assert len([call for call in learner.mac.calls if call["t_ep"] == 0]) == 2
     assert logged["test_return_mean"] == [(9, 6.0)]

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host.bundled import parallel_runner
 from lolm_plugin.runners import supervised_parallel_runner
 
 from .fakes import LIMIT, N_ACTIONS, N_AGENTS, FakeEnv, FakeMAC, Scalars, episode_length, settings
@@ -13,7 +12,7 @@ from .fakes import LIMIT, N_ACTIONS, N_AGENTS, FakeEnv, FakeMAC, Scalars, episod
 PARALLEL = ("parallel", "supervised_parallel")
 SIZES = [("episode", 1), *((name, 2) for name in PARALLEL)]
 
-FILES = {"bundled": "parallel_runner.py", "EPyMARL": "src/runners"}
+FILES = {"bundled": "../../runners", "EPyMARL": "src/runners"}
 
 # EPyMARL's own indexing; see host/epymarl.py.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
@@ -33,8 +32,7 @@ def build(host, monkeypatch):
 
     Copy i has the seed ``seed + i`` in each of them, as in EPyMARL's own, so that their episodes are known.
     """
-    for module in (parallel_runner, supervised_parallel_runner):
-        monkeypatch.setattr(module, "environment_seed", lambda seed, i, restart=0: seed + i)
+    monkeypatch.setattr(supervised_parallel_runner, "environment_seed", lambda seed, i, restart: seed + i)
     monkeypatch.setitem(host.registries["env"], "fake", FakeEnv)
     started = []
 
@@ -124,14 +122,14 @@ def test_test_episodes_do_not_count_as_steps(build, runner, size):
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_statistics_of_training(build, name):
+def test_statistics_of_training(build, host, name):
     runner, _, logger = build(name, batch_size_run=3, runner_log_interval=10, env_args={"map_name": "field", "seed": 0})
     runner.run()  # logged at once, being the first
     runner.run()
     assert set(logger.logged) == {
         *("return_mean", "return_std", "ep_length_mean", "battle_won_mean", "won_twice_mean"),
         *("episode_limit_mean", "epsilon"),
-        *(["env_restarts"] if name == "supervised_parallel" else []),
+        *(["env_restarts"] if ours(host, name) else []),
     }
     assert [t for t, _ in logger.logged["return_mean"]] == [9]
     assert logger.logged["return_mean"][0][1] == pytest.approx((3 + 6 + 10) / 3)
@@ -207,8 +205,9 @@ def test_replays(build, runner, size, tmp_path, monkeypatch):
     assert (tmp_path / "replay").read_text() == "saved"
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("parallel", 4), ("supervised_parallel", 2)])
-def test_the_supervised_runner_knows_when_an_evaluation_is_over(build, name, rounds):
+@pytest.mark.parametrize("name", PARALLEL)
+def test_the_supervised_runner_knows_when_an_evaluation_is_over(build, host, name):
+    rounds = 2 if ours(host, name) else 4
     runner, mac, logger = build(name, batch_size_run=2, test_nepisode=4, evaluate=True)
     batches = [runner.run(test_mode=True) for _ in range(4)]
     assert len(mac.hidden) == rounds

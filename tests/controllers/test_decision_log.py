@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
+from tests.learners.compare import probabilities
 
 FORMS = {"dt2gs_mappo": {"attention", "subtask"}, "updet_mappo": {"attention"}, "rnn_mappo": set()}
 COMMON = {"t_env", "test_episode", "step", "agent", "unit", "action", "probability", "entropy"}
@@ -103,10 +104,10 @@ def test_probability_and_entropy_are_those_of_the_policy(new_learner, tiny_args,
     mac = new_learner(tiny_args({"decisions_file": str(path)}, algorithm="updet_mappo")).mac
     batch = play(mac, lengths=(2,))
     whole_episode(mac, batch, (2,))
-    probabilities = mac.forward(batch, 0)[0]
+    chances = probabilities(mac, batch, 0)[0]
     for line in [json.loads(text) for text in path.read_text().splitlines()]:
         if line["step"] == 0:
-            row = probabilities[line["agent"]]
+            row = chances[line["agent"]]
             assert line["probability"] == pytest.approx(row.max().item(), abs=1e-3)
             assert line["entropy"] == pytest.approx(torch.distributions.Categorical(row).entropy().item(), abs=1e-3)
 

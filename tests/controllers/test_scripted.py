@@ -7,10 +7,11 @@ import torch
 
 from lolm_plugin import registry
 from lolm_plugin.controllers.scripted import NEVER, ProbeOptimum, SMAXHeuristic
-from lolm_plugin.envs.probe_tasks import MAPS, optimal_actions, optimal_return, table
+from lolm_plugin.envs.probe_tasks import MAPS, optimal_actions, table
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
+from tests.probe_bounds import optimal_return
 
 NORTH, SOUTH, EAST, WEST = range(2, 6)
 

@@ -8,17 +8,12 @@ import pytest
 import torch
 import yaml
 
-from lolm_plugin.envs.probe import (
-    MAPS,
-    ProbeVectorEnv,
-    best_return_without_target_choice,
-    blind_return,
-    make_env,
-    optimal_return,
-)
+from lolm_plugin.envs.probe import ProbeVectorEnv, make_env
+from lolm_plugin.envs.probe_tasks import MAPS
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.probe import build
 from lolm_plugin.randomness import keyed_seeds
+from tests.probe_bounds import best_return_without_target_choice, blind_return, optimal_return
 
 NO_OP, STOP, NORTH, SOUTH, EAST, WEST, ATTACK = range(7)
 OPPOSITE = {NORTH: SOUTH, SOUTH: NORTH, EAST: WEST, WEST: EAST}

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin.envs.single_env import SingleEnv
-from lolm_plugin.envs.vector_env import Transition
+from lolm_plugin.envs.base import SingleEnv, Transition
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import keyed_seeds
 

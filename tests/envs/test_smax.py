@@ -305,7 +305,7 @@ def test_importing_jaxmarl_leaves_the_streams_alone(monkeypatch):
 
 def test_smax_is_imported_without_the_other_environments_and_does_not_hide_them():
     code = (
-        "import sys; from lolm_plugin.envs import jaxmarl_smax; game, _ = jaxmarl_smax.load()\n"
+        "import sys; from lolm_plugin.envs.smax import load_jaxmarl; game, _ = load_jaxmarl()\n"
         "assert not {'jaxmarl', 'jaxmarl.environments', 'jaxmarl.environments.storm'} & set(sys.modules)\n"
         "from jaxmarl.environments.smax import HeuristicEnemySMAX, SMAX; assert HeuristicEnemySMAX is game\n"
         "import jaxmarl; assert jaxmarl.make and 'jaxmarl.environments.storm' in sys.modules"

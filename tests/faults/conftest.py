@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lolm_plugin.host import locate, open_host, register
-from lolm_plugin.host.bundled.transforms import OneHot
+from lolm_plugin.run.components import OneHot
 from lolm_plugin.runners import supervised_parallel_runner
 
 from . import battles

@@ -19,3 +19,9 @@ def differing(first, second):
 def farthest(first, second):
     """The largest difference of any two numbers."""
     return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def probabilities(mac, batch, t):
+    """The policy's probabilities [batch, agents, actions] at one timestep of every episode, as in a test."""
+    everywhere = torch.ones(batch.batch_size, dtype=torch.bool)
+    return mac.act(batch, t, 0, everywhere, test_mode=True).log_probs.exp()

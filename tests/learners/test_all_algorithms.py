@@ -6,9 +6,9 @@ import torch
 from lolm_plugin import registry
 from lolm_plugin.configuration import config_files
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.masked_policy import masked_log_softmax
+from lolm_plugin.modules.heads import masked_log_softmax
 from tests.algorithms import HOST_DIR, NETWORKS
-from tests.learners.compare import differing, farthest, tensors
+from tests.learners.compare import differing, farthest, probabilities, tensors
 
 FORMS = [
     *((name, {}) for name in NETWORKS),
@@ -64,7 +64,7 @@ def awake(learner):
 
 def ordered(learner, batch):
     """The decisions of a batch and their log-probabilities [rows, actions], as learned from."""
-    steps = learner.mac.agent_steps(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0)
+    steps = learner.mac.decisions(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0)
     with torch.no_grad():
         logits = learner.mac.evaluate(steps, torch.arange(len(steps))).logits
     return steps, masked_log_softmax(logits, steps.available)
@@ -132,14 +132,14 @@ def test_a_better_action_becomes_likelier(build, play, form):
 def test_greedy_tests_are_deterministic_and_leave_no_trace(build, play, form):
     learner = awake(build(form))
     batch = play(learner.mac)
-    remembered = learner.mac.behaviour_log_probs.clone()
+    recorded = {name: batch[name].clone() for name in learner.mac.fields}
 
     def actions(t_env):
         learner.mac.init_hidden(batch.batch_size)
         return [learner.mac.select_actions(batch, t, t_env, test_mode=True) for t in range(3)]
 
     assert all(torch.equal(*pair) for pair in zip(actions(0), actions(1), strict=True))
-    assert torch.equal(remembered, learner.mac.behaviour_log_probs)
+    assert all(torch.equal(value, batch[name]) for name, value in recorded.items())
 
 
 def test_a_checkpoint_is_the_same_policy_again(updated, build, form, tmp_path):
@@ -198,7 +198,7 @@ RECURRENT = [form for form in FORMS if "recur" in str(form) or form[0] in ("rnn_
 def test_minibatches_of_a_policy_with_memory_hold_whole_episodes(build, play, form):
     learner = build(form, {"minibatches": 2})
     batch = play(learner.mac)
-    steps = learner.mac.agent_steps(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
+    steps = learner.mac.decisions(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
     parts = [set(steps.index[0][rows].tolist()) for rows in learner._minibatches(steps, 0, 0)]
     assert len(parts) == 2
     assert not parts[0] & parts[1]
@@ -213,8 +213,8 @@ def test_memory_goes_on_within_an_episode_and_begins_anew_with_the_next(build, p
     for earlier in (False, True, False):  # the same step, with and without one before it
         learner.mac.init_hidden(batch.batch_size)
         if earlier:
-            learner.mac.forward(batch, 0)
-        learner.mac.forward(batch, 1)
+            probabilities(learner.mac, batch, 0)
+        probabilities(learner.mac, batch, 1)
         memories.append(learner.mac.hidden)
     assert not torch.allclose(memories[0], memories[1])
     assert torch.equal(memories[0], memories[2])
@@ -245,7 +245,7 @@ def test_only_the_noise_that_was_played_makes_the_ratio_1(build, play, mode, exa
 def test_noise_is_the_same_all_through_an_update_unless_redrawn(build, play, mode, same):
     learner = awake(build(("dt2gs_mappo", {"dt2gs.noise_mode": mode})))
     batch = play(learner.mac)
-    steps = learner.mac.agent_steps(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
+    steps = learner.mac.decisions(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
     with torch.no_grad():
         first, second = (learner.mac.evaluate(steps, torch.arange(len(steps))).logits for _ in range(2))
     assert torch.equal(first, second) == same

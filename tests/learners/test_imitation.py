@@ -60,7 +60,7 @@ def test_what_takes_long_is_shown_and_every_battle_is_read_once(new_learner, tin
     answers = torch.zeros(batch["avail_actions"].shape), batch["actions"].squeeze(-1)
     data = imitation.lessons(mac, batch, *answers, 0.99, lambda starts: shown.extend(starts) or iter(starts))
     assert shown == list(range(batch.batch_size))
-    assert len(data) == len(mac.agent_steps(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0))
+    assert len(data) == len(mac.decisions(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0))
     assert len(read) == batch.batch_size + 2  # each battle, then all of them, twice with the line above
     assert sum(read[: batch.batch_size]) >= read[-1] > 0
 

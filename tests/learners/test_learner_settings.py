@@ -64,7 +64,7 @@ def test_advantages_are_normalised_over_decisions_or_over_all_agents(new_learner
     counts = torch.tensor([[[1.0, 1], [1, 1], [0, 0]]])
     index = (torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))
     steps = type("Steps", (SimpleNamespace,), {"__len__": lambda self: 2})(index=index)
-    assert learner._advantages(advantages, counts, steps).tolist() == pytest.approx(expected, abs=1e-4)
+    assert learner._normalised_advantages(advantages, counts, steps).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_dead_agents_make_the_means_of_the_policy_smaller_if_they_count(trained):

@@ -1,11 +1,11 @@
 """What a learner saves and loads: everything that training changed, on any map, or a sentence saying why not."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from lolm_plugin.checkpoints import MANIFEST, facts_alone
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.tensor_files import load_tensors, optimiser_tensors, save_tensors
 
@@ -105,13 +105,13 @@ def test_the_learning_rate_is_that_of_the_new_run(saved, new_learner, tiny_args)
     assert fresh.actor_optimiser.param_groups[0]["lr"] == 0.5
 
 
-@pytest.mark.parametrize("name", [*TENSOR_FILES, "learner.json"])
+@pytest.mark.parametrize("name", [*TENSOR_FILES, MANIFEST])
 def test_a_missing_file_is_refused_by_name(copied, new_learner, tiny_args, name):
     (copied / name).unlink()
     refused(new_learner(tiny_args()), copied, name)
 
 
-@pytest.mark.parametrize("name", [*TENSOR_FILES, "learner.json"])
+@pytest.mark.parametrize("name", [*TENSOR_FILES, MANIFEST])
 def test_a_damaged_file_is_refused_by_name(copied, new_learner, tiny_args, name):
     content = (copied / name).read_bytes()
     (copied / name).write_bytes(content[: len(content) // 2])
@@ -153,9 +153,9 @@ def test_a_checkpoint_of_another_model_is_refused_naming_the_key(saved, new_lear
 
 def test_a_checkpoint_holds_facts_and_safetensors_alone(saved):
     files = {str(path.relative_to(saved[0])) for path in saved[0].rglob("*") if path.is_file()}
-    assert {*TENSOR_FILES, "learner.json", "adapter/adapter_config.json"} <= files
+    assert {*TENSOR_FILES, MANIFEST, "adapter/adapter_config.json"} <= files
     assert {Path(name).suffix for name in files} <= {".safetensors", ".json", ".md"}
-    facts = json.loads((saved[0] / "learner.json").read_text())
+    facts = facts_alone(saved[0])["learner"]
     assert facts["shape"]["llm.model"] == "tiny-llama"
 
 

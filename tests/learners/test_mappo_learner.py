@@ -1,12 +1,15 @@
 """Updates of the tiny language model: what they change, what they leave, and what they do not depend on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.masked_policy import kl_divergence, masked_log_softmax
+from lolm_plugin.modules.heads import kl_divergence, masked_log_softmax
 from lolm_plugin.run.transfer import transfer
-from tests.learners.compare import differing, farthest, tensors
+from tests.learners.compare import differing, farthest, probabilities, tensors
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_the_ratio_tells_when_another_policy_played(new_learner, tiny_args, play
     batch = play(learner.mac)
     with torch.no_grad():
         learner.mac.agent.head.base += torch.randn_like(learner.mac.agent.head.base)
-    learner.mac.ratio_tolerance = lambda: float("inf")  # such a batch is refused else: tests/learners/test_guards.py
+    learner.mac.ratio_tolerance = lambda: float("inf")  # such a batch is refused else: tests/test_checks.py
     learner.train(batch, 0, 0)
     assert abs(learner.logger.logged["ratio_epoch0"][0] - 1) > 0.1
 
@@ -105,7 +108,7 @@ def test_each_epoch_takes_one_step_per_minibatch_of_decisions(updated, minibatch
 def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learner, tiny_args):
     learner = new_learner(tiny_args({"minibatches": 3}))
     orders = [
-        torch.cat(list(learner._parts(12, 3, "minibatch", t_env, epoch))).tolist()
+        torch.cat(list(learner._random_parts(12, 3, "minibatch", t_env, epoch))).tolist()
         for t_env, epoch in ((0, 0), (0, 1), (8, 0))
     ]
     assert all(sorted(order) == list(range(12)) for order in orders)
@@ -135,18 +138,20 @@ def test_a_better_action_becomes_likelier(new_learner, tiny_args, play):
     batch = play(learner.mac, lengths=(1,) * 16)
     batch["terminated"][:, 0] = 1
     batch["reward"][:, 0] = (batch["actions"][:, 0] == 1).any(1).float()
-    before = learner.mac.forward(batch, 0)[..., 1].mean()
+    before = probabilities(learner.mac, batch, 0)[..., 1].mean()
     learner.train(batch, 0, 0)
-    assert learner.mac.forward(batch, 0)[..., 1].mean() > before + 0.05
+    assert probabilities(learner.mac, batch, 0)[..., 1].mean() > before + 0.05
 
 
 def test_the_kl_holds_the_policy_to_its_reference(updated):
     drift = []
     for changes in ({"kl.enabled": False}, {"kl.coef_max": 1000.0, "kl.eps": 1e-9}):
         learner, batch = updated({"epochs": 6, **changes})
-        steps = learner.mac.agent_steps(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
+        steps = learner.mac.decisions(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
         with torch.no_grad():
-            log_policy = masked_log_softmax(learner.mac.logits(steps, torch.arange(len(steps))), steps.available)
+            log_policy = masked_log_softmax(
+                learner.mac.evaluate(steps, torch.arange(len(steps))).logits, steps.available
+            )
         frozen = learner.mac.reference_logits(learner.mac.reference_states(steps))
         drift.append(kl_divergence(log_policy, masked_log_softmax(frozen, steps.available)).mean())
     assert drift[1] < 0.3 * drift[0]
@@ -268,7 +273,7 @@ SOURCE = {"kl.reference": "source", "kl.enabled": True, "lr": 0.01, "head_lr": 0
 def log_policies(mac, steps):
     rows = torch.arange(len(steps))
     with torch.no_grad():
-        policy = masked_log_softmax(mac.logits(steps, rows), steps.available)
+        policy = masked_log_softmax(mac.evaluate(steps, rows).logits, steps.available)
         reference = masked_log_softmax(mac.reference_logits(mac.reference_states(steps)), steps.available)
     return policy, reference
 
@@ -277,11 +282,13 @@ def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
     updated, new_learner, tiny_args, play, tmp_path
 ):
     trained, _ = updated({"lr": 0.01, "head_lr": 0.01}, updates=2)
-    trained.save_models(str(tmp_path))
+    (tmp_path / "5").mkdir()
+    trained.save_models(str(tmp_path / "5"))
     learner = new_learner(tiny_args(SOURCE))
-    transfer(learner, str(tmp_path), "transfer_from", critic=True)
+    learner.args.transfer_critic = True
+    transfer(SimpleNamespace(learner=learner, args=learner.args, logger=learner.logger), Checkpoint(tmp_path / "5", {}))
     batch = play(learner.mac)
-    steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
+    steps = learner.mac.decisions(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
     source, reference = log_policies(learner.mac, steps)
     torch.testing.assert_close(source, reference)
     learner.train(batch, 0, 0)
@@ -327,10 +334,10 @@ def test_advantages_that_are_small_beside_the_returns_stay_small(new_learner, ti
         learner = new_learner(tiny_args({"advantage_floor": floor}))
         batch = play(learner.mac)
         learner.train(batch, 0, 0)  # tells the value normaliser the returns
-        steps = learner.mac.agent_steps(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
+        steps = learner.mac.decisions(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
         shape = (*batch["filled"][:, :-1].shape[:2], learner.n_agents)
         raw = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        normal = learner._advantages(raw, torch.ones_like(raw), steps)
+        normal = learner._normalised_advantages(raw, torch.ones_like(raw), steps)
         deviations[floor] = (float(normal.std()), float(raw[steps.index].std() / learner.value_normaliser.deviation))
     assert deviations[0.0][0] == pytest.approx(1.0, abs=0.05)
     assert deviations[100.0][0] == pytest.approx(deviations[100.0][1] / 100, rel=0.05)
@@ -365,8 +372,8 @@ def test_the_first_batch_that_was_played_sets_the_statistics_of_the_features(cha
     agent = learner.mac.agent
     made_up = agent.head.normaliser.mean.clone()
     valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0
-    states = learner.mac.agent_steps(batch, valid)
-    read = learner.mac._read(states.prompts)[states.prompt]  # before any step the policy is the frozen model
+    steps = learner.mac.decisions(batch, valid)
+    read = learner.mac._read(steps.prompts)[steps.prompt_ids]  # before any step the policy is the frozen model
     learner.train(batch, 0, 0)
     assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1], abs=1e-4)  # though the scale has changed
     normaliser = agent.head.normaliser

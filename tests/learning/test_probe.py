@@ -7,8 +7,8 @@ import os
 import pytest
 
 from lolm_plugin.commands import train as training
-from lolm_plugin.envs.probe_tasks import best_return_without_target_choice, blind_return, optimal_return
 from tests.algorithms import NETWORKS
+from tests.probe_bounds import best_return_without_target_choice, blind_return, optimal_return
 from tests.slow import all_slow_but
 
 # Environment steps: about 24 updates of 256 episodes, of up to 8 steps in a duel.

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.trunks.asn_attention import ASNAttention
 from lolm_plugin.observations.entity_tokens import EntityTokens
-from tests.modules.networks import new_agent, random_tokens, settings
+from tests.modules.networks import random_tokens, settings
 
 ENTITY = {"init_gain": 1.5, "mask_absent": False}
 
@@ -36,7 +35,7 @@ def test_by_hand():
     assert features.attention.tolist() == pytest.approx([0.25] * 4)
     logits = head(features.own, features.targets, tokens.targets)
     assert logits.tolist() == pytest.approx([1.5] * 6 + [1.5, 2.0])
-    assert features.rows.shape == (3, 2)  # a critic averages itself and the enemies
+    assert features.units.shape == (3, 2)  # a critic averages itself and the enemies
 
 
 @pytest.mark.parametrize("combine", ["hadamard", "inner"])
@@ -116,8 +115,3 @@ def test_only_those_there_are_counted():
     tokens.present[0, [1, 3]] = False
     features = trunk(EntityTokens(tokens.tokens, tokens.present, torch.tensor([[2, 3, -1]])), torch.zeros(1, 0))
     assert features.counted.tolist() == [[True, True, False, False]]
-
-
-def test_another_way_to_combine_is_refused():
-    with pytest.raises(ConfigError, match=r"asn_attention\.combine=sum is unknown; set it to one of: hadamard, inner"):
-        new_agent("asn_attention", changes={"asn_attention.combine": "sum"})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
+from lolm_plugin.modules.heads import AttentionActionHead
 
 
 def test_logits_are_dot_products_by_hand():

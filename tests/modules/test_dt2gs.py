@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lolm_plugin.modules.subtasks import consistency_kl, product_of_gaussians
+from lolm_plugin.modules.trunks.dt2gs import consistency_kl, product_of_gaussians
 from lolm_plugin.observations.entity_tokens import EntityTokens
 from tests.modules.networks import (
     ORDINARY,
@@ -157,7 +157,7 @@ def test_features_are_unit_and_subtask_through_one_linear_layer():
     everything = torch.cat([units, meaning], dim=-2)
     subtask = trunk.block(everything, units)[0][..., 6:, :]
     rows = trunk.fuse(torch.cat([encoded, subtask.expand_as(encoded)], dim=-1))
-    assert torch.allclose(features.rows, rows, atol=1e-4)
+    assert torch.allclose(features.units, rows, atol=1e-4)
     assert torch.allclose(features.attention, attention, atol=1e-5)
     assert not torch.allclose(encoded, trunk.block(everything, everything)[0][..., :6, :], atol=1e-3)
 

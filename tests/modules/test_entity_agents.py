@@ -104,7 +104,7 @@ def test_absent_units_change_nothing(form):
         assert torch.allclose(with_absent.targets[:, kept], without.targets, atol=1e-5)
         assert torch.allclose(with_absent.memory, without.memory, atol=1e-5)
         counted, all_counted = (
-            (features.rows * features.counted.unsqueeze(-1)).sum(-2) for features in (with_absent, without)
+            (features.units * features.counted.unsqueeze(-1)).sum(-2) for features in (with_absent, without)
         )
         assert torch.allclose(counted, all_counted, atol=1e-4)
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.heads.inner_action_head import InnerActionHead
-from lolm_plugin.modules.heads.mean_action_head import MeanActionHead
+from lolm_plugin.modules.heads import InnerActionHead, MeanActionHead
 
 
 def test_a_target_is_worth_the_mean_of_the_base_actions():

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.heads.attention_action_head import AttentionActionHead
-from lolm_plugin.modules.heads.feature_normaliser import FLOOR, FeatureNormaliser
+from lolm_plugin.modules.heads import FLOOR, AttentionActionHead, FeatureNormaliser
 
 
 def test_features_are_centred_and_scaled_by_what_was_measured():

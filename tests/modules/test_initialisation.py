@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lolm_plugin.modules.initialisation import Gains, linear, orthogonal
+from lolm_plugin.modules.layers import Gains, linear, orthogonal
 from tests.modules.networks import ENTITY_FORMS, REFERENCE, new_agent, new_critic, observations_of, zeros
 
 
@@ -77,11 +77,14 @@ def test_the_usual_gains_of_each_layer():
     assert gains(new_agent("dt2gs linear", changes={}))["trunk.fuse.weight"] == pytest.approx(1.0, rel=1e-3)
 
 
+def logits_of(agent, obs):
+    return agent.evaluate(obs, zeros(agent, 50, 3), torch.arange(3)).logits.flatten(0, 1)
+
+
 def test_the_published_start_is_flatter_still(random_views):
     obs = observations_of("3m", random_views, (50,))
     for name in ("updet", "asn_attention", "dt2gs"):
         published, ours = (
-            new_agent(name, changes=changes)(obs.flatten(0, 1), zeros(new_agent(name), 150))[0].std(0).mean()
-            for changes in (REFERENCE, {})
+            logits_of(new_agent(name, changes=changes), obs).std(0).mean() for changes in (REFERENCE, {})
         )
         assert 0 < published < 0.1 * ours

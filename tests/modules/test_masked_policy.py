@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from lolm_plugin.modules import masked_policy
-from lolm_plugin.modules.masked_policy import entropy, masked_log_softmax
+from lolm_plugin.modules import heads
+from lolm_plugin.modules.heads import entropy, masked_log_softmax
 
 
 def random_rows(rows=200, actions=9, seed=0):
@@ -44,9 +44,9 @@ def test_entropy_of_k_equal_actions_is_log_k():
 def test_kl_by_hand():
     log_p, log_q = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.75, 0.0]).log()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert masked_policy.kl_divergence(log_p, log_q).item() == pytest.approx(expected)
+    assert heads.kl_divergence(log_p, log_q).item() == pytest.approx(expected)
     expected = 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
-    assert masked_policy.kl_divergence(log_q, log_p).item() == pytest.approx(expected)
+    assert heads.kl_divergence(log_q, log_p).item() == pytest.approx(expected)
 
 
 def test_all_three_agree_with_torch_distributions():
@@ -56,7 +56,7 @@ def test_all_three_agree_with_torch_distributions():
     log_p, log_q = masked_log_softmax(logits, available), masked_log_softmax(others, available)
     assert torch.allclose(log_p.exp(), p.probs, atol=1e-6)
     assert torch.allclose(entropy(log_p), p.entropy(), atol=1e-5)
-    assert torch.allclose(masked_policy.kl_divergence(log_p, log_q), kl_divergence(p, q), atol=1e-5)
+    assert torch.allclose(heads.kl_divergence(log_p, log_q), kl_divergence(p, q), atol=1e-5)
 
 
 def test_gradients_are_finite_and_do_not_touch_unavailable_actions():
@@ -66,7 +66,7 @@ def test_gradients_are_finite_and_do_not_touch_unavailable_actions():
     others.requires_grad_()
     log_p, log_q = masked_log_softmax(logits, available), masked_log_softmax(others, available)
     chosen = log_p.gather(-1, available.int().argmax(-1, keepdim=True))
-    (chosen.sum() + entropy(log_p).sum() + masked_policy.kl_divergence(log_p, log_q).sum()).backward()
+    (chosen.sum() + entropy(log_p).sum() + heads.kl_divergence(log_p, log_q).sum()).backward()
     for tensor in (logits, others):
         assert tensor.grad.isfinite().all()
         assert not tensor.grad[~available].any()
@@ -78,6 +78,6 @@ def test_the_gradient_of_the_kl_is_that_of_torch_distributions():
     others, _ = random_rows(seed=1)
     mine, theirs = (logits.double().requires_grad_() for _ in range(2))
     log_q = masked_log_softmax(others.double(), available)
-    masked_policy.kl_divergence(masked_log_softmax(mine, available), log_q).sum().backward()
+    heads.kl_divergence(masked_log_softmax(mine, available), log_q).sum().backward()
     kl_divergence(distribution(theirs, available), distribution(others.double(), available)).sum().backward()
     assert torch.allclose(mine.grad, theirs.grad, atol=1e-9)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.agents.gru_agent import GRUAgent
+from lolm_plugin.modules.agents.gru import GRUAgent
 from tests.modules.networks import (
     FORMS,
     drawn,
@@ -50,8 +50,6 @@ def test_shapes(form, map_name, random_views):
     assert all(value.isfinite().all() for value in [output.logits, output.hidden, *output.losses.values()])
     assert output.logits.std() > (1e-4 if form == "gru" else 0.01), "nothing to compare in the other tests"
     assert agent.input_size == obs.shape[-1]
-    assert agent.init_hidden().shape == (1, agent.hidden_width)
-    assert not agent.init_hidden().any()
     assert drawn(agent, 4, n_agents).shape == (4, n_agents, agent.noise_width)
     if output.attention is not None:
         assert output.attention.shape == (4, n_agents, n_agents + n_enemies)
@@ -62,23 +60,11 @@ def test_shapes(form, map_name, random_views):
         assert torch.allclose(sum(shares), torch.ones(4, n_agents), atol=1e-5)
 
 
-def test_the_hosts_contract(form, random_views):
-    agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (3,))
-    hidden = torch.rand(3, 8, agent.hidden_width)
-    expected = agent.evaluate(obs, hidden, AGENTS)
-    for given in (hidden, hidden.flatten(0, 1)):
-        logits, after = agent(obs.flatten(0, 1), given)
-        assert logits.shape == (24, 15)
-        assert after.shape == (24, agent.hidden_width)
-        assert torch.allclose(logits.view(3, 8, 15), expected.logits, atol=1e-6)
-        assert torch.allclose(after.view_as(hidden), expected.hidden, atol=1e-6)
-
-
 def test_one_row_and_single_agents(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5,))
     together = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS)
-    logits, _ = agent(obs[2], zeros(agent, 8))
-    assert torch.allclose(logits, together.logits[2], atol=1e-5)
+    alone = agent.evaluate(obs[2], zeros(agent, 8), AGENTS)
+    assert torch.allclose(alone.logits, together.logits[2], atol=1e-5)
     if not agent.hidden_width:
         rows = torch.tensor([0, 4, 2]), torch.tensor([7, 0, 3])
         alone = agent.evaluate(obs[rows], zeros(agent, 3), rows[1])
@@ -191,4 +177,4 @@ def test_a_gru_reads_last_action_and_id_where_the_host_adds_them():
     size = layouts_of(args).observation.size
     agent = GRUAgent(layouts_of(args).observation, args)
     assert agent.input_size == size + 15 + 8
-    assert agent(torch.rand(16, size + 23), zeros(agent, 16))[0].shape == (16, 15)
+    assert agent.evaluate(torch.rand(16, size + 23), zeros(agent, 16), AGENTS).logits.shape == (16, 15)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lolm_plugin.modules.subtasks import consistency_kl, gumbel_one_hot, product_of_gaussians
+from lolm_plugin.modules.trunks.dt2gs import consistency_kl, gumbel_one_hot, product_of_gaussians
 
 
 def test_products_of_gaussians_by_hand():

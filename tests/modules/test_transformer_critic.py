@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.critics.transformer_critic import ENTITY_WIDTH, FIELDS, TransformerCritic
+from lolm_plugin.modules.critics import ENTITY_WIDTH, FIELDS, TransformerCritic
 from lolm_plugin.observations.units import index
 
 UNIT = 10  # health, cooldown, x, y and six type bits
@@ -52,7 +52,6 @@ def test_a_batch_gets_one_value_per_step_repeated_over_agents(critic):
     assert values.shape == (2, 5, ALLIES, 1)
     assert torch.equal(values, values[:, :, :1].expand(-1, -1, ALLIES, -1))
     assert values[:, :, 0].unique().numel() == 10
-    assert torch.allclose(critic(batch, t=3), values[:, 3:4], atol=1e-6)
 
 
 def test_the_same_weights_serve_any_team_sizes(critic):

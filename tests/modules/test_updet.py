@@ -18,9 +18,9 @@ def test_blocks_and_final_layer_are_what_the_features_come_from(random_views):
         encoded, attention = block(encoded, encoded)
     agent.trunk.every_unit = True
     features = agent.trunk(tokens, zeros(agent, 4, 3))
-    assert torch.allclose(features.rows, agent.trunk.final(encoded), atol=1e-5)
-    assert torch.equal(features.own, features.rows[..., 0, :])
-    assert torch.equal(features.targets, features.rows[..., 3:, :])
+    assert torch.allclose(features.units, agent.trunk.final(encoded), atol=1e-5)
+    assert torch.equal(features.own, features.units[..., 0, :])
+    assert torch.equal(features.targets, features.units[..., 3:, :])
     assert torch.allclose(features.attention, attention, atol=1e-6)
     assert features.counted.all()
 

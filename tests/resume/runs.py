@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from lolm_plugin.checkpoints import facts_alone
 from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
@@ -89,11 +90,11 @@ def series(folder, number):
 
 
 def last_checkpoint(folder):
-    """Every tensor of the last checkpoint, and what its JSON files say beside the series and the run's own names."""
+    """Every tensor of the last checkpoint, and its facts about learner and loop."""
     path = models(folder) / str(steps(folder)[-1])
     tensors = {f"{file.name} {name}": t for file in path.rglob("*.safetensors") for name, t in load_file(file).items()}
-    facts = {name: json.loads((path / name).read_text()) for name in ("learner.json", "progress.json")}
-    # Nobody's generators, which importing some libraries draws from: a fresh process and this one differ.
-    for name in ("python", "numpy"):
-        facts["progress.json"].pop(name)
+    facts = facts_alone(path)
+    # The global generators, which importing some libraries draws from: a fresh process and this one differ.
+    loop = {name: value for name, value in facts["loop"].items() if name not in ("python", "numpy")}
+    facts = {"learner": facts["learner"], "loop": loop}
     return int(path.name), {name: t for name, t in tensors.items() if not name.startswith("random.")}, facts

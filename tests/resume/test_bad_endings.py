@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lolm_plugin.envs.probe import ProbeVectorEnv
 from lolm_plugin.host.bundled.logger import Logger
-from lolm_plugin.learners.mappo_learner import MAPPOLearner
+from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.runners.vector_runner import VectorRunner
 from lolm_plugin.tracking import console
 from tests.resume.runs import line, models, record, steps, train

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from lolm_plugin.checkpoints import Store
 from lolm_plugin.configuration import checkpoint_config, config_check, config_files, updates
 from lolm_plugin.configuration.config_files import flatten, merge
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run import resuming
-from lolm_plugin.run.checkpoint_store import Store
 
 LOG = logging.getLogger("resuming")
 
@@ -58,12 +58,6 @@ def test_keys_that_came_later_have_their_defaults(tmp_path, host_dir, tiny_args)
     assert found["llm"]["read_positions"] is True
     assert found["head"]["features"] == "raw"
     assert found["target_kl"] is None
-
-
-@pytest.mark.parametrize(("facts", "expected"), [({}, None), ({"time_limits": "truncated"}, True)])
-def test_time_limits_that_were_an_end_stay_one(tmp_path, host_dir, config, facts, expected):
-    found, _ = resumed(put(config, {"bootstrap_time_limit": True}), host_dir, tmp_path, **facts)
-    assert found["bootstrap_time_limit"] is expected
 
 
 HOSTILE = {
@@ -180,7 +174,7 @@ def run(tmp_path, name, began=None):
     facts = {"sacred_runs": [None, named], **({"sacred_starts": [[named, began]]} if began else {})}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with Store(folder, None) as store:
-        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), facts)
+        store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), facts)
     return folder
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lolm_plugin import __version__, checkpoints
+from lolm_plugin.checkpoints import SaveError, Store
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run import checkpoint_store, manifest
-from lolm_plugin.run.checkpoint_store import SaveError, Store
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 
 LOG = logging.getLogger("store")
@@ -29,7 +29,8 @@ def fill(value):
         (folder / "adapter").mkdir()
         save_tensors(folder / "adapter/weights.safetensors", {"w": torch.full((40,), float(value))})
         save_tensors(folder / "critic.safetensors", {"w": torch.full((40,), float(value))})
-        (folder / "learner.json").write_text(json.dumps({"format": 2, "value": value}))
+        (folder / "metrics.json").write_text(json.dumps({"value": value}))
+        checkpoints.note_facts(folder, learner={"value": value})
 
     return write
 
@@ -37,8 +38,8 @@ def fill(value):
 def value(checkpoint):
     """The number in a checkpoint, which must be the same everywhere."""
     found = {int(load_tensors(file)["w"][-1]) for file in checkpoint.path.rglob("*.safetensors")}
-    found.add(json.loads((checkpoint.path / "learner.json").read_text())["value"])
-    found.add(checkpoint.facts["value"])
+    found.add(json.loads((checkpoint.path / "metrics.json").read_text())["value"])
+    found |= {checkpoint.facts["value"], checkpoint.facts["learner"]["value"]}
     assert len(found) == 1, found
     return found.pop()
 
@@ -53,19 +54,19 @@ def saved(folder, *steps, keep=None, scores=()):
 
 def test_what_was_saved_last_is_found(tmp_path):
     folder = saved(tmp_path / "run", 5, 10, 20)
-    assert value(checkpoint_store.find(folder)) == 20
-    assert checkpoint_store.find(folder).step == 20
-    assert value(checkpoint_store.find(folder, load_step=6)) == 5
-    assert value(checkpoint_store.find(folder, load_step=12)) == 10
+    assert value(checkpoints.find(folder)) == 20
+    assert checkpoints.find(folder).step == 20
+    assert value(checkpoints.find(folder, load_step=6)) == 5
+    assert value(checkpoints.find(folder, load_step=12)) == 10
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
     folder = saved(tmp_path / "run", 1, 2, 3, 4, 5, keep=2, scores=([0.1, 3], [0.9, 1], [0.5, 9], [0.2, 9], None))
-    assert checkpoint_store.steps(folder) == [2, 4, 5]
+    assert checkpoints.steps(folder) == [2, 4, 5]
     with Store(folder, 2) as opened:
         assert opened.best_score() == [0.9, 1]
         opened.save(6, fill(6), {"value": 6, "score": [0.9, 2]})
-    assert checkpoint_store.steps(folder) == [5, 6]
+    assert checkpoints.steps(folder) == [5, 6]
     assert sorted(path.name for path in folder.iterdir()) == ["5", "6"], "something else was left"
 
 
@@ -73,22 +74,24 @@ def test_a_step_that_comes_again_is_replaced(tmp_path):
     folder = saved(tmp_path / "run", 5)
     with Store(folder, None) as opened:
         opened.save(5, fill(7), {"value": 7})
-    assert value(checkpoint_store.find(folder)) == 7
+    assert value(checkpoints.find(folder)) == 7
 
 
-@pytest.mark.parametrize("name", ["critic.safetensors", "adapter/weights.safetensors", "learner.json", manifest.NAME])
+@pytest.mark.parametrize(
+    "name", ["critic.safetensors", "adapter/weights.safetensors", "metrics.json", checkpoints.MANIFEST]
+)
 @pytest.mark.parametrize("how", ["flipped", "cut", "missing", "empty"])
 def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog, name, how):
     folder = saved(tmp_path / "run", 5, 10)
     damage(folder / "10" / name, how, random.Random(0))
-    found = checkpoint_store.find(folder, log=LOG)
+    found = checkpoints.find(folder, log=LOG)
     assert value(found) == 5
     (warning,) = [record.getMessage() for record in caplog.records]
     assert str(folder / "10") in warning
     assert Path(name).name in warning
     assert "Going back to step 5" in warning
     with pytest.raises(ConfigError, match=r"10 is damaged: .*leave out --strict"):
-        checkpoint_store.find(folder, strict=True)
+        checkpoints.find(folder, strict=True)
 
 
 def damage(path, how, generator):
@@ -115,7 +118,7 @@ def test_200_random_damages_are_never_loaded(tmp_path):
         before = changed.read_bytes()
         damage(changed, generator.choice(["flipped", "cut", "missing"]), generator)
         if not changed.exists() or changed.read_bytes() != before:
-            assert value(checkpoint_store.find(folder)) == 5, (trial, changed)
+            assert value(checkpoints.find(folder)) == 5, (trial, changed)
         shutil.rmtree(folder)
 
 
@@ -123,32 +126,61 @@ def test_where_nothing_is_whole_a_sentence_says_so(tmp_path):
     folder = saved(tmp_path / "run", 5)
     (folder / "5/critic.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"critic.safetensors is missing: no whole checkpoint is left"):
-        checkpoint_store.find(folder)
+        checkpoints.find(folder)
     with pytest.raises(ConfigError, match="has no checkpoint"):
-        checkpoint_store.find(tmp_path)
+        checkpoints.find(tmp_path)
     with pytest.raises(ConfigError, match="is not a folder"):
-        checkpoint_store.find(tmp_path / "nowhere")
+        checkpoints.find(tmp_path / "nowhere")
 
 
-def test_a_checkpoint_without_manifest_is_only_taken_from_version_0_1_0(tmp_path):
+def without_manifest(path):
+    """As the released 0.1.0 wrote checkpoints."""
+    path.unlink()
+    (path.parent / "learner.json").write_text('{"format": 1}')
+
+
+def older_manifest(path, version="0.1.0"):
+    """As later revisions of 0.1.0 did."""
+    body = {"format": 2, "files": {}, "facts": {"version": version, "env": "probe"}}
+    path.write_text(json.dumps({"sha256": checkpoints._body_sum(body), "body": body}))
+
+
+@pytest.mark.parametrize("older", [without_manifest, older_manifest])
+def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path, older):
     folder = saved(tmp_path / "run", 5, 10)
-    (folder / "10" / manifest.NAME).unlink()
-    assert checkpoint_store.find(folder).step == 5
-    (folder / "10/learner.json").write_text('{"format": 1}')
-    assert checkpoint_store.find(folder).step == 10
-    assert checkpoint_store.find(folder).facts == {}
+    older(folder / "10" / checkpoints.MANIFEST)
+    with pytest.raises(ConfigError) as error:
+        checkpoints.find(folder, key="transfer_from")
+    assert str(error.value) == (
+        f"transfer_from={folder}: step 10 was written by lolm_plugin 0.1.0, whose checkpoints version {__version__} "
+        "cannot read: train again, or install lolm_plugin 0.1.0."
+    )
+    assert checkpoints.facts_alone(folder / "10") == {}
+
+
+def test_the_version_in_that_sentence_is_no_text_of_a_strangers(tmp_path):
+    folder = saved(tmp_path / "run", 5)
+    older_manifest(folder / "5" / checkpoints.MANIFEST, version="9; rm -rf ~")
+    with pytest.raises(ConfigError, match=r"another version.*cannot read: train again\.$"):
+        checkpoints.find(folder)
+
+
+def test_a_missing_manifest_is_damage(tmp_path):
+    folder = saved(tmp_path / "run", 5, 10)
+    (folder / "10" / checkpoints.MANIFEST).unlink()
+    assert checkpoints.find(folder).step == 5
 
 
 @pytest.mark.parametrize("outside", ["../secret", "/etc/hostname"])
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, outside):
     folder = saved(tmp_path / "run", 5)
     (tmp_path / "run/secret").write_text("secret")
-    path = folder / "5" / manifest.NAME
+    path = folder / "5" / checkpoints.MANIFEST
     body = json.loads(path.read_text())["body"]
-    body["files"][outside] = {"bytes": 6, "sha256": manifest._sha256(tmp_path / "run/secret")}
-    path.write_text(json.dumps({"sha256": manifest._of(body), "body": body}))
+    body["files"][outside] = {"bytes": 6, "sha256": checkpoints._file_sum(tmp_path / "run/secret")}
+    path.write_text(json.dumps({"sha256": checkpoints._body_sum(body), "body": body}))
     with pytest.raises(ConfigError, match=f"names {outside}, which is not inside the checkpoint"):
-        checkpoint_store.find(folder)
+        checkpoints.find(folder)
 
 
 def link(checkpoint):
@@ -157,8 +189,8 @@ def link(checkpoint):
 
 
 def pipe(checkpoint):
-    (checkpoint / manifest.NAME).unlink()
-    os.mkfifo(checkpoint / manifest.NAME)
+    (checkpoint / checkpoints.MANIFEST).unlink()
+    os.mkfifo(checkpoint / checkpoints.MANIFEST)
 
 
 def unlisted_pipe(checkpoint):
@@ -166,11 +198,11 @@ def unlisted_pipe(checkpoint):
 
 
 def long_manifest(checkpoint):
-    os.truncate(checkpoint / manifest.NAME, 51 * 2**20)
+    os.truncate(checkpoint / checkpoints.MANIFEST, 51 * 2**20)
 
 
 def deep_manifest(checkpoint):
-    (checkpoint / manifest.NAME).write_text("[" * 100_000)
+    (checkpoint / checkpoints.MANIFEST).write_text("[" * 100_000)
 
 
 def many_files(checkpoint):
@@ -192,9 +224,9 @@ def many_files(checkpoint):
 def test_what_is_no_plain_checkpoint_is_passed_over_at_once(tmp_path, attack, reason):
     folder = saved(tmp_path / "run", 5, 10)
     attack(folder / "10")
-    assert value(checkpoint_store.find(folder)) == 5
+    assert value(checkpoints.find(folder)) == 5
     with pytest.raises(ConfigError, match=f"10 is damaged: {reason}"):
-        checkpoint_store.find(folder, strict=True)
+        checkpoints.find(folder, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +241,7 @@ def test_facts_of_another_type_are_damage(tmp_path, key, hostile):
     with Store(tmp_path / "run", None) as opened:
         opened.save(5, fill(5), {"value": 5, key: hostile})
     with pytest.raises(ConfigError, match=f"says something about {key} that cannot be understood"):
-        checkpoint_store.find(tmp_path / "run")
+        checkpoints.find(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["²", "007", "9" * 400, "-5", "link"])
@@ -220,7 +252,7 @@ def test_a_folder_not_named_as_steps_are_is_no_checkpoint(tmp_path, name):
         (folder / name).mkdir()
     if name == "link":
         (folder / "11").symlink_to(folder / "aside")
-    assert checkpoint_store.steps(folder) == [10]
+    assert checkpoints.steps(folder) == [10]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -233,7 +265,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with Store(folder, 1) as opened, pytest.raises(SaveError, match=r"run/10 could not be written \(No space left"):
         opened.save(10, fill(10), {"value": 10})
     assert sorted(path.name for path in folder.iterdir()) == ["5"]
-    assert value(checkpoint_store.find(folder)) == 5
+    assert value(checkpoints.find(folder)) == 5
 
 
 def test_tensors_that_the_disk_does_not_take_are_a_save_error(tmp_path):
@@ -242,7 +274,7 @@ def test_tensors_that_the_disk_does_not_take_are_a_save_error(tmp_path):
 import resource, signal, torch
 from pathlib import Path
 from lolm_plugin.tensor_files import save_tensors
-from lolm_plugin.run.checkpoint_store import SaveError, Store
+from lolm_plugin.checkpoints import SaveError, Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with Store(Path({str(tmp_path / "run")!r}), 1) as opened:
@@ -253,7 +285,7 @@ with Store(Path({str(tmp_path / "run")!r}), 1) as opened:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert "refused: The checkpoint" in done.stdout, done.stderr
-    assert checkpoint_store.steps(tmp_path / "run") == []
+    assert checkpoints.steps(tmp_path / "run") == []
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):
@@ -269,8 +301,8 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     (folder / "10").rename(folder / ".writing-10-before")  # killed between the two renames
     with Store(folder, None):
         pass
-    assert checkpoint_store.steps(folder) == [5, 10]
-    assert value(checkpoint_store.find(folder)) == 10
+    assert checkpoints.steps(folder) == [5, 10]
+    assert value(checkpoints.find(folder)) == 10
     assert not list(folder.glob(".*"))
 
 
@@ -293,7 +325,7 @@ def test_what_was_set_aside_before_stays(tmp_path):
 KILLER = """
 import itertools, os, random, signal, sys, time
 from pathlib import Path
-from lolm_plugin.run import checkpoint_store
+from lolm_plugin import __version__, checkpoints
 from tests.run.test_store import fill, value
 
 folder, generator, step = Path(sys.argv[1]), random.Random(2), 0
@@ -302,7 +334,7 @@ completed.write_text("0")
 for kill in range(50):
     child = os.fork()
     if child == 0:  # saves without a pause; every other step comes a second time, as in a run that was resumed
-        with checkpoint_store.Store(folder, 2) as opened:
+        with checkpoints.Store(folder, 2) as opened:
             for next_step in itertools.count(step + 1):
                 for _ in range(1 + next_step % 2):
                     opened.save(next_step, fill(next_step), {"value": next_step, "score": [next_step % 7]})
@@ -315,9 +347,9 @@ for kill in range(50):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     unfinished = len(list(folder.glob(".writing-*")))
-    if checkpoint_store.steps(folder):
-        damaged = [at for at in checkpoint_store.steps(folder) if not checkpoint_store.is_whole(folder / str(at))]
-        found = checkpoint_store.find(folder)
+    if checkpoints.steps(folder):
+        damaged = [at for at in checkpoints.steps(folder) if not checkpoints.is_intact(folder / str(at))]
+        found = checkpoints.find(folder)
         assert value(found) >= int(completed.read_text()), (kill, found)
         assert not damaged, (kill, damaged)
         step = found.step

@@ -10,7 +10,7 @@ from lolm_plugin.runners.supervised_parallel_runner import DEFAULTS
 
 def test_a_worker_is_light(fresh_python):
     program = (
-        "import sys; import lolm_plugin.runners.env_worker, lolm_plugin.host.epymarl;"
+        "import sys; import lolm_plugin.runners.env_process, lolm_plugin.host.epymarl;"
         "print(sorted({'torch', 'transformers', 'numpy', 'sacred'} & sys.modules.keys()))"
     )
     assert fresh_python(program) == "[]\n"
@@ -36,24 +36,3 @@ def test_ranges_of_the_keys(host_dir, key, good, bad):
     for value in bad:
         with pytest.raises(ConfigError, match=f"^{key}={value:g}.* is out of range; set {key} to "):
             check(value)
-
-
-def test_a_controller_remembers_the_episodes_that_are_not_played_again(new_learner, tiny_args, play):
-    """A second pass over some rows replaces what is known of these alone."""
-    mac = new_learner(tiny_args()).mac
-    batch = play(mac, lengths=(4, 2, 3))
-    before = mac.behaviour_log_probs.clone()
-    for t in range(2):
-        mac.select_actions(batch, t_ep=t, t_env=0, bs=[2])
-    after = mac.behaviour_log_probs
-    assert after[:2].equal(before[:2])
-    assert before[2, 2].any()
-    assert not after[2, 2:].any()
-    assert after[2, :2].any(-1).all()
-
-
-def test_a_batch_of_another_size_is_remembered_as_it_is(new_learner, tiny_args, play):
-    mac = new_learner(tiny_args()).mac
-    play(mac, lengths=(4, 2, 3))
-    play(mac, lengths=(5, 2))
-    assert mac.behaviour_log_probs.shape == (2, 6, mac.n_agents)

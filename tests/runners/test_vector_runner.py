@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from lolm_plugin import registry
-from lolm_plugin.envs import keyed_env
-from lolm_plugin.envs.single_env import SingleEnv
+from lolm_plugin.envs import base
+from lolm_plugin.envs.base import SingleEnv, Transition
 from lolm_plugin.envs.smax import SMAXVectorEnv
-from lolm_plugin.envs.vector_env import Transition
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
@@ -171,7 +170,7 @@ def test_the_batch_is_that_of_single_episodes(monkeypatch, n_envs, env, env_args
     runner = make(env=env, env_args={**env_args, "seed": 9}, batch_size_run=n_envs)
     batch = runner.run()
     seeds = keyed_seeds(9, "train", 0, 0, count=n_envs)
-    monkeypatch.setattr(keyed_env, "keyed_seeds", lambda seed, purpose, i, count: seeds[i : i + count])
+    monkeypatch.setattr(base, "keyed_seeds", lambda seed, purpose, i, count: seeds[i : i + count])
     expected = one_by_one(SingleEnv(single(n_envs=1, **env_args), seed=0), n_envs)
     assert (batch.batch_size, batch.max_seq_length) == (n_envs, runner.episode_limit + 1)
     assert set(batch.scheme) == set(expected.scheme)

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from lolm_plugin import checkpoints
+from lolm_plugin.checkpoints import Store
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run import checkpoint_store
-from lolm_plugin.run.checkpoint_store import Store
 from lolm_plugin.suites import run_process
 from tests.resume.runs import PATIENCE, ROOT, line, record, steps
 
@@ -77,13 +77,13 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
     """Earlier versions took a slash in the name of a task into the name of the run's folder."""
     folder = put_down(tmp_path / "job")
     with Store(folder / "results/models" / name, None) as store:
-        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+        store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), {})
     monkeypatch.setattr(run_process.train, "main", lambda arguments: pytest.fail("it was run"))
     assert run_process._arguments(run_process.read(folder), folder)[:2] == [
         "--resume",
         str(folder / "results/models" / name),
     ]
-    (folder / "results/models" / name / "5/learner.json").write_text("damaged")
+    (folder / "results/models" / name / "5/metrics.json").write_text("damaged")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
         run_process.main(folder)
@@ -93,7 +93,7 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
 def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
     folder = put_down(tmp_path / "job", "decisions_file=d.jsonl", "lr=0.1")
     with Store(folder / "results/models/run", None) as store:
-        store.save(5, lambda folder: (folder / "learner.json").write_text("{}"), {})
+        store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), {})
     arguments = run_process._arguments(run_process.read(folder), folder)
     assert arguments[-2:] == ["with", "decisions_file=d.jsonl"]
 
@@ -111,23 +111,23 @@ def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there
     tmp_path, monkeypatch, capsys, lost
 ):
     folder = put_down(tmp_path / "job", "t_max=60", "save_model_interval=10", "test_interval=1000")
-    save = checkpoint_store.Store.save
+    save = checkpoints.Store.save
 
     def full(self, step, fill, facts):
         if lost == "every" or facts["finished"]:
-            raise checkpoint_store.SaveError("The checkpoint could not be written (No space left on device)")
+            raise checkpoints.SaveError("The checkpoint could not be written (No space left on device)")
         return save(self, step, fill, facts)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint_store.Store, "save", full)
+    monkeypatch.setattr(checkpoints.Store, "save", full)
     assert run_process.main(folder) == 1  # on_save_error=warn is the default
     assert ("has no checkpoint" if lost == "every" else "last checkpoint was not written") in capsys.readouterr().err
     assert not run_process.is_done(folder)
-    monkeypatch.setattr(checkpoint_store.Store, "save", save)
+    monkeypatch.setattr(checkpoints.Store, "save", save)
     monkeypatch.chdir(tmp_path)
     assert run_process.main(folder) == 0
     assert run_process.is_done(folder)
-    assert checkpoint_store.find(run_process.models(folder)).facts["finished"]
+    assert checkpoints.find(run_process.models(folder)).facts["finished"]
 
 
 def test_an_evaluation_is_done_when_its_record_has_measurements(tmp_path):

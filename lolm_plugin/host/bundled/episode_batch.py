@@ -1,4 +1,4 @@
-"""Batches of episodes: one zero-filled tensor per field, padded to the longest episode there can be."""
+"""Batches of episodes: one zero-filled tensor per field, padded to the time limit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ class Storage:
 class EpisodeBatch:
     """``batch_size`` episodes of up to ``max_seq_length`` steps.
 
-    ``scheme`` maps a field to its ``vshape`` (int or tuple), ``dtype`` (float32 if not given), ``group`` (one
-    entry per member of that group; ``groups`` has the sizes) and ``episode_const`` (one value per episode, not
-    per step). ``preprocess`` maps a field to ``(new field, [transforms])``, kept in step by ``update``.
+    ``scheme`` maps a field to its ``vshape`` (int or tuple), ``dtype`` (default float32), ``group`` (one entry per
+    member of that group; ``groups`` has the sizes) and ``episode_const`` (one value per episode, not per step).
+    ``preprocess`` maps a field to ``(derived field, [transforms])``; ``update`` keeps the derived field up to date.
 
-    The field ``filled`` ``[batch, time, 1]`` is added by the batch: 1 where ``update`` wrote a step.
+    The batch adds the field ``filled`` ``[batch, time, 1]``: 1 where ``update`` wrote a step.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class EpisodeBatch:
         return data
 
     def to(self, device: str | torch.device) -> None:
-        """Moves every tensor to ``device``, in place."""
+        """Move every tensor to ``device``, in place."""
         for tensors in (self.data.transition_data, self.data.episode_data):
             tensors.update({key: tensor.to(device) for key, tensor in tensors.items()})
         self.device = device
@@ -88,11 +88,13 @@ class EpisodeBatch:
         ts: int | slice = EVERYTHING,
         mark_filled: bool = True,
     ) -> None:
-        """Writes ``data`` (lists or tensors) into the episodes ``bs`` at the steps ``ts``.
+        """Write ``data`` (lists or tensors) into the episodes ``bs`` at the steps ``ts``.
 
-        A value may lack or have dimensions of size 1; any other difference of shape is a ValueError, as is a
-        step past the end. ``mark_filled=False`` leaves ``filled`` as it is. Raises KeyError for a field that
-        is not in the scheme.
+        ``mark_filled=False`` leaves ``filled`` unchanged.
+
+        Raises:
+            ValueError: a shape differs in more than dimensions of size 1, or a step is past the end.
+            KeyError: a field is not in the scheme.
         """
         rows, steps = _span(bs), _span(ts)
         stored = self.data.transition_data
@@ -112,11 +114,14 @@ class EpisodeBatch:
                 self[derived][where] = _reshaped(value, self[derived][where].shape)
 
     def __getitem__(self, item: Any) -> Any:
-        """A field's tensor (``batch["obs"]``), some fields (``batch["obs", "state"]``) or some episodes and steps.
+        """Return a field's tensor (``batch["obs"]``), some fields (``batch["obs", "state"]``) or episodes and steps.
 
-        ``batch[rows]`` and ``batch[rows, steps]`` are batches again, sharing memory with this one where torch
-        indexing does (slices and integers, not lists). Time can be cut by a slice or an integer only. Raises
-        KeyError for an unknown field, IndexError for a list of steps.
+        ``batch[rows]`` and ``batch[rows, steps]`` are batches that share memory with this one for slices and integers,
+        not for lists.
+
+        Raises:
+            KeyError: the field is unknown.
+            IndexError: steps are neither a slice nor an integer.
         """
         if isinstance(item, str):
             return self._tensor(item)
@@ -125,7 +130,7 @@ class EpisodeBatch:
         rows, steps = item if isinstance(item, tuple) else (item, EVERYTHING)
         if not isinstance(steps, int | slice):
             raise IndexError("steps must be a slice or an integer, as a batch is contiguous in time")
-        return self._select_span(_span(rows), _span(steps))
+        return self._select_span(_span(rows), slice(steps, steps + 1) if isinstance(steps, int) else steps)
 
     def _tensor(self, key: str) -> torch.Tensor:
         for tensors in (self.data.transition_data, self.data.episode_data):
@@ -152,7 +157,7 @@ class EpisodeBatch:
         return EpisodeBatch(self.scheme, self.groups, batch_size, max_seq_length, data, device=self.device)
 
     def max_t_filled(self) -> torch.Tensor:
-        """The number of filled steps of the longest episode: int64 ``[1]``."""
+        """Return the number of filled steps of the longest episode: int64 ``[1]``."""
         return self.data.transition_data["filled"].sum(1).max(0).values
 
     def __repr__(self) -> str:
@@ -160,63 +165,22 @@ class EpisodeBatch:
         return f"{name}({self.batch_size} episodes, {self.max_seq_length} steps, {', '.join(self.scheme)})"
 
 
-class ReplayBuffer(EpisodeBatch):
-    """A ring of the last ``buffer_size`` episodes."""
-
-    def __init__(
-        self,
-        scheme: Scheme,
-        groups: Mapping[str, int],
-        buffer_size: int,
-        max_seq_length: int,
-        preprocess: Mapping[str, tuple[str, list[Any]]] | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(scheme, groups, buffer_size, max_seq_length, preprocess=preprocess, device=device)
-        self.buffer_size = buffer_size
-        self.buffer_index = 0
-        self.episodes_in_buffer = 0
-
-    def insert_episode_batch(self, ep_batch: EpisodeBatch) -> None:
-        """Adds the episodes of ``ep_batch``, which replace the oldest ones once the ring is full."""
-        start = 0
-        while start < ep_batch.batch_size:
-            count = min(ep_batch.batch_size - start, self.buffer_size - self.buffer_index)
-            part = ep_batch[start : start + count]
-            rows = slice(self.buffer_index, self.buffer_index + count)
-            self.update(part.data.transition_data, rows, slice(0, part.max_seq_length), mark_filled=False)
-            self.update(part.data.episode_data, rows)
-            self.episodes_in_buffer = max(self.episodes_in_buffer, rows.stop)
-            self.buffer_index = rows.stop % self.buffer_size
-            start += count
-
-    def can_sample(self, batch_size: int) -> bool:
-        """Whether ``batch_size`` different episodes are there."""
-        return self.episodes_in_buffer >= batch_size
-
-    def sample(self, batch_size: int) -> EpisodeBatch:
-        """``batch_size`` different episodes: in the order of the ring if that is all of them, else at random."""
-        assert self.can_sample(batch_size), f"{batch_size} episodes asked for, {self.episodes_in_buffer} there"
-        if self.episodes_in_buffer == batch_size:
-            return self[:batch_size]
-        return self[np.random.choice(self.episodes_in_buffer, batch_size, replace=False)]
-
-
 def _span(index: Index) -> Index:
-    """``index`` with an integer turned into a slice, so that no dimension is lost."""
+    """Turn an integer into a slice, so that no dimension is lost."""
     return slice(index, index + 1) if isinstance(index, int) else index
 
 
 def _count(index: Index, size: int) -> int:
+    assert not isinstance(index, int)
     return len(range(size)[index]) if isinstance(index, slice) else len(index)
 
 
 def _reshaped(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """``value`` seen as ``shape``, from which it may differ in dimensions of size 1 alone."""
-    left = list(value.shape)
+    """View ``value`` as ``shape``. Raises ValueError if they differ in more than dimensions of size 1."""
+    unmatched = list(value.shape)
     for size in reversed(shape):
-        if left and left[-1] == size:
-            left.pop()
+        if unmatched and unmatched[-1] == size:
+            unmatched.pop()
         elif size != 1:
             raise ValueError(f"Unsafe reshape of {tuple(value.shape)} to {tuple(shape)}")
     return value.view(shape)

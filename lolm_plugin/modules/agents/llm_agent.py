@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.reader import Rows
 from lolm_plugin.llm.sources import seeded
-from lolm_plugin.modules.heads.attention_action_head import build_head
+from lolm_plugin.modules.heads import build_head
 from lolm_plugin.prompts.tokens import Prompter
 from lolm_plugin.randomness import keyed_seeds
 

@@ -1,19 +1,27 @@
-"""What the small policies have in common: the host's contract and the two ways a learner asks."""
+"""Small policies: the interface that the controller and the learner use, and the policy of the entity networks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lolm_plugin.llm.sources import seeded
+from lolm_plugin.modules.trunks.trunk import Features, build_trunk
+from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorTokenizer, EntityTokens
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.randomness import keyed_seeds
+
 
 class PolicyOutput(NamedTuple):
-    """What a policy says about observations with leading dimensions ``[...]``."""
+    """Output of a policy for observations with leading dimensions ``[...]``."""
 
     logits: Tensor  # [..., n_actions], unavailable actions not masked
     hidden: Tensor  # [..., hidden_width]
-    losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: what is learned beside the policy's objective
+    losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: auxiliary losses beside the policy's objective
     stats: Mapping[str, Tensor] = {}  # name -> [...], without gradient
     attention: Tensor | None = None  # [..., entities]: self, other allies, enemies
     subtask: Tensor | None = None  # [..., subtasks]: one-hot
@@ -23,25 +31,10 @@ class Policy(nn.Module):
     """One network for all agents. Memory is a vector ``hidden``, zeros when an episode begins."""
 
     input_size: int
-    n_agents: int
     hidden_width: int = 0  # 0: the policy has no memory
-    noise_width: int = 0  # 0: the policy draws nothing
-    noise_mode: str = "stored"  # learn with the draws that were played; frozen: new ones each update; redraw: each time
-
-    def init_hidden(self) -> Tensor:
-        """The memory of an agent when an episode begins: [1, hidden_width]."""
-        return next(self.parameters()).new_zeros(1, self.hidden_width)
-
-    def forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The host's contract, deciding greedily what is not an action: inputs [batch * agents, input_size].
-
-        ``hidden`` is [batch * agents, hidden_width] or [batch, agents, hidden_width]. Returns logits
-        [batch * agents, n_actions] and hidden [batch * agents, hidden_width].
-        """
-        together = inputs.unflatten(0, (-1, self.n_agents))
-        hidden = hidden.reshape(*together.shape[:2], self.hidden_width)
-        output = self.evaluate(together, hidden, torch.arange(self.n_agents, device=inputs.device))
-        return output.logits.flatten(0, 1), output.hidden.flatten(0, 1)
+    noise_width: int = 0  # 0: the policy draws no noise
+    # Noise of an update. stored: the noise of the rollout; frozen: new noise each update; redraw: at each evaluation.
+    noise_mode: str = "stored"
 
     def evaluate(
         self,
@@ -51,21 +44,73 @@ class Policy(nn.Module):
         noise: Tensor | None = None,
         available: Tensor | None = None,
     ) -> PolicyOutput:
-        """One step: inputs [..., input_size] of the ``agents`` int64 [...] (ids, broadcastable).
+        """Compute one step.
 
-        A policy with memory is asked for all agents of a step at once: [..., agents, input_size]. ``noise``
-        [..., noise_width] is what ``noise`` drew; None: decide greedily. ``available`` bool [..., n_actions] spares it
-        the logits of the other actions, which then are any finite number.
+        Args:
+            inputs: [..., input_size]. With memory, of all agents of a step at once: [..., agents, input_size].
+            hidden: [..., hidden_width].
+            agents: int64 [...], ids of the agents, broadcastable.
+            noise: [..., noise_width] from ``noise``; None: decide greedily.
+            available: bool [..., n_actions]. The logits of other actions may then be any finite number.
         """
         raise NotImplementedError
 
     def unroll(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
-        """Many steps: inputs [time, ..., agents, input_size] and noise likewise, hidden before the first.
+        """Compute many steps: inputs [time, ..., agents, input_size], noise likewise, ``hidden`` before the first.
 
-        All results have the leading time dimension, ``hidden`` as it is after each step.
+        All results have the leading time dimension; ``hidden`` is the memory after each step.
         """
         raise NotImplementedError
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """Draws [*shape, noise_width] for as many decisions."""
+        """Draw noise [*shape, noise_width]."""
         return torch.zeros(*shape, 0)
+
+
+class EntityAgent(Policy):
+    """Observation -> entity tokens -> the trunk that ``args.agent`` names -> action head. Plays every map."""
+
+    def __init__(self, layout: ObservationLayout, args: SimpleNamespace) -> None:
+        super().__init__()
+        self.input_size = layout.size
+        self.n_agents = layout.n_agents
+        self.tokenizer = ActorTokenizer(layout, args.entity)
+        with seeded(int(keyed_seeds(args.seed, "actor", count=1)[0])):
+            self.trunk = build_trunk(args.agent, self.tokenizer.width, args)
+            self.head = self.trunk.make_head()
+        self.trunk.every_unit = False
+        self.hidden_width = self.trunk.memory_width
+        self.noise_width = self.trunk.noise_width
+        self.noise_mode = self.trunk.noise_mode
+
+    def evaluate(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        agents: Tensor,
+        noise: Tensor | None = None,
+        available: Tensor | None = None,
+    ) -> PolicyOutput:
+        tokens = self.tokenizer(inputs, agents)
+        if available is not None:
+            tokens = replace(tokens, targets=tokens.targets.where(available[..., N_BASE_ACTIONS:], NO_TOKEN))
+        return self._output(tokens, self.trunk(tokens, hidden, noise))
+
+    def unroll(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
+        tokens = self.tokenizer(inputs, agents)
+        return self._output(tokens, self.trunk.unroll(tokens, hidden, noise))
+
+    def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
+        return self.trunk.noise(shape, generator)
+
+    def _output(self, tokens: EntityTokens, features: Features) -> PolicyOutput:
+        logits = self.head(features.own, features.targets, tokens.targets)
+        stats: dict[str, Tensor] = {}
+        if features.attention is not None:
+            teams = (1, self.n_agents - 1, features.attention.shape[-1] - self.n_agents)
+            own, allies, enemies = features.attention.split(teams, dim=-1)
+            shares = {"own": own, "allies": allies, "enemies": enemies}
+            stats |= {f"attention_{name}": share.sum(-1) for name, share in shares.items()}
+        if features.subtask is not None:
+            stats |= {f"subtask_{k}": chosen for k, chosen in enumerate(features.subtask.unbind(-1))}
+        return PolicyOutput(logits, features.memory, features.losses, stats, features.attention, features.subtask)

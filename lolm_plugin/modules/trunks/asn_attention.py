@@ -10,30 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.attention import Attention
-from lolm_plugin.modules.heads.inner_action_head import InnerActionHead
-from lolm_plugin.modules.initialisation import linear, orthogonal
-from lolm_plugin.modules.trunks.trunk import Features, Trunk, at, pick
+from lolm_plugin.modules.heads import InnerActionHead
+from lolm_plugin.modules.layers import Attention, linear, orthogonal
+from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
 from lolm_plugin.observations.entity_tokens import EntityTokens
-
-COMBINE = ("hadamard", "inner")
 
 
 class ASNAttention(Trunk):
     """The own token's attention over all units gives e, each target's token alone y; the features are their products.
 
-    ``combine`` hadamard: a linear layer of e and of e*y, element by element; inner: e and y as they are, whose inner
-    product is the target action. ``layer_norm`` brings e and y to the same size at the start, without which their
-    product is all but flat and learns late. ``recurrent``: e goes through a GRU, whose state is the memory.
+    ``combine`` hadamard: a linear layer of e and of e*y, element by element; inner: e and y themselves, whose inner
+    product is the target action's logit. ``layer_norm`` brings e and y to the same size at the start, without which
+    their product is nearly flat and learns late. ``recurrent``: e goes through a GRU, whose state is the memory.
     """
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__(token_width, shape, entity)
-        if shape["combine"] not in COMBINE:
-            raise ConfigError(
-                f"asn_attention.combine={shape['combine']} is unknown; set it to one of: {', '.join(COMBINE)}."
-            )
         gain, model_width = self.gains.plain, shape["heads"] * shape["head_width"]
         self.embed = linear(token_width, model_width, gain)
         self.attention = Attention(model_width, shape["heads"], shape["head_width"], gain, bias=True, project=False)
@@ -49,34 +41,26 @@ class ASNAttention(Trunk):
     def make_head(self) -> nn.Module:
         return InnerActionHead(self.width, self.gains.head) if self.inner else super().make_head()
 
-    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        return self.unroll(at(tokens, None), memory).map(lambda value: value[0])
-
     def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
         raw = tokens.tokens
         environment, attention = self.attention.over_raw(self.embed, raw[..., :1, :], raw, self.allowed(tokens))
         environment = self.environment_norm(environment)
         if self.gru is not None:
-            environment = self._remember(environment, memory)
+            steps = environment.reshape(len(environment), -1, environment.shape[-1])
+            environment = self.gru(steps, memory.reshape(1, *steps.shape[1:]))[0].view_as(environment)
             memory = environment.squeeze(-2)
         else:
             memory = memory.expand(len(raw), *memory.shape)
         targets = self.target_norm(self.embed_target(pick(tokens.tokens, tokens.targets)))
-        rows = self.final(torch.cat([environment, environment * targets], dim=-2))
+        units = self.final(torch.cat([environment, environment * targets], dim=-2))
         there = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)
         counted = self.counted(torch.cat([tokens.present[..., :1], there], dim=-1))
         counted[..., 1:] &= tokens.targets >= 0
         return Features(
-            own=rows[..., 0, :],
-            targets=targets if self.inner else rows[..., 1:, :],
-            rows=rows,
+            own=units[..., 0, :],
+            targets=targets if self.inner else units[..., 1:, :],
+            units=units,
             counted=counted,
             memory=memory,
             attention=attention,
         )
-
-    def _remember(self, environment: Tensor, memory: Tensor) -> Tensor:
-        """e [time, ..., 1, width] through the GRU, from the memory [..., width] on."""
-        assert self.gru is not None
-        rows = environment.reshape(len(environment), -1, environment.shape[-1])
-        return self.gru(rows, memory.reshape(1, *rows.shape[1:]))[0].view_as(environment)

@@ -1,7 +1,7 @@
-"""DT2GS (Tian et al., NeurIPS 2023): each agent chooses a subtask, and the subtask's semantics go with every unit.
+"""DT2GS (Tian et al., NeurIPS 2023): each agent chooses a subtask, whose semantics are combined with every unit.
 
-The form of its released scripts ("adaptive semantics"), with what went wrong there put right: the subtask before
-belongs to the memory, so that it starts at zero in every episode, in training and in tests.
+The form of its released scripts ("adaptive semantics") with one bug fixed: the previous subtask is part of the memory,
+so that it starts at zero in every episode, in training and in tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lolm_plugin.modules.attention import Attention
-from lolm_plugin.modules.attention_block import AttentionBlock
-from lolm_plugin.modules.initialisation import Gains, linear, orthogonal
-from lolm_plugin.modules.subtasks import consistency_kl, gumbel_one_hot, product_of_gaussians
-from lolm_plugin.modules.trunks.trunk import Features, Trunk, at
+from lolm_plugin.modules.layers import Attention, AttentionBlock, Gains, linear, orthogonal
+from lolm_plugin.modules.trunks.trunk import Features, Trunk
 from lolm_plugin.observations.entity_tokens import EntityTokens
+
+MIN_VARIANCE = 1e-7  # [DT2GS]
 
 
 class DT2GS(Trunk):
-    """Units -> Gaussians -> their product -> subtask; then a Transformer block over units, which the subtask asks, too.
+    """Units -> Gaussians -> their product -> subtask; then a Transformer block over units that the subtask queries too.
 
-    Memory is [GRU state | subtask before]. Noise is [normal draws of the environment's latent | Gumbel draws of the
+    Memory is [GRU state | previous subtask]. Noise is [normal draws of the environment's latent | Gumbel draws of the
     subtask]; without it the latent is its mean and the subtask the most likely one.
     """
 
@@ -56,78 +55,107 @@ class DT2GS(Trunk):
         gumbel = generator.gumbel(size=(*shape, self.subtasks))
         return torch.from_numpy(np.concatenate([normal, gumbel], axis=-1).astype(np.float32))
 
-    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        noise = None if noise is None else noise.unsqueeze(0)
-        return self.unroll(at(tokens, None), memory, noise).map(lambda value: value[0])
-
     def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
         normal, gumbel = (None, None) if noise is None else noise.split([self.latent, self.subtasks], dim=-1)
         mean, log_variance = self.encoder(tokens.tokens).chunk(2, dim=-1)
         # Absent units have a Gaussian, too, as published.
-        seen = product_of_gaussians(mean, log_variance.exp(), dim=-2)
-        environment = seen[0] if normal is None else seen[0] + seen[1].sqrt() * normal
+        environment_mean, environment_variance = product_of_gaussians(mean, log_variance.exp(), dim=-2)
+        environment = environment_mean if normal is None else environment_mean + environment_variance.sqrt() * normal
         subtask, memory = self._choose(environment, memory, gumbel)
-        rows, attention = self._fuse(tokens, subtask)
+        units, attention = self._fuse(tokens, subtask)
+        losses = {}
+        if self.reconstruction_coef:
+            # All units of an agent-step share its draws: each latent is a fair sample, and less noise has to be kept.
+            drawn = mean if normal is None else mean + (0.5 * log_variance).exp() * normal.unsqueeze(-2)
+            error = (self.decoder(drawn) - tokens.tokens).square().sum(-1).mean(-1)
+            losses["reconstruction"] = self.reconstruction_coef * error
+        if self.subtask_kl_coef:
+            kl = consistency_kl(environment_mean, environment_variance, subtask, living=tokens.present[..., 0])
+            losses["subtask_kl"] = self.subtask_kl_coef * kl.unsqueeze(-1).expand(subtask.shape[:-1])
         return Features(
-            **self.told_apart(tokens, rows),
+            **self.split(tokens, units),
             memory=memory,
-            losses=self._losses(tokens, mean, log_variance, normal, seen, subtask),
+            losses=losses,
             attention=attention,
             subtask=subtask.detach(),
         )
 
     def _choose(self, environment: Tensor, memory: Tensor, gumbel: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The only part that goes step by step: latents [time, ..., L] -> subtasks [time, ..., K] and memories.
+        """Choose subtasks [time, ..., K] for latents [time, ..., L], and update the memory [time, ...], step by step.
 
-        The subtask before is an input without gradient.
+        The previous subtask is an input without gradient.
         """
         steps, *leading = environment.shape[:-1]
         latents = environment.reshape(steps, -1, self.latent).unbind(0)
-        state, before = memory.reshape(-1, self.memory_width).split([self.latent, self.subtasks], dim=-1)
+        state, previous = memory.reshape(-1, self.memory_width).split([self.latent, self.subtasks], dim=-1)
         draws = [None] * steps if gumbel is None else gumbel.reshape(steps, -1, self.subtasks).unbind(0)
         chosen, memories = [], []
         for latent, draw in zip(latents, draws, strict=True):
-            state = self.gru(torch.cat([latent, before], dim=-1), state)
+            state = self.gru(torch.cat([latent, previous], dim=-1), state)
             chosen.append(gumbel_one_hot(self.choice(state), draw, self.temperature))
-            before = chosen[-1].detach()
-            memories.append(torch.cat([state, before], dim=-1))
+            previous = chosen[-1].detach()
+            memories.append(torch.cat([state, previous], dim=-1))
         return (
             torch.stack(chosen).view(steps, *leading, self.subtasks),
             torch.stack(memories).view(steps, *leading, self.memory_width),
         )
 
     def _fuse(self, tokens: EntityTokens, subtask: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [..., m, width] of the wanted units under a subtask [..., K], and where the own looks [..., n]."""
+        """Compute features [..., m, width] of units under a subtask [..., K]; and where the own attends [..., n]."""
         units = self.embed(tokens.tokens)
-        # The subtask's token asks like a unit but is not asked, so that the units do not see it.
-        asking = torch.cat([self.wanted(tokens, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
-        encoded, attention = self.block(asking, units, self.allowed(tokens))
+        # The subtask's token is a query like a unit's but no key, so that the units do not see it.
+        queries = torch.cat([self.queries(tokens, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
+        encoded, attention = self.block(queries, units, self.allowed(tokens))
         # A linear layer of [unit | subtask], without a copy of the subtask for every unit.
         of_unit, of_subtask = self.fuse.weight.split(units.shape[-1], dim=1)
-        rows = functional.linear(encoded[..., :-1, :], of_unit) + functional.linear(
+        features = functional.linear(encoded[..., :-1, :], of_unit) + functional.linear(
             encoded[..., -1:, :], of_subtask, self.fuse.bias
         )
-        return (rows.relu() if self.fuse_relu else rows), attention
+        return (features.relu() if self.fuse_relu else features), attention
 
-    def _losses(
-        self,
-        tokens: EntityTokens,
-        mean: Tensor,
-        log_variance: Tensor,
-        normal: Tensor | None,
-        seen: tuple[Tensor, Tensor],
-        subtask: Tensor,
-    ) -> dict[str, Tensor]:
-        losses = {}
-        if self.reconstruction_coef:
-            # All units of a row share its draws: each latent is a fair sample, and no further noise is to be kept.
-            drawn = mean if normal is None else mean + (0.5 * log_variance).exp() * normal.unsqueeze(-2)
-            error = (self.decoder(drawn) - tokens.tokens).square().sum(-1).mean(-1)
-            losses["reconstruction"] = self.reconstruction_coef * error
-        if self.subtask_kl_coef:
-            apart = consistency_kl(*seen, subtask, living=tokens.present[..., 0])
-            losses["subtask_kl"] = self.subtask_kl_coef * apart.unsqueeze(-1).expand(subtask.shape[:-1])
-        return losses
+
+def product_of_gaussians(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Compute mean and variance of the normalised product of the Gaussians along ``dim``, which is reduced."""
+    precision = 1.0 / variance.clamp(min=MIN_VARIANCE)
+    product = 1.0 / precision.sum(dim)
+    return product * (precision * mean).sum(dim), product
+
+
+def gumbel_one_hot(logits: Tensor, gumbel: Tensor | None, temperature: float) -> Tensor:
+    """Make a one-hot choice [..., K] whose gradient is that of softmax((logits + gumbel) / temperature).
+
+    ``gumbel`` [..., K] are standard Gumbel draws; None: the largest logit.
+    """
+    soft = ((logits if gumbel is None else logits + gumbel) / temperature).softmax(-1)
+    hard = functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+    return hard + (soft - soft.detach())  # the bracket is exactly 0, so that the choice is exactly one-hot
+
+
+def consistency_kl(mean: Tensor, variance: Tensor, subtask: Tensor, living: Tensor) -> Tensor:
+    """Measure how far agents on the same subtask are from the product of their Gaussians: [...], 0 if none share one.
+
+    KL(agent || product of its group), averaged over latents, over the living agents of a group, and over the groups of
+    more than one agent.
+
+    Args:
+        mean: [..., agents, latent].
+        variance: [..., agents, latent].
+        subtask: one-hot [..., agents, K].
+        living: bool [..., agents].
+    """
+    member = (subtask.detach() * living.unsqueeze(-1)).transpose(-1, -2)  # [..., K, agents]
+    size = member.sum(-1)
+    shared = size > 1
+    precision = 1.0 / variance.clamp(min=MIN_VARIANCE)
+    group_precision = torch.where(shared.unsqueeze(-1), member @ precision, 1.0)  # [..., K, latent]
+    group_mean = (member @ (precision * mean)) / group_precision
+    # Every agent against every group; only its own counts.
+    difference = mean.unsqueeze(-3) - group_mean.unsqueeze(-2)  # [..., K, agents, latent]
+    log_ratio = precision.log().unsqueeze(-3) - group_precision.log().unsqueeze(-2)
+    scaled = (1.0 / precision.unsqueeze(-3) + difference.square()) * group_precision.unsqueeze(-2)
+    kl = 0.5 * (log_ratio + scaled - 1.0).mean(-1)
+    of_groups = (kl * member).sum(-1) / size.clamp(min=1)
+    return torch.where(shared, of_groups, 0.0).sum(-1) / shared.sum(-1).clamp(min=1)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int, gains: Gains) -> nn.Sequential:

@@ -1,6 +1,6 @@
-"""UPDeT (Hu et al., ICLR 2021): a Transformer over units, each target's action read off its own token.
+"""UPDeT (Hu et al., ICLR 2021): a Transformer over units; each target's action is read from its own token.
 
-The default is the form inside the released code of DT2GS, which is trained with MAPPO; ``wide_heads`` and
+The default is the form inside the released code of DT2GS, which is trained with MAPPO. ``wide_heads`` and
 ``recurrent_token`` give the form of UPDeT's own code.
 """
 
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lolm_plugin.modules.attention import Attention
-from lolm_plugin.modules.attention_block import AttentionBlock
-from lolm_plugin.modules.initialisation import linear
+from lolm_plugin.modules.layers import Attention, AttentionBlock, linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk
 from lolm_plugin.observations.entity_tokens import EntityTokens
 
 
 class UPDeT(Trunk):
-    """Linear -> Transformer blocks -> linear, on every token. ``recurrent_token`` adds one that is the memory."""
+    """Linear -> Transformer blocks -> linear, on every token. ``recurrent_token`` adds a token that is the memory."""
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__(token_width, shape, entity)
@@ -42,26 +40,26 @@ class UPDeT(Trunk):
     def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
         units, allowed = tokens.tokens, self.allowed(tokens)
         n = units.shape[-2]
-        embed: nn.Linear | None = self.embed  # by the first block, which has the raw tokens for less
+        embed: nn.Linear | None = self.embed  # applied by the first block, which is cheaper on raw tokens
         if self.memory_width:
             units, embed = torch.cat([self.embed(units), memory.unsqueeze(-2)], dim=-2), None
             allowed = None if allowed is None else functional.pad(allowed, (0, 1), value=True)
         for block in self.blocks[:-1]:
             units, _ = block(units, units, allowed, embed)
             embed = None
-        asking, kept = self.wanted(tokens, units[..., :n, :]), None
+        queries, kept = self.queries(tokens, units[..., :n, :]), None
         if self.memory_width:
-            asking = torch.cat([asking, units[..., n:, :]], dim=-2)
+            queries = torch.cat([queries, units[..., n:, :]], dim=-2)
         elif not self.every_unit:
-            # Most of the work is in what follows the attention, and most targets are out of reach most of the time.
+            # Most of the work follows the attention, and most targets are out of reach most of the time.
             kept = functional.pad(tokens.targets >= 0, (1, 0), value=True).nonzero(as_tuple=True)
-        encoded, attention = self.blocks[-1](asking, units, allowed, embed, kept)
-        rows = self.final(encoded)
+        encoded, attention = self.blocks[-1](queries, units, allowed, embed, kept)
+        features = self.final(encoded)
         if kept is not None:
-            rows = rows.new_zeros(*asking.shape[:-1], self.width).index_put(kept, rows)
+            features = features.new_zeros(*queries.shape[:-1], self.width).index_put(kept, features)
         if self.memory_width:
-            # As published, memory has been through the final layer, where that leaves its width as it is.
-            memory = (rows if self.width == self.memory_width else encoded)[..., -1, :]
-            rows, attention = rows[..., :-1, :], attention[..., :n]
+            # As published, memory has been through the final layer, where that layer keeps its width.
+            memory = (features if self.width == self.memory_width else encoded)[..., -1, :]
+            features, attention = features[..., :-1, :], attention[..., :n]
             attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
-        return Features(**self.told_apart(tokens, rows), memory=memory, attention=attention)
+        return Features(**self.split(tokens, features), memory=memory, attention=attention)

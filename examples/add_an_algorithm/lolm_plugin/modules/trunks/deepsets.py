@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.initialisation import linear
+from lolm_plugin.modules.layers import linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
 from lolm_plugin.observations.entity_tokens import EntityTokens
 
@@ -37,11 +37,11 @@ class DeepSets(Trunk):
         weight = counted.unsqueeze(-1).to(units.dtype)
         # A dead agent has no unit at all; the mean of nothing is 0.
         everyone = (units * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
-        rows = (self.of_unit(units) + self.of_all(everyone)).relu()
+        features = (self.of_unit(units) + self.of_all(everyone)).relu()
         return Features(
-            own=rows[..., 0, :],
-            targets=pick(rows, tokens.targets),
-            rows=rows,
+            own=features[..., 0, :],
+            targets=pick(features, tokens.targets),
+            units=features,
             counted=counted,
             memory=memory,
         )

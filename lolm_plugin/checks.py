@@ -1,0 +1,63 @@
+"""Stop at the first NaN or infinity, and at a policy that is not the one that played, before anything is learned."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lolm_plugin.errors import NonFiniteError
+from lolm_plugin.protocols import Batch
+
+ENVIRONMENT = "The environment gave it: see its version and env_args."
+LOSS = "Lower lr, head_lr or critic_lr, or set llm.dtype=float32."
+# First word of a tensor's name -> what to do about it.
+ADVICE = {
+    **dict.fromkeys(("obs", "state", "reward"), ENVIRONMENT),
+    "log_probs": "The policy's weights have run away or overflow: lower lr, or set llm.dtype=float32.",
+}
+
+
+def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Batch | None = None) -> None:
+    """Raise NonFiniteError for the first NaN or infinity of ``tensor``.
+
+    ``axes`` names its dimensions; ``batch`` is kept with the error.
+    """
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        first = torch.isfinite(tensor).logical_not().nonzero()[0].tolist()
+        value = float(tensor[tuple(first)])
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, first, strict=False))
+        raise NonFiniteError(
+            f"{name} is {value} at environment step {t_env}{f' ({where})' if where else ''}; nothing was learned from "
+            f"this batch. {ADVICE.get(name.split(' ')[0], LOSS)}",
+            batch,
+        )
+
+
+def check_batch(batch: Batch, t_env: int) -> None:
+    """Raise NonFiniteError for the first observation, state or reward that is not finite; padding is zeros."""
+    for name, axes in (("obs", ("episode", "step", "agent", "number")), ("state", ("episode", "step", "number"))):
+        check_finite(name, batch[name], t_env, axes, batch)
+    check_finite("reward", batch["reward"], t_env, ("episode", "step", "agent"), batch)
+
+
+def check_losses(outputs: Tensor, losses: Mapping[str, Tensor], loss: Tensor, t_env: int, batch: Batch) -> None:
+    """Raise NonFiniteError for the first non-finite tensor if the summed ``loss`` is not finite.
+
+    ``outputs``, the network's, are checked first, then the single ``losses``.
+    """
+    if not bool(torch.isfinite(loss.detach())):
+        check_finite("log_probs or values of the batch", outputs.detach(), t_env, batch=batch)
+        for name, value in losses.items():
+            check_finite(f"loss {name}", value.detach(), t_env, batch=batch)
+        check_finite("loss", loss.detach(), t_env, batch=batch)
+
+
+def check_ratio(ratio: float, tolerance: float, t_env: int, batch: Batch | None) -> None:
+    """Raise NonFiniteError unless the importance ratio before the first optimiser step is 1 within ``tolerance``."""
+    if not abs(ratio - 1) <= tolerance:
+        raise NonFiniteError(
+            f"ratio_epoch0 is {ratio:.4g} at environment step {t_env} and has to be 1 within {tolerance:g}: the policy "
+            "that learns is not the one that played. Set llm.dtype=float32 or llm.product=torch; with both, this is a "
+            "bug worth a report.",
+            batch,
+        )

@@ -1,0 +1,89 @@
+"""When memory is short, work is cut into smaller parts, and no number changes."""
+
+import pytest
+import torch
+
+from lolm_plugin.errors import ConfigError
+from lolm_plugin.memory import retry_on_oom
+from tests.learners.compare import farthest, tensors
+
+
+def short_of(limit):
+    """Makes a forward pass of more rows or tokens than ``limit`` fail as a full GPU does."""
+
+    def check(count):
+        if count > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    return check
+
+
+def learned(learner, play):
+    for i in range(2):
+        learner.train(play(learner.mac, t_env=i, seed=i), i, i)
+    return tensors(learner)
+
+
+def test_a_language_model_reads_fewer_tokens_at_once(new_learner, tiny_args, play, monkeypatch, caplog):
+    whole = new_learner(tiny_args({"llm.token_budget": 4096}))
+    expected = learned(whole, play)
+    short = new_learner(tiny_args({"llm.token_budget": 4096}))
+    reader, check = short.mac.agent.backbone._reader, short_of(600)
+    read = reader.read
+
+    def limited(rows, pack, reference):
+        check(sum(len(rows.parts[row]) for group in pack for row in group))
+        return read(rows, pack, reference)
+
+    monkeypatch.setattr(reader, "read", limited)
+    found = learned(short, play)
+    assert 16 <= short.mac.token_budget < 4096
+    assert farthest(found, expected) < 1e-5
+    assert "Out of memory: continuing with llm.token_budget=2048" in caplog.text
+
+
+def test_a_small_network_evaluates_fewer_agent_steps_at_once(new_learner, tiny_args, play, monkeypatch):
+    expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
+    short = new_learner(tiny_args(algorithm="updet_mappo"))
+    evaluate, check = short.mac.evaluate, short_of(3)
+
+    def limited(steps, rows):
+        check(len(rows))
+        return evaluate(steps, rows)
+
+    monkeypatch.setattr(short.mac, "evaluate", limited)
+    found = learned(short, play)
+    assert short.args.microbatch <= 3
+    assert farthest(found, expected) < 1e-5
+
+
+def test_the_critic_too(new_learner, tiny_args, play, monkeypatch):
+    expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
+    short = new_learner(tiny_args(algorithm="updet_mappo"))
+    evaluate, check = short.critic.evaluate, short_of(1)
+
+    def limited(batch, t_env, episodes):
+        check(len(episodes))
+        return evaluate(batch, t_env, episodes)
+
+    monkeypatch.setattr(short.critic, "evaluate", limited)
+    assert farthest(learned(short, play), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys"), [("lolm_mappo_tiny", "llm.recompute=True, lora.layers"), ("updet_mappo", "widths")]
+)
+def test_where_nothing_is_smaller_a_sentence_says_what_to_lower(new_learner, tiny_args, algorithm, keys):
+    mac = new_learner(tiny_args(algorithm=algorithm)).mac
+
+    def never():
+        short_of(0)(1)
+
+    with pytest.raises(ConfigError, match=rf"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); set .*{keys}"):
+        retry_on_oom(never, mac)
+
+
+def test_what_fits_is_done_once(new_learner, tiny_args):
+    mac, calls = new_learner(tiny_args()).mac, []
+    assert retry_on_oom(lambda: calls.append(1) or 5, mac) == 5
+    assert calls == [1]
