@@ -5,7 +5,7 @@ Counted are the linear layers of the transformer for the tokens that have to be 
 - that beginning once for a whole pass without gradient, once for each forward batch where gradients add up in it;
 - X Wᵀ going forward, G W going backward where the input wants a gradient;
 - in the last layer attention's projections alone, as the MLP is needed for one token of each prompt; of an engine that
-  reads positions (``llm/top_layer.py``) keys and values alone, for the same holds of queries and attention output.
+  reads positions (``llm/encoder.py``) keys and values alone, for the same holds of queries and attention output.
 Attention itself, norms, activations, LoRA's own products and the head are not counted.
 """
 
@@ -21,7 +21,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks.timing import synchronise
-from lolm_plugin.llm.products import choose, linear
+from lolm_plugin.llm.matmul import linear, select_backend
 
 Shape = tuple[int, int]  # outputs, inputs
 RUNS = 5  # timings of one product, of which the median counts
@@ -37,7 +37,7 @@ class Work:
 
     def seconds(self, device: str, dtype: torch.dtype) -> float:
         """Measured now."""
-        choose("auto")
+        select_backend("auto")
         total = 0.0
         for shape in self.forward.keys() | self.backward.keys():
             forward, backward = _products(shape, self.rows, device, dtype)

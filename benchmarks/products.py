@@ -3,7 +3,7 @@
     python -m benchmarks.products [--model smollm2-135m] [--tokens 1024] [--threads 2]
 
 Prints the rates, and how far the final states are from those in float32 when all linear layers are dynamically
-quantised to int8. The engine takes the faster library in float32 by itself (``lolm_plugin/llm/products.py``);
+quantised to int8. The engine takes the faster library in float32 by itself (``lolm_plugin/llm/matmul.py``);
 int8 it does not take, as it has no gradient: the policy that plays would be another one than the policy that learns.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from benchmarks.timing import alternate
 from lolm_plugin import tuning
-from lolm_plugin.llm.products import onednn
+from lolm_plugin.llm.matmul import onednn
 from lolm_plugin.llm.sources import resolve
 
 REPEATS = 7

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lolm_plugin import registry
-from lolm_plugin.llm import stages
+from lolm_plugin.llm import encoder
 from lolm_plugin.llm.packing import Packing
 from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
 from lolm_plugin.prompts.phrases import Phrase, choose, either, kinds, optional, phrase
@@ -66,7 +66,7 @@ def styles() -> Iterator[None]:
 @contextmanager
 def last_layer() -> Iterator[None]:
     """Build language models with the last layer of before."""
-    with patch.object(stages, "TopLayer", WantedTokens):
+    with patch.object(encoder, "LastLayer", WantedTokens):
         yield
 
 
@@ -81,7 +81,7 @@ class WantedTokens(nn.Module):
         """States [1, tokens, hidden] -> states at the positions that are read [1, positions, hidden]."""
         layer = self.layer
         attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), packing=packing, **context)
-        read = (hidden_states + attended)[:, packing.wanted.to(attended.device)]
+        read = (hidden_states + attended)[:, packing.read_index.to(attended.device)]
         return read + layer.mlp(layer.post_attention_layernorm(read))
 
 

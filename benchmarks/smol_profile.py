@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from benchmarks.engine import Engine
-from lolm_plugin.llm.products import linear
+from lolm_plugin.llm.matmul import linear
 
 PHASES = ("rollout", "reference", "learner forward", "learner backward")
 SHARES = ("prompts", "frozen layers", "trained layers", "head and loss", "critic", "optimiser", "rest")
@@ -125,7 +125,7 @@ def profile(engine: Engine, batch: Any) -> tuple[dict[str, Any], Counter[Product
             return reference(steps)
 
     def drop() -> None:
-        kept.append(backbone._reader.frozen_states.nbytes if backbone.trunk_layers else 0)
+        kept.append(backbone.encoder.kept_bytes)
         end_update()
 
     timers = [
@@ -138,9 +138,11 @@ def profile(engine: Engine, batch: Any) -> tuple[dict[str, Any], Counter[Product
         (learner.critic_optimiser, "step", "optimiser"),
         (torch.Tensor, "backward", "trained layers"),
     ]
-    if backbone.packs:
-        stages = backbone._reader._stages
-        timers += [(stages, "trunk", "frozen layers"), (stages, "top", "trained layers")]
+    if backbone.encoder.packed:
+        timers += [
+            (backbone.encoder, "run_frozen_layers", "frozen layers"),
+            (backbone.encoder, "run_trained_layers", "trained layers"),
+        ]
     with ExitStack() as stack:
         stack.enter_context(counts.counting())
         stack.enter_context(patch.object(mac, "reference_states", reference_states))

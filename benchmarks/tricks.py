@@ -20,8 +20,7 @@ from benchmarks.plain_port import last_hidden
 from benchmarks.setting import Setting
 from benchmarks.timing import alternate
 from lolm_plugin import tuning
-from lolm_plugin.llm import packing, products
-from lolm_plugin.llm.reader import Rows
+from lolm_plugin.llm import matmul, packing
 
 
 class Tricks:
@@ -37,13 +36,13 @@ class Tricks:
         self.chunk = packing.CHUNK["cpu"]
         self.merged = {m: m.__dict__["forward"] for m in self.backbone.lm.modules() if type(m) is LoraLinear}
         own = bench.engine().mac
-        self.rows = []
+        self.batches = []
         for t in self.steps:
             at = self.deciding[:, t]
             available = self.batch["avail_actions"][:, t][at] > 0
             tokens = own.agent.prompter.tokens(self.batch["obs"][:, t][at], available, at.nonzero()[:, 1])
-            self.rows.append(
-                self.backbone.rows(
+            self.batches.append(
+                self.backbone.prompt_batch(
                     own.agent.prompter.prefix, torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
                 )
             )
@@ -71,8 +70,8 @@ class Tricks:
     def padded_living(self) -> Tensor:
         """The same model, given the prompts of decisions."""
         found = []
-        for rows in self.rows:
-            whole = [torch.cat([torch.tensor(rows.prefix, dtype=torch.int64), part]) for part in rows.parts]
+        for batch in self.batches:
+            whole = batch.repeat_prefix().ids
             ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)
             lengths = torch.tensor([len(row) for row in whole]).unsqueeze(1)
             mask = (torch.arange(ids.shape[1]) < lengths).long()
@@ -82,20 +81,18 @@ class Tricks:
     def packed(self, shared: bool = True, chunk: bool = False, merged: bool = False, product: str = "torch") -> Tensor:
         """The engine with some of its tricks off."""
         packing.CHUNK["cpu"] = self.chunk if chunk else 2**30
-        products.choose(product)
+        matmul.select_backend(product)
         for module, forward in self.merged.items():
             if merged:
                 module.forward = forward
             else:
                 module.__dict__.pop("forward", None)
-        return torch.cat([self.backbone.read(_whole(rows, shared), token_budget=self.budget) for rows in self.rows])
-
-
-def _whole(rows: Rows, shared: bool) -> Rows:
-    if shared:
-        return rows
-    beginning = torch.tensor(rows.prefix, dtype=torch.int64)
-    return Rows((), [torch.cat([beginning, part]) for part in rows.parts])
+        return torch.cat(
+            [
+                self.backbone.encode(batch if shared else batch.repeat_prefix(), token_budget=self.budget)
+                for batch in self.batches
+            ]
+        )
 
 
 def main() -> None:

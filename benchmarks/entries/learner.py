@@ -67,7 +67,7 @@ def _work(bench: Bench, engine: Engine) -> Work:
     lm, args = bench.port.policy.lm, engine.args
     lowest = lm.config.num_hidden_layers - (args.lora.get("layers") or lm.config.num_hidden_layers)
     own, prefix = engine.own_tokens(bench.learner_batch), len(engine.mac.agent.prompter.prefix)
-    reads_positions = engine.mac.agent.backbone.reads_positions
+    reads_positions = engine.mac.agent.backbone.encoder.settings.read_positions
     work = gemm_rate.learner_work(lm, lowest, own, prefix, engine.mac.token_budget, args.epochs, reads_positions)
     bench.checks |= {
         "learner_decisions": int(data.deciding(bench.learner_batch).sum()),

@@ -13,7 +13,9 @@ def measure(bench: Bench) -> list[Entry]:
     difference = compare.rollouts(engine, port, data.fullest(batch)).check(setting, "rollout")
     own = [engine.own_tokens(batch, t) for t in range(batch.max_seq_length - 1)]
     prefix, budget = len(engine.mac.agent.prompter.prefix), engine.mac.token_budget
-    work = gemm_rate.rollout_work(port.frozen, own, prefix, budget, engine.mac.agent.backbone.reads_positions)
+    work = gemm_rate.rollout_work(
+        port.frozen, own, prefix, budget, engine.mac.agent.backbone.encoder.settings.read_positions
+    )
     sides = {
         "baseline": lambda: port.play(batch),
         "engine": lambda: engine.play(batch),

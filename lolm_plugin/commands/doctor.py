@@ -94,7 +94,7 @@ def _estimate(arguments: Sequence[str]) -> list[tuple[str, list[Finding]]]:
 
 
 def _tune() -> None:
-    from lolm_plugin.llm import products
+    from lolm_plugin.llm import matmul
 
     if tuning.busy():
         raise ConfigError(
@@ -102,8 +102,8 @@ def _tune() -> None:
             f"{tuning.cores()}), which is wrong once that is over; end it, or set torch_threads and llm.product."
         )
     tuning.forget()
-    products.fastest.cache_clear()
-    products.fastest()
+    matmul.fastest_backend.cache_clear()
+    matmul.fastest_backend()
     for policy in tuning.TYPICAL:
         tuning.threads(policy)
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lolm_plugin.controllers.controller import Acting, Controller, Evaluation, certain_log_probs, decisions
 from lolm_plugin.controllers.prompter import build_prompter
-from lolm_plugin.llm import products
-from lolm_plugin.llm.backbone import Backbone
-from lolm_plugin.modules.agents.llm_agent import LLMAgent, Prompts, States
+from lolm_plugin.llm import matmul
+from lolm_plugin.llm.model import Backbone
+from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, members
+from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.masked_policy import masked_log_softmax
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 
@@ -30,7 +31,7 @@ class PromptSteps:
 
     index: tuple[Tensor, Tensor, Tensor]  # episode, timestep, agent; each int64 [rows]
     available: Tensor  # bool [rows, n_actions]
-    prompts: Prompts  # every different prompt
+    prompts: PromptBatch  # every different prompt
     prompt: Tensor  # int64 [rows]: which of the prompts a row reads
     together: Tensor | None = None
 
@@ -82,7 +83,7 @@ class PromptMAC(Controller):
 
     def settled(self) -> dict[str, Any]:
         """Which library multiplies."""
-        return {"llm": {"product": products.chosen()}} if self.device.type == "cpu" else {}
+        return {"llm": {"product": matmul.backend()}} if self.device.type == "cpu" else {}
 
     def ratio_tolerance(self) -> float:
         """Wide where sums have three digits, as other packs of prompts add up in another order."""
@@ -142,15 +143,14 @@ class PromptMAC(Controller):
 
     def end_update(self) -> None:
         """Free the states of the batch that was learned from."""
-        self.agent.backbone.drop_frozen_states()
+        self.agent.backbone.encoder.drop_frozen_states()
 
     def microbatches(self, steps: PromptSteps, rows: Tensor) -> list[Tensor]:
         """Cut ``rows`` [n] of the steps into groups that fit the token budget, similar lengths together."""
         read = steps.prompt[rows]
         distinct = read.unique()
-        packs = steps.prompts.take(distinct).rows.plan(self.token_budget)
-        members = [torch.tensor([row for group in pack for row in group], device=read.device) for pack in packs]
-        return [rows[torch.isin(read, distinct[pack])] for pack in members]
+        packs = steps.prompts.take(distinct).plan(self.token_budget)
+        return [rows[torch.isin(read, distinct[members(pack)])] for pack in packs]
 
     def logits(self, steps: PromptSteps, rows: Tensor) -> Tensor:
         """Action logits [len(rows), n_actions] of the current policy, with gradient; equal prompts are read once."""
@@ -161,7 +161,7 @@ class PromptMAC(Controller):
         """The current policy on ``rows`` [n] of the steps."""
         return Evaluation(self.logits(steps, rows))
 
-    def reference_states(self, steps: PromptSteps) -> States:
+    def reference_states(self, steps: PromptSteps) -> HiddenStates:
         """Compute the reference's hidden states of each decision, once an update.
 
         The reference is the frozen pretrained LM, or with ``kl.reference=source`` the transferred policy's LM.
@@ -171,7 +171,7 @@ class PromptMAC(Controller):
         with torch.no_grad(), self.agent.backbone.with_adapter(self.source_adapter):
             return self._read(steps.prompts)[steps.prompt]
 
-    def reference_logits(self, states: States) -> Tensor:
+    def reference_logits(self, states: HiddenStates) -> Tensor:
         """Compute the reference's logits, detached: [rows, n_actions].
 
         The frozen LM's states go through the current head (paper, section 4.1), or with ``kl.head=initial`` through a
@@ -188,18 +188,18 @@ class PromptMAC(Controller):
         self.token_budget //= 2
         return f"llm.token_budget={self.token_budget}"
 
-    def _precompute(self, prompts: Prompts) -> Prompts:
+    def _precompute(self, prompts: PromptBatch) -> PromptBatch:
         """``prompts`` with the frozen layers' states, which stay until ``end_update``."""
         keep_bytes = self.args.llm["trunk_cache_gb"] * 2**30
         return self.fitting(lambda: self.agent.precompute(prompts, keep_bytes, self.token_budget))
 
-    def _read(self, prompts: Prompts, reference: bool = False) -> States:
+    def _read(self, prompts: PromptBatch, reference: bool = False) -> HiddenStates:
         """What the LM makes of prompts, without gradient."""
         return self.fitting(lambda: self.agent.read(prompts, reference=reference, token_budget=self.token_budget))
 
-    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
+    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
         """The different prompts behind obs [rows, obs_size], and for each row (int64 [rows]) which of them it reads."""
         prompts, prompt = self.agent.prompts(obs, available, agent)
         if not self.example:
-            self.example = self.agent.prompter.tokenizer.decode([*prompts.rows.prefix, *prompts.rows.parts[0].tolist()])
+            self.example = self.agent.prompter.tokenizer.decode([*prompts.prefix, *prompts.ids[0].tolist()])
         return prompts, prompt

@@ -17,8 +17,8 @@ from lolm_plugin.doctor.networks import count
 from lolm_plugin.doctor.plan import Plan
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import smollm2, sources
-from lolm_plugin.llm.backbone import DTYPES
 from lolm_plugin.llm.lora import first_layer, with_lora
+from lolm_plugin.llm.model import DTYPES
 from lolm_plugin.llm.model_folder import state_width
 from lolm_plugin.modules.heads.attention_action_head import build_head
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout

@@ -48,7 +48,7 @@ def main_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> Room | None:
 
 
 def libraries(product: str, dtype: "torch.dtype", device: str) -> tuple[str, ...]:
-    """What ``llm.product`` lets a run multiply by: names of ``llm.products.PRODUCTS``."""
+    """What ``llm.product`` lets a run multiply by: names of ``llm.matmul.BACKENDS``."""
     import torch
 
     if device != "cpu" or dtype != torch.float32:
@@ -71,7 +71,7 @@ def product_rate(shape: tuple[int, int, int], dtype: "torch.dtype", device: str,
     """
     import torch
 
-    from lolm_plugin.llm.products import PRODUCTS
+    from lolm_plugin.llm.matmul import BACKENDS
 
     rows, inputs, outputs = shape
     x = torch.randn(rows, inputs, device=device).to(dtype)
@@ -82,7 +82,7 @@ def product_rate(shape: tuple[int, int, int], dtype: "torch.dtype", device: str,
     try:
         with torch.no_grad():
             products = max(
-                _times_a_second(partial(PRODUCTS[name], x, weight, None), device, SECONDS / len(choice))
+                _times_a_second(partial(BACKENDS[name], x, weight, None), device, SECONDS / len(choice))
                 for name in choice
             )
     finally:

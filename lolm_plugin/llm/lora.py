@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm.products import linear
+from lolm_plugin.llm.matmul import linear
 
 ADAPTER = "default"
 

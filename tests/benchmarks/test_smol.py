@@ -11,7 +11,7 @@ from benchmarks.entries import smol
 from benchmarks.setting import Setting
 from benchmarks.smol_profile import PHASES, SHARES, Product, profile, seconds_alone
 from lolm_plugin import registry
-from lolm_plugin.llm.batching import plan_packs
+from lolm_plugin.llm.prompt_batch import plan_packs
 from lolm_plugin.prompts.scene import Scene, SeenUnit, Self
 from lolm_plugin.prompts.template import build_style
 
@@ -30,15 +30,15 @@ def batch():
 def before(batch):
     """The frozen side after its first round, and what was counted in it."""
     engine = smol.build(SMALL, "before")
-    stages, calls = engine.mac.agent.backbone._reader._stages, []
-    top = stages.top
+    encoder, calls = engine.mac.agent.backbone.encoder, []
+    run_trained_layers = encoder.run_trained_layers
 
     def recorded(states, packing):
         if torch.is_grad_enabled():
-            calls.append((len(states), len(packing.wanted)))
-        return top(states, packing)
+            calls.append((len(states), len(packing.read_index)))
+        return run_trained_layers(states, packing)
 
-    stages.top = recorded
+    encoder.run_trained_layers = recorded
     return engine, *profile(engine, batch), calls
 
 
@@ -60,8 +60,8 @@ def test_the_frozen_side_is_not_that_of_the_yaml(before):
     args, backbone = before[0].args, before[0].mac.agent.backbone
     assert (args.llm["keep_rollout_states"], args.lora["layers"], args.lora["rank"]) == (False, None, 8)
     assert (args.epochs, args.minibatches) == (2, 4)
-    assert backbone.trunk_layers == 0
-    assert isinstance(backbone._reader._stages._top.layers[-1], smol_baseline.WantedTokens)
+    assert backbone.encoder.settings.frozen_layers == 0
+    assert isinstance(backbone.encoder._trained.layers[-1], smol_baseline.WantedTokens)
     assert before[1]["kept_states_bytes"] == 0
     assert smol_baseline.SETTINGS["llm"]["num_layers"] == 4
 

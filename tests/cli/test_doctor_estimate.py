@@ -65,7 +65,10 @@ def test_parameters_are_those_of_the_built_policy(changes, new_learner, tiny_arg
     assert counted.all == networks.count(learner.mac.agent)
     assert counted.trained == sum(parameter.numel() for parameter in learner.mac.parameters())
     assert counted.adapter == sum(parameter.numel() for parameter in backbone.lora_parameters())
-    assert (counted.layers, counted.layers - counted.adapted) == (backbone.num_layers, backbone.trunk_layers)
+    assert (counted.layers, counted.layers - counted.adapted) == (
+        backbone.num_layers,
+        backbone.encoder.settings.frozen_layers,
+    )
     assert counted.dtype == next(backbone.lm.parameters()).dtype
     layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
     assert networks.count(networks.build_critic(layouts, vars(args))) == networks.count(learner.critic)

@@ -21,7 +21,7 @@ from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.host.bundled.transforms import OneHot
 from lolm_plugin.llm import products
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.observations import build_layouts, sc2_maps
 from tests.llm.settings import LLM, LORA
 
@@ -212,8 +212,8 @@ def test_the_formula_of_a_layer_is_what_autograd_keeps(model, layers, dtype, tin
     llm, lora = {**LLM, "model": model, "dtype": dtype, "num_layers": 2}, {**LORA, "layers": layers}
     backbone = Backbone(llm, lora, seed=0)
     counted = language_model.measure({**vars(tiny_args()), "llm": llm, "lora": lora}, "cpu")
-    rows = backbone.rows([], [[5] * 60] * 50)
-    kept = networks.kept_bytes(backbone, lambda: backbone.read(rows))
+    rows = backbone.prompt_batch([], [[5] * 60] * 50)
+    kept = networks.kept_bytes(backbone, lambda: backbone.encode(rows))
     layer, size = counted.layer, counted.dtype.itemsize
     attention, feed_forward = memory.attention_bytes(layer, size), memory.feed_forward_bytes(layer, size)
     # The last layer has keys and values of all tokens alone, and the first norm that learns has no gradient.

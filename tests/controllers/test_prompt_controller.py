@@ -9,6 +9,7 @@ from lolm_plugin.controllers import prompt_controller
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import masked_log_softmax
+from tests.llm.settings import encode
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, p
     assert torch.equal(together[twins], together[twins[:1]].expand(3, -1))
     weights = torch.arange(12.0).unsqueeze(1)
     read = mac.reference_states(steps)
-    hidden = read.states[read.last]
+    hidden = read.last_states
     gradients = [torch.autograd.grad((weights * x).sum(), mac.agent.head.attack) for x in (together, apart)]
     assert torch.allclose(gradients[0][0], gradients[1][0], rtol=1e-4)
     assert torch.allclose(hidden[twins], hidden[twins[:1]].expand(3, -1))
@@ -166,7 +167,7 @@ def test_prompts_are_those_of_the_agents_own_number(mac, play):
         episode, t, agent = (index[row] for index in steps.index)
         obs, available = batch["obs"][episode, t, agent], batch["avail_actions"][episode, t, agent]
         assert prompter.encode(obs[None], available[None], agent[None]) == [
-            steps.prompts.rows.parts[steps.prompt[row]].tolist()
+            steps.prompts.ids[steps.prompt[row]].tolist()
         ]
 
 
@@ -192,9 +193,9 @@ def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tin
     """The state there is that of the prompt cut off behind that sentence."""
     mac = new_learner(tiny_args({"head.attack_keys": "entity"}, n_enemies=3)).mac
     steps = mac.agent_steps(batch := play(mac), valid(batch))
-    states, prompts, found = mac.reference_states(steps), steps.prompts.rows, 0
+    states, prompts, found = mac.reference_states(steps), steps.prompts, 0
     for row in range(len(steps)):
-        ids, (read,) = prompts.parts[steps.prompt[row]].tolist(), states.place[row : row + 1].tolist()
+        ids, (read,) = prompts.ids[steps.prompt[row]].tolist(), states.targets[row : row + 1].tolist()
         text = mac.agent.prompter.tokenizer.decode(ids)
         for target, place in enumerate(read):
             sentence = next((line for line in text.splitlines() if line.startswith(f"enemy {target}:")), None)
@@ -202,11 +203,11 @@ def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tin
             if place >= 0:
                 cut = text[: text.index(sentence) + len(sentence) + 1]
                 own = mac.agent.prompter.count_tokens([cut])[0]
-                (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids[:own]], reference=True)
+                (expected,) = encode(mac.agent.backbone, prompts.prefix, [ids[:own]], reference=True)
                 torch.testing.assert_close(states.states[place], expected, atol=1e-5, rtol=0)
                 found += 1
-        (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids], reference=True)
-        torch.testing.assert_close(states.states[states.last[row]], expected, atol=1e-5, rtol=0)
+        (expected,) = encode(mac.agent.backbone, prompts.prefix, [ids], reference=True)
+        torch.testing.assert_close(states.last_states[row], expected, atol=1e-5, rtol=0)
     assert found > 5
 
 
@@ -219,12 +220,12 @@ def test_frozen_layers_run_once_for_play_update_and_reference(keep, new_learner,
         lambda module, inputs: tokens.append(inputs[0].shape[1])
     )
     batch = play(learner.mac)
-    played, kept = sum(tokens), backbone.kept_bytes
+    played, kept = sum(tokens), backbone.encoder.kept_bytes
     assert played > 0
     assert (kept > 0) == keep
     learner.train(batch, 0, 0)
     assert (sum(tokens) == played) == keep
-    assert backbone.kept_bytes == 0  # a resumed run begins without them, too
+    assert backbone.encoder.kept_bytes == 0  # a resumed run begins without them, too
 
 
 def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
@@ -232,4 +233,4 @@ def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
     batch = play(learner.mac)
     learner.train(batch, 0, 0)
     learner.mac.select_actions(batch, t_ep=0, t_env=5, test_mode=True)
-    assert learner.mac.agent.backbone.kept_bytes == 0
+    assert learner.mac.agent.backbone.encoder.kept_bytes == 0
