@@ -135,7 +135,7 @@ class PackedEncoder:
 
     def run_frozen_layers(self, ids: Tensor, packing: Packing) -> Tensor:
         """Token ids [tokens] -> states after the frozen layers [tokens, hidden]."""
-        return self._run(self._frozen, packing, input_ids=ids.to(self._model.device).unsqueeze(0))
+        return self._run(self._frozen, packing, input_ids=ids.unsqueeze(0))
 
     def run_trained_layers(self, states: Tensor, packing: Packing) -> Tensor:
         """States after the frozen layers [tokens, hidden] -> final states that are read [reads, hidden]."""
@@ -155,45 +155,40 @@ class PackedEncoder:
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Token ids [tokens] -> states below the first layer [tokens, hidden]."""
-        return self._model.get_input_embeddings()(ids.to(self._model.device))
+        return self._model.get_input_embeddings()(ids)
 
     def _frozen_states(self, batch: PromptBatch) -> list[Tensor]:
         """Run all prompts through the frozen layers at once: [tokens, hidden] each."""
         if not len(batch):
             return []
         if not self.settings.frozen_layers:
-            return list(self._embed(torch.cat(list(batch.ids))).split([len(ids) for ids in batch.ids]))
-        states: list[Tensor] = [torch.empty(0)] * len(batch)
+            ids = torch.cat(list(batch.ids)).to(self._model.device)
+            return list(self._embed(ids).split([len(of_prompt) for of_prompt in batch.ids]))
+        (pack,) = batch.plan()
+        groups = [[batch.ids[prompt] for prompt in group] for group in pack]
+        ids = torch.cat([pad(group) for group in groups]).to(self._model.device)
+        distinct = find_distinct_tokens(groups, ids.device) if self.settings.share_prefix else None
+        past = self._frozen_layers_of_prefix(batch.prefix)[1] if batch.prefix else None
+        packing = Packing(len(batch.prefix), [[len(ids) for ids in group] for group in groups], (), past, distinct)
         with torch.no_grad():
-            (pack,) = batch.plan()
-            groups = [[batch.ids[prompt] for prompt in group] for group in pack]
-            lengths = [[len(ids) for ids in group] for group in groups]
-            past = self._frozen_layers_of_prefix(batch.prefix)[1] if batch.prefix else None
-            ids = torch.cat([pad(group) for group in groups])
-            distinct = None
-            if self.settings.share_prefix:
-                distinct = find_distinct_tokens(groups)
-                ids, distinct = ids[distinct.first], distinct.to(self._model.device)
-            packing = Packing(len(batch.prefix), lengths, past=past, distinct=distinct)
-            padded = packing.pad(self.run_frozen_layers(ids, packing))
-            blocks = padded.split([count * width for count, width in packing.groups])
-            for group, block in zip(pack, blocks, strict=True):
-                for prompt, of_prompt in zip(group, block.chunk(len(group)), strict=True):
-                    states[prompt] = of_prompt[: len(batch.ids[prompt])].clone()
-        return states
+            padded = packing.pad(self.run_frozen_layers(ids[distinct.first] if distinct else ids, packing))
+        blocks = padded.split([count * width for count, width in packing.groups])
+        of_prompts = [x for group, block in zip(groups, blocks, strict=True) for x in block.chunk(len(group))]
+        states = dict(zip(members(pack), of_prompts, strict=True))
+        return [states[prompt][: len(ids)].clone() for prompt, ids in enumerate(batch.ids)]
 
     def _prefix_states(self, prefix: tuple[int, ...]) -> Tensor:
         """Compute the states of the prefix after the frozen layers: [tokens, hidden]."""
         if self.settings.frozen_layers:
             return self._frozen_layers_of_prefix(prefix)[0]
-        return self._embed(torch.tensor(prefix))
+        return self._embed(torch.tensor(prefix, device=self._model.device))
 
     @torch.no_grad()
     def _frozen_layers_of_prefix(self, prefix: tuple[int, ...]) -> tuple[Tensor, KeysAndValues]:
         """Run the prefix through the frozen layers: states after them, and keys and values in them."""
         if prefix not in self._frozen_prefix:
             packing = Packing(len(prefix), [])
-            states = self.run_frozen_layers(torch.tensor(prefix), packing)
+            states = self.run_frozen_layers(torch.tensor(prefix, device=self._model.device), packing)
             self._frozen_prefix[prefix] = states, packing.prefix_keys_values
         return self._frozen_prefix[prefix]
 

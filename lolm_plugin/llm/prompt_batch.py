@@ -173,12 +173,8 @@ class DistinctTokens:
     inverse: Tensor
     first: Tensor
 
-    def to(self, device: torch.device) -> "DistinctTokens":
-        """Copy to ``device``."""
-        return DistinctTokens(self.inverse.to(device), self.first.to(device))
 
-
-def find_distinct_tokens(groups: Sequence[Sequence[Tensor]]) -> DistinctTokens:
+def find_distinct_tokens(groups: Sequence[Sequence[Tensor]], device: torch.device | str = "cpu") -> DistinctTokens:
     """Find equal ids with equal ids before them in prompts, int64 [tokens] each, padded in groups."""
     prompts = [prompt for group in groups for prompt in group]
     widths = np.array([max(map(len, group)) for group in groups for _ in group])
@@ -200,4 +196,4 @@ def find_distinct_tokens(groups: Sequence[Sequence[Tensor]]) -> DistinctTokens:
     # From the end, so that of several positions the first is written last.
     positions = real.nonzero()[0][::-1]
     first[inverse[positions]] = positions
-    return DistinctTokens(torch.from_numpy(inverse), torch.from_numpy(first))
+    return DistinctTokens(torch.from_numpy(inverse).to(device), torch.from_numpy(first).to(device))

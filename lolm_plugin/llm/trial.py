@@ -325,10 +325,8 @@ def _kind(model: PreTrainedModel, index: int) -> str:
     return repr([*types, type(attention), type(getattr(layer, "mlp", None)), sorted(settings.items())])
 
 
-def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> list[Tensor | None]:
-    if not trained:
-        return []
-    return list(torch.autograd.grad((states * weights).sum(), trained, allow_unused=True))
+def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch.autograd.grad((states * weights).sum(), trained, materialize_grads=True) if trained else ()
 
 
 def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
@@ -337,12 +335,9 @@ def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
         raise _DiffersError(f"states {which} differ from those of plain transformers by {error:.1g} of their size")
 
 
-def _check_gradients(packed: Sequence[Tensor | None], plain: Sequence[Tensor | None]) -> None:
-    norms = [0.0 if gradient is None else float(gradient.norm()) for gradient in plain]
+def _check_gradients(packed: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
+    norms = [float(gradient.norm()) for gradient in plain]
     for got, want, norm in zip(packed, plain, norms, strict=True):
-        if got is None and want is None:
-            continue
-        got, want = (torch.zeros_like(got if want is None else want) if x is None else x for x in (got, want))
         error = float((got - want).norm()) / max(norm, NO_GRADIENT * max(norms), 1e-30)
         if not error <= GRADIENT_LIMIT:
             raise _DiffersError(f"gradients differ from those of plain transformers by {error:.1g} of their size")
