@@ -46,29 +46,28 @@ def check_no_adapter(folder: Path, model: str, complete: bool = True) -> None:
 
 
 def check_shards(folder: Path, model: str) -> None:
-    """Raise ConfigError if the index of the weights names a file that does not lie in ``folder`` itself."""
-    if not (folder / SHARD_INDEX).is_file():
-        return
-    try:
-        missing = missing_shards(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-        raise ConfigError(
-            f"llm.model={model} has a damaged {SHARD_INDEX} ({error}): set llm.model to a complete copy of the model."
-        ) from error
-    if missing:
+    """Raise ConfigError if the index of the weights is damaged or names a file that is not in ``folder`` itself."""
+    if missing := missing_shards(folder, model):
         raise ConfigError(
             f"llm.model={model} lacks {missing[0]!r}, which its {SHARD_INDEX} names: set llm.model to a folder that "
             "holds all of its weights."
         )
 
 
-def missing_shards(folder: Path) -> list[str]:
-    """List what the index of the weights names and is no file of ``folder`` itself; errors vary for a damaged index."""
+def missing_shards(folder: Path, model: str) -> list[str]:
+    """List what the index of the weights, if there is one, names and is not in ``folder`` itself."""
     index = folder / SHARD_INDEX
-    if index.stat().st_size > MOST_JSON_BYTES:
-        raise ValueError("it is too large")
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return sorted(shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file())
+    if not index.is_file():
+        return []
+    try:
+        if index.stat().st_size > MOST_JSON_BYTES:
+            raise ValueError("it is too large")
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise ConfigError(
+            f"llm.model={model} has a damaged {SHARD_INDEX} ({error}): set llm.model to a complete copy of the model."
+        ) from error
 
 
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", model: str) -> None:

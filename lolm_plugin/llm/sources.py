@@ -175,7 +175,7 @@ class HubSource(Source):
         download = partial(snapshot_download, self.model, allow_patterns=files, ignore_patterns=others)
         try:
             folder = Path(download(local_files_only=True))
-            if _complete(folder, weights):
+            if _complete(folder, self.model, weights):
                 return folder
         except OSError:
             pass  # not in the cache: ask the hub
@@ -191,7 +191,7 @@ class HubSource(Source):
         except hub_errors as error:
             raise unavailable(self.model, f"asking the hub failed: {error}") from error
         model_folder.check_no_adapter(folder, self.model, complete=weights)
-        if not _complete(folder, weights):
+        if not _complete(folder, self.model, weights):
             raise unavailable(self.model, "its repository lacks config.json, a tokenizer or safetensors weights")
         return folder
 
@@ -279,10 +279,12 @@ def _truncated(config: "PretrainedConfig", num_layers: int | None, model: str) -
     return config
 
 
-def _complete(folder: Path, weights: bool) -> bool:
+def _complete(folder: Path, model: str, weights: bool) -> bool:
     """Tell whether a snapshot holds a config, a tokenizer and, if asked for, all its safetensors."""
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return False
-    if not (folder / model_folder.SHARD_INDEX).is_file():
-        return not weights or (folder / "model.safetensors").is_file()
-    return not weights or not model_folder.missing_shards(folder)
+    if not weights:
+        return True
+    if (folder / model_folder.SHARD_INDEX).is_file():
+        return not model_folder.missing_shards(folder, model)
+    return (folder / "model.safetensors").is_file()

@@ -124,11 +124,10 @@ def choose_encoder(
         ConfigError: the memory does not hold the model and a few short prompts, or the model computes other states for
             a prompt that is padded beside a longer one.
     """
-    log = logging.getLogger("lolm")
-    attention, reasons = model.lm.config._attn_implementation, []
     if lacks := obstacle(model.lm):
-        reasons.append(lacks)
-    for read_positions in [] if lacks else [True, False] if settings.read_positions else [False]:
+        return _padded_encoder(model, lacks)
+    attention, reasons = model.lm.config._attn_implementation, []
+    for read_positions in [True, False] if settings.read_positions else [False]:
         tried = replace(settings, read_positions=read_positions)
         try:
             _try_few_layers(model, tried)
@@ -142,10 +141,23 @@ def choose_encoder(
                 break
         else:
             if reasons:
-                log.warning(WHOLE_LAST_LAYER, model.name, reasons[0])
+                logging.getLogger("lolm").warning(WHOLE_LAST_LAYER, model.name, reasons[0])
             return PackedEncoder(model.lm, tried, version)
-    log.warning(PADDED, model.name, reasons[-1])
-    _check_padded(model)
+    return _padded_encoder(model, reasons[-1])
+
+
+def _padded_encoder(model: TriedModel, reason: str) -> PaddedEncoder:
+    """Warn and return the encoder. Raises ConfigError if padded prompts have other states than one prompt at a time."""
+    logging.getLogger("lolm").warning(PADDED, model.name, reason)
+    batch = _prompts(model, 3, (30, 12, 2))
+    # transformers recommends a mask here, which right padding does not need: this is what is tried.
+    with torch.no_grad(), quiet():
+        padded = padded_states(model.lm, batch.repeat_prefix().take(members(batch.plan()[0])))
+        if not _agree(padded, _plain(model, batch), model.lm.dtype):
+            raise ConfigError(
+                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
+                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
+            )
     return PaddedEncoder(model.lm)
 
 
@@ -184,19 +196,6 @@ def _packed(encoder: PackedEncoder, batch: PromptBatch) -> Tensor:
 
 def _encoder(model: TriedModel, settings: EncoderSettings) -> PackedEncoder:
     return PackedEncoder(model.lm, settings, version=lambda reference: 0)  # nothing trains it while it is tried
-
-
-def _check_padded(model: TriedModel) -> None:
-    """Raise ConfigError if a padded batch has other states than its prompts one at a time."""
-    batch = _prompts(model, 3, (30, 12, 2))
-    # transformers recommends a mask here, which right padding does not need: this is what is tried.
-    with torch.no_grad(), quiet():
-        padded = padded_states(model.lm, batch.repeat_prefix().take(members(batch.plan()[0])))
-        if not _agree(padded, _plain(model, batch), model.lm.dtype):
-            raise ConfigError(
-                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
-                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
-            )
 
 
 def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:

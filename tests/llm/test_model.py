@@ -97,7 +97,7 @@ def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
-def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
+def test_frozen_layers_below_the_adapter_change_nothing(model, share, keep_bytes):
     backbone = with_random_adapter(make(model, share_prefix=share, lora={"layers": 1}))
     assert backbone.encoder.settings.frozen_layers == 1
     rows = backbone.prompt_batch(PREFIX, SEQUENCES)
@@ -143,7 +143,7 @@ def test_without_sharing_every_row_is_computed_alone():
     assert tokens >= sum(len(PREFIX) + len(row) for row in ALIKE)  # with padding
 
 
-def test_what_is_kept_of_the_trunk_is_not_computed_again():
+def test_frozen_states_that_are_kept_are_not_computed_again():
     backbone = with_random_adapter(make(lora={"layers": 1}))
     kept = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES), 10**9)
     counts = embedded(backbone)
@@ -383,13 +383,13 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
         make(tmp_path)
 
 
-PLACES = [torch.tensor(places) for places in ([39, 0, 17], [2], [16, 5], [0], [39], [28, 1, 2, 27])]
+POSITIONS = [torch.tensor(positions) for positions in ([39, 0, 17], [2], [16, 5], [0], [39], [28, 1, 2, 27])]
 
 
-def all_states(backbone, prefix, sequences, places):
-    """Plain Hugging Face: the states at these places of each sequence, one prompt at a time."""
+def all_states(backbone, prefix, sequences, read_positions):
+    """Plain Hugging Face: the states at these positions of each sequence, one prompt at a time."""
     rows = []
-    for sequence, wanted in zip(sequences, places, strict=True):
+    for sequence, wanted in zip(sequences, read_positions, strict=True):
         ids = torch.tensor([[*prefix, *sequence]])
         states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         rows.append(states[0, len(prefix) + wanted])
@@ -398,10 +398,10 @@ def all_states(backbone, prefix, sequences, places):
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("token_budget", [None, 64])
-def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_budget):
+def test_states_at_any_positions_are_those_of_whole_prompts(model, share, token_budget):
     backbone = with_random_adapter(make(model, share_prefix=share))
-    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
-    rows = backbone.prompt_batch(PREFIX, SEQUENCES, PLACES)
+    expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS)
     states = backbone.encode(rows, token_budget=token_budget)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
@@ -412,19 +412,19 @@ def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_bud
     torch.testing.assert_close(backbone.encode(some), torch.cat([expected[-4:], expected[:3]]), atol=1e-5, rtol=0)
 
 
-def test_states_at_any_places_above_a_trunk_and_of_the_reference():
+def test_states_at_any_positions_above_frozen_layers_and_of_the_reference():
     backbone = with_random_adapter(make(lora={"layers": 1}))
-    rows = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES, PLACES), 30_000)
-    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
+    rows = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), 30_000)
+    expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
     torch.testing.assert_close(backbone.encode(rows), expected, atol=1e-5, rtol=0)
     with backbone.lm.disable_adapter():
-        plain = all_states(backbone, PREFIX, SEQUENCES, PLACES)
+        plain = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
     torch.testing.assert_close(backbone.encode(rows, reference=True), plain, atol=1e-5, rtol=0)
 
 
-def test_states_at_any_places_of_a_model_that_cannot_be_packed(monkeypatch):
+def test_states_at_any_positions_of_a_model_that_cannot_be_packed(monkeypatch):
     monkeypatch.setattr("lolm_plugin.llm.trial.obstacle", lambda model: "it is a test")
     backbone = with_random_adapter(make())
     assert not backbone.encoder.packed
-    states = backbone.encode(backbone.prompt_batch(PREFIX, SEQUENCES, PLACES), token_budget=64)
-    torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, PLACES), atol=1e-5, rtol=0)
+    states = backbone.encode(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), token_budget=64)
+    torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, POSITIONS), atol=1e-5, rtol=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin.llm.prompt_batch import find_distinct_tokens, plan_packs
+from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, find_distinct_tokens, plan_packs
 
 
 def _random_lengths(rows, seed):
@@ -90,3 +90,28 @@ def test_every_token_is_found_with_what_comes_before_it():
     for place, beginning in enumerate(beginnings):
         if beginning is not None:
             assert beginnings[distinct.first[distinct.inverse[place]]] == beginning
+
+
+@pytest.fixture
+def two_prompts():
+    """Two prompts of two targets; the first has a sentence about target 1, which ends at its first token."""
+    ids = [torch.tensor([7, 8, 9]), torch.tensor([7, 8])]
+    reads = [torch.tensor([2, 0]), torch.tensor([1])]
+    return PromptBatch.of([1, 2], ids, reads, targets=torch.tensor([[-1, 1], [-1, -1]]))
+
+
+def test_hidden_states_are_found_by_prompt_and_target(two_prompts):
+    states = HiddenStates.of(two_prompts, torch.tensor([[10.0], [11.0], [12.0]]))
+    assert states.last_states.tolist() == [[10], [12]]
+    assert states.sentence_states.tolist() == [[11]]
+    twice = HiddenStates.of(two_prompts.take([1, 0]), torch.tensor([[12.0], [10.0], [11.0]]))[torch.tensor([1, 0, 1])]
+    assert twice.last_states.tolist() == [[10], [12], [10]]
+    assert twice.sentence_states.tolist() == [[11], [11]]
+
+
+def test_a_prefix_that_is_not_shared_is_in_every_prompt(two_prompts):
+    whole = two_prompts.repeat_prefix()
+    assert [ids.tolist() for ids in whole.ids] == [[1, 2, 7, 8, 9], [1, 2, 7, 8]]
+    assert [reads.tolist() for reads in whole.read_positions] == [[4, 2], [3]]
+    assert whole.prefix == ()
+    assert whole.tokens == two_prompts.tokens == 9
