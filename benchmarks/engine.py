@@ -16,7 +16,7 @@ from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.host import BUNDLED
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo import MAPPOLearner
-from lolm_plugin.llm.products import choose
+from lolm_plugin.llm.matmul import select_backend
 from lolm_plugin.modules.heads import PLAYED
 
 KL_COEF = 0.5  # so that the KL is part of every gradient
@@ -52,7 +52,7 @@ class Engine:
 
     def play(self, batch: Any) -> None:
         """Choose actions at every step for the episodes that are still running, as a runner does."""
-        choose(self.args.llm["product"])  # a setting of the process, of whichever engine was built last
+        select_backend(self.args.llm["product"])  # a setting of the process, of whichever engine was built last
         self.mac.init_hidden(batch.batch_size)
         for t, running in enumerate(battles.valid(batch).T):
             episodes = running.nonzero().flatten().tolist()

@@ -22,7 +22,7 @@ from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.envs import probe_tasks
 from lolm_plugin.host import BUNDLED
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.modules.agents.llm_agent import FEATURE_VIEWS, LLMAgent
 from lolm_plugin.observations import build_layouts
 
@@ -64,7 +64,7 @@ def measure(policy: LLMAgent, env: str, map_name: str) -> dict[str, tuple[float,
     """Return ``spread`` of raw states and of both kinds of features, by name."""
     prompts, row = policy.prompts(*views(policy, env, map_name))
     states = policy.read(prompts, reference=True)[row]
-    hidden = states.states[states.last]
+    hidden = states.last_states
     policy.measure_features()
     found = {"raw": spread(hidden), "scaled by made-up observations": spread(policy.head.normaliser(hidden))}
     policy.measure_played(states)

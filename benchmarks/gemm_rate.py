@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks.setting import alternate
-from lolm_plugin.llm.products import choose, linear
+from lolm_plugin.llm.matmul import linear, select_backend
 
 TOKENS, RUNS = 1024, 5  # of the product whose rate is measured; the median of its runs counts
 LAYER = re.compile(r"\.(\d+)\.")
@@ -55,7 +55,7 @@ class Floor:
     @torch.no_grad()
     def seconds(self, multiply_adds: int, device: str, dtype: torch.dtype) -> float:
         """Measure the widest layer's product now, by whichever library is faster here, and scale it."""
-        choose("auto")
+        select_backend("auto")
         linears = [module for module in self.model.modules() if isinstance(module, nn.Linear | Conv1D)]
         shape = max((tuple(module.weight.shape) for module in linears), key=lambda shape: shape[0] * shape[1])
         weight, x = (torch.randn(size, device=device, dtype=dtype) for size in (shape, (TOKENS, shape[1])))

@@ -28,14 +28,14 @@ def test_a_language_model_reads_fewer_tokens_at_once(new_learner, tiny_args, pla
     whole = new_learner(tiny_args({"llm.token_budget": 4096}))
     expected = learned(whole, play)
     short = new_learner(tiny_args({"llm.token_budget": 4096}))
-    reader, check = short.mac.agent.backbone._reader, short_of(600)
-    read = reader.read
+    encoder, check = short.mac.agent.backbone.encoder, short_of(600)
+    encode = encoder.encode
 
-    def limited(rows, pack, reference):
-        check(sum(len(rows.parts[row]) for group in pack for row in group))
-        return read(rows, pack, reference)
+    def limited(batch, pack, reference):
+        check(sum(len(batch.ids[prompt]) for group in pack for prompt in group))
+        return encode(batch, pack, reference)
 
-    monkeypatch.setattr(reader, "read", limited)
+    monkeypatch.setattr(encoder, "encode", limited)
     found = learned(short, play)
     assert 16 <= short.mac.token_budget < 4096
     assert farthest(found, expected) < 1e-5

@@ -130,7 +130,7 @@ def fetch_epymarl() -> Path:
 
 def _tune() -> None:
     """Measure again what is fastest here. Raises ConfigError while other work takes the cores."""
-    from lolm_plugin.llm import products
+    from lolm_plugin.llm import matmul
 
     if tuning.busy():
         raise ConfigError(
@@ -138,7 +138,7 @@ def _tune() -> None:
             f"{tuning.cores()}), which is wrong once that is over; end it, or set torch_threads and llm.product."
         )
     tuning.forget()
-    products.fastest.cache_clear()
-    products.fastest()
+    matmul.fastest_backend.cache_clear()
+    matmul.fastest_backend()
     for policy in tuning.TYPICAL:
         tuning.threads(policy)

@@ -13,10 +13,11 @@ from torch import Tensor
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation, certain_log_probs, find_decisions
 from lolm_plugin.controllers.prompter import build_prompter
-from lolm_plugin.llm import products
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm import matmul
+from lolm_plugin.llm.model import Backbone
+from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, members
 from lolm_plugin.memory import retry_on_oom
-from lolm_plugin.modules.agents.llm_agent import LLMAgent, Prompts, States
+from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.heads import masked_log_softmax
 from lolm_plugin.protocols import Batch
 from lolm_plugin.tensor_files import load_tensors, save_tensors
@@ -33,7 +34,7 @@ TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 class PromptDecisions(Decisions):
     """The decisions of a batch and their prompts, each distinct one once."""
 
-    prompts: Prompts
+    prompts: PromptBatch
     prompt_ids: Tensor  # int64 [decisions]: index of each decision's prompt
 
 
@@ -67,7 +68,7 @@ class PromptMAC(Controller[PromptDecisions]):
         ]
 
     def pop_usage(self) -> dict[str, float]:
-        return self.agent.take_usage()
+        return self.agent.pop_usage()
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the language model, its adapter and head; and the seed if it drew weights that are not saved."""
@@ -79,7 +80,7 @@ class PromptMAC(Controller[PromptDecisions]):
         return {**settings, "seed": self.args.seed} if drawn else settings
 
     def resolved_settings(self) -> dict[str, Any]:
-        return {"llm": {"product": products.chosen()}} if self.device.type == "cpu" else {}
+        return {"llm": {"product": matmul.backend()}} if self.device.type == "cpu" else {}
 
     def ratio_tolerance(self) -> float:
         """Return a wide tolerance for weights of three digits, whose sums depend on how prompts are packed."""
@@ -135,22 +136,21 @@ class PromptMAC(Controller[PromptDecisions]):
             self.agent.measure_played(states[decisions.prompt_ids])
 
     def end_update(self) -> None:
-        self.agent.backbone.drop_frozen_states()
+        self.agent.backbone.encoder.drop_frozen_states()
 
     def microbatches(self, decisions: PromptDecisions, subset: Tensor) -> list[Tensor]:
         """Split ``subset`` [n] into parts that fit the token budget, similar lengths together."""
         prompt_ids = decisions.prompt_ids[subset]
         distinct = prompt_ids.unique()
-        packs = decisions.prompts.take(distinct).rows.plan(self.token_budget)
-        members = [torch.tensor([prompt for group in pack for prompt in group], device=subset.device) for pack in packs]
-        return [subset[torch.isin(prompt_ids, distinct[pack])] for pack in members]
+        packs = decisions.prompts.take(distinct).plan(self.token_budget)
+        return [subset[torch.isin(prompt_ids, distinct[members(pack)])] for pack in packs]
 
     def evaluate(self, decisions: PromptDecisions, subset: Tensor) -> Evaluation:
         """Evaluate the current policy on ``subset`` [n], with gradient; equal prompts are read once."""
         distinct, prompt_ids = decisions.prompt_ids[subset].unique(return_inverse=True)
         return Evaluation(self.agent.logits(self.agent.read(decisions.prompts.take(distinct))[prompt_ids]))
 
-    def reference_states(self, decisions: PromptDecisions) -> States:
+    def reference_states(self, decisions: PromptDecisions) -> HiddenStates:
         """Compute the reference's hidden states of each decision, once an update.
 
         The reference is the frozen pretrained LM, or with ``kl.reference=source`` the transferred policy's LM.
@@ -160,7 +160,7 @@ class PromptMAC(Controller[PromptDecisions]):
         with torch.no_grad(), self.agent.backbone.with_adapter(self.source_adapter):
             return self._read(decisions.prompts)[decisions.prompt_ids]
 
-    def reference_logits(self, states: States) -> Tensor:
+    def reference_logits(self, states: HiddenStates) -> Tensor:
         """Compute the reference's logits, detached: [decisions, n_actions].
 
         The frozen LM's states go through the current head (paper, section 4.1), or with ``kl.head=initial`` through a
@@ -177,18 +177,18 @@ class PromptMAC(Controller[PromptDecisions]):
         self.token_budget //= 2
         return f"llm.token_budget={self.token_budget}"
 
-    def _precompute(self, prompts: Prompts) -> Prompts:
+    def _precompute(self, prompts: PromptBatch) -> PromptBatch:
         """Compute the frozen layers' states, which are kept until ``end_update``."""
         return self.agent.precompute(prompts, self.args.llm["trunk_cache_gb"] * 2**30, self.token_budget)
 
-    def _read(self, prompts: Prompts, keep: bool = False, reference: bool = False) -> States:
+    def _read(self, prompts: PromptBatch, keep: bool = False, reference: bool = False) -> HiddenStates:
         """Compute the hidden states of prompts, without gradient; ``keep`` keeps those of the frozen layers."""
         prompts = self._precompute(prompts) if keep else prompts
         return self.agent.read(prompts, reference=reference, token_budget=self.token_budget)
 
-    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[Prompts, Tensor]:
+    def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
         """Write the prompts of obs [decisions, obs_size], each distinct one once, and each decision's index of them."""
         prompts, prompt_ids = self.agent.prompts(obs, available, agent)
         if not self.example:
-            self.example = self.agent.prompter.tokenizer.decode([*prompts.rows.prefix, *prompts.rows.parts[0].tolist()])
+            self.example = self.agent.prompter.tokenizer.decode([*prompts.prefix, *prompts.ids[0].tolist()])
         return prompts, prompt_ids

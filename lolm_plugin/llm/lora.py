@@ -1,6 +1,6 @@
 """LoRA by PEFT, in PEFT's own modules and format, computed with fewer passes over memory.
 
-Only the arithmetic of a layer is replaced: what it is made of, and what is saved, stays PEFT's.
+Only the arithmetic of a layer is replaced: its modules, and what is saved, stay PEFT's.
 """
 
 import re
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,15 +20,21 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm.products import linear
+from lolm_plugin.llm.matmul import linear
 
 ADAPTER = "default"
 
 
 def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> PeftModel:
-    """``model`` with an adapter of ``lora``: rank, alpha, targets, layers (on the top so many; None: all).
+    """Add an adapter to ``model``.
 
-    ``name`` is what the adapter's file calls the model. Raises ConfigError for what cannot be.
+    Args:
+        model: frozen.
+        lora: section ``lora`` of the configuration: rank, alpha, targets, layers.
+        name: what the adapter's file calls the model.
+
+    Raises:
+        ConfigError: the section asks for what the model or PEFT does not have.
     """
     if not isinstance(lora["rank"], int) or lora["rank"] < 1:
         raise ConfigError(f"lora.rank={lora['rank']} is no positive integer: set lora.rank to 1 or more.")
@@ -50,15 +56,18 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
             peft = get_peft_model(model, config)
     except ValueError as error:
         raise _refused(model, lora["targets"], name, error) from error
+    assert isinstance(peft, PeftModel)
     peft.peft_config[ADAPTER].base_model_name_or_path = name
     for module in peft.modules():
-        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear and _of_one_dtype(module):
-            module.forward = MethodType(_forward, module)
+        if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
+            base, down, _ = _weights(module)
+            if base.weight.dtype == down.dtype:
+                module.__dict__["forward"] = MethodType(_forward, module)
     return peft
 
 
 def first_layer(model: PreTrainedModel, top: int | None) -> int:
-    """Index of the lowest layer with an adapter if the ``top`` ones have it (None: all)."""
+    """Return the index of the lowest layer with an adapter if the ``top`` ones have it (None: all)."""
     layers = model.config.num_hidden_layers
     if top is None:
         return 0
@@ -70,16 +79,18 @@ def first_layer(model: PreTrainedModel, top: int | None) -> int:
     return layers - top
 
 
-def _of_one_dtype(module: LoraLinear) -> bool:
-    return module.base_layer.weight.dtype == module.lora_A[ADAPTER].weight.dtype
+def _weights(module: LoraLinear) -> tuple[nn.Linear, Tensor, Tensor]:
+    """Return the frozen layer, and the adapter's weights down [rank, in] and up [out, rank]."""
+    down, up = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+    return cast(nn.Linear, module.base_layer), cast(Tensor, down), cast(Tensor, up)
 
 
 def _forward(self: LoraLinear, x: Tensor) -> Tensor:
-    base, down, up = self.base_layer, self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+    base, down, up = _weights(self)
     if self.disable_adapters:
         return base(x)
     if x.numel() * (base.in_features + base.out_features) < base.weight.numel() * x.shape[-1]:
-        # So few rows that adding up the weights would cost more than the two narrow products.
+        # So few tokens that adding up the weights would cost more than the two narrow products.
         return base(x) + self.scaling[ADAPTER] * functional.linear(functional.linear(x, down), up)
     return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[ADAPTER])
 
@@ -87,8 +98,8 @@ def _forward(self: LoraLinear, x: Tensor) -> Tensor:
 class _Adapted(torch.autograd.Function):
     """x (weight + scale · up · down)ᵀ + bias: x [..., in], weight [out, in] frozen, down [rank, in], up [out, rank].
 
-    The sum of weights is made for each product and never stored: added to the frozen weights and taken away again, it
-    would wear them out.
+    The sum of weights is made for each product and never stored: merging in place and unmerging would accumulate
+    rounding errors in the frozen weights.
     """
 
     @staticmethod
@@ -112,13 +123,13 @@ class _Adapted(torch.autograd.Function):
 
 
 def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -> list[str]:
-    """The full names of the linear layers meant by ``targets``, in layers from ``first`` on."""
+    """List the names of the linear layers that ``targets`` mean, in layers from ``first`` on."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     if targets != "all-linear":
         wanted = [targets] if isinstance(targets, str) else list(targets)
         for target in wanted or ["(nothing)"]:
             if not any(f".{name}".endswith(f".{target}") for name in names):
-                kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
+                kinds = sorted({_kind(name) for name in names})
                 raise ConfigError(
                     f"lora.targets names {target}, which no linear layer of the model is called: set lora.targets to "
                     f"all-linear or to some of {', '.join(kinds)}."
@@ -126,11 +137,11 @@ def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -
         if not first:
             return wanted
         names = [name for name in names if any(f".{name}".endswith(f".{target}") for target in wanted)]
-    return [name for name in names if _layer(name) >= first]
+    return [name for name in names if _layer_index(name) >= first]
 
 
 def _refused(model: PreTrainedModel, targets: str | Sequence[str], name: str, error: ValueError) -> ConfigError:
-    """Say what PEFT said, such as that the kernels of Mamba read ``out_proj`` without its adapter."""
+    """Explain an error of PEFT's, such as that the kernels of Mamba read ``out_proj`` without its adapter."""
     reason = " ".join(str(error).split())
     with torch.no_grad(), called_linear_layers(model) as called:
         model(input_ids=torch.tensor([[0, 0]], device=model.device), use_cache=False)
@@ -147,11 +158,7 @@ def called_linear_layers(model: nn.Module) -> Iterator[set[str]]:
 
     A layer whose weight is read by other code, such as Mamba's ``dt_proj``, is computed without its adapter.
     """
-    kinds = {
-        module: name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D | LoraLayer) and ".base_layer" not in name and ".lora_" not in name
-    }
+    kinds = {module: _kind(name) for name, module in model.named_modules() if _is_linear(name, module)}
     called: set[str] = set()
     hooks = [module.register_forward_hook(lambda module, *_: called.add(kinds[module])) for module in kinds]
     try:
@@ -163,9 +170,19 @@ def called_linear_layers(model: nn.Module) -> Iterator[set[str]]:
 
 def adapted_kinds(model: nn.Module) -> set[str]:
     """Return the kinds of linear layers that have an adapter."""
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {_kind(name) for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _layer(name: str) -> int:
-    """Which layer a module such as ``layers.7.mlp.up_proj`` belongs to."""
+def _is_linear(name: str, module: nn.Module) -> bool:
+    """Tell whether a module is a whole linear layer, with its adapter if it has one."""
+    part_of_another = ".base_layer" in name or ".lora_" in name
+    return isinstance(module, nn.Linear | Conv1D | LoraLayer) and not part_of_another
+
+
+def _kind(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _layer_index(name: str) -> int:
+    """Return which layer a module such as ``layers.7.mlp.up_proj`` belongs to."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)

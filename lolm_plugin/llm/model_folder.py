@@ -1,12 +1,12 @@
 """Check that a model folder holds one whole language model: no adapter beside it, no tensor missing, unused or NaN.
 
-transformers accepts much of what is refused here without a word, and then another model than the named one is trained.
+transformers accepts most of what is refused here without a warning, and then trains another model than the named one.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lolm_plugin.errors import ConfigError
 
@@ -46,24 +46,28 @@ def check_no_adapter(folder: Path, model: str, complete: bool = True) -> None:
 
 
 def check_shards(folder: Path, model: str) -> None:
-    """Raise ConfigError if the index of the weights names a file that does not lie in ``folder`` itself."""
+    """Raise ConfigError if the index of the weights is damaged or names a file that is not in ``folder`` itself."""
+    if missing := missing_shards(folder, model):
+        raise ConfigError(
+            f"llm.model={model} lacks {missing[0]!r}, which its {SHARD_INDEX} names: set llm.model to a folder that "
+            "holds all of its weights."
+        )
+
+
+def missing_shards(folder: Path, model: str) -> list[str]:
+    """List what the index of the weights, if there is one, names and is not in ``folder`` itself."""
     index = folder / SHARD_INDEX
     if not index.is_file():
-        return
+        return []
     try:
         if index.stat().st_size > MOST_JSON_BYTES:
             raise ValueError("it is too large")
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        wrong = sorted(shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file())
+        return sorted(shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise ConfigError(
             f"llm.model={model} has a damaged {SHARD_INDEX} ({error}): set llm.model to a complete copy of the model."
         ) from error
-    if wrong:
-        raise ConfigError(
-            f"llm.model={model} lacks {wrong[0]!r}, which its {SHARD_INDEX} names: set llm.model to a folder that "
-            "holds all of its weights."
-        )
 
 
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", model: str) -> None:
@@ -87,12 +91,14 @@ def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str)
         unexpected: names of the tensors in the folder that the model did not take.
         name: ``llm.model``.
     """
-    modules: Mapping[str, Any] = dict(model.named_modules())
+    from torch import Tensor
+
+    modules = dict(model.named_modules())
     prefix = f"{model.base_model_prefix}."
     for tensor in sorted(unexpected):
         owner, _, kind = tensor.removeprefix(prefix).rpartition(".")
         # Heads for tasks and layers above llm.num_layers have no module here; a bias of a layer that is here does.
-        if kind in ("weight", "bias") and isinstance(getattr(modules.get(owner), "weight", None), _tensor()):
+        if kind in ("weight", "bias") and isinstance(getattr(modules.get(owner), "weight", None), Tensor):
             raise ConfigError(
                 f"llm.model={name} has weights for {tensor}, which its config.json switches off, so config.json and "
                 "weights are of two models: set llm.model to a folder whose files belong together."
@@ -124,12 +130,6 @@ def context_length(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBa
 def state_width(config: "PretrainedConfig") -> int:
     """Return the width of a final hidden state, which OPT-350m projects to less than ``hidden_size``."""
     return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-
-
-def _tensor() -> type:
-    import torch
-
-    return torch.Tensor
 
 
 def _has_weights(folder: Path) -> bool:

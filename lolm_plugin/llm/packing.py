@@ -1,143 +1,172 @@
-"""Many rows in one sequence of tokens, the prefix that all of them continue at its front, and no token twice.
+"""Attention of many prompts in one sequence, with their shared prefix at its front.
 
-    prefix | row row row | row row | ...        rows of a group are padded to the longest of the group
+Linear layers, norms and activations see one long sequence without a batch dimension. Only attention has to know where a
+prompt begins. This is the mask of a prefix P, a group of two prompts a and b that are padded to the longer one, and a
+group of one prompt c:
 
-Linear layers see one long sequence. Only attention has to know where a row begins, which ``packed_attention`` does;
-it is registered with transformers under ``PACKED``, so that any architecture that lets its attention be chosen can run
-packed.
+              key  P P  a a a  b b .  c c
+    query  P       x
+           P       x x
+           a       x x  x
+           a       x x  x x
+           a       x x  x x x
+           b       x x         x
+           b       x x         x x
+           .       x x         x x x          padding is computed, but nothing reads it
+           c       x x                x
+           c       x x                x x
+
+The mask as a whole is never made: each group attends to the prefix and, prompt by prompt, to itself. Without gradient
+the prefix is not in the sequence (no P rows), as its keys and values are known from before. A sliding window removes
+the keys that are too far back. The last layer has queries for the tokens that are read alone (``ReadPositions``).
+
+``packed_attention`` is registered with transformers under the name ``PACKED``, so that any architecture that lets its
+attention be chosen can run packed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lolm_plugin.llm import products
-from lolm_plugin.llm.distinct_tokens import DistinctTokens
+from lolm_plugin.llm import matmul
+from lolm_plugin.llm.prompt_batch import DistinctTokens
 
 PACKED = "lolm_packed"
-CHUNK = {"cpu": 128}  # tokens of a row that attend at once; a GPU takes all of them
-# Arguments of attention that change nothing in a packed sequence: whose mask is the packing's, whose positions are
-# known to the rotary embedding alone, and what transformers hands on from its own forward.
+# Tokens of a prompt that attend at once; a GPU takes all of them. Larger: more scores that the mask hides are computed.
+# Smaller: more calls.
+CHUNK = {"cpu": 128}
+# Arguments of attention that change nothing in a packed sequence: the mask is the packing's, positions matter to the
+# rotary embedding alone, and the others are what transformers passes down from its own forward.
 WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions"})
-KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, prefix, head width] each
+KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # by layer: [1, key heads, tokens, head width] each
 
 
 class UnsupportedAttentionError(NotImplementedError):
     """An architecture asks attention for something that ``packed_attention`` does not compute."""
 
 
-class Attends(Protocol):
-    """A packing, or a part of one, that knows which tokens its queries see."""
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        window: int | None,
-        scaling: float | None,
-    ) -> Tensor:
-        """Attention in the shapes of ``packed_attention``."""
-        ...
-
-
 @dataclass
 class Packing:
-    """Where the rows of one packed sequence lie.
+    """Where the prompts of one packed sequence lie.
 
-    ``prefix`` tokens come before every row. They are the first of the sequence, or, where ``past`` has their keys and
-    values, not in it at all. Then come the groups of rows, of which ``lengths`` has the tokens before padding.
-    ``kept`` collects the keys and values of the prefix. ``places`` int64 [places] of each row in its group are the
-    tokens whose final states are wanted; None: each row's last. With ``distinct``, which the frozen layers use, the
-    sequence has each distinct token of the rows once and no padding; a prefix then has to be in ``past``.
+    Attributes:
+        prefix: tokens before every prompt. They are the first of the sequence, unless ``past`` is given.
+        lengths: tokens of each prompt of each group, before padding. Empty: the sequence is the prefix alone.
+        read_positions: int64 [reads] for each prompt of each group, where in the prompt the last layer is read.
+        past: keys and values of the prefix, which then is not in the sequence.
+        distinct: the sequence holds each distinct token of the prompts once and no padding; needs ``past`` if there is
+            a prefix.
+        prefix_keys_values: collects the keys and values of a sequence that is the prefix alone.
     """
 
     prefix: int
     lengths: Sequence[Sequence[int]]
+    read_positions: Sequence[Sequence[Tensor]] = ()
     past: KeysAndValues | None = None
-    kept: KeysAndValues | None = None
-    places: Sequence[Sequence[Tensor]] | None = None
     distinct: DistinctTokens | None = None
+    prefix_keys_values: KeysAndValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.distinct is None or not self.lead, "distinct tokens are those of the rows alone"
+        assert self.distinct is None or not self.lead, "distinct tokens are those of the prompts alone"
 
     @property
     def groups(self) -> list[tuple[int, int]]:
-        """Rows and padded width of each group."""
+        """Prompts and padded width of each group."""
         return [(len(group), max(group)) for group in self.lengths]
 
     @property
     def lead(self) -> int:
-        """How many tokens of the sequence come before the first row."""
+        """Tokens of the sequence before the first prompt."""
         return 0 if self.past is not None else self.prefix
 
     @cached_property
-    def positions_read(self) -> Sequence[Sequence[Tensor]]:
-        """Of each row in its group the positions in the row whose final states are read: int64 [positions]."""
-        if self.places is not None:
-            return self.places
-        return [torch.tensor(group, dtype=torch.int64).sub(1).split(1) for group in self.lengths]
+    def read_index(self) -> Tensor:
+        """Where in the sequence the tokens are that are read, prompt by prompt: int64 [reads]."""
+        index, start = [torch.zeros(0, dtype=torch.int64)], self.lead
+        for (_, width), group in zip(self.groups, self.read_positions, strict=True):
+            for positions in group:
+                index.append(start + positions)
+                start += width
+        return torch.cat(index)
 
-    @cached_property
-    def wanted(self) -> Tensor:
-        """Where in the sequence the tokens are whose final states are wanted, row by row: int64 [places]."""
-        found, start = [torch.zeros(0, dtype=torch.int64)], self.lead
-        for (rows, width), group in zip(self.groups, self.positions_read, strict=True):
-            found += [
-                first + positions
-                for first, positions in zip(range(start, start + rows * width, width), group, strict=True)
-            ]
-            start += rows * width
-        return torch.cat(found)
-
-    def positions(self, device: torch.device) -> Tensor:
+    def position_ids(self, device: torch.device) -> Tensor:
         """Where in its own prompt each token stands: int64 [1, tokens]."""
-        rows = [torch.arange(self.prefix, self.prefix + width).repeat(rows) for rows, width in self.groups]
-        positions = torch.cat([torch.arange(self.lead), *rows]).to(device)
+        prompts = [torch.arange(self.prefix, self.prefix + width).repeat(count) for count, width in self.groups]
+        positions = torch.cat([torch.arange(self.lead), *prompts]).to(device)
         return (positions[self.distinct.first] if self.distinct else positions).unsqueeze(0)
 
-    def pad_rows(self, tokens: Tensor) -> Tensor:
-        """Copy distinct tokens to all of their positions in the padded rows.
-
-        [..., tokens of the sequence, width] -> [..., padded positions, width].
-        """
+    def pad(self, tokens: Tensor) -> Tensor:
+        """Copy distinct tokens to all their positions: [..., sequence, width] -> [..., padded positions, width]."""
         return tokens.index_select(-2, self.distinct.inverse) if self.distinct else tokens
 
+    def collect(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Store the keys and values of the prefix if it is the whole sequence."""
+        if not self.lengths:
+            self.prefix_keys_values[layer] = (keys[:, :, : self.lead].clone(), values[:, :, : self.lead].clone())
+
+    def prefix_of(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix: known from before, or the first of the sequence."""
+        return self.past[layer] if self.past is not None else (keys[:, :, : self.lead], values[:, :, : self.lead])
+
     def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        window: int | None,
-        scaling: float | None,
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
         """Attention of every token: the shapes of ``packed_attention`` in, [1, tokens, heads, width] out."""
-        lead = self.lead
-        query, key, value = map(self.pad_rows, (query, key, value))
-        prefix = self.past[module.layer_idx] if self.past is not None else (key[:, :, :lead], value[:, :, :lead])
-        if self.kept is not None:
-            self.kept[module.layer_idx] = (prefix[0].clone(), prefix[1].clone())
-        blocks = [x[0].transpose(0, 1) for x in (query, key, value)]
-        seen = [_attend(*(x[None, :lead] for x in blocks), None, window, scaling)] if lead else []
-        start = lead
-        for rows, width in self.groups:
-            end = start + rows * width
-            group = (x[start:end].unflatten(0, (rows, width)) for x in blocks)
-            seen.append(_attend(*group, prefix, window, scaling))
+        query, key, value = self.pad(query), self.pad(key), self.pad(value)
+        self.collect(layer, key, value)
+        prefix_keys, prefix_values = self.prefix_of(layer, key, value)
+        attended, start = [], self.lead
+        if start:
+            attended.append(_attend(query[:, :, :start], key[:, :, :start], value[:, :, :start], window, scale))
+        for count, width in self.groups:
+            end = start + count * width
+            q, k, v = (_split_prompts(x, start, end, count) for x in (query, key, value))
+            attended.append(_attend(q, _continue(prefix_keys, k), _continue(prefix_values, v), window, scale))
             start = end
-        attended = torch.cat(seen)
-        return (attended.index_select(0, self.distinct.first) if self.distinct else attended).unsqueeze(0)
+        tokens = torch.cat(attended)
+        return (tokens.index_select(0, self.distinct.first) if self.distinct else tokens).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class ReadPositions:
+    """A packing whose queries are those of ``packing.read_index`` alone.
+
+    ``keys`` and ``values`` [1, key heads, tokens, width] are of all tokens of the sequence.
+    """
+
+    packing: Packing
+    keys: Tensor
+    values: Tensor
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """Query [1, heads, reads, width] -> [1, reads, heads, width].
+
+        ``key`` and ``value``, of the queries' own tokens, are among ``self.keys`` and ``self.values`` already.
+        """
+        packing = self.packing
+        prefix_keys, prefix_values = (x[0] for x in packing.prefix_of(layer, self.keys, self.values))
+        query = query[0].transpose(0, 1) * (scale or query.shape[-1] ** -0.5)
+        attended, first_query, start = [], 0, packing.lead
+        for (count, width), read_positions in zip(packing.groups, packing.read_positions, strict=True):
+            queries, end = sum(map(len, read_positions)), start + count * width
+            group = query[first_query : first_query + queries]
+            keys, values = (x[0, :, start:end].unflatten(1, (count, width)) for x in (self.keys, self.values))
+            position = pad_sequence(list(read_positions), batch_first=True, padding_value=-1).to(query.device)
+            attended.append(_attend_from(group, position, prefix_keys, prefix_values, keys, values, window))
+            first_query += queries
+            start = end
+        return torch.cat(attended).unsqueeze(0)
 
 
 def packed_attention(
@@ -148,12 +177,19 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    packing: Attends | None = None,
+    packing: Packing | ReadPositions | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a packed sequence: query [1, heads, tokens, width], key and value [1, key heads, tokens, width].
+    """Compute attention of a packed sequence, with the arguments that transformers gives.
 
-    Without ``packing`` it is transformers' own. Returns [1, tokens, heads, width].
+    Args:
+        module: the attention layer.
+        query: [1, heads, tokens, width].
+        key: [1, key heads, tokens, width]; ``value`` likewise.
+        packing: what the model's forward was called with; None: transformers' own attention.
+
+    Returns:
+        [1, tokens, heads, width].
 
     Raises:
         UnsupportedAttentionError: an argument that would change the result, such as Gemma 2's ``softcap``, gpt-oss's
@@ -168,61 +204,107 @@ def packed_attention(
             raise UnsupportedAttentionError(f"its attention takes {name}={shown}, which packed attention does not know")
     if others.get("is_causal") is False:
         raise UnsupportedAttentionError("its attention takes is_causal=False, which packed attention does not know")
-    return packing.attend(module, query, key, value, sliding_window, scaling), None
+    return packing.attend(cast(int, module.layer_idx), query, key, value, sliding_window, scaling), None
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix: tuple[Tensor, Tensor] | None,
-    window: int | None,
-    scaling: float | None,
-) -> Tensor:
-    """Rows of equal width: query [rows, tokens, heads, width], key and value [rows, tokens, key heads, width].
+def _split_prompts(x: Tensor, start: int, end: int, prompts: int) -> Tensor:
+    """Cut prompts of equal width out of a sequence: [1, heads, tokens, width] -> [prompts, heads, tokens, width]."""
+    return x[0, :, start:end].unflatten(1, (prompts, -1)).transpose(0, 1)
 
-    They continue ``prefix``, keys and values [1, key heads, prefix, width]. Returns [rows * tokens, heads, width].
+
+def _continue(prefix: Tensor, prompts: Tensor) -> Tensor:
+    """Put a prefix [1, heads, prefix, width] before each of the prompts [prompts, heads, tokens, width]."""
+    if not prefix.shape[2]:
+        return prompts
+    # expand, not repeat: the gradients of all prompts add up in the one prefix.
+    return torch.cat([prefix.expand(len(prompts), -1, -1, -1), prompts], 2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
+    """Compute causal attention of prompts of equal width.
+
+    Args:
+        query: [prompts, heads, tokens, width], of the last tokens.
+        key: [prompts, key heads, all tokens, width]; ``value`` likewise.
+        window: how many tokens back a query sees, itself included; None: all.
+        scale: of the scores; None: 1 / sqrt(width).
+
+    Returns:
+        [prompts * tokens, heads, width].
     """
-    rows, tokens, heads, width = query.shape
-    key, value = key.transpose(1, 2), value.transpose(1, 2)
-    before = 0
-    if prefix is not None and prefix[0].shape[2]:
-        before = prefix[0].shape[2]
-        # expand, not repeat: the gradients of all rows add up in the one prefix.
-        key, value = (
-            torch.cat([p.expand(rows, -1, -1, -1), own], 2) for p, own in zip(prefix, (key, value), strict=True)
-        )
+    prompts, heads, tokens, width = query.shape
+    key_heads, before = key.shape[1], key.shape[2] - tokens
     # The heads that share keys are laid side by side as further queries, which is cheaper than repeating the keys.
-    query = query.transpose(1, 2).unflatten(1, (key.shape[1], -1))
+    query = query.unflatten(1, (key_heads, -1))
     repeats, chunk = query.shape[2], CHUNK.get(query.device.type, tokens)
-    seen = []
+    attended = []
     for first in range(0, tokens, chunk):
-        # Nobody sees what comes later, so that early tokens need not be compared with late ones.
+        # No token sees a later one, so that early tokens need not be compared with late ones.
         count = min(chunk, tokens - first)
-        start, end = _span(before + first, count, window)
-        asked = query[..., first : first + count, :].reshape(rows, key.shape[1], -1, width)
-        asking = (asked, key[:, :, start:end], value[:, :, start:end])
-        if window is None and not torch.is_grad_enabled() and products.prefers_onednn(query):
-            found = products.causal_attention(*asking, count, scaling or width**-0.5)
+        start, end = max(0, before + first - window + 1) if window else 0, before + first + count
+        q = query[..., first : first + count, :].reshape(prompts, key_heads, -1, width)
+        k, v = key[:, :, start:end], value[:, :, start:end]
+        if window is None and not torch.is_grad_enabled() and matmul.uses_onednn(query):
+            found = matmul.causal_attention(q, k, v, count, scale or width**-0.5)
         else:
             mask = _mask(before + first - start, count, window, repeats, query.device)
-            found = scaled_dot_product_attention(*asking, attn_mask=mask, scale=scaling)
-        seen.append(found.unflatten(2, (repeats, -1)))
-    return torch.cat(seen, dim=3).permute(0, 3, 1, 2, 4).reshape(rows * tokens, heads, width)
-
-
-def _span(first: int, tokens: int, window: int | None) -> tuple[int, int]:
-    """Which positions ``tokens`` tokens from position ``first`` on see between them."""
-    return max(0, first - window + 1) if window else 0, first + tokens
+            found = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        attended.append(found.unflatten(2, (repeats, -1)))
+    return torch.cat(attended, dim=3).permute(0, 3, 1, 2, 4).reshape(prompts * tokens, heads, width)
 
 
 @lru_cache(maxsize=64)
 def _mask(before: int, tokens: int, window: int | None, repeats: int, device: torch.device) -> Tensor:
-    """What ``tokens`` tokens after ``before`` others see: bool [repeats * tokens, before + tokens]."""
-    own = torch.arange(before, before + tokens, device=device).unsqueeze(1)
-    seen = torch.arange(before + tokens, device=device)
-    mask = (seen <= own) & (seen > own - window) if window else seen <= own
+    """Which keys ``tokens`` tokens after ``before`` others see: bool [repeats * tokens, before + tokens]."""
+    query = torch.arange(before, before + tokens, device=device).unsqueeze(1)
+    key = torch.arange(before + tokens, device=device)
+    mask = (key <= query) & (key > query - window) if window else key <= query
     return mask.repeat(repeats, 1)
+
+
+def _attend_from(
+    query: Tensor,
+    position: Tensor,
+    prefix_keys: Tensor,
+    prefix_values: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int | None,
+) -> Tensor:
+    """Compute attention from a few tokens of each prompt to the prefix and to the prompt: [queries, heads, width].
+
+    Args:
+        query: [queries, heads, width], scaled, prompt by prompt.
+        position: int64 [prompts, most queries of a prompt], each query's position in its prompt; -1 is padding.
+        prefix_keys: [key heads, prefix, width], the same for all prompts, so not copied; ``prefix_values`` likewise.
+        keys: [key heads, prompts, tokens, width]; ``values`` likewise.
+        window: how many tokens back a query sees, itself included; None: all.
+    """
+    key_heads, prompts, tokens, width = keys.shape
+    prefix, most = prefix_keys.shape[1], position.shape[1]
+    real = position >= 0
+    padded = not bool(real.all())
+    if padded:
+        query = query.new_zeros(prompts, most, *query.shape[1:]).index_put((real,), query)
+    # Heads that share keys lie side by side as further queries: [key heads, prompts, repeats * most, width].
+    query = query.view(prompts, most, key_heads, -1, width).permute(2, 0, 3, 1, 4)
+    repeats = query.shape[2]
+    query = query.reshape(key_heads, prompts, repeats * most, width)
+    to_prefix = query.flatten(1, 2) @ prefix_keys.transpose(1, 2)
+    to_prompt = query @ keys.transpose(2, 3)
+    scores = torch.cat([to_prefix.unflatten(1, (prompts, -1)), to_prompt], dim=-1).unflatten(2, (repeats, most))
+    key_position = torch.arange(-prefix, tokens, device=position.device)
+    query_position = position.clamp(min=0).unsqueeze(-1)
+    mask = key_position <= query_position
+    if window:
+        mask &= key_position > query_position - window
+    # float32, because a bfloat16 softmax over many tokens would lose digits.
+    scores = scores.float().masked_fill(~mask[:, None], -torch.inf)
+    weights = scores.softmax(-1).to(values.dtype).flatten(2, 3)
+    from_prefix = weights[..., :prefix].flatten(1, 2) @ prefix_values
+    out = from_prefix.unflatten(1, (prompts, -1)) + weights[..., prefix:] @ values
+    out = out.unflatten(2, (repeats, most)).permute(1, 3, 0, 2, 4).reshape(prompts, most, -1, width)
+    return out[real] if padded else out.flatten(0, 1)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,7 +1,7 @@
-"""Frozen weights in 8 or 4 bits, by bitsandbytes, on a CUDA GPU: a half or a quarter of their memory.
+"""Frozen weights in 8 or 4 bits by bitsandbytes, on a CUDA GPU: a half or a quarter of their memory.
 
-On a CPU there is none: PyTorch's dynamic int8 products have no gradient, so that the policy that plays would be another
-one than the policy that learns.
+A CPU has no quantisation: PyTorch's dynamic int8 products have no gradient, so the policy that plays would not be the
+policy that learns.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(quantization: str, train: str, use_cuda: bool) -> None:
-    """Raise ConfigError where ``llm.quantization`` cannot be had, before anything is loaded."""
+    """Raise ConfigError if ``llm.quantization`` cannot be used, before anything is loaded."""
     if quantization == "none":
         return
     if not use_cuda:
@@ -35,7 +35,7 @@ def check(quantization: str, train: str, use_cuda: bool) -> None:
 
 
 def loading(quantization: str, dtype: "torch.dtype", device: "str | torch.device") -> dict[str, Any]:
-    """What ``from_pretrained`` has to be told; nothing where nothing is quantised. Products are made in ``dtype``."""
+    """Return the arguments for ``from_pretrained``; products are made in ``dtype``."""
     if quantization == "none":
         return {}
     from transformers import BitsAndBytesConfig

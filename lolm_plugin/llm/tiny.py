@@ -1,6 +1,7 @@
-"""Random language models small enough for tests, and the tokenizer they share; both made on the spot."""
+"""Random language models small enough for tests, and the tokenizer they share."""
 
 from functools import cache
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -29,12 +30,12 @@ CORPUS = (
 )
 
 
-def config(name: str, **sizes: object) -> PretrainedConfig:
-    """The configuration of ``tiny-llama``, ``tiny-qwen3`` or ``tiny-gemma3``; ``sizes`` replaces any field.
+def config(name: str, **sizes: Any) -> PretrainedConfig:
+    """Make the configuration of ``tiny-llama``, ``tiny-qwen3`` or ``tiny-gemma3``; ``sizes`` replaces any field.
 
-    Gemma's first layer looks through a sliding window, so it stands for models whose prefix cannot be shared.
+    Gemma's layers by turns see a sliding window and all tokens.
     """
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "hidden_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -42,7 +43,7 @@ def config(name: str, **sizes: object) -> PretrainedConfig:
         "head_dim": 16,
         "intermediate_size": 128,
         "max_position_embeddings": 2048,
-        # 1 / sqrt(hidden_size): at the usual 0.02 so narrow a model passes on next to nothing of what it reads.
+        # 1 / sqrt(hidden_size): at the usual 0.02 the states of so narrow a model hardly depend on the prompt.
         "initializer_range": 0.125,
         "vocab_size": VOCABULARY,
         "pad_token_id": SPECIALS.index("<pad>"),
@@ -57,7 +58,7 @@ def config(name: str, **sizes: object) -> PretrainedConfig:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most 512 tokens: any text, no unknowns, every digit a token."""
+    """Make a byte-level BPE tokenizer of at most 512 tokens: any text, no unknowns, every digit a token."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained()),
         pad_token="<pad>",

@@ -9,23 +9,31 @@ weights and gradients, which for the whole model would take too long.
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import products
+from lolm_plugin.llm import matmul
+from lolm_plugin.llm.encoder import (
+    EncoderSettings,
+    PackedEncoder,
+    PaddedEncoder,
+    decoder_layers,
+    obstacle,
+    padded_states,
+    with_layers,
+)
 from lolm_plugin.llm.lora import adapted_kinds, called_linear_layers
-from lolm_plugin.llm.packing import PACKED, UnsupportedAttentionError
-from lolm_plugin.llm.reader import PackedReader, Rows, states_at
+from lolm_plugin.llm.packing import UnsupportedAttentionError
+from lolm_plugin.llm.prompt_batch import PromptBatch, members
 from lolm_plugin.llm.sources import quiet, seeded
-from lolm_plugin.llm.stages import Stages, obstacle, view
 
-# What a model raises that is not built as Stages and TopLayer assume.
+# What a model raises that is not built as PackedEncoder and LastLayer assume.
 BUILT_OTHERWISE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 # Relative, in float32. Rounding alone reaches 8e-6 and 9e-5 (SmolLM2; 35 tiny families: 3e-6 and 1e-5); the wrong
 # prefixes, rotations and scales of five families were 5e-2 and more. Lower limits would run good models padded.
@@ -52,7 +60,7 @@ LENGTHS, ALIKE = (136, 130, 33, 30, 9, 1), 100
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedModel:
     """A model to try: ``lm`` is the base model, with its adapter if it has one.
 
     ``name`` is ``llm.model``, ``context`` the most tokens of a prompt.
@@ -63,73 +71,11 @@ class Tried:
     context: int
 
 
-@dataclass(frozen=True)
-class Forms:
-    """The forms of a packed model, as ``Stages`` takes them, and whether a common prefix is computed once."""
-
-    split: int
-    recompute: bool
-    read_positions: bool
-    share_prefix: bool
-
-    def stages(self, lm: PreTrainedModel) -> Stages:
-        """Return ``lm`` packed. Raises _DiffersError if its attention cannot be replaced."""
-        with quiet():
-            stages = Stages(lm, self.split, self.recompute, self.read_positions)
-        if lm.config._attn_implementation != PACKED:
-            raise _DiffersError("its attention cannot be chosen through transformers' interface")
-        return stages
+class _DiffersError(ValueError):
+    """The packed model has other numbers than plain transformers."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Prompts to try: a prefix, rows that continue it, and which of their states are read."""
-
-    rows: Rows
-
-    @classmethod
-    def of(cls, model: "Tried", prefix: int, lengths: Sequence[int], alike: int = 0) -> "Trial":
-        """Make prompts up that fit the context; rows 0 and 1 share their first ``alike`` tokens."""
-        vocabulary = model.lm.config.vocab_size
-        prefix = min(prefix, model.context // 2)
-        lengths = [min(length, model.context - prefix) for length in lengths]
-        at = torch.arange(max(lengths))
-        parts = [(5 + 7 * row + 11 * at[:length]) % vocabulary for row, length in enumerate(lengths)]
-        parts[1][:alike] = parts[0][:alike]
-        # The last token first, then some before it, of which each row has another number.
-        places = [
-            torch.tensor([length - 1, *range(0, length - 1, 8)][: 1 + row % 4]) for row, length in enumerate(lengths)
-        ]
-        return cls(Rows(tuple((3 + 13 * torch.arange(prefix)).remainder(vocabulary).tolist()), parts, places))
-
-    @property
-    def order(self) -> list[int]:
-        """Return the rows in the order in which a pack has them."""
-        return [row for group in self.rows.plan()[0] for row in group]
-
-    def plain(self, model: PreTrainedModel) -> Tensor:
-        """Return the states of plain transformers, one whole prompt at a time."""
-        prefix = torch.tensor(self.rows.prefix, dtype=torch.int64)
-        states = []
-        for row in self.order:
-            ids = torch.cat([prefix, self.rows.parts[row]]).unsqueeze(0).to(model.device)
-            states.append(states_at(model, ids, [len(prefix) + self.rows.places[row]]))
-        return torch.cat(states)
-
-    def packed(self, reader: PackedReader, rows: Rows | None = None) -> Tensor:
-        """Return the states of the packed model, in the order of ``plain``."""
-        rows = rows or self.rows
-        return reader.read(rows, rows.plan()[0], reference=False)
-
-
-class _Unchanged:
-    """A model that nothing trains while it is tried."""
-
-    def version(self, reference: bool) -> int:
-        return 0
-
-
-def check_runs(model: Tried) -> int:
+def check_runs(model: TriedModel) -> int:
     """Run the model once and return the width of its states. Warn of adapters that are never computed.
 
     Raises:
@@ -166,40 +112,26 @@ def check_runs(model: Tried) -> int:
     return states.shape[-1]
 
 
-def check_padded(model: Tried) -> None:
-    """Raise ConfigError if a padded batch has other states than its prompts one at a time."""
-    trial = Trial.of(model, 3, (30, 12, 2))
-    prefix = torch.tensor(trial.rows.prefix)
-    prompts = [torch.cat([prefix, trial.rows.parts[row]]) for row in trial.order]
-    ids = pad_sequence(prompts, batch_first=True).to(model.lm.device)
-    # transformers recommends a mask here, which right padding does not need: this is what is tried.
-    with torch.no_grad(), quiet():
-        padded = states_at(model.lm, ids, [len(prefix) + trial.rows.places[row] for row in trial.order])
-        if not _agree(padded, trial.plain(model.lm), model.lm.dtype):
-            raise ConfigError(
-                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
-                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
-            )
+def choose_encoder(
+    model: TriedModel, settings: EncoderSettings, version: Callable[[bool], int]
+) -> PackedEncoder | PaddedEncoder:
+    """Return the encoder that runs the model with transformers' own numbers: packed, else padded.
 
-
-def packed_stages(model: Tried, forms: Forms) -> Stages | None:
-    """Return the model packed if its numbers are transformers' own, else None, with a warning that says why.
-
-    If only the last layer differs where it is read, all of it is computed, with a warning, too.
+    A warning says why it is padded, or why all of the last layer is computed although ``settings`` ask for the tokens
+    that are read alone.
 
     Raises:
-        ConfigError: the memory does not hold the model and a few short prompts.
+        ConfigError: the memory does not hold the model and a few short prompts, or the model computes other states for
+            a prompt that is padded beside a longer one.
     """
-    log = logging.getLogger("lolm")
     if lacks := obstacle(model.lm):
-        log.warning(PADDED, model.name, lacks)
-        return None
+        return _padded_encoder(model, lacks)
     attention, reasons = model.lm.config._attn_implementation, []
-    for only_where_read in [True, False] if forms.read_positions else [False]:
-        form = replace(forms, read_positions=only_where_read)
+    for read_positions in [True, False] if settings.read_positions else [False]:
+        tried = replace(settings, read_positions=read_positions)
         try:
-            _try_few_layers(model, form)
-            stages = _try_whole_model(model, form)
+            _try_few_layers(model, tried)
+            _try_whole_model(model, tried)
         except BUILT_OTHERWISE as error:
             model.lm.set_attn_implementation(attention)
             if is_out_of_memory(error):  # says nothing about the architecture
@@ -209,10 +141,24 @@ def packed_stages(model: Tried, forms: Forms) -> Stages | None:
                 break
         else:
             if reasons:
-                log.warning(WHOLE_LAST_LAYER, model.name, reasons[0])
-            return stages
-    log.warning(PADDED, model.name, reasons[-1])
-    return None
+                logging.getLogger("lolm").warning(WHOLE_LAST_LAYER, model.name, reasons[0])
+            return PackedEncoder(model.lm, tried, version)
+    return _padded_encoder(model, reasons[-1])
+
+
+def _padded_encoder(model: TriedModel, reason: str) -> PaddedEncoder:
+    """Warn and return the encoder. Raises ConfigError if padded prompts have other states than one prompt at a time."""
+    logging.getLogger("lolm").warning(PADDED, model.name, reason)
+    batch = _prompts(model, 3, (30, 12, 2))
+    # transformers recommends a mask here, which right padding does not need: this is what is tried.
+    with torch.no_grad(), quiet():
+        padded = padded_states(model.lm, batch.repeat_prefix().take(members(batch.plan()[0])))
+        if not _agree(padded, _plain(model, batch), model.lm.dtype):
+            raise ConfigError(
+                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
+                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
+            )
+    return PaddedEncoder(model.lm)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -223,32 +169,55 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-class _DiffersError(ValueError):
-    """The packed model has other numbers than plain transformers."""
+def _prompts(model: TriedModel, prefix_tokens: int, lengths: Sequence[int], alike: int = 0) -> PromptBatch:
+    """Make prompts up that fit the context; the first two share ``alike`` tokens."""
+    vocabulary = model.lm.config.vocab_size
+    prefix_tokens = min(prefix_tokens, model.context // 2)
+    lengths = [min(length, model.context - prefix_tokens) for length in lengths]
+    position = torch.arange(max(lengths))
+    ids = [(5 + 7 * prompt + 11 * position[:length]) % vocabulary for prompt, length in enumerate(lengths)]
+    ids[1][:alike] = ids[0][:alike]
+    # The last token first, then some before it, of which each prompt has another number.
+    reads = [torch.tensor([length - 1, *range(0, length - 1, 8)][: 1 + i % 4]) for i, length in enumerate(lengths)]
+    prefix = (3 + 13 * torch.arange(prefix_tokens)).remainder(vocabulary).tolist()
+    return PromptBatch.of(prefix, ids, reads)
 
 
-def _try_whole_model(model: Tried, form: Forms) -> Stages:
-    """Return the stages of the whole model after comparing short prompts, in its own dtype and without gradient."""
-    trial = Trial.of(model, 3 * form.share_prefix, (9, 9, 8, 2))
+def _plain(model: TriedModel, batch: PromptBatch) -> Tensor:
+    """Return the states of plain transformers, one whole prompt at a time, in the order of a pack."""
+    whole = batch.repeat_prefix()
+    return torch.cat([padded_states(model.lm, whole.take([prompt])) for prompt in members(batch.plan()[0])])
+
+
+def _packed(encoder: PackedEncoder, batch: PromptBatch) -> Tensor:
+    """Return the states of the packed model in the same order."""
+    return encoder.encode(batch, batch.plan()[0], reference=False)
+
+
+def _encoder(model: TriedModel, settings: EncoderSettings) -> PackedEncoder:
+    return PackedEncoder(model.lm, settings, version=lambda reference: 0)  # nothing trains it while it is tried
+
+
+def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:
+    """Compare short prompts in the model's own dtype, without gradient. Raises _DiffersError."""
+    batch = _prompts(model, 3 * settings.share_prefix, (9, 9, 8, 2))
     with torch.no_grad():
-        plain = trial.plain(model.lm)
-        stages = form.stages(model.lm)
-        packed = trial.packed(PackedReader(stages, _Unchanged(), form.share_prefix))
+        plain = _plain(model, batch)
+        packed = _packed(_encoder(model, settings), batch)
     if not _agree(packed, plain, model.lm.dtype):
         raise _DiffersError("states of the whole model differ from those of plain transformers")
-    return stages
 
 
-def _try_few_layers(model: Tried, form: Forms) -> None:
+def _try_few_layers(model: TriedModel, settings: EncoderSettings) -> None:
     """Compare a few layers as they play, train and keep the frozen layers' states. Raises _DiffersError."""
-    trained = sum(parameter.numel() for parameter in model.lm.layers.parameters() if parameter.requires_grad)
+    trained = sum(p.numel() for p in decoder_layers(model.lm).parameters() if p.requires_grad)
     config = model.lm.config.to_json_string(use_diff=False)
-    proof = (type(model.lm), config, trained, model.lm.device.type, products.chosen(), form)
+    proof = (type(model.lm), config, trained, model.lm.device.type, matmul.backend(), settings)
     if proof in PROVED:
         return
     try:
-        few, split = _few_layers(model.lm, form.split)
-        _compare(replace(model, lm=few), replace(form, split=split))
+        few, frozen_layers = _few_layers(model.lm, settings.frozen_layers)
+        _compare(replace(model, lm=few), replace(settings, frozen_layers=frozen_layers))
         PROVED.add(proof)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -260,21 +229,21 @@ def _try_few_layers(model: Tried, form: Forms) -> None:
         )
 
 
-def _compare(model: Tried, form: Forms) -> None:
-    trial = Trial.of(model, PREFIX_TOKENS * form.share_prefix, LENGTHS, ALIKE)
-    trained = [parameter for parameter in model.lm.layers.parameters() if parameter.requires_grad]
-    plain = trial.plain(model.lm)
+def _compare(model: TriedModel, settings: EncoderSettings) -> None:
+    batch = _prompts(model, PREFIX_TOKENS * settings.share_prefix, LENGTHS, ALIKE)
+    trained = [parameter for parameter in decoder_layers(model.lm).parameters() if parameter.requires_grad]
+    plain = _plain(model, batch)
     weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)).to(plain.device)
     expected = _gradients(plain, weights, trained)
-    reader = PackedReader(form.stages(model.lm), _Unchanged(), form.share_prefix)
-    states = trial.packed(reader)
+    encoder = _encoder(model, settings)
+    states = _packed(encoder, batch)
     _check_values("to learn from", states, plain)
     _check_gradients(_gradients(states, weights, trained), expected)
     with torch.no_grad():
-        _check_values("to play, whose prefix is known,", trial.packed(reader), plain)
-        if form.split:
-            kept = reader.precompute_frozen_layers(trial.rows, keep_bytes=2**40, token_budget=None)
-            _check_values("kept from play", trial.packed(reader, kept), plain)
+        _check_values("to play, whose prefix is known,", _packed(encoder, batch), plain)
+        if settings.frozen_layers:
+            kept = encoder.precompute_frozen_layers(batch, keep_bytes=2**40, token_budget=None)
+            _check_values("kept from play", _packed(encoder, kept), plain)
 
 
 def _few_layers(model: PreTrainedModel, split: int) -> tuple[PreTrainedModel, int]:
@@ -282,28 +251,27 @@ def _few_layers(model: PreTrainedModel, split: int) -> tuple[PreTrainedModel, in
 
     The copy has short sliding windows. Embeddings and rotary embeddings are the model's own.
     """
-    chosen = _different_layers(model, range(split)) + _different_layers(model, range(split, len(model.layers)))
-    layers = [model.layers[index] for index in chosen]
-    few = view(model, layers, chosen, final=True)
+    own = decoder_layers(model)
+    chosen = _different_layers(model, range(split)) + _different_layers(model, range(split, len(own)))
+    layers, frozen = [own[index] for index in chosen], sum(index < split for index in chosen)
+    few = with_layers(model, layers, chosen, final_norm=True)
     with seeded(0):
         if getattr(model, "is_quantized", False):  # no float weights to copy: layers of the same code
-            few.layers = nn.ModuleList(
-                type(layer)(few.config, index) for layer, index in zip(layers, chosen, strict=True)
-            )
-            few.layers.apply(model._init_weights)
-            few.layers[: sum(index < split for index in chosen)].requires_grad_(False)
-            few.norm = copy.deepcopy(model.norm)
+            kinds = [cast(Callable[..., nn.Module], type(layer)) for layer in layers]
+            copies = nn.ModuleList(kind(few.config, index) for kind, index in zip(kinds, chosen, strict=True))
+            copies.apply(model._init_weights)
+            copies[:frozen].requires_grad_(False)
+            norm = copy.deepcopy(model.norm)
         else:
-            few.layers, few.norm = copy.deepcopy((few.layers, model.norm), {id(model.config): few.config})
-        few.layers.to(model.device).float()
-        few.norm.float()
+            copies, norm = copy.deepcopy((decoder_layers(few), model.norm), {id(model.config): few.config})
+        few.layers, few.norm = copies.to(model.device).float(), norm.float()
         few.set_input_embeddings(_Float32(model.get_input_embeddings()))
-        _enlarge(few.layers)
-    for owner in (few.config, *few.layers.modules()):
+        _enlarge(copies)
+    for owner in (few.config, *copies.modules()):
         window = getattr(owner, "sliding_window", None)
         if isinstance(window, int) and window > WINDOW:
-            owner.sliding_window = WINDOW
-    return few.eval(), sum(index < split for index in chosen)
+            setattr(owner, "sliding_window", WINDOW)  # noqa: B010  a configuration or a module
+    return few.eval(), frozen
 
 
 @torch.no_grad()
@@ -324,7 +292,7 @@ class _Float32(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return self.embedding.weight
+        return cast(Tensor, self.embedding.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding(ids).float()
@@ -336,13 +304,13 @@ def _different_layers(model: PreTrainedModel, indices: range) -> list[int]:
     for index in indices:
         kinds.setdefault(_kind(model, index), index)
     chosen = list(kinds.values())[:MOST_KINDS]
-    last = len(model.layers) - 1
+    last = len(decoder_layers(model)) - 1
     return sorted({*chosen, last}) if last in indices else chosen
 
 
 def _kind(model: PreTrainedModel, index: int) -> str:
     """Describe a layer apart from its weights, such as its window or the lack of a rotary embedding."""
-    layer = model.layers[index]
+    layer = decoder_layers(model)[index]
     attention = getattr(layer, "self_attn", layer)
     types = [
         (getattr(model.config, per_layer, None) or {index: ""})[index]
@@ -356,10 +324,8 @@ def _kind(model: PreTrainedModel, index: int) -> str:
     return repr([*types, type(attention), type(getattr(layer, "mlp", None)), sorted(settings.items())])
 
 
-def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> list[Tensor | None]:
-    if not trained:
-        return []
-    return list(torch.autograd.grad((states * weights).sum(), trained, allow_unused=True))
+def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch.autograd.grad((states * weights).sum(), trained, materialize_grads=True) if trained else ()
 
 
 def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
@@ -368,12 +334,9 @@ def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
         raise _DiffersError(f"states {which} differ from those of plain transformers by {error:.1g} of their size")
 
 
-def _check_gradients(packed: Sequence[Tensor | None], plain: Sequence[Tensor | None]) -> None:
-    norms = [0.0 if gradient is None else float(gradient.norm()) for gradient in plain]
+def _check_gradients(packed: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
+    norms = [float(gradient.norm()) for gradient in plain]
     for got, want, norm in zip(packed, plain, norms, strict=True):
-        if got is None and want is None:
-            continue
-        got, want = (torch.zeros_like(got if want is None else want) if x is None else x for x in (got, want))
         error = float((got - want).norm()) / max(norm, NO_GRADIENT * max(norms), 1e-30)
         if not error <= GRADIENT_LIMIT:
             raise _DiffersError(f"gradients differ from those of plain transformers by {error:.1g} of their size")

@@ -8,6 +8,7 @@ from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.heads import masked_log_softmax
 from tests.learners.compare import probabilities
+from tests.llm.settings import encode
 
 
 @pytest.fixture
@@ -26,12 +27,12 @@ def deciding(batch):
 
 def test_only_agent_steps_with_a_choice_reach_the_language_model(mac, play):
     batch = play(mac, lengths=(4, 2, 3))
-    assert mac.agent.take_usage()["rows"] == deciding(batch).sum() == 12
+    assert mac.agent.pop_usage()["rows"] == deciding(batch).sum() == 12
     steps = mac.decisions(batch, valid(batch))
     assert len(steps) == 12
     assert torch.equal(torch.stack(steps.index, -1), deciding(batch).nonzero())
     mac.reference_states(steps)
-    assert mac.agent.take_usage()["rows"] == 12
+    assert mac.agent.pop_usage()["rows"] == 12
 
 
 def test_a_dead_agent_does_nothing_with_certainty(mac, play):
@@ -165,15 +166,15 @@ def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, p
     twins = ((steps.index[1] == 0) & (steps.index[2] == 0)).nonzero().flatten()
     assert len(twins) == 3
     assert (len(steps), len(steps.prompts)) == (12, 10)
-    mac.agent.take_usage()
+    mac.agent.pop_usage()
     together = mac.evaluate(steps, torch.arange(12)).logits
-    assert mac.agent.take_usage()["rows"] == 10
+    assert mac.agent.pop_usage()["rows"] == 10
     apart = torch.cat([mac.evaluate(steps, torch.tensor([row])).logits for row in range(12)])
     assert torch.allclose(together, apart, atol=1e-5)
     assert torch.equal(together[twins], together[twins[:1]].expand(3, -1))
     weights = torch.arange(12.0).unsqueeze(1)
     read = mac.reference_states(steps)
-    hidden = read.states[read.last]
+    hidden = read.last_states
     gradients = [torch.autograd.grad((weights * x).sum(), mac.agent.head.attack) for x in (together, apart)]
     assert torch.allclose(gradients[0][0], gradients[1][0], rtol=1e-4)
     assert torch.allclose(hidden[twins], hidden[twins[:1]].expand(3, -1))
@@ -187,7 +188,7 @@ def test_prompts_are_those_of_the_agents_own_number(mac, play):
         episode, t, agent = (index[row] for index in steps.index)
         obs, available = batch["obs"][episode, t, agent], batch["avail_actions"][episode, t, agent]
         assert prompter.encode(obs[None], available[None], agent[None]) == [
-            steps.prompts.rows.parts[steps.prompt_ids[row]].tolist()
+            steps.prompts.ids[steps.prompt_ids[row]].tolist()
         ]
 
 
@@ -207,9 +208,9 @@ def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tin
     """The state there is that of the prompt cut off behind that sentence."""
     mac = new_learner(tiny_args({"head.attack_keys": "entity"}, n_enemies=3)).mac
     steps = mac.decisions(batch := play(mac), valid(batch))
-    states, prompts, found = mac.reference_states(steps), steps.prompts.rows, 0
+    states, prompts, found = mac.reference_states(steps), steps.prompts, 0
     for row in range(len(steps)):
-        ids, (read,) = prompts.parts[steps.prompt_ids[row]].tolist(), states.place[row : row + 1].tolist()
+        ids, (read,) = prompts.ids[steps.prompt_ids[row]].tolist(), states.targets[row : row + 1].tolist()
         text = mac.agent.prompter.tokenizer.decode(ids)
         for target, place in enumerate(read):
             sentence = next((line for line in text.splitlines() if line.startswith(f"enemy {target}:")), None)
@@ -217,11 +218,11 @@ def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tin
             if place >= 0:
                 cut = text[: text.index(sentence) + len(sentence) + 1]
                 own = mac.agent.prompter.count_tokens([cut])[0]
-                (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids[:own]], reference=True)
+                (expected,) = encode(mac.agent.backbone, prompts.prefix, [ids[:own]], reference=True)
                 torch.testing.assert_close(states.states[place], expected, atol=1e-5, rtol=0)
                 found += 1
-        (expected,) = mac.agent.backbone.encode(prompts.prefix, [ids], reference=True)
-        torch.testing.assert_close(states.states[states.last[row]], expected, atol=1e-5, rtol=0)
+        (expected,) = encode(mac.agent.backbone, prompts.prefix, [ids], reference=True)
+        torch.testing.assert_close(states.last_states[row], expected, atol=1e-5, rtol=0)
     assert found > 5
 
 
@@ -234,12 +235,12 @@ def test_frozen_layers_run_once_for_play_update_and_reference(keep, new_learner,
         lambda module, inputs: tokens.append(inputs[0].shape[1])
     )
     batch = play(learner.mac)
-    played, kept = sum(tokens), backbone.kept_bytes
+    played, kept = sum(tokens), backbone.encoder.kept_bytes
     assert played > 0
     assert (kept > 0) == keep
     learner.train(batch, 0, 0)
     assert (sum(tokens) == played) == keep
-    assert backbone.kept_bytes == 0  # a resumed run begins without them, too
+    assert backbone.encoder.kept_bytes == 0  # a resumed run begins without them, too
 
 
 def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
@@ -247,4 +248,4 @@ def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
     batch = play(learner.mac)
     learner.train(batch, 0, 0)
     learner.mac.select_actions(batch, t_ep=0, t_env=5, test_mode=True)
-    assert learner.mac.agent.backbone.kept_bytes == 0
+    assert learner.mac.agent.backbone.encoder.kept_bytes == 0

@@ -28,11 +28,11 @@ VARIANTS = {
     "oneDNN's products": ("llm.product=onednn",),
     "the last layer everywhere": ("llm.read_positions=False",),
 }
-TRUNKS = {
+FROZEN_LAYERS = {
     "nothing kept from play": ("llm.keep_rollout_states=False",),
     "the last layer everywhere": ("llm.read_positions=False",),
-    "no trunk kept": ("llm.trunk_cache_gb=0",),
-    "some of the trunk kept": ("llm.trunk_cache_gb=0.0001",),
+    "no frozen states kept": ("llm.trunk_cache_gb=0",),
+    "some frozen states kept": ("llm.trunk_cache_gb=0.0001",),
     "the prefix in every row": ("llm.share_prefix=False",),
 }
 
@@ -69,8 +69,8 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trunk(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("trunk") / "run", "lora.layers=1")
+def frozen(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("frozen") / "run", "lora.layers=1")
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_training_is_the_same(variant, plain, tmp_path):
     check_equal(train(tmp_path / "run", *VARIANTS[variant]), plain)
 
 
-@pytest.mark.parametrize("variant", all_slow_but(["nothing kept from play"], TRUNKS))
-def test_training_above_a_trunk_is_the_same(variant, trunk, tmp_path):
-    check_equal(train(tmp_path / "run", "lora.layers=1", *TRUNKS[variant]), trunk)
+@pytest.mark.parametrize("variant", all_slow_but(["nothing kept from play"], FROZEN_LAYERS))
+def test_training_above_frozen_layers_is_the_same(variant, frozen, tmp_path):
+    check_equal(train(tmp_path / "run", "lora.layers=1", *FROZEN_LAYERS[variant]), frozen)
 
 
 @pytest.mark.parametrize("variant", all_slow_but(["the last layer everywhere"], ENTITIES))
@@ -105,7 +105,7 @@ def test_training_with_keys_of_entities_is_the_same(variant, entity, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_with_keys_of_entities_above_a_trunk_is_the_same(tmp_path):
+def test_training_with_keys_of_entities_above_frozen_layers_is_the_same(tmp_path):
     kept, computed = (
         train(tmp_path / name, *ENTITY, "lora.layers=1", f"llm.trunk_cache_gb={size}")
         for name, size in (("kept", 4.0), ("computed", 0.0))
@@ -114,7 +114,7 @@ def test_training_with_keys_of_entities_above_a_trunk_is_the_same(tmp_path):
     assert kept[1]["head.safetensors/target"].any()
 
 
-def test_a_trunk_is_not_the_same_as_none(plain, trunk):
-    assert trunk[1].keys() < plain[1].keys()
+def test_frozen_layers_are_not_the_same_as_none(plain, frozen):
+    assert frozen[1].keys() < plain[1].keys()
     with pytest.raises(AssertionError):
-        check_equal(trunk, plain)
+        check_equal(frozen, plain)

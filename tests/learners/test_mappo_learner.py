@@ -38,7 +38,7 @@ def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner,
 def test_dead_agents_and_padding_cost_the_language_model_nothing(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"epochs": 3, "learner_log_interval": 10**6}))
     batch = play(learner.mac)
-    learner.mac.agent.take_usage()
+    learner.mac.agent.pop_usage()
     rows = []
     read = learner.mac.agent.read
     learner.mac.agent.read = lambda prompts, reference=False, **budget: (

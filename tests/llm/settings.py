@@ -1,13 +1,19 @@
 """What a backbone is built from: the shipped sections, so that a new key needs no change in tests."""
 
 import torch
+from torch import Tensor
 
 from lolm_plugin.configuration.config_files import plugin_config_dir, read
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.model import Backbone
 
 _SHIPPED = read(plugin_config_dir() / "default.yaml")
 LLM = {**_SHIPPED["llm"], "model": "tiny-llama"}
 LORA = {**_SHIPPED["lora"], "rank": 4, "alpha": 8}
+
+
+def encode(backbone: Backbone, prefix: list[int], sequences: list[list[int]], reference: bool = False) -> Tensor:
+    """Hidden states of the last tokens of ``prefix + sequence``: [sequences, hidden]."""
+    return backbone.encode(backbone.prompt_batch(prefix, sequences), reference)
 
 
 def with_random_adapter(backbone: Backbone, seed: int = 0) -> Backbone:

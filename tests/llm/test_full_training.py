@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm.backbone import Backbone, _dtypes
+from lolm_plugin.llm.model import Backbone, _dtypes
 from lolm_plugin.llm.sources import TINY, resolve
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 from tests.llm import settings
+from tests.llm.settings import encode
 
 LLM = {**settings.LLM, "train": "full"}
 PREFIX, SEQUENCES = [3, 9, 27, 81], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
@@ -19,22 +20,22 @@ def make(model="tiny-llama", seed=0, **llm):
 
 def step(backbone):
     optimiser = torch.optim.Adam(backbone.trainable(), lr=1e-2)
-    backbone.encode(PREFIX, SEQUENCES).square().sum().backward()
+    encode(backbone, PREFIX, SEQUENCES).square().sum().backward()
     optimiser.step()
 
 
 @pytest.mark.parametrize("model", TINY)
 def test_it_starts_as_the_model_that_an_adapter_would_stand_on(model):
     full, adapter = make(model), make(model, train="lora")
-    states = full.encode(PREFIX, SEQUENCES)
-    torch.testing.assert_close(states, adapter.encode(PREFIX, SEQUENCES, reference=True), atol=1e-5, rtol=0)
+    states = encode(full, PREFIX, SEQUENCES)
+    torch.testing.assert_close(states, encode(adapter, PREFIX, SEQUENCES, reference=True), atol=1e-5, rtol=0)
     assert states.requires_grad
 
 
 def test_a_random_model_is_the_seeds_and_the_same_under_an_adapter():
     full, adapter = make(pretrained=False, seed=1), make(pretrained=False, seed=1, train="lora")
-    torch.testing.assert_close(full.encode([], SEQUENCES), adapter.encode([], SEQUENCES, reference=True))
-    assert not torch.equal(full.encode([], SEQUENCES), make(pretrained=False, seed=2).encode([], SEQUENCES))
+    torch.testing.assert_close(encode(full, [], SEQUENCES), encode(adapter, [], SEQUENCES, reference=True))
+    assert not torch.equal(encode(full, [], SEQUENCES), encode(make(pretrained=False, seed=2), [], SEQUENCES))
 
 
 @pytest.mark.parametrize("model", TINY)
@@ -57,9 +58,9 @@ def test_an_adapter_trains_itself_alone():
 def test_gradients_through_a_shared_prefix_are_those_of_whole_prompts(share):
     backbone, single = make(share_prefix=share), make(share_prefix=False)
     weights = torch.randn(len(SEQUENCES), 64, generator=torch.Generator().manual_seed(1))
-    (backbone.encode(PREFIX, SEQUENCES) * weights).sum().backward()
+    (encode(backbone, PREFIX, SEQUENCES) * weights).sum().backward()
     for row, sequence in enumerate(SEQUENCES):
-        (single.encode([], [[*PREFIX, *sequence]]) * weights[row]).sum().backward()
+        (encode(single, [], [[*PREFIX, *sequence]]) * weights[row]).sum().backward()
     for got, want in zip(backbone.trainable(), single.trainable(), strict=True):
         assert (got.grad - want.grad).norm() <= 1e-4 * want.grad.norm()
 
@@ -69,7 +70,7 @@ def test_there_is_no_adapter_and_no_reference():
     assert not backbone.has_reference
     assert backbone.lora_parameters() == []
     with pytest.raises(AssertionError, match="no longer what it was"):
-        backbone.encode(PREFIX, SEQUENCES, reference=True)
+        encode(backbone, PREFIX, SEQUENCES, reference=True)
 
 
 def test_it_comes_back_from_its_files_whatever_the_seed(tmp_path):
@@ -78,7 +79,7 @@ def test_it_comes_back_from_its_files_whatever_the_seed(tmp_path):
     source.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     target.load(tmp_path)
-    assert torch.equal(source.encode(PREFIX, SEQUENCES), target.encode(PREFIX, SEQUENCES))
+    assert torch.equal(encode(source, PREFIX, SEQUENCES), encode(target, PREFIX, SEQUENCES))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_trained_weights_are_float32_unless_asked_otherwise():
 def test_multiplying_in_bfloat16_stays_near_and_leaves_weights_and_gradients_in_float32():
     exact, mixed = make(), make()
     mixed._autocast = True  # as on CUDA
-    expected, states = exact.encode(PREFIX, SEQUENCES), mixed.encode(PREFIX, SEQUENCES)
+    expected, states = encode(exact, PREFIX, SEQUENCES), encode(mixed, PREFIX, SEQUENCES)
     assert states.dtype == torch.float32
     assert 0 < (states - expected).norm() < 0.05 * expected.norm()
     states.square().sum().backward()

@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import smollm2
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.sources import resolve
-from tests.llm.settings import LLM, LORA
+from tests.llm.settings import LLM, LORA, encode
 
 SENTENCE = "The marines moved north to attack the enemy base before the sun came up over the hills."
 
@@ -56,7 +56,7 @@ def test_its_first_layers_under_an_adapter(real):
     backbone = Backbone({**LLM, "model": "smollm2-135m", "num_layers": 2}, LORA, seed=0)
     assert (backbone.hidden_size, backbone.num_layers, backbone.context_length) == (576, 2, 8192)
     prefix, rows = tokenizer(SENTENCE).input_ids, [tokenizer(text).input_ids for text in ("Attack", "Move north now")]
-    for row, state in zip(rows, backbone.encode(prefix, rows), strict=True):
+    for row, state in zip(rows, encode(backbone, prefix, rows), strict=True):
         states = model(input_ids=torch.tensor([prefix + row]), output_hidden_states=True).hidden_states
         torch.testing.assert_close(state, model.norm(states[2])[0, -1], atol=1e-4, rtol=1e-4)
 

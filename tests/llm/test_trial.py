@@ -8,9 +8,10 @@ import transformers
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import packing, tiny, trial
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.encoder import EncoderSettings
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.sources import resolve
-from tests.llm.settings import LLM, LORA, with_random_adapter
+from tests.llm.settings import LLM, LORA, encode, with_random_adapter
 
 SPECIALS = {"vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = {
@@ -136,10 +137,10 @@ def check_equal(got, want):
 
 def check_against_plain_transformers(backbone):
     """Compare what the program reads with whole prompts one at a time, by the attention that shows every step."""
-    states = backbone.encode(PREFIX, SEQUENCES)
+    states = encode(backbone, PREFIX, SEQUENCES)
     got = gradients(backbone, states)
     with torch.no_grad():
-        played = backbone.encode(PREFIX, SEQUENCES)
+        played = encode(backbone, PREFIX, SEQUENCES)
     backbone.lm.get_base_model().set_attn_implementation("eager")
     prompts = [torch.tensor([[*PREFIX, *sequence]]) for sequence in SEQUENCES]
     plain = torch.cat([backbone.lm(input_ids=ids, use_cache=False).last_hidden_state[:, -1] for ids in prompts])
@@ -153,7 +154,13 @@ def check_against_plain_transformers(backbone):
 def test_each_family_runs_with_the_numbers_of_plain_transformers(saved, family, caplog):
     kind, settings, layers, form, reason = FAMILIES[family]
     backbone = make(saved(kind, **settings), layers)
-    found = PADDED if not backbone.packs else PACKED if backbone.reads_positions else LAST_LAYER_EVERYWHERE
+    found = (
+        PADDED
+        if not backbone.encoder.packed
+        else PACKED
+        if backbone.encoder.settings.read_positions
+        else LAST_LAYER_EVERYWHERE
+    )
     assert found == form
     assert [record.name for record in caplog.records if record.name == "lolm"] == ["lolm"] * bool(reason)
     assert (reason or "") in caplog.text
@@ -163,21 +170,21 @@ def test_each_family_runs_with_the_numbers_of_plain_transformers(saved, family, 
 def test_the_width_of_a_policys_states_is_measured(saved):
     backbone = make(saved("OPTConfig", **OPT, word_embed_proj_dim=32, do_layer_norm_before=False))
     assert backbone.hidden_size == 32
-    assert backbone.encode(PREFIX, SEQUENCES).shape == (4, 32)
-    assert backbone.encode(PREFIX, []).shape == (0, 32)
+    assert encode(backbone, PREFIX, SEQUENCES).shape == (4, 32)
+    assert encode(backbone, PREFIX, []).shape == (0, 32)
 
 
 def test_longrope_reads_no_prompt_that_would_change_the_others(saved):
     backbone = make(saved("Phi3Config", **{**SIZES, **LONGROPE}))
-    assert backbone.packs
+    assert backbone.encoder.packed
     assert backbone.context_length == 64
     with pytest.raises(ConfigError, match=r"163 tokens does not fit the 64 tokens"):
-        backbone.encode(PREFIX, SEQUENCES)
+        encode(backbone, PREFIX, SEQUENCES)
 
 
 def test_a_model_whose_states_depend_on_the_batch_is_refused(saved, monkeypatch):
     settings = {**SIZES, **LONGROPE, "original_max_position_embeddings": 20}
-    monkeypatch.setattr("lolm_plugin.llm.backbone.context_length", lambda *_: 2048)
+    monkeypatch.setattr("lolm_plugin.llm.model.context_length", lambda *_: 2048)
     monkeypatch.setattr(trial, "obstacle", lambda model: "it is a test")
     with pytest.raises(ConfigError, match="beside a longer one"):
         make(saved("Phi3Config", **settings))
@@ -209,12 +216,8 @@ def test_no_layer_left_for_an_adapter_is_refused(saved):
 
 
 def _detached_prefix(monkeypatch):
-    attend = packing._attend
-
-    def without_gradient(query, key, value, prefix, *others):
-        return attend(query, key, value, prefix and (prefix[0].detach(), prefix[1].detach()), *others)
-
-    monkeypatch.setattr(packing, "_attend", without_gradient)
+    proceed = packing._continue
+    monkeypatch.setattr(packing, "_continue", lambda prefix, prompts: proceed(prefix.detach(), prompts))
 
 
 def _long_rows(monkeypatch):
@@ -230,10 +233,10 @@ def _long_rows(monkeypatch):
 def _known_prefix(monkeypatch):
     attend = packing.Packing.attend
 
-    def shifted(self, module, *others):
+    def shifted(self, layer, *others):
         if self.past is not None:
             self.past = {layer: (keys.flip(2), values) for layer, (keys, values) in self.past.items()}
-        return attend(self, module, *others)
+        return attend(self, layer, *others)
 
     monkeypatch.setattr(packing.Packing, "attend", shifted)
 
@@ -249,7 +252,7 @@ def _known_prefix(monkeypatch):
 def test_mistakes_that_six_tokens_do_not_show_are_seen(monkeypatch, caplog, spoil, layers, reason):
     spoil(monkeypatch)
     backbone = make("tiny-llama", layers, read_positions=False)
-    assert not backbone.packs
+    assert not backbone.encoder.packed
     assert "llm.model=tiny-llama runs padded" in caplog.text
     assert reason in caplog.text
 
@@ -283,7 +286,7 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_in_the_long_trial_leaves_the_model_packed(monkeypatch, caplog, error):
     monkeypatch.setattr(trial, "_compare", lambda *_: (_ for _ in ()).throw(error))
-    assert make("tiny-llama").packs
+    assert make("tiny-llama").encoder.packed
     assert "memory does not hold a trial of llm.model=tiny-llama" in caplog.text
 
 
@@ -296,14 +299,14 @@ def test_out_of_memory_in_the_short_trial_is_an_error_that_names_keys(monkeypatc
 
 def test_any_other_error_is_told_in_one_line(monkeypatch, caplog):
     monkeypatch.setattr(trial, "_try_whole_model", lambda *_: (_ for _ in ()).throw(RuntimeError("a b\nc d")))
-    assert not make("tiny-llama").packs
+    assert not make("tiny-llama").encoder.packed
     (record,) = caplog.records
     assert record.getMessage().endswith("several times slower: RuntimeError: a b.")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_is_tried_in_float32_whatever_its_weights(dtype, caplog):
-    assert make("tiny-gemma3", 1, dtype=dtype).reads_positions
+    assert make("tiny-gemma3", 1, dtype=dtype).encoder.settings.read_positions
     assert not caplog.records
 
 
@@ -315,7 +318,7 @@ def test_a_quantized_model_is_tried_with_layers_of_the_same_code():
     assert not {parameter.data_ptr() for parameter in few.layers.parameters()} & {
         p.data_ptr() for p in model.parameters()
     }
-    trial._compare(trial.Tried(few, "tiny-gemma3", 2048), trial.Forms(1, False, True, True))
+    trial._compare(trial.TriedModel(few, "tiny-gemma3", 2048), EncoderSettings(1, False, True, True))
 
 
 def test_the_trial_leaves_the_model_and_the_global_random_state_alone():
@@ -343,11 +346,11 @@ def test_a_model_that_computes_nan_is_refused(monkeypatch):
     model = resolve("tiny-llama").load_model(None, torch.float32, True, 0)
     model.norm.weight.fill_(torch.inf)
     with pytest.raises(ConfigError, match="NaN or infinite states"):
-        trial.check_runs(trial.Tried(model, "tiny-llama", 2048))
+        trial.check_runs(trial.TriedModel(model, "tiny-llama", 2048))
 
 
 def test_a_model_that_transformers_cannot_run_is_refused():
     model = resolve("tiny-llama").load_model(None, torch.float32, True, 0)
     model.layers[0].self_attn.head_dim = 8
     with pytest.raises(ConfigError, match="cannot be run by transformers"):
-        trial.check_runs(trial.Tried(model, "tiny-llama", 2048))
+        trial.check_runs(trial.TriedModel(model, "tiny-llama", 2048))

@@ -8,9 +8,9 @@ from peft import PeftModel
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import tiny
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.sources import TINY, resolve
-from tests.llm.settings import LLM, LORA, with_random_adapter
+from tests.llm.settings import LLM, LORA, encode, with_random_adapter
 
 # Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
@@ -51,18 +51,18 @@ def gradients(backbone, states):
 def test_states_and_gradients_are_those_of_whole_prompts_one_at_a_time(model, share):
     backbone = with_random_adapter(make(model, share_prefix=share))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    states = backbone.encode(PREFIX, SEQUENCES)
+    states = encode(backbone, PREFIX, SEQUENCES)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(encode(backbone, PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
         assert want.norm() > 0
 
 
 def test_a_prefix_is_shared_unless_asked_otherwise(model):
-    assert make(model).shares_prefix
-    assert not make(model, share_prefix=False).shares_prefix
+    assert make(model).encoder.settings.share_prefix
+    assert not make(model, share_prefix=False).encoder.settings.share_prefix
 
 
 def embedded(backbone):
@@ -76,7 +76,7 @@ def embedded(backbone):
 def test_no_token_is_read_twice():
     backbone = make()
     counts = embedded(backbone)
-    backbone.encode(PREFIX, SEQUENCES)
+    encode(backbone, PREFIX, SEQUENCES)
     assert sorted(counts) == sorted([len(PREFIX), sum(map(len, SEQUENCES))])
 
 
@@ -85,11 +85,11 @@ def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
     counts = embedded(backbone)
     with torch.no_grad():
         for _ in range(3):
-            backbone.encode(PREFIX, SEQUENCES)
+            encode(backbone, PREFIX, SEQUENCES)
         assert counts.count(len(PREFIX)) == 1
-        before = backbone.encode(PREFIX, SEQUENCES)
+        before = encode(backbone, PREFIX, SEQUENCES)
         with_random_adapter(backbone, seed=1)
-        after = backbone.encode(PREFIX, SEQUENCES)
+        after = encode(backbone, PREFIX, SEQUENCES)
     assert counts.count(len(PREFIX)) == 2
     assert (after - before).abs().max() > 1e-2
     torch.testing.assert_close(after, one_at_a_time(backbone, PREFIX, SEQUENCES), atol=1e-5, rtol=0)
@@ -97,23 +97,23 @@ def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
-def test_the_trunk_below_the_adapter_changes_nothing(model, share, keep_bytes):
+def test_frozen_layers_below_the_adapter_change_nothing(model, share, keep_bytes):
     backbone = with_random_adapter(make(model, share_prefix=share, lora={"layers": 1}))
-    assert backbone.trunk_layers == 1
-    rows = backbone.rows(PREFIX, SEQUENCES)
+    assert backbone.encoder.settings.frozen_layers == 1
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES)
     kept = backbone.precompute_frozen_layers(rows, keep_bytes, token_budget=64)
-    floating = [part.is_floating_point() for part in kept.parts]
-    assert (any(floating), all(floating)) == (keep_bytes > 0, keep_bytes == 10**9)
-    assert sum(part.nbytes for part in kept.parts if part.is_floating_point()) <= keep_bytes
+    found = [states for states in kept.frozen_states if states is not None]
+    assert (len(found) > 0, len(found) == len(SEQUENCES)) == (keep_bytes > 0, keep_bytes == 10**9)
+    assert sum(states.nbytes for states in found) == backbone.encoder.kept_bytes <= keep_bytes
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    states = backbone.read(kept)
+    states = backbone.encode(kept)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
-    plain = backbone.encode(PREFIX, SEQUENCES, reference=True)
-    torch.testing.assert_close(backbone.read(kept, reference=True), plain, atol=1e-5, rtol=0)
+    plain = encode(backbone, PREFIX, SEQUENCES, reference=True)
+    torch.testing.assert_close(backbone.encode(kept, reference=True), plain, atol=1e-5, rtol=0)
     with torch.no_grad():  # after the reference, whose keys and values are others
-        torch.testing.assert_close(backbone.read(kept), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backbone.encode(kept), expected, atol=1e-5, rtol=0)
 
 
 # Two rows are the same, one is the beginning of another, one shares all but its last token, one nothing.
@@ -122,33 +122,33 @@ ALIKE = [[9, 8, 7, 6], [9, 8, 7, 5], [9, 8], [9, 8, 7, 6], [4, 8, 7, 6], [9, 8, 
 
 def test_what_rows_begin_with_is_computed_once(model):
     backbone = with_random_adapter(make(model, lora={"layers": 1}))
-    rows = backbone.rows(PREFIX, ALIKE)
+    rows = backbone.prompt_batch(PREFIX, ALIKE)
     counts = embedded(backbone)
     kept = backbone.precompute_frozen_layers(rows, 10**9)
     assert counts == [len(PREFIX), 12]  # of 25: 9 8 7 6, 5, 9 8 7 and 4 8 7 6
     expected = one_at_a_time(backbone, PREFIX, ALIKE)
-    states = backbone.read(kept)
+    states = backbone.encode(kept)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
     with torch.no_grad():
-        torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backbone.encode(rows), expected, atol=1e-5, rtol=0)
 
 
 def test_without_sharing_every_row_is_computed_alone():
     backbone = with_random_adapter(make(share_prefix=False, lora={"layers": 1}))
     counts = embedded(backbone)
-    backbone.precompute_frozen_layers(backbone.rows(PREFIX, ALIKE), 10**9)
+    backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, ALIKE), 10**9)
     (tokens,) = counts
     assert tokens >= sum(len(PREFIX) + len(row) for row in ALIKE)  # with padding
 
 
-def test_what_is_kept_of_the_trunk_is_not_computed_again():
+def test_frozen_states_that_are_kept_are_not_computed_again():
     backbone = with_random_adapter(make(lora={"layers": 1}))
-    kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES), 10**9)
+    kept = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES), 10**9)
     counts = embedded(backbone)
     for reference in (False, True):
-        backbone.read(kept, reference)
+        backbone.encode(kept, reference)
     assert counts == []
 
 
@@ -168,9 +168,9 @@ def test_an_adapter_on_the_top_layers_alone(model):
 @pytest.mark.parametrize("budget", [64, 100, 10**6])
 def test_the_token_budget_changes_no_result(model, budget, layers):
     backbone = with_random_adapter(make(model, lora={"layers": layers}))
-    rows = backbone.rows(PREFIX, SEQUENCES)
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES)
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    states = backbone.read(rows, token_budget=budget)
+    states = backbone.encode(rows, token_budget=budget)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
@@ -186,7 +186,7 @@ def test_recomputed_activations_change_nothing_and_are_not_kept(model):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            states = backbone.encode(PREFIX, SEQUENCES)
+            states = encode(backbone, PREFIX, SEQUENCES)
         return sum(held.values()), gradients(backbone, states)
 
     plain, recomputed = (with_random_adapter(make(model, recompute=recompute)) for recompute in (False, True))
@@ -199,35 +199,35 @@ def test_recomputed_activations_change_nothing_and_are_not_kept(model):
 def test_without_prefix(model):
     backbone = with_random_adapter(make(model))
     expected = one_at_a_time(backbone, [], SEQUENCES)
-    torch.testing.assert_close(backbone.encode([], SEQUENCES), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(backbone, [], SEQUENCES), expected, atol=1e-5, rtol=0)
 
 
 def test_a_truncated_model(model):
     backbone = with_random_adapter(make(model, num_layers=1))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(backbone, PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
     assert backbone.num_layers == 1
 
 
 def test_no_rows():
-    assert make().encode(PREFIX, []).shape == (0, 64)
+    assert encode(make(), PREFIX, []).shape == (0, 64)
 
 
 def test_policy_is_the_reference_at_the_start_to_the_bit(model):
     backbone = make(model)
     with torch.no_grad():
-        assert torch.equal(backbone.encode(PREFIX, SEQUENCES), backbone.encode(PREFIX, SEQUENCES, reference=True))
+        assert torch.equal(encode(backbone, PREFIX, SEQUENCES), encode(backbone, PREFIX, SEQUENCES, reference=True))
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, share):
     backbone = with_random_adapter(make(model, share_prefix=share))
     plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
-    reference = backbone.encode(PREFIX, SEQUENCES, reference=True)
+    reference = encode(backbone, PREFIX, SEQUENCES, reference=True)
     for row, sequence in enumerate(SEQUENCES):
         states = plain(input_ids=torch.tensor([[*PREFIX, *sequence]])).last_hidden_state
         torch.testing.assert_close(reference[row], states[0, -1], atol=1e-5, rtol=0)
-    policy = backbone.encode(PREFIX, SEQUENCES)
+    policy = encode(backbone, PREFIX, SEQUENCES)
     assert (policy - reference).abs().max() > 1e-2
     assert policy.requires_grad
     assert not reference.requires_grad
@@ -235,9 +235,9 @@ def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, sh
 
 def test_gradients_flow_if_the_reference_ran_in_between():
     backbone = with_random_adapter(make())
-    expected = gradients(backbone, backbone.encode(PREFIX, SEQUENCES))
-    states = backbone.encode(PREFIX, SEQUENCES)
-    backbone.encode(PREFIX, SEQUENCES, reference=True)
+    expected = gradients(backbone, encode(backbone, PREFIX, SEQUENCES))
+    states = encode(backbone, PREFIX, SEQUENCES)
+    encode(backbone, PREFIX, SEQUENCES, reference=True)
     (states * torch.randn(states.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     for parameter, want in zip(backbone.lora_parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, want)
@@ -254,7 +254,7 @@ def test_a_step_changes_the_adapter_and_nothing_else(model):
     assert [id(p) for p in trainable] == [id(p) for p in backbone.lora_parameters()]
     before = _digests(backbone)
     optimiser = torch.optim.AdamW(backbone.parameters(), lr=1e-2, weight_decay=0.1)
-    backbone.encode(PREFIX, SEQUENCES).square().sum().backward()
+    encode(backbone, PREFIX, SEQUENCES).square().sum().backward()
     optimiser.step()
     changed = {name for name, digest in _digests(backbone).items() if digest != before[name]}
     assert changed == {name for name in before if "lora_" in name}
@@ -268,9 +268,9 @@ def test_training_mode_is_refused_so_that_dropout_never_runs(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backbone = with_random_adapter(make(tmp_path)).train()
-    assert torch.equal(backbone.encode(PREFIX, SEQUENCES), backbone.encode(PREFIX, SEQUENCES))
+    assert torch.equal(encode(backbone, PREFIX, SEQUENCES), encode(backbone, PREFIX, SEQUENCES))
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    torch.testing.assert_close(backbone.encode(PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(backbone, PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
 
 
 def test_the_seed_decides_the_adapter_and_no_other_draw_is_disturbed():
@@ -285,7 +285,7 @@ def test_the_seed_decides_the_adapter_and_no_other_draw_is_disturbed():
 
 
 def test_the_seed_decides_a_model_that_is_not_pretrained():
-    drawn = [make(pretrained=False, seed=seed).encode([], [[5, 6]]) for seed in (1, 1, 2)]
+    drawn = [encode(make(pretrained=False, seed=seed), [], [[5, 6]]) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -295,11 +295,11 @@ def test_bfloat16_weights_under_a_float32_adapter(model):
         with_random_adapter(make(model, dtype="bfloat16")),
         with_random_adapter(make(model, dtype="float32")),
     )
-    states = backbone.encode(PREFIX, SEQUENCES)
+    states = encode(backbone, PREFIX, SEQUENCES)
     assert states.dtype == torch.float32
     assert backbone.lm.get_base_model().embed_tokens.weight.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in backbone.lora_parameters()} == {torch.float32}
-    expected = exact.encode(PREFIX, SEQUENCES)
+    expected = encode(exact, PREFIX, SEQUENCES)
     assert (states - expected).norm() < 0.05 * expected.norm()
     assert make(model).lm.get_base_model().embed_tokens.weight.dtype == torch.float32
 
@@ -308,7 +308,7 @@ def test_an_adapter_comes_back_from_its_state():
     source, target = with_random_adapter(make(seed=1)), make(seed=2)
     state = source.adapter_state()
     target.load_adapter_state(state)
-    assert torch.equal(source.encode(PREFIX, SEQUENCES), target.encode(PREFIX, SEQUENCES))
+    assert torch.equal(encode(source, PREFIX, SEQUENCES), encode(target, PREFIX, SEQUENCES))
     with_random_adapter(source, seed=3)
     assert torch.equal(target.adapter_state()[min(state)], state[min(state)])
 
@@ -338,7 +338,7 @@ def test_a_saved_adapter_opens_with_peft_alone(model, tmp_path):
     plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
     opened = PeftModel.from_pretrained(plain, tmp_path / "adapter")
     states = opened(input_ids=torch.tensor([[*PREFIX, *SEQUENCES[0]]])).last_hidden_state
-    torch.testing.assert_close(states[0, -1], backbone.encode(PREFIX, SEQUENCES)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(states[0, -1], encode(backbone, PREFIX, SEQUENCES)[0], atol=1e-5, rtol=0)
     assert opened.peft_config["default"].base_model_name_or_path == str(model)
 
 
@@ -370,7 +370,7 @@ def test_an_unknown_dtype_is_refused():
 def test_a_prompt_beyond_the_context_is_refused(share):
     backbone = make(share_prefix=share)
     with pytest.raises(ConfigError, match=r"2049 tokens .* 2048 .*prompt\.style=compact.*llm\.model"):
-        backbone.encode([5] * 1000, [[6], [7] * 1049])
+        encode(backbone, [5] * 1000, [[6], [7] * 1049])
 
 
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
@@ -383,13 +383,13 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
         make(tmp_path)
 
 
-PLACES = [torch.tensor(places) for places in ([39, 0, 17], [2], [16, 5], [0], [39], [28, 1, 2, 27])]
+POSITIONS = [torch.tensor(positions) for positions in ([39, 0, 17], [2], [16, 5], [0], [39], [28, 1, 2, 27])]
 
 
-def all_states(backbone, prefix, sequences, places):
-    """Plain Hugging Face: the states at these places of each sequence, one prompt at a time."""
+def all_states(backbone, prefix, sequences, read_positions):
+    """Plain Hugging Face: the states at these positions of each sequence, one prompt at a time."""
     rows = []
-    for sequence, wanted in zip(sequences, places, strict=True):
+    for sequence, wanted in zip(sequences, read_positions, strict=True):
         ids = torch.tensor([[*prefix, *sequence]])
         states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         rows.append(states[0, len(prefix) + wanted])
@@ -398,33 +398,33 @@ def all_states(backbone, prefix, sequences, places):
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("token_budget", [None, 64])
-def test_states_at_any_places_are_those_of_whole_prompts(model, share, token_budget):
+def test_states_at_any_positions_are_those_of_whole_prompts(model, share, token_budget):
     backbone = with_random_adapter(make(model, share_prefix=share))
-    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
-    rows = backbone.rows(PREFIX, SEQUENCES, PLACES)
-    states = backbone.read(rows, token_budget=token_budget)
+    expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS)
+    states = backbone.encode(rows, token_budget=token_budget)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
     with torch.no_grad():
-        torch.testing.assert_close(backbone.read(rows, token_budget=token_budget), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backbone.encode(rows, token_budget=token_budget), expected, atol=1e-5, rtol=0)
     some = rows.take([5, 0])
-    torch.testing.assert_close(backbone.read(some), torch.cat([expected[-4:], expected[:3]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode(some), torch.cat([expected[-4:], expected[:3]]), atol=1e-5, rtol=0)
 
 
-def test_states_at_any_places_above_a_trunk_and_of_the_reference():
+def test_states_at_any_positions_above_frozen_layers_and_of_the_reference():
     backbone = with_random_adapter(make(lora={"layers": 1}))
-    rows = backbone.precompute_frozen_layers(backbone.rows(PREFIX, SEQUENCES, PLACES), 30_000)
-    expected = all_states(backbone, PREFIX, SEQUENCES, PLACES)
-    torch.testing.assert_close(backbone.read(rows), expected, atol=1e-5, rtol=0)
+    rows = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), 30_000)
+    expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
+    torch.testing.assert_close(backbone.encode(rows), expected, atol=1e-5, rtol=0)
     with backbone.lm.disable_adapter():
-        plain = all_states(backbone, PREFIX, SEQUENCES, PLACES)
-    torch.testing.assert_close(backbone.read(rows, reference=True), plain, atol=1e-5, rtol=0)
+        plain = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
+    torch.testing.assert_close(backbone.encode(rows, reference=True), plain, atol=1e-5, rtol=0)
 
 
-def test_states_at_any_places_of_a_model_that_cannot_be_packed(monkeypatch):
+def test_states_at_any_positions_of_a_model_that_cannot_be_packed(monkeypatch):
     monkeypatch.setattr("lolm_plugin.llm.trial.obstacle", lambda model: "it is a test")
     backbone = with_random_adapter(make())
-    assert not backbone.packs
-    states = backbone.read(backbone.rows(PREFIX, SEQUENCES, PLACES), token_budget=64)
-    torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, PLACES), atol=1e-5, rtol=0)
+    assert not backbone.encoder.packed
+    states = backbone.encode(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), token_budget=64)
+    torch.testing.assert_close(states, all_states(backbone, PREFIX, SEQUENCES, POSITIONS), atol=1e-5, rtol=0)

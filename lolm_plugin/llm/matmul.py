@@ -1,4 +1,4 @@
-"""Matrix products by whichever library is fastest on this machine.
+"""Matrix products on a CPU by the backend that is faster on this machine.
 
 PyTorch's own products on a CPU are MKL's, which leaves the wide instructions of some processors unused; oneDNN, which
 PyTorch carries too, was seen to be twice as fast on one processor and slower on another. So it is tried.
@@ -19,26 +19,26 @@ Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, plus bias: ``torch.nn.functional.linear`` without gradient."""
-    if prefers_onednn(x) and weight.dtype == torch.float32:
+    """Multiply x [..., in] by weight [out, in] transposed and add bias, without gradient, by the selected backend."""
+    if uses_onednn(x) and weight.dtype == torch.float32:
         return onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
-def choose(product: str) -> None:
-    """What ``linear`` multiplies by from now on, in this process: ``torch``, ``onednn`` or ``auto``, the faster."""
-    global _chosen
-    _chosen = fastest() if product == "auto" else PRODUCTS[product]
+def select_backend(name: str) -> None:
+    """Select what ``linear`` multiplies by in this process: ``torch``, ``onednn`` or ``auto``, the faster."""
+    global _selected
+    _selected = fastest_backend() if name == "auto" else name
 
 
-def chosen() -> str:
-    """The name of what ``linear`` multiplies by."""
-    return next(name for name, product in PRODUCTS.items() if product is _chosen)
+def backend() -> str:
+    """Return the name of the selected backend."""
+    return _selected
 
 
 @cache
-def fastest() -> Multiply:
-    """The faster of ``functional.linear`` and ``onednn``, by trying both; the latter only if it agrees."""
+def fastest_backend() -> str:
+    """Try both backends; ``onednn`` only if it also agrees."""
     generator = torch.Generator().manual_seed(0)
     rows, width = tuning.TYPICAL["language models"]
     x, weight = torch.randn(rows, width, generator=generator), torch.randn(width, width, generator=generator)
@@ -47,42 +47,42 @@ def fastest() -> Multiply:
     except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or one that calls it otherwise
         agrees = False
     plain, other = (lambda: functional.linear(x, weight)), (lambda: onednn(x, weight, None))
-    return onednn if agrees and tuning.faster("onednn", plain, other) else functional.linear
+    return "onednn" if agrees and tuning.faster("onednn", plain, other) else "torch"
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product by oneDNN, float32 on a CPU, without gradient."""
+    """Multiply by oneDNN: float32 on a CPU, without gradient."""
     # On anything but a dense matrix or its transpose oneDNN is a hundred times slower.
     weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, tokens: int, scale: float) -> Tensor:
-    """Softmax attention of the last ``tokens`` of a sequence, by ``linear`` and without gradient.
+    """Compute softmax attention of the last ``tokens`` of a sequence by ``linear``, without gradient.
 
-    query [rows, heads, repeats * tokens, width], key and value [rows, heads, all tokens, width]. PyTorch's own kernel
-    multiplies by MKL whatever ``linear`` multiplies by; without gradient this one is faster where oneDNN is.
+    query [prompts, heads, repeats * tokens, width], key and value [prompts, heads, all tokens, width]. PyTorch's own
+    kernel multiplies by MKL whatever the backend is; without gradient this one is faster where oneDNN is.
     """
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-    for row in range(query.shape[0]):
+    for prompt in range(query.shape[0]):
         for head in range(query.shape[1]):
-            scores = linear(query[row, head] * scale, key[row, head])
+            scores = linear(query[prompt, head] * scale, key[prompt, head])
             scores.unflatten(0, (-1, tokens))[..., -tokens:].masked_fill_(later, -torch.inf)
-            out[row, head] = linear(scores.softmax(-1), value[row, head].T)
+            out[prompt, head] = linear(scores.softmax(-1), value[prompt, head].T)
     return out
 
 
-def prefers_onednn(x: Tensor) -> bool:
-    """Whether ``linear`` multiplies x by oneDNN."""
-    return _chosen is onednn and x.device.type == "cpu" and x.dtype == torch.float32
+def uses_onednn(x: Tensor) -> bool:
+    """Tell whether ``linear`` multiplies x by oneDNN."""
+    return _selected == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32
 
 
-PRODUCTS: dict[str, Multiply] = {"torch": functional.linear, "onednn": onednn}
-_chosen: Multiply = functional.linear
+BACKENDS: dict[str, Multiply] = {"torch": functional.linear, "onednn": onednn}
+_selected = "torch"
 
 
-class Product(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     """``linear`` with a gradient for x and, where weight and bias are trained, for these."""
 
     @staticmethod
@@ -102,16 +102,16 @@ class Product(torch.autograd.Function):
         )
 
 
-def use_fastest(model: nn.Module) -> None:
-    """Have every plain linear layer of ``model`` multiply by ``linear``."""
+def replace_linear_layers(model: nn.Module) -> None:
+    """Make every plain linear layer of ``model`` multiply by ``linear``."""
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.forward = MethodType(_forward, module)
+            module.__dict__["forward"] = MethodType(_forward, module)
 
 
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         return functional.linear(x, self.weight, self.bias)
     if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-        return Product.apply(x, self.weight, self.bias)
+        return _Linear.apply(x, self.weight, self.bias)
     return linear(x, self.weight, self.bias)

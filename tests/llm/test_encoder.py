@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from lolm_plugin.llm import tiny, top_layer
-from lolm_plugin.llm.backbone import Backbone
+from lolm_plugin.llm import encoder, tiny
+from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.sources import TINY
 from tests.llm.settings import LLM, LORA, with_random_adapter
 
@@ -60,20 +60,20 @@ def check_relative(got, want):
 @pytest.mark.parametrize(("lora_layers", "token_budget"), [(None, 100), (1, None), (1, 100)])
 def test_states_and_gradients_are_those_of_plain_transformers(folder, read, lora_layers, token_budget):
     backbone = make(folder, lora_layers)
-    assert backbone.reads_positions
+    assert backbone.encoder.settings.read_positions
     expected = plain(backbone, read)
     expected_gradients = gradients(backbone, expected)
-    rows = backbone.rows(PREFIX, SEQUENCES, read)
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES, read)
     for kept in (rows, backbone.precompute_frozen_layers(rows, 1e9, token_budget)):
-        states = backbone.read(kept, token_budget=token_budget)
+        states = backbone.encode(kept, token_budget=token_budget)
         check_relative(states, expected)
         for got, want in zip(gradients(backbone, states), expected_gradients, strict=True):
             check_relative(got, want)
         with torch.no_grad():  # another way: keys and values of the prefix are known
-            check_relative(backbone.read(kept, token_budget=token_budget), expected)
+            check_relative(backbone.encode(kept, token_budget=token_budget), expected)
     with backbone.lm.disable_adapter(), torch.no_grad():
         reference = plain(backbone, read)
-    check_relative(backbone.read(rows, reference=True, token_budget=token_budget), reference)
+    check_relative(backbone.encode(rows, reference=True, token_budget=token_budget), reference)
 
 
 def rows_through(module):
@@ -88,7 +88,7 @@ def test_the_last_layer_computes_queries_and_mlp_for_the_tokens_that_are_read_al
     backbone = make("tiny-llama")
     layer = backbone.lm.get_base_model().layers[-1]
     counted = {name: rows_through(module) for name, module in layer.named_modules() if name.endswith("_proj")}
-    states = backbone.read(backbone.rows(PREFIX, SEQUENCES, read))
+    states = backbone.encode(backbone.prompt_batch(PREFIX, SEQUENCES, read))
     tokens = len(PREFIX) + sum(LENGTHS)
     for name, counts in counted.items():
         if name.endswith(("k_proj", "v_proj")):
@@ -98,49 +98,49 @@ def test_the_last_layer_computes_queries_and_mlp_for_the_tokens_that_are_read_al
 
 
 def test_a_last_layer_that_comes_out_wrong_is_computed_everywhere(monkeypatch):
-    right = top_layer.TopLayer._keys_and_values
-    monkeypatch.setattr(top_layer.TopLayer, "_keys_and_values", lambda *args: [1.01 * x for x in right(*args)])
+    right = encoder.LastLayer._keys_and_values
+    monkeypatch.setattr(encoder.LastLayer, "_keys_and_values", lambda *args: [1.01 * x for x in right(*args)])
     backbone = make("tiny-qwen3")
-    assert backbone.packs
-    assert not backbone.reads_positions
-    check_relative(backbone.read(backbone.rows(PREFIX, SEQUENCES)), plain(backbone, LAST))
+    assert backbone.encoder.packed
+    assert not backbone.encoder.settings.read_positions
+    check_relative(backbone.encode(backbone.prompt_batch(PREFIX, SEQUENCES)), plain(backbone, LAST))
 
 
 def test_a_last_layer_without_the_usual_parts_is_computed_everywhere(monkeypatch):
     def missing(layer, *_):
         raise AttributeError("input_layernorm")
 
-    monkeypatch.setattr(top_layer.TopLayer, "__init__", missing)
+    monkeypatch.setattr(encoder.LastLayer, "__init__", missing)
     backbone = make("tiny-llama")
-    assert backbone.packs
-    assert not backbone.reads_positions
+    assert backbone.encoder.packed
+    assert not backbone.encoder.settings.read_positions
 
 
 def test_frozen_layers_run_once_for_a_prompt_until_its_states_are_dropped():
     backbone = make("tiny-llama", lora_layers=1)
     through = rows_through(backbone.lm.get_base_model().layers[0])
-    half, rows = backbone.rows(PREFIX, SEQUENCES[::2]), backbone.rows(PREFIX, SEQUENCES)
+    half, rows = backbone.prompt_batch(PREFIX, SEQUENCES[::2]), backbone.prompt_batch(PREFIX, SEQUENCES)
     backbone.precompute_frozen_layers(half, 1e9)
     first = sum(through)
     kept = backbone.precompute_frozen_layers(rows, 1e9)
     both = sum(through)
     assert first < both < 1.1 * (len(PREFIX) + sum(LENGTHS))
     for reference in (False, True):
-        backbone.read(kept, reference)
-    backbone.read(backbone.precompute_frozen_layers(rows, 1e9))
+        backbone.encode(kept, reference)
+    backbone.encode(backbone.precompute_frozen_layers(rows, 1e9))
     assert sum(through) == both
-    backbone.drop_frozen_states()
+    backbone.encoder.drop_frozen_states()
     backbone.precompute_frozen_layers(half, 1e9)
     assert sum(through) == both + first - len(PREFIX)
 
 
 def test_kept_states_never_take_more_than_their_limit():
     backbone = make("tiny-llama", lora_layers=1)
-    rows = backbone.rows(PREFIX, SEQUENCES)
+    rows = backbone.prompt_batch(PREFIX, SEQUENCES)
     limit = sum(LENGTHS) // 2 * backbone.hidden_size * 4
     sizes = []
     for sequences in (SEQUENCES[:3], SEQUENCES, SEQUENCES):  # what came first stays
-        kept = backbone.precompute_frozen_layers(backbone.rows(PREFIX, sequences), limit, token_budget=60)
-        sizes.append(sum(part.nbytes for part in kept.parts if part.is_floating_point()))
+        kept = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, sequences), limit, token_budget=60)
+        sizes.append(sum(states.nbytes for states in kept.frozen_states if states is not None))
     assert 0 < sizes[0] <= sizes[1] == sizes[2] <= limit
-    check_relative(backbone.read(kept), backbone.read(rows))
+    check_relative(backbone.encode(kept), backbone.encode(rows))

@@ -3,15 +3,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lolm_plugin.llm import products
+from lolm_plugin.llm import matmul
 
 
-@pytest.fixture(autouse=True, params=list(products.PRODUCTS))
+@pytest.fixture(autouse=True, params=list(matmul.BACKENDS))
 def product(request):
-    before = products._chosen
-    products.choose(request.param)
+    before = matmul.backend()
+    matmul.select_backend(request.param)
     yield request.param
-    products._chosen = before
+    matmul.select_backend(before)
 
 
 def draw(*shape, seed=0):
@@ -22,20 +22,20 @@ def draw(*shape, seed=0):
 @pytest.mark.parametrize("leading", [(7,), (2, 5), (1, 3, 4)])
 def test_it_is_the_product(leading, bias):
     x, weight, shift = draw(*leading, 24), draw(10, 24, seed=1), draw(10, seed=2) if bias else None
-    torch.testing.assert_close(products.linear(x, weight, shift), functional.linear(x, weight, shift))
+    torch.testing.assert_close(matmul.linear(x, weight, shift), functional.linear(x, weight, shift))
 
 
 def test_matrices_that_lie_otherwise_in_memory():
     x, weight = draw(24, 9).T, draw(10, 48, seed=1)
     for lying in (weight[:, ::2], weight[:, :24], draw(24, 10).T):
-        torch.testing.assert_close(products.linear(x, lying), functional.linear(x, lying))
+        torch.testing.assert_close(matmul.linear(x, lying), functional.linear(x, lying))
 
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_gradients_of_a_linear_layer(trained):
     plain, fast = (nn.Linear(24, 10) for _ in range(2))
     fast.load_state_dict(plain.state_dict())
-    products.use_fastest(fast)
+    matmul.replace_linear_layers(fast)
     found = []
     for layer in (plain, fast):
         layer.requires_grad_(trained)
@@ -49,31 +49,31 @@ def test_gradients_of_a_linear_layer(trained):
 
 
 def test_only_single_precision_on_a_cpu_is_taken_over(monkeypatch):
-    monkeypatch.setattr(products, "_chosen", None)
+    monkeypatch.setattr(matmul, "_selected", None)
     x, weight = draw(3, 8).bfloat16(), draw(4, 8).bfloat16()
-    assert torch.equal(products.linear(x, weight), functional.linear(x, weight))
+    assert torch.equal(matmul.linear(x, weight), functional.linear(x, weight))
 
 
 def test_the_faster_one_is_chosen(monkeypatch):
-    for faster, expected in ((True, products.onednn), (False, functional.linear)):
-        products.fastest.cache_clear()
-        monkeypatch.setattr(products.tuning, "faster", lambda *_, faster=faster: faster)
-        products.choose("auto")
-        assert products._chosen is expected
-    products.fastest.cache_clear()
+    for faster, expected in ((True, "onednn"), (False, "torch")):
+        matmul.fastest_backend.cache_clear()
+        monkeypatch.setattr(matmul.tuning, "faster", lambda *_, faster=faster: faster)
+        matmul.select_backend("auto")
+        assert matmul.backend() == expected
+    matmul.fastest_backend.cache_clear()
 
 
 def test_one_that_fails_or_disagrees_is_never_chosen(monkeypatch):
-    monkeypatch.setattr(products.tuning, "faster", lambda *_: True)
+    monkeypatch.setattr(matmul.tuning, "faster", lambda *_: True)
 
     def absent(*_):
         raise AttributeError("no such operation")
 
     for broken in (absent, lambda x, weight, bias: functional.linear(x, weight) + 1):
-        products.fastest.cache_clear()
-        monkeypatch.setattr(products, "onednn", broken)
-        assert products.fastest() is functional.linear
-    products.fastest.cache_clear()
+        matmul.fastest_backend.cache_clear()
+        monkeypatch.setattr(matmul, "onednn", broken)
+        assert matmul.fastest_backend() == "torch"
+    matmul.fastest_backend.cache_clear()
 
 
 @pytest.mark.parametrize("before", [0, 5])
@@ -86,4 +86,4 @@ def test_attention_of_the_last_tokens_of_a_sequence(before, repeats):
     )
     mask = (torch.arange(before + 7) <= torch.arange(before, before + 7).unsqueeze(1)).repeat(repeats, 1)
     expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
-    torch.testing.assert_close(products.causal_attention(query, key, value, 7, 0.3), expected)
+    torch.testing.assert_close(matmul.causal_attention(query, key, value, 7, 0.3), expected)
