@@ -12,10 +12,10 @@ from benchmarks.setting import Setting
 from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.envs import smax_scenarios
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo_learner import MAPPOLearner
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.paths import BUNDLED
 
 KL_COEF = 0.5  # so that the KL is part of every gradient
 ADAPTER_STD = 0.01  # of LoRA's B, which starts at 0 and would hide every mistake in A

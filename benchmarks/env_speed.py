@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lolm_plugin.configuration import config_files
-from lolm_plugin.host import BUNDLED, open_host, register
+from lolm_plugin.host import open_host, register
+from lolm_plugin.paths import BUNDLED
 from lolm_plugin.run.components import Parts, assemble, play
 
 WARM_UP = 2  # rounds: jax compiles, torch allocates, the probes of the first battles are done

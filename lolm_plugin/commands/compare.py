@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import host as hosts
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import expand_home
+from lolm_plugin.paths import expand_home, locate
 from lolm_plugin.suites import job, plan, suite
 from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, Board, Entry
 from lolm_plugin.suites.workers import LocalWorkers, RayWorkers, Workers
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     wanted = suite.load(options.suite)
     results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
-    checkout = hosts.locate(options.epymarl)
+    checkout = locate(options.epymarl)
     host = str(checkout.resolve()) if checkout else "none"
     runs = wanted.runs()
     planned = plan.check(runs, host)

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lolm_plugin import __version__, tuning
-from lolm_plugin import host as hosts
 from lolm_plugin.doctor import packages, starcraft
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import cache_dir
+from lolm_plugin.paths import cache_dir, is_checkout, locate
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
 EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one the contract tests were written against
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 def fetch_epymarl() -> Path:
     """Clone the pinned commit into the cache unless it is there; returns where."""
     target = cache_dir() / "epymarl"
-    if hosts.is_checkout(target):
+    if is_checkout(target):
         return target
     if shutil.which("git") is None:
         raise ConfigError("--fetch-epymarl needs git, which is not installed; install git, or set EPYMARL_HOME.")
@@ -135,7 +134,7 @@ def _fastest() -> Iterator[Finding]:
 
 def _host() -> Iterator[Finding]:
     try:
-        path = hosts.locate(None)
+        path = locate(None)
     except ConfigError as error:
         yield Finding(False, "EPyMARL", str(error))
         return
@@ -178,7 +177,7 @@ def _in_epymarl(name: str, use: str, needs: Sequence[str]) -> Finding:
 
 def _has_checkout() -> bool:
     try:
-        return hosts.locate(None) is not None
+        return locate(None) is not None
     except ConfigError:  # the section Host tells why
         return False
 

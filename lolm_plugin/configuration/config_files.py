@@ -154,7 +154,8 @@ def merge_all(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
     """Defaults, then the environment's file, then the algorithm's, as EPyMARL merges them.
 
-    An algorithm that ``extends`` another stands on that one's files. Our defaults are left out for the host's own
+    An algorithm that ``extends`` another stands on that one's files, but for the keys that it ``leaves_out``, which
+    have the environment's values or the defaults. Our defaults are left out for the host's own
     algorithms, whose records stay as the host writes them.
     """
     algorithms, env_file = _extended(find("algs", alg, host_dir), host_dir), find("envs", env, host_dir)
@@ -170,7 +171,10 @@ def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
     What an algorithm changes on a map stands right above its file; a preset stands right below the place that names
     it. So an algorithm's own file wins over what it is based on, and the command line over everything.
     """
-    files = [Layer(_settings(path), path) for path in resolved.files]
+    files = [Layer(_settings(path), path) for path in resolved.base]
+    for i, path in enumerate(resolved.algorithms):
+        left_out = [key for above in resolved.algorithms[i + 1 :] for key in read(above).get("leaves_out", ())]
+        files.append(Layer(_without(_settings(path), left_out), path))
     chosen = merge_all([*(layer.settings for layer in files), updates])
     map_name = str(flatten(chosen).get("env_args.map_name"))
     layers: list[Layer] = []
@@ -205,8 +209,21 @@ def known_keys(host_dir: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What a file sets; which other it extends is no setting."""
-    return {key: value for key, value in read(path).items() if key != "extends"}
+    """Return what a file sets. Which other it extends, and what it leaves out of that one, are no settings."""
+    return {key: value for key, value in read(path).items() if key not in ("extends", "leaves_out")}
+
+
+def _without(settings: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return the settings without some, given by flat key; a section's name stands for all of it."""
+    kept = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            value = _without(value, keys, f"{prefix}{key}.")
+            if not value:
+                continue
+        if f"{prefix}{key}" not in keys:
+            kept[key] = value
+    return kept
 
 
 def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
@@ -216,6 +233,9 @@ def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
         where = f"{chain[0]}: extends"
         if not isinstance(name, str):
             raise ConfigError(f"{where}={name} is no name; write `extends: ALGORITHM`.")
+        left_out = read(chain[0]).get("leaves_out", [])
+        if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
+            raise ConfigError(f"{chain[0]}: leaves_out={left_out} is no list of keys; write `leaves_out: [KEY, ...]`.")
         below = find("algs", name, host_dir, option=where)
         if any(below.resolve() == above.resolve() for above in chain):
             loop = " -> ".join(file.stem for file in (*chain[::-1], below))

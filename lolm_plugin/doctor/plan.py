@@ -4,16 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lolm_plugin import host as hosts
 from lolm_plugin import registry
-from lolm_plugin.commands.train import parse_updates, take_option
-from lolm_plugin.configuration import config_check, config_files
+from lolm_plugin.configuration import command_line
 from lolm_plugin.doctor import estimate
 from lolm_plugin.doctor.episode_limits import ASSUMED, episode_limit
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import Layouts
-from lolm_plugin.paths import use_host_config_dir
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Plan:
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration of a run whose costs are known: one of ours. ConfigError as for a run."""
-    config = checked(arguments)
+    config = command_line.configuration(arguments, "lolm doctor")
     if not is_ours(config):
         raise ConfigError(
             f"--config={config['name']} is the host's own algorithm, of which lolm doctor knows no costs; set --config "
@@ -60,22 +57,6 @@ def configuration(arguments: Sequence[str]) -> dict[str, Any]:
 def is_ours(config: Mapping[str, Any]) -> bool:
     """Whether this plugin's controllers run it, and not EPyMARL's."""
     return config["mac"] in registry.ENTRIES["mac"]
-
-
-def checked(arguments: Sequence[str]) -> dict[str, Any]:
-    """What ``--config``, ``--env-config``, ``--epymarl`` and ``with ...`` mean; ConfigError as for a run."""
-    arguments = list(arguments)
-    checkout = hosts.locate(take_option(arguments, "--epymarl"))
-    host_dir = hosts.config_dir(checkout)
-    use_host_config_dir(host_dir)
-    algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
-    resolved = config_files.resolve(algorithm, environment, host_dir)
-    stray = arguments[: arguments.index("with")] if "with" in arguments else arguments
-    if stray and "=" not in stray[0]:
-        raise ConfigError(f"lolm doctor does not know {stray[0]}; see lolm doctor --help.")
-    config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
-    config_check.check(config)
-    return config
 
 
 def plan(config: Mapping[str, Any]) -> Plan:

@@ -1,9 +1,8 @@
 """The program the plugin plugs into: the user's EPyMARL checkout, or the bundled stand-in.
 
-Finding the host and its configuration folder is cheap; torch and the host are imported by ``open_host`` alone.
+``paths.locate`` finds it; torch and the host are imported by ``open_host`` alone.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,9 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import cache_dir, use_host_config_dir
+from lolm_plugin.paths import config_dir, use_host_config_dir
 
 KINDS = ("env", "runner", "mac", "agent", "critic", "learner", "action_selector")
-BUNDLED = Path(__file__).parent / "bundled"
-
-# Values of ``--epymarl`` and ``$EPYMARL_HOME`` that ask for the bundled host.
-NO_CHECKOUT = ("none", "bundled")
 
 
 @dataclass(frozen=True)
@@ -68,45 +63,8 @@ def find(registries: dict[str, dict[str, Any]], host: str, kind: str, name: str)
     )
 
 
-def is_checkout(path: Path) -> bool:
-    """Whether ``path`` is the top folder of an EPyMARL checkout."""
-    return (path / "src/run.py").is_file() and (path / "src/components/episode_buffer.py").is_file()
-
-
-def locate(explicit: str | None) -> Path | None:
-    """The EPyMARL checkout to use, or None for the bundled host.
-
-    Looked for in this order: ``explicit`` (the value of ``--epymarl``), ``$EPYMARL_HOME``, ``./epymarl``,
-    ``../epymarl``, the per-user cache. The first two may also say ``none`` or ``bundled``.
-
-    Raises ConfigError when one of the first two names something that is no checkout.
-    """
-    for key, value in (("--epymarl", explicit), ("EPYMARL_HOME", os.environ.get("EPYMARL_HOME"))):
-        if not value:
-            continue
-        if value.lower() in NO_CHECKOUT:
-            return None
-        path = Path(value).expanduser().resolve()
-        if not is_checkout(path):
-            raise ConfigError(
-                f"{key}={value} is not an EPyMARL checkout (it has no src/run.py with "
-                f"src/components/episode_buffer.py); point {key} at the folder that git clone made, "
-                f"or set it to none to use the bundled host."
-            )
-        return path
-    for guess in (Path("epymarl"), Path("../epymarl"), cache_dir() / "epymarl"):
-        if is_checkout(guess):
-            return guess.resolve()
-    return None
-
-
-def config_dir(path: Path | None) -> Path:
-    """The folder with ``default.yaml`` (and, in a checkout, ``algs/`` and ``envs/``) of what ``locate`` found."""
-    return BUNDLED / "config" if path is None else path / "src/config"
-
-
 def open_host(path: Path | None) -> Host:
-    """Imports the host that ``locate`` found.
+    """Imports the host that ``paths.locate`` found.
 
     Raises ConfigError when the checkout cannot be imported: a package it needs is not installed, or another
     module already took one of its top-level names.

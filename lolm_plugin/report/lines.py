@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lolm_plugin.configuration import experiment
 from lolm_plugin.report.records import RunRecord
-from lolm_plugin.tracking import experiment
 from lolm_plugin.tracking.record_files import shown
 
 SHOWN = 4  # settings in a line's name; of more, the first ones and a checksum of all

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lolm_plugin import __version__, registry
+from lolm_plugin.configuration import experiment
 from lolm_plugin.configuration.config_files import merge
 from lolm_plugin.errors import ConfigError, NumbersError, warn_on_failure
 from lolm_plugin.host import Host
@@ -36,7 +37,6 @@ from lolm_plugin.run.resuming import Resumed, checkpoints_of
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import table as transfer_table
 from lolm_plugin.run.transfer import transfer
-from lolm_plugin.tracking import experiment
 from lolm_plugin.versions import versions
 
 # For configurations that are none of ours.

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.configuration import checkpoint_config, config_check, config_files
+from lolm_plugin.configuration import checkpoint_config, config_check, config_files, experiment
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
 from lolm_plugin.run import checkpoint_store, manifest
 from lolm_plugin.run.checkpoint_store import Checkpoint
-from lolm_plugin.tracking import experiment
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
 
 LARGEST_RECORD = 16 * 2**20  # bytes of run.json, which holds what the run printed last
@@ -93,7 +92,7 @@ def configuration(
     }
     changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
     before = {**start, **division.optional, **division.needed, "local_results_path": start["local_results_path"]}
-    changes = checkpoint_config.check_same_experiment(before, config_files.flatten(changed), given, folder)
+    changes = experiment.check_same(before, config_files.flatten(changed), given, folder)
     changes = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}  # they are recorded
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
@@ -156,7 +155,7 @@ def _records(folder: Path) -> dict[tuple[str, ...], set[str | None]]:
 def _results(folder: Path, recorded: Any) -> str:
     """Return the results folder that the run lies in, written as in its record if that path still leads there."""
     if folder.parent.name != "models":
-        return checkpoint_config.WITHHELD["local_results_path"]
+        return "results"
     results = folder.parent.parent
     same = isinstance(recorded, str) and "\0" not in recorded and Path(recorded).resolve() == results.resolve()
     return recorded if same else str(results)

@@ -18,7 +18,7 @@ from typing import Any
 
 from lolm_plugin import strict_json
 from lolm_plugin.commands import train
-from lolm_plugin.configuration import checkpoint_config
+from lolm_plugin.configuration import checkpoint_config, command_line
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.run import checkpoint_store
@@ -154,7 +154,9 @@ def _arguments(job: Mapping[str, Any], here: Path) -> list[str]:
     """The command line of this try."""
     host = [f"--epymarl={job['host']}"] if job["host"] else []
     if "evaluate=True" not in job["arguments"] and (own := models(here)):
-        repeated = checkpoint_config.to_repeat(train.configuration([*host, *job["arguments"]]))
+        repeated = checkpoint_config.to_repeat(
+            command_line.configuration([*host, *job["arguments"]], "lolm compare", checked=False)
+        )
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
     if kept := checkpoint_store.runs(here / "results/models"):
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lolm_plugin import registry
-from lolm_plugin.configuration import checkpoint_config, config_check
+from lolm_plugin.configuration import checkpoint_config, command_line, config_check
 from lolm_plugin.doctor import language_model, run_time, words
 from lolm_plugin.doctor import plan as sizes
 from lolm_plugin.errors import ConfigError
@@ -47,7 +47,7 @@ def _check(run: Run, host: str) -> Planned:
         words = [word for word in run.arguments() if word != "evaluate=True"]
         if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
             words.append("transfer_from=.")  # stands for them
-        config = sizes.checked([f"--epymarl={host}", *words])
+        config = command_line.configuration([f"--epymarl={host}", *words], "lolm compare")
         if run.source is not None:
             _check_transfer(run, config)
         return Planned(run, config, _seconds(run, config))

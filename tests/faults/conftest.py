@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from lolm_plugin.host import locate, open_host, register
+from lolm_plugin.host import open_host, register
 from lolm_plugin.host.bundled.transforms import OneHot
+from lolm_plugin.paths import locate
 from lolm_plugin.runners import supervised_parallel_runner
 
 from . import battles

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from lolm_plugin.host import locate
+from lolm_plugin.paths import locate
 from tests.resume.runs import (
     ROOT,
     last_checkpoint,

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from lolm_plugin import host as hosts
-from lolm_plugin.host import BUNDLED, KINDS, Host
+from lolm_plugin.host import KINDS, Host
+from lolm_plugin.paths import BUNDLED
 from lolm_plugin.registry import Deferred
 
 _HERE = "lolm_plugin.host.bundled"
