@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) -> None:
-    """Print the shared beginning once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
+    """Print the shared prefix once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
     info = env.get_env_info()
     layout = build_layouts(
         config["env"], config["env_args"], info["n_agents"], info["n_actions"], config["layout"]
@@ -78,7 +78,7 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
 
 
 def table(origins: Sequence[Origin]) -> str:
-    """One line a number of the observation."""
+    """Format where each number of an observation went, a line each."""
     names = max(len(origin.name) for origin in origins)
     lines = [f"# {'number':>6}  {'value':>7}  {'what it is':<{names}}  became"]
     lines += [f"# {index:>6}  {value:>7.2f}  {name:<{names}}  {words}" for index, value, name, words in origins]
@@ -87,7 +87,7 @@ def table(origins: Sequence[Origin]) -> str:
 
 @contextmanager
 def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
-    """The environment as the host's runners build it; closed at the end."""
+    """Open the environment as the host's runners build it; close it at the end."""
     shared = {key: config[key] for key in ("common_reward", "reward_scalarisation")}
     env = None
     try:
@@ -109,7 +109,7 @@ def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
 
 
 def _play(env: Any, seed: int, steps: int) -> int:
-    """Random available actions, at most ``steps``, none that ends the battle; returns how many were made."""
+    """Play random available actions, at most ``steps`` and none that ends the battle; return how many."""
     while True:
         env.reset()
         for step in range(steps):

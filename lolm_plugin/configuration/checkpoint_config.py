@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lolm_plugin.configuration.config_files import flatten
-from lolm_plugin.configuration.schema import FIELDS, Mark, Trusted, Withheld
+from lolm_plugin.configuration.fields import Mark, Trusted, Withheld
+from lolm_plugin.configuration.schema import FIELDS, field_of
 from lolm_plugin.configuration.updates import written
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import path_component
@@ -32,13 +33,12 @@ class Division:
 
 
 def divide(config: Mapping[str, Any]) -> Division:
-    """Divide a checkpoint's configuration. Raises ConfigError for a size that no run of ours has."""
+    """Divide a checkpoint's configuration. Its sizes are in range only once ``config_check.check`` has said so."""
     taken: dict[str, Any] = {}
     needed, optional = {}, {}
     for key, value in flatten(config).items():
-        field = FIELDS.get(key)
-        withheld = field.get(Withheld) if field else None
-        if field and Mark.RECORDED in field.marks:
+        withheld = field_of(key).get(Withheld)
+        if Mark.RECORDED in field_of(key).marks:
             taken[key] = value if isinstance(value, str) else ""
         elif withheld:
             taken[key] = withheld.default
@@ -69,15 +69,13 @@ def check_repeated(needed: Mapping[str, Any], updates: Mapping[str, Any]) -> Non
 
 
 def _is_believed(key: str, value: Any) -> bool:
-    field = FIELDS.get(key)
-    if isinstance(value, int) and field is None and value > LARGEST_SIZE:
-        raise ConfigError(f"The checkpoint says {key}={value}, more than the {LARGEST_SIZE} that it may ask for.")
+    field = field_of(key)
+    if isinstance(value, int) and key not in FIELDS:
+        return value <= LARGEST_SIZE
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return True
     if value in ({}, ""):
         return True
-    if field is None:
-        return False
     if trusted := field.get(Trusted):
         return isinstance(value, str) and trusted.pattern.fullmatch(value) is not None
     texts = value if isinstance(value, list) else [value]

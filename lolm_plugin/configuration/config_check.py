@@ -21,6 +21,7 @@ from lolm_plugin.configuration.config_files import (
     plugin_config_dir,
     stack,
 )
+from lolm_plugin.configuration.fields import Mark
 from lolm_plugin.configuration.updates import check_plain, nested
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import expand_home, path_component
@@ -88,7 +89,7 @@ def _typed(update: Config, known: Config, where: str, free: str = "") -> dict[st
             raise ConfigError(f"The key {key} {where} is unknown to this configuration; {_advice(key, known)}")
     for key, value in flat.items():
         check_plain(key, value, where)
-    values = {key: schema.typed(key, flat[key], known.get(key), where) for key in bound}
+    values = {key: schema.field_of(key, known.get(key)).typed(flat[key], known.get(key), where) for key in bound}
     for key, value in values.items():
         check_plain(key, value, where)
     return nested({**flat, **values}, where)
@@ -104,7 +105,7 @@ def _advice(key: str, known: Config) -> str:
 def _with_homes(config: Config) -> dict[str, Any]:
     """Replace ``~`` in every path of ``config``."""
     flat = flatten(config)
-    paths = [key for key in schema.with_mark(schema.Mark.PATH) if str(flat.get(key)).startswith("~")]
+    paths = [key for key in schema.with_mark(Mark.PATH) if str(flat.get(key)).startswith("~")]
     return merge(config, nested({key: expand_home(flat[key], key) for key in paths}, "in the configuration"))
 
 
@@ -119,7 +120,7 @@ def check(config: Config, resumed: bool = False) -> None:
 
 def _problems(config: Config, resumed: bool) -> Iterator[str]:
     yield from _incomplete(config)
-    yield from filter(None, (schema.out_of_range(key, value) for key, value in flatten(config).items()))
+    yield from filter(None, (schema.field_of(key).out_of_range(value) for key, value in flatten(config).items()))
     yield from _environment(config)
     yield from _batches(config)
     if not resumed:
@@ -229,7 +230,7 @@ def _policy(config: Config) -> Iterator[str]:
     if agent not in agents:
         yield f"agent={agent} cannot be run by mac={mac}; set agent to one of: {', '.join(agents)}."
     for key, value in flatten(config).items():
-        if (sentence := schema.no_choice(key, value)) and not unread_keys.never_read(config, key):
+        if (sentence := schema.field_of(key).no_choice(value)) and not unread_keys.never_read(config, key):
             yield sentence
     yield from _learner(config)
     for key, trunk in (("agent", agent), ("critic_type", config["critic_type"].removesuffix("_critic"))):

@@ -8,7 +8,8 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
-from lolm_plugin.configuration.schema import Mark, with_mark
+from lolm_plugin.configuration.fields import Mark
+from lolm_plugin.configuration.schema import with_mark
 from lolm_plugin.errors import ConfigError
 
 TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it

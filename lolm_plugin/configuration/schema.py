@@ -6,88 +6,11 @@ EPyMARL's own algorithms, of environments and of a user's algorithms need no lin
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Annotated, Any, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from collections.abc import Callable
+from typing import Annotated, Any, TypedDict
 
 from lolm_plugin import registry
-from lolm_plugin.errors import ConfigError
-
-Marked = TypeVar("Marked")
-
-
-class Mark(Enum):
-    """Properties of a key that take no argument."""
-
-    MACHINE = "changes no expected number of a test, and may change in a resumed run"
-    RESUMABLE = "may change in a resumed run, but makes another experiment of one that begins with another value"
-    LABEL = "what a run is called or where its task is named: no setting of the experiment"
-    NAME = "a text or texts from a checkpoint are believed if they are plain names"
-    PATH = "a path, in which ~ is the home folder"
-    RECORDED = "kept in the configuration of a resumed run, which never opens it"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers that a key takes. Beyond ``most`` nothing runs, and what fails first is deep inside a library."""
-
-    least: float | None = None
-    above: float | None = None  # excluded
-    most: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-        )
-
-    def words(self, noun: str) -> str:
-        """Describe the range for a sentence."""
-        if self.above is not None:
-            return f"{noun} greater than {self.above}" + (f" and at most {self.most}" if self.most else "")
-        return f"{noun} from {self.least} to {self.most}" if self.most else f"{self.least} or more"
-
-
-class Choice(tuple[str, ...]):
-    """Texts that a key takes where a run of lolm_plugin reads it."""
-
-    def __new__(cls, *texts: str) -> "Choice":
-        return super().__new__(cls, texts)
-
-
-@dataclass(frozen=True)
-class ReadIf:
-    """A run reads the key only if ``test`` holds for the values of ``keys``.
-
-    ``never``: setting the key in a run that does not read it is an error, as no run of that kind does; otherwise the
-    log says so. ``why`` is for the sentence, by default what ``keys`` are.
-    """
-
-    keys: tuple[str, ...]
-    test: Callable[..., bool]
-    never: bool = False
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Withheld:
-    """A path, address, account or module, which is not taken from a checkpoint: a resumed run has ``default``.
-
-    ``needed``: unless it is the default, the command line has to repeat it, as the run would be another one.
-    """
-
-    default: Any
-    needed: bool = False
-
-
-@dataclass(frozen=True)
-class Trusted:
-    """Texts that are taken from a checkpoint: they match ``pattern`` as a whole."""
-
-    pattern: re.Pattern[str]
+from lolm_plugin.configuration.fields import Choice, Field, Mark, Range, ReadIf, Trusted, Withheld, fields_of
 
 
 def _never(test: Callable[..., bool], *keys: str) -> ReadIf:
@@ -401,50 +324,7 @@ class Configuration(TypedDict):
     target_update_interval_or_tau: int | float
 
 
-@dataclass(frozen=True)
-class Field:
-    """What the schema says of a key; ``types`` is empty where it leaves the type to the yaml."""
-
-    types: tuple[type, ...]
-    marks: tuple[Any, ...]
-
-    def get(self, kind: type[Marked]) -> Marked | None:
-        """Return the first mark of this class, if it has one."""
-        return next((mark for mark in self.marks if isinstance(mark, kind)), None)
-
-    def words(self) -> str:
-        """Describe the values that the key takes."""
-        noun = next((NOUNS[kind] for kind in self.types if kind is not NoneType), "a number")
-        choices, bounds = self.get(Choice), self.get(Range)
-        said = f"one of: {', '.join(choices)}" if choices else bounds.words(noun) if bounds else noun
-        return f"{said}, or null" if NoneType in self.types else said
-
-
-def _parsed(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
-    """Return the types and marks of an annotation."""
-    if get_origin(annotation) is Annotated:
-        inner, *marks = get_args(annotation)
-        types, below = _parsed(inner)
-        return types, (*below, *marks)
-    if get_origin(annotation) in (Union, UnionType):
-        parts = [_parsed(part) for part in get_args(annotation)]
-        return tuple(kind for types, _ in parts for kind in types), tuple(mark for _, marks in parts for mark in marks)
-    return (() if annotation is Any else (get_origin(annotation) or annotation,)), ()
-
-
-def _fields(section: Any, prefix: str = "", marks: tuple[Any, ...] = ()) -> Iterator[tuple[str, Field]]:
-    """Yield each key with its field. A section's marks are those of all its keys."""
-    for name, annotation in get_type_hints(section, include_extras=True).items():
-        types, own = _parsed(annotation)
-        if types and is_typeddict(types[0]):
-            yield from _fields(types[0], f"{prefix}{name}.", (*marks, *own))
-        else:
-            yield f"{prefix}{name}", Field(types, (*marks, *own))
-
-
-NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-POWER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
-FIELDS: dict[str, Field] = dict(_fields(Configuration))
+FIELDS: dict[str, Field] = {field.key: field for field in fields_of(Configuration)}
 
 
 def with_mark(mark: Mark) -> frozenset[str]:
@@ -452,60 +332,9 @@ def with_mark(mark: Mark) -> frozenset[str]:
     return frozenset(key for key, field in FIELDS.items() if mark in field.marks)
 
 
-def typed(key: str, value: Any, like: Any, where: str) -> Any:
-    """Return a value in its key's type: 1e6 for a whole number becomes one.
-
-    ``like`` is the value in the yaml files, whose type counts where the schema gives none.
-
-    Raises:
-        ConfigError: the key takes no such value.
-    """
-    field = FIELDS.get(key)
-    types = field.types if field else ()
-    if not types:
-        types = () if like is None or isinstance(like, list) else (type(like),)
-    if value == "null" and (like is None or NoneType in types):  # as yaml files write it; Sacred reads None alone so
-        value = None
-    for form in _forms(value):
-        if not types or type(form) in types:
-            return form
-    noun = next(NOUNS.get(kind, "a section") for kind in types if kind is not NoneType)
-    wanted = f"a value such as {like}" if like is not None or field is None else field.words()
-    if str in types and isinstance(value, float):
-        raise ConfigError(
-            f"{key}={value} {where} is a number to Sacred, where a text is wanted; set {key} to {wanted}, or quote it "
-            f"twice: '{key}=\"...\"'."
-        )
-    raise ConfigError(f"{key}={value} {where} is not {noun}; set {key} to {wanted}.")
-
-
-def _forms(value: Any) -> Iterator[Any]:
-    """Yield the value, then what else it may be read as."""
-    yield value
-    if isinstance(value, str) and POWER.fullmatch(value):
-        value = float(value)
-        yield value
-    if isinstance(value, float) and value.is_integer():
-        yield int(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield float(value)
-        yield str(value)  # Sacred reads a name of digits, such as a difficulty, as a number
-
-
-def out_of_range(key: str, value: Any) -> str:
-    """Return a sentence if a number is out of its key's range, else nothing."""
-    field = FIELDS.get(key)
-    bounds = field.get(Range) if field else None
-    if not field or not bounds or not isinstance(value, int | float) or value in bounds:
-        return ""
-    return f"{key}={value} is out of range; set {key} to {field.words()}."
-
-
-def no_choice(key: str, value: Any) -> str:
-    """Return a sentence if a value is not one of its key's choices, else nothing."""
-    field = FIELDS.get(key)
-    choices = field.get(Choice) if field else None
-    if not field or not choices or value in choices or (value is None and NoneType in field.types):
-        return ""
-    listed = ", ".join((*(["null"] if NoneType in field.types else []), *choices))
-    return f"{key}={value} is not a choice; set it to one of: {listed}."
+def field_of(key: str, like: Any = None) -> Field:
+    """Return a key's field. Where the schema gives no type, it is that of ``like``, the yaml's value."""
+    field = FIELDS.get(key, Field(key, ()))
+    if field.types or like is None or isinstance(like, list):
+        return field
+    return Field(key, (type(like),), field.marks)

@@ -12,7 +12,8 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
-from lolm_plugin.configuration.schema import FIELDS, ReadIf, trunks
+from lolm_plugin.configuration.fields import ReadIf
+from lolm_plugin.configuration.schema import field_of, trunks
 from lolm_plugin.errors import ConfigError
 
 Config = Mapping[str, Any]
@@ -40,7 +41,7 @@ def switched_off(config: Config, key: str) -> str:
 
 def _unmet(config: Config, key: str, never: bool) -> str:
     flat = flatten(config)
-    for rule in FIELDS[key].marks if key in FIELDS else ():
+    for rule in field_of(key).marks:
         if not isinstance(rule, ReadIf) or rule.never != never or key in rule.keys:
             continue
         if not rule.test(*(flat.get(name) for name in rule.keys)):

@@ -1,4 +1,4 @@
-"""One run of a suite, as a process of its own: ``python -m lolm_plugin.suites.job FOLDER``.
+"""One run of a suite, as a process of its own: ``python -m lolm_plugin.commands.job FOLDER``.
 
 It begins where the last attempt stopped, stops by itself when whoever started it is gone, and leaves ``done.json`` when
 it is through. So it does not matter which machine tries it, how often, or what ended the try before.
@@ -7,19 +7,16 @@ it is through. So it does not matter which machine tries it, how often, or what 
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lolm_plugin import strict_json
-from lolm_plugin.commands import train
 from lolm_plugin.configuration import checkpoint_config, command_line
-from lolm_plugin.errors import ConfigError, one_line
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.run import checkpoint_store
 from lolm_plugin.tracking import record_files
@@ -127,8 +124,8 @@ def models(folder: Path) -> Path | None:
     return None
 
 
-def main(folder: Path) -> int:
-    """Run, or go on; returns the exit code of the training."""
+def main(folder: Path, train: Callable[[list[str]], int]) -> int:
+    """Run, or continue; returns the exit code of ``train``, which is given a command line."""
     os.chdir(folder)
     here = Path()
     with Path(".lock").open("w") as lock:
@@ -136,7 +133,7 @@ def main(folder: Path) -> int:
         if is_done(here):
             return 0
         asked = read(here)
-        code = train.main(["-m lolm_plugin train", *_arguments(asked, here)])
+        code = train(["-m lolm_plugin train", *_arguments(asked, here)])
         if code != 0:
             return code
         # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
@@ -196,23 +193,3 @@ def _wait_for(lock: Any, seconds: float = PATIENCE) -> None:
             print("waiting for an earlier try of this run to end", file=sys.stderr, flush=True)
             said = True
         time.sleep(0.2)
-
-
-def _stop_with_starter() -> None:
-    """Whoever started this process holds the other end of its standard input, which closes when they are gone."""
-
-    def watch() -> None:
-        while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    _stop_with_starter()
-    try:
-        sys.exit(main(Path(sys.argv[1])))
-    except ConfigError as refused:
-        print(f"error: {one_line(refused)}", file=sys.stderr)
-        sys.exit(2)

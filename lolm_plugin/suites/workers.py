@@ -49,7 +49,7 @@ def run_job(folder: str, threads: int) -> int:
 def _spawn(folder: Path, threads: int) -> subprocess.Popen:
     with (folder / job.OUTPUT).open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "lolm_plugin.suites.job", str(folder)],
+            [sys.executable, "-m", "lolm_plugin.commands.job", str(folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
