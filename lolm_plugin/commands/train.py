@@ -86,8 +86,10 @@ def add_mongo(parser: command_line.Parser) -> None:
 
 def _main(argv: list[str]) -> int:
     given, words = _parser().parse_known_args(argv[1:])
-    line, resumed = command_line.parse(given, words), None
+    line = command_line.parse(given, words)
     options = command_line.sacred_options(line, argv[0])
+    resumed: resuming.Resumed | None = None
+    notes: list[str] = []
     if given.resume is not None:
         if line.algorithm or line.environment:
             raise ConfigError(
@@ -96,7 +98,7 @@ def _main(argv: list[str]) -> int:
             )
         log = console_logger()
         found = resuming.find(expand_home(given.resume, "--resume"), given.strict, log)
-        (config, resumed), notes = resuming.configuration(found, line.updates, line.host_dir, log), []
+        config, resumed = resuming.configuration(found, line.updates, line.host_dir, log)
     else:
         config, notes = line.new_run()
         if teacher := config.get("imitate", {}).get("teacher"):

@@ -35,7 +35,8 @@ class Division:
 def divide(config: Mapping[str, Any]) -> Division:
     """Divide a checkpoint's configuration. Its sizes are in range only once ``config_check.check`` has said so."""
     taken: dict[str, Any] = {}
-    needed, optional = {}, {}
+    needed: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     for key, value in flatten(config).items():
         withheld = field_of(key).get(Withheld)
         if Mark.RECORDED in field_of(key).marks:
