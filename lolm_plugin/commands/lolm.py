@@ -52,5 +52,5 @@ def _main(argv: list[str]) -> int:
     if name not in ("-h", "--help", "help"):
         *known, last = COMMANDS
         raise ConfigError(f"{name} is not a command{did_you_mean(name, COMMANDS)}; use {', '.join(known)} or {last}.")
-    parser.print_help()
+    print(parser.format_help(), end="")  # argparse's own print_help drops a broken pipe
     return 0

@@ -221,7 +221,7 @@ def test_a_record_that_a_checkpoint_dates_otherwise_is_not_its_own(tmp_path):
 
 def test_a_run_whose_name_made_several_folders_is_found(tmp_path):
     """Earlier versions took the slash of env_args.key into the folder's name."""
-    folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026")
+    folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026", "2026-01-01T00:00:00")
     assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == folder
 
 
