@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lolm_plugin.configuration import config_files
-from lolm_plugin.host import BUNDLED, open_host, register
+from lolm_plugin.host import open_host, register
 from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.paths import BUNDLED
 from lolm_plugin.randomness import keyed_generator
 from lolm_plugin.run.components import Parts, assemble
 

@@ -13,11 +13,11 @@ from benchmarks.setting import Setting
 from lolm_plugin.configuration import config_check, config_files, updates
 from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.envs import smax_scenarios
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.llm.matmul import select_backend
 from lolm_plugin.modules.heads import PLAYED
+from lolm_plugin.paths import BUNDLED
 
 KL_COEF = 0.5  # so that the KL is part of every gradient
 ADAPTER_STD = 0.01  # of LoRA's B, which starts at 0: errors in A would not show

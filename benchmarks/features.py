@@ -21,10 +21,10 @@ from lolm_plugin import registry
 from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.envs import probe_tasks
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.llm.model import Backbone
 from lolm_plugin.modules.agents.llm_agent import FEATURE_VIEWS, LLMAgent
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.paths import BUNDLED
 
 N_VIEWS, SEED = 300, 1  # made-up observations, and the seed of random weights
 

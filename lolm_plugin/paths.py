@@ -1,10 +1,13 @@
-"""Folders of the plugin's own files and of the host's configuration, and names and paths that users write."""
+"""Find the host's and the plugin's folders; turn names and paths that users write into safe ones."""
 
 import hashlib
 import os
 from pathlib import Path
 
 from lolm_plugin.errors import ConfigError
+
+BUNDLED = Path(__file__).parent / "host/bundled"
+NO_CHECKOUT = ("none", "bundled")  # values of --epymarl and $EPYMARL_HOME that ask for the bundled host
 
 # Set once by the command line or the host that was opened: observations may not know what a host is.
 _host_config_dir = Path("no-host")
@@ -15,7 +18,7 @@ SEPARATORS_AND_WILDCARDS = frozenset('/\\*?[]<>|"')
 
 
 def cache_dir() -> Path:
-    """The per-user cache: ``$LOLM_CACHE``, else ``$XDG_CACHE_HOME/lolm_plugin``, else ``~/.cache/lolm_plugin``.
+    """Return the per-user cache: ``$LOLM_CACHE``, else ``$XDG_CACHE_HOME/lolm_plugin``, else ``~/.cache/lolm_plugin``.
 
     Nothing is created.
     """
@@ -25,14 +28,52 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / "lolm_plugin"
 
 
+def is_checkout(path: Path) -> bool:
+    """Return whether ``path`` is the top folder of an EPyMARL checkout."""
+    return (path / "src/run.py").is_file() and (path / "src/components/episode_buffer.py").is_file()
+
+
+def locate(explicit: str | None) -> Path | None:
+    """Find the EPyMARL checkout to use; None: the bundled host.
+
+    Looked for in this order: ``explicit`` (the value of ``--epymarl``), ``$EPYMARL_HOME``, ``./epymarl``,
+    ``../epymarl``, the per-user cache. The first two may also say ``none`` or ``bundled``.
+
+    Raises:
+        ConfigError: one of the first two names something that is not a checkout.
+    """
+    for key, value in (("--epymarl", explicit), ("EPYMARL_HOME", os.environ.get("EPYMARL_HOME"))):
+        if not value:
+            continue
+        if value.lower() in NO_CHECKOUT:
+            return None
+        path = Path(value).expanduser().resolve()
+        if not is_checkout(path):
+            raise ConfigError(
+                f"{key}={value} is not an EPyMARL checkout (it has no src/run.py with "
+                f"src/components/episode_buffer.py); point {key} at the folder that git clone made, "
+                f"or set it to none to use the bundled host."
+            )
+        return path
+    for guess in (Path("epymarl"), Path("../epymarl"), cache_dir() / "epymarl"):
+        if is_checkout(guess):
+            return guess.resolve()
+    return None
+
+
+def config_dir(checkout: Path | None) -> Path:
+    """Return the folder with ``default.yaml`` and, in a checkout, ``algs/`` and ``envs/`` of what ``locate`` found."""
+    return BUNDLED / "config" if checkout is None else checkout / "src/config"
+
+
 def use_host_config_dir(path: Path) -> None:
-    """Say where the host's ``default.yaml``, ``algs/`` and ``envs/`` are."""
+    """Set where the host's ``default.yaml``, ``algs/`` and ``envs/`` are."""
     global _host_config_dir
     _host_config_dir = path
 
 
 def host_config_dir() -> Path:
-    """The folder that ``use_host_config_dir`` named last; one that does not exist before."""
+    """Return the folder that ``use_host_config_dir`` set last; before the first call one that does not exist."""
     return _host_config_dir
 
 

@@ -1,7 +1,7 @@
 """The algorithms there are, for tests that run over all of them."""
 
 from lolm_plugin.configuration import config_files
-from lolm_plugin.host import BUNDLED
+from lolm_plugin.paths import BUNDLED
 
 HOST_DIR = BUNDLED / "config"
 

@@ -19,11 +19,10 @@ import yaml
 
 from lolm_plugin import registry
 from lolm_plugin.configuration import config_files
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.units import HEALERS, UNIVERSE
-from lolm_plugin.paths import use_host_config_dir
+from lolm_plugin.paths import BUNDLED, use_host_config_dir
 from tests.dotted import put
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -10,9 +10,9 @@ import torch
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_check import apply_updates
 from lolm_plugin.configuration.config_files import plugin_config_dir, read, resolve
-from lolm_plugin.host import BUNDLED
 from lolm_plugin.modules.heads import build_head
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.paths import BUNDLED
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/baselines.md").read_text()

@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from lolm_plugin import checkpoints
 from lolm_plugin.commands import train as train_command
-from lolm_plugin.configuration import config_check, config_files
-from lolm_plugin.configuration.checkpoint_config import DEFAULTS, WITHHELD
+from lolm_plugin.configuration import command_line, config_check, config_files
 from lolm_plugin.configuration.config_files import flatten
+from lolm_plugin.configuration.fields import Withheld
+from lolm_plugin.configuration.schema import FIELDS
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run import loop, loop_state
 from lolm_plugin.run.transfer import transfer
@@ -32,6 +33,10 @@ COUNT = int(os.environ.get("LOLM_HOSTILE", "200"))
 SECONDS = 10  # that one checkpoint may take; one that hangs takes for ever
 WATCHED = ("open", "import", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.mkdir", "os.rename")
 WIDTHS = ("updet.head_width=8", "updet.heads=1", "updet.feature_width=8", "save_model=True")
+
+MARKS = {key: mark for key, field in FIELDS.items() if (mark := field.get(Withheld)) is not None}
+WITHHELD = {key: mark.default for key, mark in MARKS.items() if not mark.needed}
+DEFAULTS = {key: mark.default for key, mark in MARKS.items() if mark.needed}
 
 known_keys, read = cache(config_files.known_keys), cache(config_files.read)
 events = []
@@ -314,7 +319,7 @@ def _tried(folder, parts, monkeypatch, seed):
     global watching
     monkeypatch.setattr(train_command, "launch", lambda config, host, asked: loads(parts, config, asked))
     # What takes longest is read once: Sacred's own command line, and the yaml files.
-    monkeypatch.setattr(train_command, "_parse", lambda *given: ({}, {"COMMAND": None}))
+    monkeypatch.setattr(command_line, "sacred_options", lambda *given: {"COMMAND": None})
     monkeypatch.setattr(config_check, "known_keys", known_keys)
     monkeypatch.setattr(config_files, "read", read)
     monkeypatch.syspath_prepend(str(folder))  # as `python -m` has it

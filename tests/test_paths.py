@@ -6,6 +6,8 @@ import pytest
 
 from lolm_plugin.commands import lolm
 from lolm_plugin.configuration import config_check, config_files
+from lolm_plugin.configuration.fields import Mark
+from lolm_plugin.configuration.schema import with_mark
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import LONGEST_NAME, expand_home, path_component
 from lolm_plugin.suites import suite
@@ -65,7 +67,7 @@ def test_a_home_is_put_in_its_place(monkeypatch):
         expand_home("~nosuchuser/x", "local_results_path")
 
 
-@pytest.mark.parametrize("key", config_check.PATHS)
+@pytest.mark.parametrize("key", sorted(with_mark(Mark.PATH)))
 def test_every_path_of_a_configuration_may_begin_with_a_home(key, host_dir, monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     env = "smaclite" if "map_file" in key else "sc2" if "replay" in key else "probe"

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lolm_plugin import host as hosts
-from lolm_plugin.paths import expand_home, use_host_config_dir
+from lolm_plugin.paths import config_dir, expand_home, locate, use_host_config_dir
 from lolm_plugin.suites import plan, scheduler, suite
 from lolm_plugin.suites.scheduler import Scheduler, Show
 from lolm_plugin.suites.status_table import DONE, FAILED, RunStatus, StatusTable
@@ -30,8 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     wanted = suite.load(options.suite)
     results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
-    checkout = hosts.locate(options.epymarl)
-    use_host_config_dir(hosts.config_dir(checkout))
+    checkout = locate(options.epymarl)
+    use_host_config_dir(config_dir(checkout))
     host = str(checkout.resolve()) if checkout else "none"
     planned = plan.check(wanted.runs(), host, results)
     threads = options.threads or _threads(planned)

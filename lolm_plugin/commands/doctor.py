@@ -1,6 +1,5 @@
 """``lolm doctor``: what this machine can run, or what one run takes, measured."""
 
-import argparse
 import os
 import shutil
 import signal
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import humanize
 
-from lolm_plugin import host as hosts
 from lolm_plugin import tuning
 from lolm_plugin.commands import train
-from lolm_plugin.configuration import config_check
+from lolm_plugin.configuration import command_line
 from lolm_plugin.doctor import machine, preflight
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import cache_dir, use_host_config_dir
+from lolm_plugin.passwords import hidden_words
+from lolm_plugin.paths import cache_dir, is_checkout
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
 EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one that the contract tests were written against
@@ -32,18 +31,23 @@ child process, and says what follows for its time, memory, disk and tokens. Noth
 
   lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12
 """
-RUN = ("--config", "--env-config")
+USAGE = "lolm doctor [options] [--config=NAME --env-config=NAME [with KEY=VALUE ...]]"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options, run = _options(arguments)
+    options, words = _parser().parse_known_args(list(arguments))
+    if words[:1] not in ([], ["with"]) or (words and not (options.config or options.env_config)):
+        raise ConfigError(
+            f"lolm doctor does not know {hidden_words(words)[0]}; it takes --fetch-epymarl and --tune, or --config and "
+            "--env-config of a run to measure."
+        )
     if options.tune:
         _tune()
     if options.fetch_epymarl:
         print(f"EPyMARL is in {fetch_epymarl()}")
-    if run:
-        _measure(run, options.time_limit, options.memory_limit * 1e9)
+    if options.config or options.env_config:
+        _measure(command_line.parse(options, words), options.time_limit, options.memory_limit * 1e9)
         return 0
     for title, results in machine.sections().items():
         print(f"\n{title}")
@@ -52,16 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split the arguments into this command's options and those of a run."""
-    parser = argparse.ArgumentParser(
-        "lolm doctor",
-        usage="lolm doctor [options] [--config=NAME --env-config=NAME [--epymarl=PATH|none] [with KEY=VALUE ...]]",
-        description=DESCRIPTION,
-        epilog="Limits of the child process: 300 seconds, and 90 % of the memory that is free.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser("lolm doctor", DESCRIPTION, USAGE)
+    parser.epilog = "Limits of the child process: 300 seconds, and 90 % of the memory that is free."
+    parser.add_run("the algorithm of the run to measure", "its environment")
     free = preflight.MEMORY_SHARE * preflight.available_memory() / 1e9
     tune = "measure again what is fastest on this machine, and remember it; do so while nothing else runs"
     parser.add_argument("--fetch-epymarl", action="store_true", help="clone EPyMARL into the per-user cache")
@@ -70,24 +68,13 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--time-limit", type=float, metavar="SECONDS", default=preflight.TIME_LIMIT, help="of the child"
     )
     parser.add_argument("--memory-limit", type=float, metavar="GB", default=free, help="of the child")
-    options, run = parser.parse_known_args(list(arguments))
-    names = [word.split("=")[0] for word in (run[: run.index("with")] if "with" in run else run)]
-    unknown = [name for name in names if name.startswith("-") and name not in (*RUN, "--epymarl")]
-    if unknown or (run and not set(names) & set(RUN)):
-        raise ConfigError(
-            f"lolm doctor does not know {(unknown or run)[0]}; it takes --fetch-epymarl and --tune, or --config and "
-            "--env-config of a run to measure."
-        )
-    return options, run
+    return parser
 
 
-def _measure(arguments: Sequence[str], seconds: float, memory: float) -> None:
+def _measure(line: command_line.CommandLine, seconds: float, memory: float) -> None:
     """Measure the run that the command line asks for, and print what follows."""
-    checkout = hosts.locate(train.take_option(list(arguments), "--epymarl"))
-    use_host_config_dir(hosts.config_dir(checkout))
-    config = train.configuration(arguments)
-    config_check.check_one_start(config)
-    config_check.check(config)
+    config, _ = line.new_run()
+    line.check(config)
     preflight.require(config)
     train.check_game_and_prompts(config, {"COMMAND": None})
     limits = f"at most {seconds:g} s and {humanize.naturalsize(memory)} of memory"
@@ -95,7 +82,7 @@ def _measure(arguments: Sequence[str], seconds: float, memory: float) -> None:
     for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)):
         if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as under nohup
             signal.signal(number, lambda number, _: sys.exit(128 + number))  # ends the child and removes its folder
-    print(preflight.report(config, preflight.measure(config, checkout, seconds, memory)))
+    print(preflight.report(config, preflight.measure(config, line.checkout, seconds, memory)))
 
 
 def fetch_epymarl() -> Path:
@@ -105,7 +92,7 @@ def fetch_epymarl() -> Path:
         ConfigError: git is not installed, or the clone fails or takes longer than CLONE_TIMEOUT.
     """
     target = cache_dir() / "epymarl"
-    if hosts.is_checkout(target):
+    if is_checkout(target):
         return target
     if shutil.which("git") is None:
         raise ConfigError("--fetch-epymarl needs git, which is not installed; install git, or set EPYMARL_HOME.")

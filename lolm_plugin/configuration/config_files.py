@@ -1,4 +1,4 @@
-"""Finding, reading and merging the yaml files behind ``--config`` and ``--env-config``."""
+"""Find, read and merge the yaml files behind ``--config`` and ``--env-config``."""
 
 import copy
 import functools
@@ -19,25 +19,25 @@ OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 @dataclass(frozen=True)
 class Resolved:
-    """The files of a run, weakest first: defaults and environment, then the algorithm's with those it extends."""
+    """A run's files, the weakest first: defaults and environment, then the algorithm's after those it extends."""
 
     base: tuple[Path, ...]
     algorithms: tuple[Path, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """Return all of them."""
         return self.base + self.algorithms
 
     @property
     def config(self) -> dict[str, Any]:
-        """What they say together, with presets and map, and nothing after ``with``; keys and types unchecked."""
+        """Return what they set together, with presets and map, without ``with``; keys and types are unchecked."""
         return merge_all(layer.settings for layer in stack(self, {}))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings that stand together: those of a file, or of its ``section`` for a map or a preset."""
+    """Settings from one place: a file, its ``section`` for a map or a preset, or the command line."""
 
     settings: Mapping[str, Any]
     path: Path | None = None  # None: the command line
@@ -46,27 +46,27 @@ class Layer:
 
     @property
     def where(self) -> str:
-        """For sentences: ``in FILE``."""
+        """Return the place for a sentence: ``in FILE``."""
         return f"in {self.path}" if self.path else "on the command line"
 
     @property
     def source(self) -> str:
-        """For the log: a file of ours as in a checkout, and which part of it."""
-        assert self.path is not None, "what the command line sets is not news"
+        """Return the place for the log: a file of ours as in a checkout, and which part of it."""
+        assert self.path is not None, "the log does not repeat the command line"
         name = f"config/{self.path.parent.name}/{self.path.name}"
         return f"{name} for {self.section}" if self.section else name
 
 
 def plugin_config_dir() -> Path:
-    """Our own yaml files: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the folder of our yaml files: in the package if installed from a wheel, beside it in a checkout."""
     inside = Path(__file__).parents[1] / "config"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "config"
 
 
 def available(kind: str, host_dir: Path) -> dict[str, Path]:
-    """Every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) knows; ours win over the host's.
+    """Return every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) takes, with its file.
 
-    Our files for the host's own environments count only where the host has these.
+    Ours win over the host's. Our files for the host's own environments count only where the host has these.
     """
     folders = (host_dir / kind, plugin_config_dir() / kind)
     found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
@@ -75,7 +75,7 @@ def available(kind: str, host_dir: Path) -> dict[str, Path]:
 
 
 def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
-    """The file behind a name or a path (with or without ``.yaml``); ``option`` is where the name was given."""
+    """Return the file of a name or a path (with or without ``.yaml``); ``option`` is where the name was given."""
     known = available(kind, host_dir)
     option = option or OPTIONS[kind]
     if not name:
@@ -120,12 +120,12 @@ def read(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(content: bytes) -> Any:
-    """Parse a text once a process: a start reads every algorithm's file, and a suite's plan does so for each run."""
+    """Parse a text once a process: each start, and each run of a suite's plan, reads every algorithm's file."""
     return load(content)
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
+    """Return ``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, Mapping):
@@ -136,7 +136,7 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as ``env_args.map_name``."""
+    """Return nested keys as ``env_args.map_name``."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -147,14 +147,15 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merge_all(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All of them merged, the last one strongest."""
+    """Merge all of them; the last one is the strongest."""
     return functools.reduce(merge, settings, {})
 
 
 def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
-    """Defaults, then the environment's file, then the algorithm's, as EPyMARL merges them.
+    """Find a run's files: defaults, then the environment's, then the algorithm's, as EPyMARL merges them.
 
-    An algorithm that ``extends`` another stands on that one's files. Our defaults are left out for the host's own
+    An algorithm that ``extends`` another stands on that one's files, but for the keys that it ``leaves_out``, which
+    have the environment's values or the defaults. Our defaults are left out for the host's own
     algorithms, whose records stay as the host writes them.
     """
     algorithms, env_file = _extended(find("algs", alg, host_dir), host_dir), find("envs", env, host_dir)
@@ -165,12 +166,15 @@ def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
 
 
 def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
-    """All that makes up a configuration, weakest first, ``updates`` from the command line last.
+    """Return the layers of a configuration, the weakest first, ``updates`` from the command line last.
 
-    What an algorithm changes on a map stands right above its file; a preset stands right below the place that names
-    it. So an algorithm's own file wins over what it is based on, and the command line over everything.
+    An algorithm's settings for a map are right above its file; a preset is right below the place that names it. So an
+    algorithm's own file wins over what it is based on, and the command line over everything.
     """
-    files = [Layer(_settings(path), path) for path in resolved.files]
+    files = [Layer(_settings(path), path) for path in resolved.base]
+    for i, path in enumerate(resolved.algorithms):
+        left_out = [key for above in resolved.algorithms[i + 1 :] for key in read(above).get("leaves_out", ())]
+        files.append(Layer(_without(_settings(path), left_out), path))
     chosen = merge_all([*(layer.settings for layer in files), updates])
     map_name = str(flatten(chosen).get("env_args.map_name"))
     layers: list[Layer] = []
@@ -191,9 +195,9 @@ def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
 
 
 def known_keys(host_dir: Path) -> dict[str, Any]:
-    """Every key of the host's and our defaults and of every algorithm, flat, with a value to infer its type from.
+    """Return every key of the host's and our defaults and of every algorithm, flat, with an example of its value.
 
-    The keys under ``env_args`` are not among them: those belong to one environment each.
+    Keys under ``env_args`` are left out: they belong to one environment each.
     """
     known: dict[str, Any] = {}
     paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
@@ -205,17 +209,33 @@ def known_keys(host_dir: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What a file sets; which other it extends is no setting."""
-    return {key: value for key, value in read(path).items() if key != "extends"}
+    """Return what a file sets. Which other it extends, and what it leaves out of that one, are no settings."""
+    return {key: value for key, value in read(path).items() if key not in ("extends", "leaves_out")}
+
+
+def _without(settings: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return the settings without some, given by flat key; a section's name stands for all of it."""
+    kept = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            value = _without(value, keys, f"{prefix}{key}.")
+            if not value:
+                continue
+        if f"{prefix}{key}" not in keys:
+            kept[key] = value
+    return kept
 
 
 def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
-    """An algorithm's file after those that it extends, the most basic one first."""
+    """Return an algorithm's file after those that it extends, the most basic one first."""
     chain = [path]
     while (name := read(chain[0]).get("extends")) is not None:
         where = f"{chain[0]}: extends"
         if not isinstance(name, str):
             raise ConfigError(f"{where}={name} is no name; write `extends: ALGORITHM`.")
+        left_out = read(chain[0]).get("leaves_out", [])
+        if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
+            raise ConfigError(f"{chain[0]}: leaves_out={left_out} is no list of keys; write `leaves_out: [KEY, ...]`.")
         below = find("algs", name, host_dir, option=where)
         if any(below.resolve() == above.resolve() for above in chain):
             loop = " -> ".join(file.stem for file in (*chain[::-1], below))
@@ -225,14 +245,14 @@ def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
 
 
 def _ours(folder: str, algorithm: Path) -> Path | None:
-    """Our file about a shipped algorithm, if there is one."""
+    """Return our file about a shipped algorithm, if there is one."""
     shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve()
     path = plugin_config_dir() / folder / algorithm.name
     return path if shipped and path.is_file() else None
 
 
 def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
-    """What an algorithm changes on a map, from ``config/maps/ALGORITHM.yaml``, or from the table which that names."""
+    """Return an algorithm's settings for a map, from ``config/maps/ALGORITHM.yaml`` or the table that it names."""
     path = _ours("maps", algorithm)
     if path is None:
         return []
@@ -244,7 +264,7 @@ def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
 
 
 def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
-    """A file of ``config/learners``; the host's own algorithms have no such keys."""
+    """Return a file of ``config/learners``; the host's own algorithms have no such keys."""
     ours = plugin_config_dir() / "default.yaml" in resolved.base
     files = {path.stem: path for path in sorted((plugin_config_dir() / "learners").glob("*.yaml")) if ours}
     _check_preset("learner_preset", name, files, resolved, named)
@@ -252,7 +272,7 @@ def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
 
 
 def _preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
-    """The sections of that name in ``config/presets`` of an algorithm and those it extends."""
+    """Return the sections of that name in ``config/presets`` of an algorithm and those it extends."""
     tables = {path: read(path) for algorithm in resolved.algorithms if (path := _ours("presets", algorithm))}
     _check_preset("preset", name, {key for table in tables.values() for key in table}, resolved, named)
     return [Layer(table[name], path, name, preset=True) for path, table in tables.items() if name in table]

@@ -90,7 +90,7 @@ def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
 
 
 def _leaves(node: MappingNode, prefix: str) -> Iterator[tuple[str, Node, Node]]:
-    """Flat keys with the node of their last part and their value."""
+    """Yield flat keys with the nodes of their last part and of their value."""
     for key, value in node.value:
         if not isinstance(key, ScalarNode) or key.tag == MERGE:
             continue

@@ -96,7 +96,7 @@ def check_plain(key: str, value: Any, where: str) -> None:
 
 
 def _assignments(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Flat keys and their values, in the order of the command line."""
+    """Yield flat keys and their values, in the order of the command line."""
     for argument in arguments:
         key, sign, text = argument.partition("=")
         key = key.strip()

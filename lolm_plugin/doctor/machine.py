@@ -5,10 +5,10 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 
 from lolm_plugin import __version__, tuning
-from lolm_plugin import host as hosts
 from lolm_plugin.doctor import packages, starcraft
 from lolm_plugin.doctor.packages import CheckResult
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.paths import locate
 
 
 def sections() -> dict[str, Iterable[CheckResult]]:
@@ -56,7 +56,7 @@ def _fastest() -> Iterator[CheckResult]:
 
 def _host() -> Iterator[CheckResult]:
     try:
-        path = hosts.locate(None)
+        path = locate(None)
     except ConfigError as error:
         yield CheckResult(False, "EPyMARL", str(error))
         return

@@ -26,7 +26,7 @@ from lolm_plugin import host as hosts
 from lolm_plugin import strict_json, tuning
 from lolm_plugin.configuration import config_check
 from lolm_plugin.doctor.preflight import DONE, MEASURED, Measured
-from lolm_plugin.errors import ConfigError, NumbersError
+from lolm_plugin.errors import ConfigError, NonFiniteError
 from lolm_plugin.run import loop
 from lolm_plugin.run.components import play
 from lolm_plugin.run.launch import console_logger
@@ -110,7 +110,7 @@ def measure(folder: Path, checkout: str) -> None:
     torch.manual_seed(config["seed"])
     try:
         loop.run(host, None, config, console_logger(), training=partial(MeasuredTraining, note))
-    except (ConfigError, NumbersError) as error:
+    except (ConfigError, NonFiniteError) as error:
         note(measured.stage, error=str(error))
     except Exception as error:
         text = f"{type(error).__name__} {error}".lower()

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from lolm_plugin.configuration.experiment import as_of_now, changed
 from lolm_plugin.tracking import record_files
-from lolm_plugin.tracking.experiment import as_of_now, changed
 from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, RunFile, shown
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]

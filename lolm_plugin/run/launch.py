@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lolm_plugin import __version__, registry, tuning
 from lolm_plugin import host as hosts
@@ -21,16 +22,34 @@ from lolm_plugin.paths import path_component
 from lolm_plugin.run.resuming import Resumed
 
 
-class Launch(NamedTuple):
+@dataclass(frozen=True)
+class Launch:
     """How a run was asked for."""
 
-    program: list[str]  # what to type before the arguments
-    arguments: list[str]
+    program: Sequence[str]  # what to type before the arguments
+    arguments: Sequence[str]
     options: Mapping[str, Any]  # Sacred's part of the command line
     notes: Sequence[str]  # lines for the log
     resume: Resumed | None
     mongo: Address | None = None  # a database for the record
-    teacher: Any = None  # a ``host.teachers.Teacher``: imitate it; None: train or play
+    teacher: Any = None  # a ``run.teachers.Teacher``: imitate it; None: train or play
+
+    def again(self, config: Mapping[str, Any], folder: Path) -> str:
+        """Return the command that resumes this run: its folder, the host, and settings not taken from a checkpoint."""
+        said = [i for i, word in enumerate(self.arguments) if word.split("=")[0] == "--epymarl"]
+        host = [word for i in said for word in self.arguments[i : i + (1 if "=" in self.arguments[i] else 2)]]
+        repeated = checkpoint_config.to_repeat(config)
+        words = [*self.program, *host, "--resume", str(folder), *(["with", *repeated] if repeated else [])]
+        return hidden(shlex.join(words))
+
+    def command(self) -> str:
+        """Return the command line without secrets, and without Sacred's --id, which only one run can have."""
+        kept, skip = [], False
+        for word in self.arguments:
+            if not skip and not word.startswith(("-i", "--id=")) and word != "--id":
+                kept.append(word)
+            skip = word in ("-i", "--id")
+        return shlex.join(hidden_words([*self.program, *kept]))
 
 
 def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
@@ -66,26 +85,22 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         closing.enter_context(output.tee())
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
     hosts.register(host)
-    if config.get("mac") in registry.ENTRIES["mac"]:
-        if config["mac"] == config_check.LLM_MAC:
-            _announce(config, logger)
-        for note in asked.notes:
+    threads = 1  # as the host's own main does
+    if config["mac"] in registry.ENTRIES["mac"]:
+        for note in [*_unlike_the_paper(config), *asked.notes]:
             logger.info(note)
         policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
         settled = asked.resume.settled if asked.resume else {}
         threads = config["torch_threads"] or settled.get("torch_threads") or tuning.threads(policy)
-    else:
-        threads = 1  # as the host's own main does
     torch.set_num_threads(threads)
 
     SETTINGS["CAPTURE_MODE"] = "no"
     SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
-    experiment = Experiment("pymarl", save_git_info=False)
+    experiment: Any = Experiment("pymarl", save_git_info=False)
     experiment.logger = logger
     experiment.captured_out_filter = output.take
     experiment.add_config(config)
-
-    command = shlex.join(hidden_words([*asked.program, *_without_number(asked.arguments)]))
+    command = asked.command()
 
     @experiment.main
     def my_main(_run: Any, _config: dict[str, Any], _log: logging.Logger) -> float | None:
@@ -99,7 +114,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
                 return loop.run(host, _run, run_config, _log, training=partial(Imitation, asked.teacher))
             if host.run is None or run_config["learner"] in registry.ENTRIES["learner"]:
                 return loop.run(host, _run, run_config, _log, asked.resume)
-            return host.run(_run, run_config, _log)
+            host.run(_run, run_config, _log)
+            return None
         finally:
             _run.info["launch"] |= peak_memory()
 
@@ -119,9 +135,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         with StopRequests():  # from the first line of its record on, so that a stopped run is never left as RUNNING
             run = experiment.run(sacred_command or experiment.default_command, options=options)
     except Stopped as stopped:
-        again = hidden(shlex.join([*asked.program, *_again(asked.arguments, config, Path(stopped.saved).parent)]))
-        how = f"it is saved: go on with {again}" if stopped.saved else "no checkpoint was written"
-        print(f"{stopped}; {how}", file=sys.stderr)
+        again = f"it is saved: continue with {asked.again(config, Path(stopped.saved).parent)}"
+        print(f"{stopped}; {again if stopped.saved else 'no checkpoint was written'}", file=sys.stderr)
         return stopped.exit_code
     except NonFiniteError as error:
         print(f"error: {error}{f' The batch is in {error.dumped}.' if error.dumped else ''}", file=sys.stderr)
@@ -135,52 +150,31 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
             beats.join()  # Sacred itself waits 2 seconds
         runs.close(output.text())
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
-        host_line = host.describe().removeprefix("Host: ")
+        of_run = (host.describe().removeprefix("Host: "), Path(runs.dir), command, started)
         with warn_on_failure("The summary could not be made", logger):
-            if asked.teacher is not None:
-                text = summarise_imitation(run.config, run.info, host_line, Path(runs.dir), command, started)
-            else:
-                text = summarise(run.config, host_line, Path(runs.dir), command, started)
+            imitated = asked.teacher is not None
+            text = summarise_imitation(run.config, run.info, *of_run) if imitated else summarise(run.config, *of_run)
             print(f"\n{text}", flush=True)
     return 0
 
 
-def _without_number(arguments: Sequence[str]) -> list[str]:
-    """Remove Sacred's --id, which only one run can have, from the arguments."""
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and not argument.startswith(("-i", "--id=")) and argument != "--id":
-            kept.append(argument)
-        skip = argument in ("-i", "--id")
-    return kept
-
-
-def _again(arguments: Sequence[str], config: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the arguments that resume this run: its folder, the host, and settings not taken from a checkpoint."""
-    repeated = checkpoint_config.to_repeat(config)
-    return [*_epymarl(arguments), "--resume", str(folder), *(["with", *repeated] if repeated else [])]
-
-
-def _epymarl(arguments: Sequence[str]) -> list[str]:
-    """What was said about the host, so that the next command says it too."""
-    said = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--epymarl"]
-    return [argument for i in said for argument in arguments[i : i + (1 if "=" in arguments[i] else 2)]]
-
-
-def _announce(config: Mapping[str, Any], logger: logging.Logger) -> None:
-    """Say at the start what makes this run other than the paper's."""
-    llm = config["llm"]
+def _unlike_the_paper(config: Mapping[str, Any]) -> list[str]:
+    """Return lines for the log: what of a language model's run is not as in the paper."""
+    if config["mac"] != config_check.LLM_MAC:
+        return []
+    llm, name = config["llm"], config["name"]
+    lines, small = [], []
     if not llm["pretrained"]:
-        logger.info(f"{config['name']} starts from random weights (llm.pretrained=False), as the paper's control does.")
-    notes = []
+        lines.append(f"{name} starts from random weights (llm.pretrained=False), as the paper's control does.")
     if llm["num_layers"]:
-        notes.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
+        small.append(f"only the first {llm['num_layers']} layers of {llm['model']} (llm.num_layers)")
     if llm["model"].startswith("tiny-"):
-        notes.append("a random language model without any knowledge (llm.model)")
+        small.append("a random language model without any knowledge (llm.model)")
     if config["prompt"]["style"] != "paper":
-        notes.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
-    if notes:
-        logger.info(f"{config['name']} uses {' and '.join(notes)}: sized for a small machine, not the paper's setting.")
+        small.append(f"the {config['prompt']['style']} prompt style (prompt.style)")
+    if small:
+        lines.append(f"{name} uses {' and '.join(small)}: sized for a small machine, not the paper's setting.")
+    return lines
 
 
 class _Stderr(logging.StreamHandler):

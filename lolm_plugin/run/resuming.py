@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lolm_plugin import checkpoints, registry
 from lolm_plugin.checkpoints import Checkpoint
-from lolm_plugin.configuration import checkpoint_config, config_check, config_files
+from lolm_plugin.configuration import checkpoint_config, config_check, config_files, experiment
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
@@ -17,6 +17,8 @@ from lolm_plugin.untrusted import Unreadable, is_whole, read_json
 
 LARGEST_RECORD = 16 * 2**20  # bytes of run.json, which holds what the run printed last
 MOST_THREADS = 1024
+# What a resumed run begins with whatever its checkpoint says.
+FRESH = {"load_step": 0, "evaluate": False, "save_replay": False, "strict": False, "env_args.seed": None}
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class Resumed:
 
 
 def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
-    """The newest whole checkpoint of a run: ``folder`` is its folder of checkpoints or of its Sacred record.
+    """Return the newest whole checkpoint of a run: ``folder`` is its folder of checkpoints or of its Sacred record.
 
-    Raises ConfigError where there is none, and for an imitation.
+    Raises:
+        ConfigError: there is none, or it is of an imitation.
     """
     path = Path(folder)
     if not os.path.isdir(path):
@@ -57,68 +60,57 @@ def is_imitation(facts: Mapping[str, Any]) -> bool:
 def configuration(
     found: Checkpoint, updates: Mapping[str, Any], host_dir: Path, log: logging.Logger
 ) -> tuple[dict[str, Any], Resumed]:
-    """Return the checked configuration that a run continues with, and how it continues.
+    """Return the configuration that a run continues with, keys and types checked, and how it continues.
 
-    It is the parent's to the letter, as far as a checkpoint is believed, so that tools that compare configurations see
-    one experiment; what was found fastest on the parent's machine is in ``Resumed.settled``.
+    As far as a checkpoint is believed it is the parent's to the letter, so that tools that compare configurations see
+    one experiment. What was fastest on the parent's machine is in ``Resumed.settled``.
 
     Raises:
         ConfigError: a setting that the command line has to repeat, or one that it may not change.
     """
-    # A checkpoint of an older version lacks the keys that came later. Their defaults are what that version did.
-    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")
+    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")  # of keys that came later
     config = config_files.merge(defaults, found.facts.get("config", {}))
     if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
         raise ConfigError(
             f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
             "lolm_plugin, and no other runs can be resumed; start a new one."
         )
-    division = checkpoint_config.divide(config)
-    given = config_files.flatten(updates)
+    division = checkpoint_config.divide(experiment.as_of_now(config, found.facts))
+    given, folder = config_files.flatten(updates), found.path.parent
     checkpoint_config.check_repeated(division.needed, given)
-    folder = found.path.parent
-    start = {
-        **division.taken,
-        **{key: given[key] for key in division.needed},
-        **{"load_step": 0, "evaluate": False, "save_replay": False, "strict": False, "env_args.seed": None},
-        "local_results_path": _results(folder, config.get("local_results_path")),
-    }
+    results = {"local_results_path": _results(folder, config.get("local_results_path"))}
+    start = {**division.taken, **{key: given[key] for key in division.needed}, **FRESH, **results}
     changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
-    before = {**start, **division.optional, **division.needed, "local_results_path": start["local_results_path"]}
-    changes = checkpoint_config.check_same_experiment(before, config_files.flatten(changed), given, folder)
-    changes = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}  # they are recorded
+    before = {**start, **division.optional, **division.needed, **results}
+    changes = experiment.check_same(before, config_files.flatten(changed), given, folder)
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
             said = one_line(hidden(f"{key}={value}"))
             log.warning("%s is not taken from a checkpoint; to have it, repeat it after `with`.", said)
-    settled = {key: value for key, value in _settled(found.facts.get("settled", {})).items() if key not in given}
-    return changed, Resumed(folder, nested(settled, "in the checkpoint"), changes)
+    settled = {key: value for key, value in _settled(found.facts.get("settled", {})) if key not in given}
+    recorded = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}
+    return changed, Resumed(folder, nested(settled, "in the checkpoint"), recorded)
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:
     """Return ``run`` itself or, for the folder of a Sacred record, the folder with a checkpoint that names it.
 
+    A record's number is given again once it is removed, so that checkpoints name the time at which it began, too.
+
     Raises:
-        ConfigError: none does, or several do: record numbers are given again once a record is removed, so that
-            checkpoints name the time at which their record began, too.
+        ConfigError: none does, or several do.
     """
     if not (run / "run.json").is_file():
         return run
     try:
-        began = read_json(run / "run.json", LARGEST_RECORD)["start_time"]
+        record = (run.resolve().parts[-3:], read_json(run / "run.json", LARGEST_RECORD)["start_time"])
     except (Unreadable, KeyError, TypeError, IndexError) as reason:
         raise ConfigError(
             f"{option}={run} has a run.json that cannot be read ({reason}); set it to another."
         ) from reason
     results = next((parent for parent in run.resolve().parents if (parent / "models").is_dir()), None)
-    exact, by_number = [], []
-    for folder in checkpoints.runs(results / "models") if results else []:
-        names = _records(folder)
-        if began in names.get(run.resolve().parts[-3:], ()):
-            exact.append(folder)
-        elif None in names.get(run.resolve().parts[-3:], ()):
-            by_number.append(folder)
-    found = exact or by_number
+    folders = checkpoints.runs(results / "models") if results else []
+    found = [folder for folder in folders if record in _records(folder)]
     if len(found) > 1:
         listed = " and ".join(str(folder) for folder in found[:3])
         raise ConfigError(
@@ -132,35 +124,27 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
     return found[0]
 
 
-def _records(folder: Path) -> dict[tuple[str, ...], set[str | None]]:
-    """Return the Sacred records that a run's checkpoints name: (algorithm, map, number) -> start times or None."""
-    found: dict[tuple[str, ...], set[str | None]] = {}
+def _records(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the Sacred records that a run's checkpoints name: (algorithm, map, number) and the time it began."""
     for step in checkpoints.steps(folder):
-        facts = checkpoints.facts_alone(folder / str(step))
-        starts = dict(start for start in facts.get("sacred_starts", []) if start)
-        for name in facts.get("sacred_runs", []):
-            if name:
-                began = starts.get(name)  # None: of a version that wrote no time
-                found.setdefault(Path(name).parts[-3:], set()).add(began)
-    return found
+        starts = checkpoints.facts_alone(folder / str(step)).get("sacred_starts", [])
+        yield from ((Path(start[0]).parts[-3:], start[1]) for start in starts if start)
 
 
 def _results(folder: Path, recorded: Any) -> str:
     """Return the results folder that the run lies in, written as in its record if that path still leads there."""
     if folder.parent.name != "models":
-        return checkpoint_config.WITHHELD["local_results_path"]
+        return "results"
     results = folder.parent.parent
     same = isinstance(recorded, str) and "\0" not in recorded and Path(recorded).resolve() == results.resolve()
     return recorded if same else str(results)
 
 
-def _settled(settled: Mapping[str, Any]) -> dict[str, Any]:
-    """Check what the parent's machine settled. With other threads or products, sums would have another order."""
+def _settled(settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what the parent's machine settled. With other threads or products, sums would have another order."""
     flat = config_files.flatten(settled)
     threads, product = flat.get("torch_threads"), flat.get("llm.product")
-    kept: dict[str, Any] = {}
-    if is_whole(threads) and 1 <= threads <= MOST_THREADS:
-        kept["torch_threads"] = threads
+    if threads is not None and is_whole(threads) and 1 <= threads <= MOST_THREADS:
+        yield "torch_threads", threads
     if product in ("torch", "onednn"):
-        kept["llm.product"] = product
-    return kept
+        yield "llm.product", product

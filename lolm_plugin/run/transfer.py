@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lolm_plugin.checkpoints import Checkpoint
+from lolm_plugin.configuration import experiment
 from lolm_plugin.learners import learner_checkpoint
 from lolm_plugin.run.components import RunComponents
 from lolm_plugin.tensor_files import tensor_sizes
-from lolm_plugin.tracking import experiment
 
 
 class Part(NamedTuple):

@@ -7,8 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from lolm_plugin import registry
-from lolm_plugin.commands import train
-from lolm_plugin.configuration import checkpoint_config, config_check
+from lolm_plugin.configuration import checkpoint_config, command_line
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden
 from lolm_plugin.suites import run_process
@@ -73,8 +72,7 @@ def _check(run: Run, host: str) -> Planned:
         words = [word for word in run.arguments() if word != "evaluate=True"]
         if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
             words.append("transfer_from=.")  # stands for them
-        config = train.configuration([f"--epymarl={host}", *words])
-        config_check.check(config)
+        config = command_line.configuration([f"--epymarl={host}", *words], "lolm compare")
         if run.source is not None:
             _check_transfer(run, config)
         return Planned(run, config)

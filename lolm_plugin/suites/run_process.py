@@ -1,4 +1,4 @@
-"""One run of a suite as a process of its own: ``python -m lolm_plugin.suites.run_process FOLDER``.
+"""One run of a suite as a process of its own: ``python -m lolm_plugin.commands.suite_run FOLDER``.
 
 It continues from the last checkpoint of an earlier try, stops by itself when its starter is gone, and writes
 ``done.json`` at the end. So any machine can try a run, any number of times.
@@ -6,10 +6,8 @@ It continues from the last checkpoint of an earlier try, stops by itself when it
 
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lolm_plugin import checkpoints, strict_json
-from lolm_plugin.commands import train
-from lolm_plugin.configuration import checkpoint_config
-from lolm_plugin.errors import ConfigError, one_line
+from lolm_plugin.configuration import checkpoint_config, command_line
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden_words, holds_address
 from lolm_plugin.tracking import record_files
 
@@ -126,15 +123,15 @@ def models(folder: Path) -> Path | None:
     return None
 
 
-def main(folder: Path) -> int:
-    """Start or continue the run in ``folder``; returns the exit code of the training."""
+def main(folder: Path, train: Callable[[list[str]], int]) -> int:
+    """Start or continue the run in ``folder``; returns the exit code of ``train``, which is given a command line."""
     os.chdir(folder)
     here = Path()
     with waiting_lock():
         if is_done(here):
             return 0
         command = read(here)
-        code = train.main(["-m lolm_plugin train", *_arguments(command, here)])
+        code = train(["-m lolm_plugin train", *_arguments(command, here)])
         if code != 0:
             return code
         # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
@@ -152,7 +149,9 @@ def _arguments(command: Command, here: Path) -> list[str]:
     """Return the command line of this try."""
     host = [f"--epymarl={command.host}"] if command.host else []
     if "evaluate=True" not in command.arguments and (own := models(here)):
-        repeated = checkpoint_config.to_repeat(train.configuration([*host, *command.arguments]))
+        repeated = checkpoint_config.to_repeat(
+            command_line.configuration([*host, *command.arguments], "lolm compare", checked=False)
+        )
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
     if kept := checkpoints.runs(here / "results/models"):
         raise ConfigError(
@@ -189,23 +188,3 @@ def waiting_lock(seconds: float = PATIENCE) -> Iterator[None]:
         ) from error
     with held:
         yield
-
-
-def _stop_with_starter() -> None:
-    """Stop when standard input closes, whose other end the starter of this process holds."""
-
-    def watch() -> None:
-        while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    _stop_with_starter()
-    try:
-        sys.exit(main(Path(sys.argv[1])))
-    except ConfigError as refused:
-        print(f"error: {one_line(refused)}", file=sys.stderr)
-        sys.exit(2)

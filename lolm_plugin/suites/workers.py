@@ -51,7 +51,7 @@ def _spawn(folder: Path, threads: int) -> subprocess.Popen:
     """Start the run; it stops when this process, which holds its standard input open, is gone."""
     with (folder / run_process.OUTPUT).open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", run_process.__name__, str(folder)],
+            [sys.executable, "-m", "lolm_plugin.commands.suite_run", str(folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lolm_plugin import __version__
-from lolm_plugin.tracking.experiment import TIME_LIMITS
+from lolm_plugin.configuration.experiment import TIME_LIMITS
 
 
 def provenance(command: str, host: str) -> dict[str, str | None]:

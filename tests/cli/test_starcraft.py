@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lolm_plugin.commands import lolm
-from lolm_plugin.host import locate
+from lolm_plugin.paths import locate
 from tests.fake_sc2.install import install, requirements_missing
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lolm_plugin import host as hosts
+from lolm_plugin.paths import locate
 
 ROOT = Path(__file__).parents[2]
-CHECKOUT = hosts.locate(None)
+CHECKOUT = locate(None)
 HOSTS = {"bundled": "none"} | ({"EPyMARL": str(CHECKOUT)} if CHECKOUT else {})
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from lolm_plugin import registry
+from lolm_plugin.commands import train
 from lolm_plugin.configuration.config_check import apply_updates, check
 from lolm_plugin.configuration.config_files import merge, plugin_config_dir, read, resolve
 from lolm_plugin.errors import ConfigError
@@ -62,7 +63,7 @@ def test_every_shipped_pair_of_files_passes(algorithm, environment, host_dir):
 
 def test_nothing_slow_is_loaded_to_check(fresh_python):
     program = (
-        "import sys; from lolm_plugin.host import BUNDLED;"
+        "import sys; from lolm_plugin.paths import BUNDLED;"
         "from lolm_plugin.configuration import config_check, config_files;"
         "resolved = config_files.resolve('lolm_mappo', 'smax', BUNDLED / 'config');"
         "config_check.check(config_check.apply_updates(resolved, {}, BUNDLED / 'config'));"
@@ -157,7 +158,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(configured, updates, parts):
         ({"env_args": {"shuffle_obs": "yes"}}, ("env_args.shuffle_obs=yes", "is not True or False")),
         ({"seed": "abc"}, ("seed=abc", "is not a whole number")),
         ({"seed": -1}, ("seed=-1",)),
-        ({"entity": {"init_gain": "small"}}, ("entity.init_gain=small", "is not a number", "such as 0.01")),
+        ({"entity": {"init_gain": "small"}}, ("entity.init_gain=small", "is not a number", "greater than 0, or null")),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(configured, updates, parts):
@@ -341,11 +342,12 @@ def test_a_policy_on_an_environment_without_a_layout_is_refused_before_it_is_bui
     refused(lambda: check(config), "env=matrixgame", "probe", "smax")
 
 
-def test_a_folder_without_steps_is_no_checkpoint(configured, tmp_path):
+def test_a_folder_without_steps_is_no_checkpoint(tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "7").write_text("a file, not a folder")
-    config = merge(configured(), {"checkpoint_path": str(tmp_path)})
-    refused(lambda: check(config), f"checkpoint_path={tmp_path} holds no checkpoint")
+    line = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none", "with", f"checkpoint_path={tmp_path}"]
+    assert train.main(["main.py", *line]) == 2
+    assert f"checkpoint_path={tmp_path} holds no checkpoint" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_step_is_a_checkpoint(configured, tmp_path):

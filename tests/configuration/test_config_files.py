@@ -19,8 +19,8 @@ from lolm_plugin.configuration.config_files import (
     stack,
 )
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import config_dir, locate
 from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.paths import config_dir, locate
 
 
 @pytest.fixture
@@ -279,3 +279,18 @@ def test_ours_has_every_key_of_epymarls(name):
     assert {key: ours[key] for key in theirs if key != "env_args.map_name"} == {
         key: value for key, value in theirs.items() if key != "env_args.map_name"
     }
+
+
+def test_an_algorithm_may_leave_out_settings_of_those_it_extends(tree):
+    tree.write("ours/algs/ours.yaml", "a: 5\nb: 5\nc: 5\nsection: {x: 5, z: 5}\nkl: {eps: 5}")
+    mine = tree.write("mine/try.yaml", "extends: ours\nleaves_out: [b, c, section.x, kl]\nc: 7")
+    config = resolve(str(mine), "field", tree.host).config
+    assert [config[key] for key in ("a", "b", "c")] == [5, 2, 7]  # the default, and its own
+    assert config["section"] == {"x": 1, "y": 3, "z": 5}
+    assert not {"kl", "leaves_out", "extends"} & config.keys()
+
+
+def test_what_is_left_out_is_a_list_of_keys(tree):
+    mine = tree.write("mine/try.yaml", "extends: ours\nleaves_out: b")
+    with pytest.raises(ConfigError, match=r"try\.yaml: leaves_out=b is no list of keys; write `leaves_out: \[KEY"):
+        resolve(str(mine), "field", tree.host)

@@ -63,5 +63,5 @@ def test_names_of_digits_are_texts(host_dir, update, value):
 def test_a_game_version_that_was_read_as_a_number_is_refused_with_the_way_to_write_it(host_dir):
     resolved = resolve("lolm_mappo", str(plugin_config_dir() / "envs/sc2.yaml"), host_dir)
     assert apply_updates(resolved, {}, host_dir)["env_args"]["game_version"] is None
-    with pytest.raises(ConfigError, match=r"env_args.game_version=4.1 .* to a value such as 4.10.0"):
+    with pytest.raises(ConfigError, match=r"env_args.game_version=4.1 .* quote it twice: 'env_args.game_version="):
         apply_updates(resolved, {"env_args": {"game_version": 4.1}}, host_dir)

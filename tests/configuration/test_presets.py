@@ -3,8 +3,7 @@
 import pytest
 import yaml
 
-from lolm_plugin.commands.train import _notes
-from lolm_plugin.configuration import config_files
+from lolm_plugin.configuration import command_line, config_files
 from lolm_plugin.configuration.config_check import apply_updates, check
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read, resolve, stack
 from lolm_plugin.errors import ConfigError
@@ -38,7 +37,7 @@ def users_file(tmp_path):
 
 def notes(algorithm, updates, host_dir):
     resolved = resolve(str(algorithm), "smax", host_dir)
-    return _notes(stack(resolved, updates), apply_updates(resolved, updates, host_dir))
+    return command_line.from_files(stack(resolved, updates), apply_updates(resolved, updates, host_dir))
 
 
 # How strong

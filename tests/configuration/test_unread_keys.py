@@ -10,7 +10,7 @@ from lolm_plugin.configuration import unread_keys
 from lolm_plugin.configuration.config_check import apply_updates, check
 from lolm_plugin.configuration.config_files import available, flatten, plugin_config_dir, read, resolve
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import BUNDLED
+from lolm_plugin.paths import BUNDLED
 from lolm_plugin.run import loop
 from tests.algorithms import HOST_DIR
 
@@ -28,6 +28,7 @@ ELSEWHERE = {
     "strict": "loop.run, with checkpoint_path or transfer_from",
     "on_save_error": "loop.Training, where a checkpoint cannot be written",
     "render": "runners that step single environments",
+    "imitate.teacher": "the command: it is the switch between training and imitation",
     "env_args": "one environment each",
 }
 
@@ -177,7 +178,7 @@ def epymarl(tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "updates", "said"),
     [
-        ("rnn_mappo", {"standardise_rewards": False}, "standardise_rewards=False .*other algorithms alone have it"),
+        ("rnn_mappo", {"standardise_rewards": False}, "standardise_rewards=False .*only other algorithms have it"),
         ("qmix", {"transfer_from": "x"}, "transfer_from=x .*EPyMARL's own"),
         ("qmix", {"kl": {"eps": 0.5}}, "kl.eps=0.5 .*EPyMARL's own"),
     ],

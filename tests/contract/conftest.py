@@ -3,7 +3,8 @@
 import cloudpickle
 import pytest
 
-from lolm_plugin.host import locate, open_host, register
+from lolm_plugin.host import open_host, register
+from lolm_plugin.paths import locate
 
 from . import fakes
 

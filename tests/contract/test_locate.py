@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import BUNDLED, config_dir, locate
 from lolm_plugin.host.epymarl import commit
-from lolm_plugin.paths import cache_dir
+from lolm_plugin.paths import BUNDLED, cache_dir, config_dir, locate
 
 
 def checkout(path):
@@ -75,7 +74,7 @@ def test_config_dir(tmp_path):
 
 def test_finding_a_host_imports_nothing_slow(tmp_path):
     code = (
-        "import sys; from lolm_plugin.host import config_dir, locate; config_dir(locate(None));"
+        "import sys; from lolm_plugin.paths import config_dir, locate; config_dir(locate(None));"
         "assert not {'torch', 'numpy', 'sacred'} & set(sys.modules), 'slow'"
     )
     repository = Path(__file__).parents[2]

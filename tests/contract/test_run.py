@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.host import BUNDLED
+from lolm_plugin.paths import BUNDLED
 from lolm_plugin.randomness import environment_seed
 from lolm_plugin.run import loop
 

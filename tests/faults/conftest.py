@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from lolm_plugin.host import locate, open_host, register
+from lolm_plugin.host import open_host, register
+from lolm_plugin.paths import locate
 from lolm_plugin.run.components import OneHot
 from lolm_plugin.runners import supervised_parallel_runner
 

@@ -3,8 +3,8 @@
 import pytest
 
 from lolm_plugin import registry
+from lolm_plugin.configuration import experiment
 from lolm_plugin.report import marl_eval, records, results, tables
-from lolm_plugin.tracking import experiment
 from tests.report.test_records import write
 
 EPYMARL = (  # of its default.yaml

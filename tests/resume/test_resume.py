@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from lolm_plugin.host import locate
+from lolm_plugin.paths import locate
 from tests.resume.runs import (
     ROOT,
     last_checkpoint,
@@ -291,5 +291,5 @@ def test_a_second_signal_stops_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
-    assert "go on with" in printed, "the checkpoint before is not named"
+    assert "continue with" in printed, "the checkpoint before is not named"
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "INTERRUPTED"

@@ -11,11 +11,17 @@ import pytest
 from lolm_plugin.checkpoints import Store
 from lolm_plugin.configuration import checkpoint_config, config_check, config_files, updates
 from lolm_plugin.configuration.config_files import flatten, merge
+from lolm_plugin.configuration.fields import Withheld
+from lolm_plugin.configuration.schema import FIELDS
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run import resuming
 
 LOG = logging.getLogger("resuming")
+# Paths, addresses and accounts with what a resumed run has in their place.
+WITHHELD = {
+    key: mark.default for key, field in FIELDS.items() if (mark := field.get(Withheld)) is not None and not mark.needed
+}
 
 
 @pytest.fixture
@@ -99,11 +105,11 @@ def test_tasks_of_the_packages_that_are_known_need_no_repeating(key, config, hos
     assert resumed(config, host_dir, tmp_path)[0]["env_args"]["key"] == key
 
 
-@pytest.mark.parametrize("key", checkpoint_config.WITHHELD)
+@pytest.mark.parametrize("key", WITHHELD)
 def test_paths_addresses_and_accounts_have_their_defaults_and_a_line_says_so(key, config, host_dir, tmp_path, caplog):
     config = put(config, {key: "mongodb://reader:s3cret@localhost/db"})
     found, _ = resumed(config, host_dir, tmp_path)
-    expected = str(tmp_path / "results") if key == "local_results_path" else checkpoint_config.WITHHELD[key]
+    expected = str(tmp_path / "results") if key == "local_results_path" else WITHHELD[key]
     assert flatten(found)[key] == expected
     if key != "local_results_path":
         assert f"{key}=mongodb://***@localhost/db is not taken from a checkpoint" in caplog.text
@@ -150,8 +156,16 @@ def test_nothing_of_where_it_began_is_needed(config, host_dir, tmp_path):
 
 @pytest.mark.parametrize("size", [{"critic": {"width": 10**7}}, {"batch_size_run": 10**9}, {"gru": {"width": 10**9}}])
 def test_sizes_of_no_machine_are_refused(size, config, host_dir, tmp_path):
-    with pytest.raises(ConfigError, match=r"more than the .* that a checkpoint may ask for"):
-        resumed(merge(config, size), host_dir, tmp_path)
+    found, _ = resumed(merge(config, size), host_dir, tmp_path)
+    with pytest.raises(ConfigError, match="is out of range"):
+        config_check.check(found, resumed=True)
+
+
+def test_a_size_that_the_schema_does_not_know_has_to_be_repeated(config, host_dir, tmp_path):
+    config = put(config, {"env_args.grid": 20_000})
+    with pytest.raises(ConfigError, match=r"The checkpoint says env_args\.grid=20000, and"):
+        resumed(config, host_dir, tmp_path)
+    assert resumed(config, host_dir, tmp_path, {"env_args": {"grid": 20_000}})[0]["env_args"]["grid"] == 20_000
 
 
 def test_the_command_that_resumes_repeats_what_a_checkpoint_may_not_say(config):
@@ -168,10 +182,10 @@ def record(tmp_path, began):
     return folder
 
 
-def run(tmp_path, name, began=None):
+def run(tmp_path, name, began):
     folder = tmp_path / "results/models" / name
     named = "results/sacred/updet_mappo/duel/1"
-    facts = {"sacred_runs": [None, named], **({"sacred_starts": [[named, began]]} if began else {})}
+    facts = {"sacred_runs": [None, named], "sacred_starts": [None, [named, began]]}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with Store(folder, None) as store:
         store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), facts)
@@ -188,11 +202,9 @@ def test_a_record_whose_number_was_given_again_is_told_from_the_older_one(names,
 
 def test_two_runs_that_cannot_be_told_apart_are_refused(tmp_path):
     for name in "ab":
-        run(tmp_path, name)  # as versions wrote that knew no time
+        run(tmp_path, name, "2026-01-01T00:00:00")
     with pytest.raises(ConfigError, match=r"is named by the checkpoints of .*a and .*b; set --resume to one of these"):
         resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00"))
-    dated = run(tmp_path, "c", "2026-01-01T00:00:00")
-    assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == dated
 
 
 def test_a_record_that_a_checkpoint_dates_otherwise_is_not_its_own(tmp_path):
@@ -203,7 +215,7 @@ def test_a_record_that_a_checkpoint_dates_otherwise_is_not_its_own(tmp_path):
 
 def test_a_run_whose_name_made_several_folders_is_found(tmp_path):
     """Earlier versions took the slash of env_args.key into the folder's name."""
-    folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026")
+    folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026", "2026-01-01T00:00:00")
     assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == folder
 
 

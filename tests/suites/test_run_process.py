@@ -9,6 +9,7 @@ import pytest
 
 from lolm_plugin import checkpoints
 from lolm_plugin.checkpoints import Store
+from lolm_plugin.commands import train
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.suites import run_process
 from tests.resume.runs import PATIENCE, ROOT, line, record, steps
@@ -23,7 +24,7 @@ def put_down(folder, *updates, source=None):
 def run(folder):
     """The job as its own process, its standard input held open; returns it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lolm_plugin.suites.run_process", str(folder)],
+        [sys.executable, "-m", "lolm_plugin.commands.suite_run", str(folder)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -54,19 +55,19 @@ def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path)
 def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     run_process.write_json(folder / run_process.DONE, {})
-    monkeypatch.setattr(run_process.train, "main", lambda arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(train, "main", lambda arguments: pytest.fail("it was run"))
     monkeypatch.chdir(tmp_path)
-    assert run_process.main(folder) == 0
+    assert run_process.main(folder, train.main) == 0
 
 
 def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
     asked = []
-    monkeypatch.setattr(run_process.train, "main", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(train, "main", lambda arguments: asked.append(arguments) or 0)
     monkeypatch.setattr(run_process, "missing", lambda folder, arguments: "")
     monkeypatch.chdir(tmp_path)
-    assert run_process.main(folder) == 0
+    assert run_process.main(folder, train.main) == 0
     assert asked[0][:3] == ["-m lolm_plugin train", "--epymarl=none", "--config=updet_mappo"]
     assert not (folder / "results").exists()
     assert run_process.is_done(folder)
@@ -78,7 +79,7 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
     folder = put_down(tmp_path / "job")
     with Store(folder / "results/models" / name, None) as store:
         store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), {})
-    monkeypatch.setattr(run_process.train, "main", lambda arguments: pytest.fail("it was run"))
+    monkeypatch.setattr(train, "main", lambda arguments: pytest.fail("it was run"))
     assert run_process._arguments(run_process.read(folder), folder)[:2] == [
         "--resume",
         str(folder / "results/models" / name),
@@ -86,7 +87,7 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
     (folder / "results/models" / name / "5/metrics.json").write_text("damaged")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
-        run_process.main(folder)
+        run_process.main(folder, train.main)
     assert (folder / "results/models" / name / "5").is_dir()
 
 
@@ -100,9 +101,9 @@ def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
 
 def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
-    monkeypatch.setattr(run_process.train, "main", lambda arguments: 1)
+    monkeypatch.setattr(train, "main", lambda arguments: 1)
     monkeypatch.chdir(tmp_path)
-    assert run_process.main(folder) == 1
+    assert run_process.main(folder, train.main) == 1
     assert not run_process.is_done(folder)
 
 
@@ -120,12 +121,12 @@ def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints.Store, "save", full)
-    assert run_process.main(folder) == 1  # on_save_error=warn is the default
+    assert run_process.main(folder, train.main) == 1  # on_save_error=warn is the default
     assert ("has no checkpoint" if lost == "every" else "last checkpoint was not written") in capsys.readouterr().err
     assert not run_process.is_done(folder)
     monkeypatch.setattr(checkpoints.Store, "save", save)
     monkeypatch.chdir(tmp_path)
-    assert run_process.main(folder) == 0
+    assert run_process.main(folder, train.main) == 0
     assert run_process.is_done(folder)
     assert checkpoints.find(run_process.models(folder)).facts["finished"]
 
@@ -181,9 +182,9 @@ def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
     target = put_down(tmp_path / "b/target", "t_max=100", "test_interval=1000", source=source)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="source has no checkpoint to transfer from"):
-        run_process.main(target)
-    assert run_process.main(source) == 0
-    assert run_process.main(target) == 0
+        run_process.main(target, train.main)
+    assert run_process.main(source, train.main) == 0
+    assert run_process.main(target, train.main) == 0
     parts = json.loads((record(target, 1) / "info.json").read_text())["transfer"]["parts"]
     assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]
 

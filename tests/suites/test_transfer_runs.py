@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lolm_plugin.configuration import experiment
 from lolm_plugin.report import records
-from lolm_plugin.tracking import experiment
 from tests.resume.runs import line, models, record, series, steps, train
 
 NOTHING = 1e-30  # a learning rate that changes no weight

@@ -2,39 +2,21 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
+from lolm_plugin.configuration.fields import Mark
+from lolm_plugin.configuration.schema import with_mark
+from lolm_plugin.errors import ConfigError
 
 TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it
-SEEDS = ("seed", "env_args.seed")
 # What a resumed run may change: another machine, a longer run, other measurements. Its curve stays one experiment's.
-RESUMABLE = frozenset(
-    (
-        *("use_cuda", "buffer_cpu_only", "torch_threads", "microbatch", "worker_timeout", "worker_restarts", "render"),
-        *("llm.product", "llm.token_budget", "llm.share_prefix", "llm.recompute", "llm.trunk_cache_gb", "llm.dtype"),
-        *("llm.keep_rollout_states", "llm.read_positions", "layout.probes", "env_args.debug", "env_args.map_file"),
-        *("t_max", "test_interval", "test_nepisode", "log_interval", "learner_log_interval", "runner_log_interval"),
-        *("save_model", "save_model_interval", "keep_checkpoints", "on_save_error", "strict", "load_step"),
-        *("evaluate", "save_replay", "env_args.replay_dir", "env_args.replay_prefix", "imitate.teacher"),
-        *("local_results_path", "decisions_file", "mongo", "use_tensorboard"),
-        *("use_wandb", "wandb_team", "wandb_project", "wandb_mode", "wandb_save_model"),
-    )
-)
-# Of these, what makes another experiment of a run that begins with another value.
-FROM_THE_START = frozenset(("t_max", "llm.dtype", "env_args.debug", "env_args.map_file", "imitate.teacher"))
-# Settings that change no expected number of a test.
-INCIDENTAL = (RESUMABLE - FROM_THE_START) | frozenset(
-    (
-        *SEEDS,
-        # What a run is called; what a preset sets is recorded beside its name.
-        *("name", "label", "preset", "learner_preset", "repeat_id", "hypergroup", "checkpoint_path", "transfer_from"),
-        *("env", "env_args.map_name", "env_args.key", "env_args.save_replay_prefix"),
-        "test_sampled",  # adds series of its own
-    )
-)
+RESUMABLE = with_mark(Mark.MACHINE) | with_mark(Mark.RESUMABLE)
+# Settings that change no expected number of a test. What a preset sets is recorded beside its name.
+INCIDENTAL = with_mark(Mark.MACHINE) | with_mark(Mark.LABEL)
 SCHEDULES = ("entropy_coef_end", "entropy_target_end")  # not null: reached at t_max, as learning rates with lr_decay
 
 
@@ -72,6 +54,27 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
     pairs = [settings(config) | {"seed": config.get("seed")} for config in (before, after)]
     common = (set(pairs[0]) & set(pairs[1])) - RESUMABLE
     return {key for key in common if text(pairs[0][key]) != text(pairs[1][key])}
+
+
+def check_same(
+    before: Mapping[str, Any], after: Mapping[str, Any], updates: Iterable[str], folder: Path
+) -> dict[str, tuple[Any, Any]]:
+    """Compare the settings of both halves of a resumed run, by flat key.
+
+    Returns:
+        What changes: key -> (before, after).
+
+    Raises:
+        ConfigError: one of ``updates`` would make the second half another experiment.
+    """
+    changes = {key: (before.get(key), after.get(key)) for key in updates if before.get(key) != after.get(key)}
+    for key, (old, new) in changes.items():
+        if key not in RESUMABLE:
+            raise ConfigError(
+                f"{key}={new} cannot be set with --resume, which continues an experiment with {key}={old}: its curve "
+                f"would be of two experiments. Leave {key} out, or start a new run with transfer_from={folder}."
+            )
+    return changes
 
 
 def text(value: Any) -> str:
