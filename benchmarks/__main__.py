@@ -206,7 +206,7 @@ def _setting(options: argparse.Namespace) -> Setting:
 
     from lolm_plugin.envs.smax_scenarios import scenario
     from lolm_plugin.llm.sources import resolve
-    from lolm_plugin.prompts.template import build_style
+    from lolm_plugin.prompts.style import build_style
 
     map_name, model = options.map or Setting.map_name, options.model or Setting.model
     scenario(map_name)

@@ -5,8 +5,8 @@ The words are those of ``prompt.style``, so that both sides of a benchmark read 
 
 from collections.abc import Callable
 
-from lolm_plugin.prompts.scene import Scene, SeenUnit
-from lolm_plugin.prompts.template import PromptStyle
+from benchmarks.plain_scene import Scene, SeenUnit, describe
+from lolm_plugin.prompts.style import PromptStyle
 
 SHORT_ACTIONS = {"no-op": "none", **{f"move {way}": way for way in ("north", "south", "east", "west")}}
 
@@ -15,7 +15,7 @@ def describer(name: str, style: PromptStyle) -> Callable[[Scene], str]:
     """From a scene to a prompt's own part; a style of which there is no copy here describes for itself."""
     if name in WORDS:
         return lambda scene: "".join(WORDS[name](scene))
-    return lambda scene: style.describe(scene).text
+    return lambda scene: describe(style, scene).text
 
 
 def paper(scene: Scene) -> tuple[str, ...]:

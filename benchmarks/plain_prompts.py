@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from benchmarks.fstrings import describer
+from benchmarks.plain_scene import scenes
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.scene import scenes
-from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.style import build_style
 
 
 class PlainPrompts:

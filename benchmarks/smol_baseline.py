@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from lolm_plugin import registry
 from lolm_plugin.llm import stages
 from lolm_plugin.llm.packing import Packing
-from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, choose, either, kinds, optional, phrase
-from lolm_plugin.prompts.template import Listing, PromptStyle
+from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
+from lolm_plugin.prompts.style import Listing, PromptStyle
+from lolm_plugin.prompts.template import Sentence, choose, if_present, kinds, template, where
 
 STYLE = "compact_before"  # exists only inside of ``styles``
 SETTINGS: dict[str, Any] = {
@@ -98,30 +98,30 @@ class CompactBefore(PromptStyle):
     actions = Listing("Actions: ", " ", "\n", spoken=lambda name: _SHORT_ACTION.get(name) or _SIDE.sub(" ", name))
     cue = "Best:"
 
-    def me(self, me: SelfColumns) -> Phrase:
+    def me(self, me: AgentBatch) -> Sentence:
         """Describe the observing agent."""
-        wait = optional(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
-        return phrase("You: {kind}{condition}{wait}\n", kind=kinds(me.kind), condition=_condition(me), wait=wait)
+        wait = if_present(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
+        return template("You: {kind}{condition}{wait}\n", kind=kinds(me.kind), condition=_condition(me), wait=wait)
 
-    def unit(self, unit: UnitColumns) -> Phrase:
+    def unit(self, unit: UnitBatch) -> Sentence:
         """Describe another unit in one line."""
         east, north = _offset(unit.east, "east", "west"), _offset(unit.north, "north", "south")
-        here = phrase(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
+        here = template(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
         offset = east + north + here
         line = ": {kind}{condition}{offset}\n"
-        seen = phrase(line, kind=kinds(unit.kind), condition=_condition(unit), offset=offset)
-        hidden, gone = phrase(": in range, unknown\n"), phrase(": none\n")
-        return phrase("{side} {number}", unit) + either(unit.seen, seen, either(unit.in_range, hidden, gone))
+        seen = template(line, kind=kinds(unit.kind), condition=_condition(unit), offset=offset)
+        hidden, gone = template(": in range, unknown\n"), template(": none\n")
+        return template("{side} {number}", unit) + where(unit.seen, seen, where(unit.in_range, hidden, gone))
 
 
-def _offset(cells: np.ndarray, positive: str, negative: str) -> Phrase:
+def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
     side = choose(cells > 0, positive, negative)
-    return phrase(" {cells:.1f} {side}", cells=abs(cells), side=side).where(~_unmoved(cells))
+    return template(" {cells:.1f} {side}", cells=abs(cells), side=side).where(~_unmoved(cells))
 
 
 def _unmoved(cells: np.ndarray) -> np.ndarray:
     return abs(cells) < 0.05
 
 
-def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
-    return optional(" hp {health:.2f}", unit) + optional(" shield {shield:.2f}", unit)
+def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
+    return if_present(" hp {health:.2f}", unit) + if_present(" shield {shield:.2f}", unit)

@@ -11,8 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.compare import Mismatch
 from benchmarks.entry import Entry
 from benchmarks.plain_prompts import PlainPrompts
+from benchmarks.plain_scene import scenes
 from benchmarks.timing import alternate
-from lolm_plugin.prompts.scene import scenes
 
 
 def measure(bench: Bench) -> list[Entry]:

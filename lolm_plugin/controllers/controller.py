@@ -14,8 +14,7 @@ from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.finite import check_finite
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
-from lolm_plugin.observations.probes import FirstBattles
+from lolm_plugin.observations.checks import FirstEpisodes, check_sizes
 
 Result = TypeVar("Result")
 
@@ -66,7 +65,7 @@ class Controller:
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
         self.layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(self.layouts, scheme, args.n_actions)
-        self.first_battles = FirstBattles(self.layouts, wanted=args.layout["probes"])
+        self.first_episodes = FirstEpisodes(self.layouts, wanted=args.layout["probes"])
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
@@ -86,7 +85,7 @@ class Controller:
         self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
         """Actions [len(bs), agents] of the running episodes ``bs`` at timestep ``t_ep``."""
-        self.first_battles.look(ep_batch, t_ep, bs)
+        self.first_episodes.check(ep_batch, t_ep, bs)
         available = ep_batch["avail_actions"][:, t_ep] > 0
         running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
         running[bs] = True

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.masked_policy import entropy
 from lolm_plugin.observations.description import Description
-from lolm_plugin.observations.layout import ObservationLayout
-from lolm_plugin.prompts.scene import kind_name
 
 if TYPE_CHECKING:
     from lolm_plugin.controllers.controller import Acting
@@ -24,7 +23,7 @@ class DecisionLog:
     (``self``, ``ally 1``, ``enemy 0``; units that are not there are left out); with DT2GS ``subtask``.
     """
 
-    def __init__(self, path: str, layout: ObservationLayout | Description) -> None:
+    def __init__(self, path: str, layout: Description) -> None:
         self.wanted = bool(path)
         self.path = Path(path)
         self.layout = layout
@@ -43,29 +42,23 @@ class DecisionLog:
         going_on = running.nonzero().flatten().tolist()
         self._append([line for episode in going_on for line in self._unplayed.pop(episode, [])])
         obs = batch["obs"][:, t]
-        if isinstance(self.layout, Description):
-            observed, meanings = None, self.layout.meaning(obs)
-        else:
-            observed = self.layout.decode(obs)
-            meanings = observed.heals
+        meanings = self.layout.meaning(obs)
         deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
         spread, chosen = entropy(acting.log_probs), acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
         for episode, agent in deciding.nonzero().tolist():
-            unit = self.layout.agent if observed is None else kind_name(int(observed.own.kind[episode, agent, 0]))
             line: dict[str, Any] = {
                 "t_env": t_env,
                 "test_episode": self._begun + episode,
                 "step": t,
                 "agent": agent,
-                "unit": unit,
+                "unit": self.layout.agent_names(obs[episode, agent].unsqueeze(0))[0],
                 "action": self.layout.action_names(int(meanings[episode, agent]))[int(actions[episode, agent])],
                 "probability": round(float(chosen[episode, agent]), 4),
                 "entropy": round(float(spread[episode, agent]), 4),
             }
             if acting.attention is not None:
-                there = [True, *observed.allies.present[episode, agent].tolist()]
-                there += observed.enemies.present[episode, agent].tolist()
-                shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there, strict=True)
+                there = torch.cat([block.present(obs[episode, agent]) for block in self.layout.blocks])
+                shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there.tolist(), strict=True)
                 line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
@@ -84,5 +77,5 @@ class DecisionLog:
 
     def _names(self, agent: int) -> list[str]:
         """The entities in the order of an agent's tokens."""
-        allies = [f"ally {i}" for i in range(self.layout.n_agents) if i != agent]
-        return ["self", *allies, *(f"enemy {j}" for j in range(self.layout.n_enemies))]
+        others = [block.label(i, agent) for block in self.layout.entities for i in range(len(block.starts))]
+        return ["self", *others]

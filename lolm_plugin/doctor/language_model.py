@@ -21,7 +21,8 @@ from lolm_plugin.llm.backbone import DTYPES
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.model_folder import state_width
 from lolm_plugin.modules.heads.attention_action_head import build_head
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 SAMPLES = 256  # made-up observations whose prompts are counted
 
@@ -137,13 +138,13 @@ def measure(config: Mapping[str, Any], device: str, n_base: int = N_BASE_ACTIONS
     return LanguageModel(parameters, linear, once, adapter, head, layers, adapted, layer, dtype)
 
 
-def prompt_lengths(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: ObservationLayout) -> PromptLengths:
+def prompt_lengths(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: Description) -> PromptLengths:
     """From the made-up observations that the tokenizer is tried on, in which 7 of 10 units are seen.
 
     ConfigError if the longest prompt does not fit the model.
     """
     prompter = build_prompter(llm, prompt, layout)
-    prefix, lengths = len(prompter.prefix), prompter.tokens(*prompter.writer.varied(SAMPLES)).lengths
+    prefix, lengths = len(prompter.prefix), prompter.tokens(*prompter.writer.sample(SAMPLES)).lengths
     return PromptLengths(prefix, float(lengths.mean()), prompter.max_tokens - prefix)
 
 

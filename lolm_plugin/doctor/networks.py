@@ -12,8 +12,8 @@ from torch.nn import functional
 from lolm_plugin import registry
 from lolm_plugin.modules.agents.policy import Policy
 from lolm_plugin.modules.critics.critic import Critic
-from lolm_plugin.observations.layout import Layouts, ObservationLayout
-from lolm_plugin.prompts.samples import varied_views
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.description import Description
 
 STEPS = 16  # made-up steps that activations are counted on
 
@@ -36,9 +36,9 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def policy_bytes(policy: Policy, layout: ObservationLayout) -> float:
+def policy_bytes(policy: Policy, layout: Description) -> float:
     """Bytes an agent-step that a small network keeps for its backward pass, on made-up observations."""
-    obs, available, agents = varied_views(layout, STEPS * layout.n_agents)
+    obs, available, agents = layout.sample(STEPS * layout.n_agents)
     inputs = functional.pad(obs, (0, policy.input_size - layout.size))
     hidden = policy.init_hidden()
     if policy.hidden_width:
@@ -55,7 +55,7 @@ def policy_bytes(policy: Policy, layout: ObservationLayout) -> float:
 def critic_bytes(critic: Critic, layouts: Layouts) -> float:
     """Bytes an environment step that a critic keeps for its backward pass, on made-up observations."""
     layout = layouts.observation
-    obs, available, _ = varied_views(layout, STEPS * layout.n_agents)
+    obs, available, _ = layout.sample(STEPS * layout.n_agents)
     shape = (1, STEPS, layout.n_agents)
     batch = {
         "obs": obs.unflatten(0, shape),
@@ -80,6 +80,6 @@ def kept_bytes(module: nn.Module, call: Callable[[], Any]) -> int:
     return sum(storage.nbytes() for place, storage in kept.items() if place not in parameters)
 
 
-def _arguments(layout: ObservationLayout, config: Mapping[str, Any]) -> SimpleNamespace:
+def _arguments(layout: Description, config: Mapping[str, Any]) -> SimpleNamespace:
     sizes = {"n_agents": layout.n_agents, "n_actions": layout.n_actions, "seed": config.get("seed") or 0}
     return SimpleNamespace(**{**config, **sizes})

@@ -12,7 +12,7 @@ from lolm_plugin.doctor import estimate
 from lolm_plugin.doctor.episode_limits import ASSUMED, episode_limit
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import Layouts
+from lolm_plugin.observations.battle import Layouts
 from lolm_plugin.paths import use_host_config_dir
 
 

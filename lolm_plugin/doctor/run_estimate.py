@@ -9,7 +9,7 @@ from lolm_plugin.configuration import config_check
 from lolm_plugin.doctor import estimate, language_model, machine, memory, networks, run_memory, run_time, words
 from lolm_plugin.doctor.finding import Finding
 from lolm_plugin.doctor.plan import Plan, configuration, plan
-from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.battle import BattleLayout
 
 
 def section(arguments: Sequence[str]) -> tuple[str, list[Finding]]:
@@ -58,12 +58,12 @@ def _network(config: Mapping[str, Any], run: Plan, device: str) -> Iterator[Find
 def _size(config: Mapping[str, Any], run: Plan) -> Iterator[Finding]:
     layout = run.layouts.observation
     agents = words.several(layout.n_agents, "agent")
-    if isinstance(layout, Description):
+    if not isinstance(layout, BattleLayout):
         teams = f"{agents} in {layout.task}"
     else:
         teams = f"{agents} against {words.several(layout.n_enemies, 'enemy', 'enemies')}"
     limit = words.several(run.limit, "step") if run.limit_known else "as many steps as the environment says"
-    falls = not isinstance(layout, Description)
+    falls = isinstance(layout, BattleLayout)
     typical = f"{words.several(run.length, 'step')}{f' (half of {run.limit})' if falls else ''}"
     decisions = f"{run.decisions:g} decision{'' if run.decisions == 1 else 's'} a step"
     taken = f"taken as typical: {typical} and {decisions}{' (agents fall one by one)' if falls else ''}"

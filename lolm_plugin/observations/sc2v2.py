@@ -10,7 +10,8 @@ from typing import Any
 
 from lolm_plugin.configuration.config_files import read
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_observation, battle_state
 from lolm_plugin.observations.units import NAMES, indices
 from lolm_plugin.paths import host_config_dir
@@ -42,8 +43,8 @@ def scenario(map_name: str) -> dict[str, Any]:
         hint = did_you_mean(str(map_name), known)
         raise ConfigError(f"env_args.map_name={map_name} is no SMACv2 scenario of the host{hint}; {what}.")
     arguments = read(path).get("env_args")
-    capabilities = arguments.get("capability_config") if isinstance(arguments, Mapping) else None
-    if not isinstance(capabilities, Mapping) or "map_name" not in arguments:
+    capabilities = arguments.get("capability_config") if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(capabilities, Mapping) or "map_name" not in arguments:
         raise ConfigError(
             f"The scenario {path} has no env_args.map_name with an env_args.capability_config; add them or choose "
             "another env_args.map_name."

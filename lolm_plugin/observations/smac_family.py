@@ -6,10 +6,10 @@ Sources: ``get_obs_agent`` and ``get_state_dict`` of SMAC and SMACv2, ``SMAClite
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from lolm_plugin.observations.joint_state import JointStateLayout
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, Layouts, ObservationLayout, StateLayout, StateReader
+from lolm_plugin.observations.battle import BattleLayout, JointStateLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, BattleState, Block, StateLayout
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN, index
 
 SIGHT = 9.0  # map cells, every unit
@@ -38,7 +38,8 @@ class Battle:
         return self.n_enemies
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True)
+class Side:
     """One team: how many units, whether they have shields, and what its type bits mean.
 
     ``kinds`` are universe indices; without type bits ``only_kind`` is every unit's.
@@ -79,10 +80,10 @@ def battle_observation(
     n_targets: int,
     abilities: Sequence[str] = (),
     **more: Any,
-) -> ObservationLayout:
+) -> BattleLayout:
     """The observation layout of a battle between ``sides`` (allies, enemies).
 
-    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``ObservationLayout``.
+    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``BattleLayout``.
     """
     allies, enemies = sides
     own_health = flags.obs_own_health or flags.obs_all_health
@@ -95,14 +96,12 @@ def battle_observation(
     ally_block = Block(enemy_block.end, allies.count - 1, fields, allies.kinds, allies.only_kind, unread)
     fields = (*_condition(own_health, allies), *abilities, *(("x", "y") if flags.obs_own_pos else ()))
     own_block = Block(ally_block.end, 1, fields, allies.kinds, allies.only_kind)
-    return ObservationLayout(
+    return BattleLayout(
         env,
         map_name,
-        allies.count,
-        enemies.count,
-        enemy_block,
-        ally_block,
-        own_block,
+        enemies=enemy_block,
+        allies=ally_block,
+        own=own_block,
         further_targets=n_targets - enemies.count,
         trailing=int(flags.obs_timestep_number),
         **more,
@@ -110,8 +109,8 @@ def battle_observation(
 
 
 def battle_state(
-    observation: ObservationLayout, sides: tuple[Side, Side], flags: Flags, abilities: Sequence[str] = ()
-) -> StateReader:
+    observation: BattleLayout, sides: tuple[Side, Side], flags: Flags, abilities: Sequence[str] = ()
+) -> BattleState:
     """The state layout of the battle; ``abilities`` are further fields of an ally's row."""
     if flags.obs_instead_of_state:
         return JointStateLayout(observation)
@@ -121,7 +120,7 @@ def battle_state(
     fields = ("health", "x", "y", *(("shield",) if enemies.shields else ()))
     enemy_block = Block(ally_block.end, enemies.count, fields, enemies.kinds, enemies.only_kind)
     unread = allies.count * observation.n_actions * flags.state_last_action + flags.state_timestep_number
-    return StateLayout(ally_block, enemy_block, enemy_block.end + unread)
+    return StateLayout(ally_block, enemy_block, unread)
 
 
 def battle_layouts(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.smac_family import Battle, Flags, battle_layouts, has_shields
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index, indices
 
@@ -94,7 +95,9 @@ def read(path: Path) -> Map:
     teams: dict[str, Counter[str]] = {"ALLY": Counter(), "ENEMY": Counter()}
     for faction, units in groups:
         teams[faction].update({_unit(name, path): count for name, count in units.items()})
-    types = tuple(_unit(name, path) for name in sorted(type_ids, key=type_ids.get)) if n_types > 1 else ()
+    types = (
+        tuple(_unit(name, path) for name in sorted(type_ids, key=lambda name: type_ids[name])) if n_types > 1 else ()
+    )
     for faction, team in teams.items():
         _check_team(path, faction, team, declared[faction], shields[faction], types)
     battle = Map(teams["ALLY"], teams["ENEMY"], types)

@@ -10,7 +10,7 @@ from lolm_plugin.configuration import checkpoint_config, config_check
 from lolm_plugin.doctor import language_model, run_time, words
 from lolm_plugin.doctor import plan as sizes
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.battle import BattleLayout
 from lolm_plugin.passwords import hidden
 from lolm_plugin.suites.suite import Run
 
@@ -92,7 +92,7 @@ def _seconds(run: Run, config: Mapping[str, Any]) -> float | None:
     steps = tested * PLAYING if run.kind == "zero_shot" else size.steps + size.test_steps * PLAYING
     layout = size.layouts.observation
     of_step = SECONDS.get(config["agent"], sum(SECONDS.values()) / len(SECONDS))
-    units = UNITS if isinstance(layout, Description) else layout.n_agents + layout.n_enemies
+    units = layout.n_agents + layout.n_enemies if isinstance(layout, BattleLayout) else UNITS
     return steps * of_step * layout.n_agents * units
 
 

@@ -1,7 +1,5 @@
 """The baseline computes what the engine computes: else a ratio of their times means nothing."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -10,8 +8,9 @@ from benchmarks.engine import KL_COEF
 from benchmarks.entries.prompts import decisions
 from benchmarks.fstrings import describer
 from benchmarks.plain_prompts import PlainPrompts
+from benchmarks.plain_scene import Scene, Self, scenes
 from benchmarks.setting import Setting
-from lolm_plugin.prompts.scene import scenes
+from lolm_plugin.prompts.style import build_style
 from tests.benchmarks.small import MODELS, small_bench
 
 
@@ -82,8 +81,8 @@ def test_the_f_strings_have_the_words_of_the_style(style, map_name):
 
 
 def test_a_style_without_f_strings_describes_for_itself():
-    style = SimpleNamespace(describe=lambda scene: SimpleNamespace(text=f"words for {scene}"))
-    assert describer("another", style)("a scene") == "words for a scene"
+    scene = Scene(Self(0, "marine", 1.0, None, 0.0, None, None), (), (), ("stop",))
+    assert describer("terse", build_style("terse"))(scene).startswith("You marine\nBlocked:")
 
 
 def test_a_wrong_weight_is_a_mismatch(bench):

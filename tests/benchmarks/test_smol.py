@@ -8,12 +8,12 @@ import torch
 from benchmarks import data, smol_baseline, smol_profile
 from benchmarks.__main__ import main
 from benchmarks.entries import smol
+from benchmarks.plain_scene import Scene, SeenUnit, Self, describe
 from benchmarks.setting import Setting
 from benchmarks.smol_profile import PHASES, SHARES, Product, profile, seconds_alone
 from lolm_plugin import registry
 from lolm_plugin.llm.batching import plan_packs
-from lolm_plugin.prompts.scene import Scene, SeenUnit, Self
-from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.style import build_style
 
 SMALL = Setting(smol_model="tiny-llama", num_layers=2, episodes=2)
 ATTENTION, MLP, OUTPUT = 2 * 64 * 64 + 2 * 32 * 64, 3 * 64 * 128, 64 * 64  # weights of a layer of tiny-llama
@@ -155,7 +155,7 @@ def test_the_frozen_compact_style_word_for_word():
     assert style.instruction + style.goal == (
         "Battle. Pick one action for your unit.\nGoal: kill all enemies, weakest first, and stay alive.\n"
     )
-    assert style.describe(Scene(me, (close,), (same_spot, seen, gone, hidden), actions)).text == (
+    assert describe(style, Scene(me, (close,), (same_spot, seen, gone, hidden), actions)).text == (
         "You: marauder hp 0.50 wait 0.12\n"
         "ally 0: marine hp 0.76 2.7 east 3.6 south\n"
         "enemy 0: zealot hp 0.25 shield 0.00 here\n"

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
 
-from lolm_plugin.observations.description import Description, Entities, Number, Place
+from lolm_plugin.observations.description import Description, Entities, Number, Offset
 
 
 class Corridor(gymnasium.Env):
@@ -43,7 +43,7 @@ gymnasium.register("Corridor-v0", entry_point=Corridor)
 
 
 def describe(env_args, n_agents, n_actions):
-    place = Place(("east", "west", "north", "south"), x=1, y=0, low=0, high=9, decimals=0, origin=(0, 0))
+    offset = Offset(("east", "west", "north", "south"), x=1, y=0, low=0, high=9, decimals=0, origin=(0, 0))
     return Description(
         env="gymma",
         map_name=env_args["key"],

@@ -22,7 +22,7 @@ from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.host.bundled.transforms import OneHot
 from lolm_plugin.llm import products
 from lolm_plugin.llm.backbone import Backbone
-from lolm_plugin.observations import build_layouts, sc2_maps
+from lolm_plugin.observations import build_layouts, sc2
 from tests.llm.settings import LLM, LORA
 
 GIB = 2**30
@@ -56,7 +56,7 @@ def test_updates_and_tests_are_counted_as_the_host_goes_on(t_max, battles, lengt
 
 
 def test_the_limit_of_every_map_of_smac_is_known_and_smax_has_the_same():
-    assert smax_scenarios.SMAC_LIMITS.keys() == sc2_maps.MAPS.keys()
+    assert smax_scenarios.SMAC_LIMITS.keys() == sc2.MAPS.keys()
     for name in set(smax_scenarios.KNOWN_MAPS) & set(smax_scenarios.SMAC_LIMITS):
         assert smax_scenarios.scenario(name).episode_limit == smax_scenarios.SMAC_LIMITS[name], name
 

@@ -20,7 +20,7 @@ from lolm_plugin.configuration.config_files import (
 )
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host import config_dir, locate
-from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.observations.sc2 import MAPS
 
 
 @pytest.fixture

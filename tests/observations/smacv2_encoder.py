@@ -11,13 +11,13 @@ import torch
 import yaml
 from smacv2.env.starcraft2.starcraft2 import StarCraft2Env
 
+from benchmarks.plain_scene import scenes
 from lolm_plugin.host import config_dir, locate
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.observations.sc2v2 import SHOOT_RANGES, SIGHTS, TYPES, scenario_dir, sizes
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index
 from lolm_plugin.paths import use_host_config_dir
-from lolm_plugin.prompts.scene import scenes
 
 from .truth import STANDARD_IDS, TrueUnit, Truth, check_observations, check_state, game_unit
 

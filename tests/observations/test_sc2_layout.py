@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from benchmarks.plain_scene import scenes
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.observations.layout import KINDS
+from lolm_plugin.observations.sc2 import MAPS
 from lolm_plugin.observations.units import NAMES, UNKNOWN
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
-from lolm_plugin.prompts.scene import fullest_scenes, scenes
+from lolm_plugin.prompts.scene import fullest
 
 # With EPyMARL's flags: obs size, state size, and state size with state_last_action, from the environments themselves.
 SIZES = {
@@ -165,7 +167,12 @@ def test_a_medivac_heals_allies_and_its_enemy_flag_is_not_believed():
 
 
 def test_the_longest_prompts_of_mmm2_are_a_healers_and_an_attackers():
-    longest = {scene.me.kind: scene.actions[-1] for scene in fullest_scenes(build("MMM2").observation, dynamic=True)}
+    scene = fullest(build("MMM2").observation, dynamic=True)
+    longest = {
+        KINDS[kind]: scene.actions.names[meaning][-1]
+        for kind, meaning in zip(scene.me.kind, scene.actions.meaning, strict=True)
+    }
+    assert scene.actions.available[:, 1:].all()
     assert longest == {"marine": "attack enemy 11", "marauder": "attack enemy 11", "medivac": "heal ally 11"}
 
 

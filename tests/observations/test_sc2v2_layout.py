@@ -4,15 +4,15 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.plain_scene import scenes
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.probes import check_view
+from lolm_plugin.observations.checks import check_observations
 from lolm_plugin.observations.sc2v2 import sizes
 from lolm_plugin.observations.units import NAMES
 from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
-from lolm_plugin.prompts.scene import scenes
 from lolm_plugin.prompts.terse import TerseStyle
 
 # race, agents, enemies: obs size and state size with EPyMARL's scenario flags, from the environments themselves.
@@ -162,7 +162,7 @@ def test_levels_of_health_are_no_shares(scenario):
     start = layouts.observation.own.start
     obs[0, start : start + 4] = torch.tensor([-0.0133, 0.25, 0.5, 0.5])
     obs[0, start + 4] = 1
-    check_view(layouts, obs, torch.tensor([[0, 1] + [0] * 9]))
+    check_observations(layouts.observation, obs, torch.tensor([[0, 1] + [0] * 9]))
 
 
 def test_a_scenario_without_teams_is_refused(scenario, tmp_path):

@@ -10,15 +10,16 @@ from torch import Tensor
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.agents.policy import Policy, PolicyOutput
 from lolm_plugin.modules.trunks.trunk import Features, build_trunk
+from lolm_plugin.observations.battle import BattleLayout
 from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorTokenizer, EntityTokens
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.randomness import keyed_seeds
 
 
 class EntityAgent(Policy):
     """The trunk that ``args.agent`` names, under its action head. The same weights play every map."""
 
-    def __init__(self, layout: ObservationLayout, args: SimpleNamespace) -> None:
+    def __init__(self, layout: BattleLayout, args: SimpleNamespace) -> None:
         super().__init__()
         self.input_size = layout.size
         self.n_agents = layout.n_agents

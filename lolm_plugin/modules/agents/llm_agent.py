@@ -13,7 +13,7 @@ from lolm_plugin.llm.backbone import Backbone
 from lolm_plugin.llm.reader import Rows
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads.attention_action_head import build_head
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
 # Made-up observations for the first feature statistics. More only delay the start, as collected battles soon replace
@@ -151,7 +151,7 @@ class LLMAgent(nn.Module):
 
         The first test and the first battles use them. ``measure_played`` replaces them before the first update.
         """
-        obs, available, agent = self.prompter.writer.varied(FEATURE_VIEWS)
+        obs, available, agent = self.prompter.writer.sample(FEATURE_VIEWS)
         prompts, _ = self.prompts(obs, available, agent)
         rows = prompts.rows
         states = self.backbone.read(rows, self.backbone.has_reference, token_budget=FEATURE_TOKENS)

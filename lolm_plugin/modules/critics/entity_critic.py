@@ -11,8 +11,8 @@ from lolm_plugin.modules.critics.critic import Critic
 from lolm_plugin.modules.initialisation import linear
 from lolm_plugin.modules.trunks.trunk import build_trunk
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.observations.entity_tokens import CriticTokenizer
-from lolm_plugin.observations.layout import check_sizes
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
 
 

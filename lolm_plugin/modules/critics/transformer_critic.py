@@ -4,19 +4,13 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.critics.critic import Critic
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.described_state import DescribedState
-from lolm_plugin.observations.layout import Units, check_sizes
-from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.randomness import keyed_seeds
-
-FIELDS = ("health", "shield", "cooldown", "x", "y")
-ENTITY_WIDTH = 1 + len(FIELDS) + len(UNIVERSE) + 1  # side, fields, type one-hot with "unknown"
 
 
 class TransformerCritic(Critic):
@@ -33,12 +27,11 @@ class TransformerCritic(Critic):
         super().__init__()
         layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(layouts, scheme, args.n_actions)
-        self.layout = layouts.state
-        width = self.layout.width if isinstance(self.layout, DescribedState) else ENTITY_WIDTH
+        self.entities = layouts.state.entities
         self.n_agents = args.n_agents
         shape: Mapping[str, Any] = args.critic
         with seeded(int(keyed_seeds(args.seed, "critic", count=1)[0])):
-            self.embed = nn.Linear(width, shape["width"])
+            self.embed = nn.Linear(layouts.state.width, shape["width"])
             layer = nn.TransformerEncoderLayer(
                 shape["width"],
                 shape["heads"],
@@ -68,23 +61,3 @@ class TransformerCritic(Critic):
         mean = (encoded * weight).sum(1) / weight.sum(1)
         means = mean.new_zeros(len(tokens), mean.shape[-1]).index_put((some,), mean)
         return self.value(means).squeeze(-1).unflatten(0, state.shape[:-1])
-
-    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [rows, state_size] -> (tokens [rows, units, width], living [rows, units])."""
-        if isinstance(self.layout, DescribedState):
-            return self.layout.tokens(state)
-        allies, enemies = self.layout.decode(state)
-        tokens = torch.cat([_tokens(allies, 1.0), _tokens(enemies, -1.0)], dim=1)
-        return tokens, torch.cat([allies.present, enemies.present], dim=1)
-
-
-def _tokens(units: Units, side: float) -> Tensor:
-    """Units [rows, units] -> [rows, units, ENTITY_WIDTH]; ``side`` is 1 for allies and -1 for enemies."""
-    missing = torch.zeros(units.kind.shape, device=units.kind.device)
-    known = dict(units.fields)
-    if "energy" in known:  # a healer's; it has no weapon, so the place of the cooldown is free
-        known["cooldown"] = known["cooldown"] + known["energy"]
-    fields = [known.get(name, missing) for name in FIELDS]
-    kind = nn.functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
-    tokens = torch.cat([torch.stack([torch.full_like(missing, side), *fields], dim=-1), kind], dim=-1)
-    return tokens * units.present.unsqueeze(-1)
