@@ -17,6 +17,7 @@ from lolm_plugin.observations.description import (
     Number,
     Offset,
     Rule,
+    State,
     Targets,
     Word,
 )
@@ -27,7 +28,6 @@ from lolm_plugin.observations.layout import (
     BattleState,
     Block,
     Observed,
-    State,
     Units,
     per_kind,
 )

@@ -5,6 +5,7 @@ critic reads come from a description. ``at`` counts from the first number of the
 fields from the beginning of the observation. Battles are descriptions that can also be decoded (``battle.py``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -385,8 +386,30 @@ def sample_fields(description: Description, rows: int, full: bool = False) -> tu
     return torch.from_numpy(obs), torch.from_numpy(available), torch.arange(rows) % description.n_agents
 
 
+class State(ABC):
+    """What a critic reads of a global state."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Numbers of a state."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Features of an entity."""
+
+    @abstractmethod
+    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """States [rows, size] -> (features [rows, entities, width], present [rows, entities]); absent: zeros."""
+
+    def mismatch(self, state: Tensor, obs: Tensor) -> str:
+        """What is wrong with states [rows, size] beside the observations [rows, agents, obs_size]; empty if nothing."""
+        return ""
+
+
 @dataclass(frozen=True)
-class DescribedState:
+class DescribedState(State):
     """A global state that is all agents' observations, one after the other, as EPyMARL's ``gymma`` has it.
 
     A critic reads one row an entity: [which block 1-hot, fields of all blocks], the fields of other blocks being 0. The
@@ -397,23 +420,19 @@ class DescribedState:
 
     @property
     def size(self) -> int:
-        """Numbers of a state."""
         return self.description.n_agents * self.description.size
 
     @property
     def width(self) -> int:
-        """Features of an entity."""
         blocks = self.description.blocks
         return len(blocks) + sum(field.n_features for block in blocks for field in block.fields)
 
     def mismatch(self, state: Tensor, obs: Tensor) -> str:
-        """What is wrong with states [rows, size] beside the observations [rows, agents, obs_size]; empty if nothing."""
         if torch.equal(state, obs.flatten(1)):
             return ""
         return "the state is all observations, one after the other, and it is another"
 
     def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [..., size] -> (features [..., n, width], present [..., n]); absent entities are zeros."""
         obs = state.unflatten(-1, (self.description.n_agents, self.description.size))
         blocks = self.description.blocks
         before, features, present = len(blocks), [], []

@@ -4,15 +4,17 @@ Layouts are built from the configuration alone, because controllers and learners
 against the sizes in the scheme (``checks.py``).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lolm_plugin.observations.units import HEALERS, NAMES, UNIVERSE, UNKNOWN
+from lolm_plugin.observations.description import State
+from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
 # Actions that every battle has; after them one per target.
 BASE_ACTIONS = ("no-op", "stop", "move north", "move south", "move east", "move west")
@@ -106,53 +108,24 @@ class Block:
         return Units(present, fields, torch.where(present, kind, UNKNOWN))
 
 
-class State(Protocol):
-    """What a critic reads of a global state: of a battle or, with ``DescribedState``, of another task."""
-
-    @property
-    def size(self) -> int:
-        """Numbers of a state."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Features of an entity."""
-        ...
-
-    def mismatch(self, state: Tensor, obs: Tensor) -> str:
-        """What is wrong with states [rows, size] beside the observations [rows, agents, obs_size]; empty if nothing."""
-        ...
-
-    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [..., size] -> (features [..., entities, width], present [..., entities]); absent ones are zeros."""
-        ...
-
-
-class BattleState:
+class BattleState(State):
     """A global state that decodes to the units of both teams; a critic's features are the same on every map."""
 
     FEATURES = ("health", "shield", "cooldown", "x", "y")
-    width = 1 + len(FEATURES) + len(UNIVERSE) + 1  # side, fields, type one-hot with "unknown"
 
     @property
-    def size(self) -> int:
-        """Numbers of a state."""
-        raise NotImplementedError
+    def width(self) -> int:
+        return 1 + len(self.FEATURES) + len(KINDS)  # side, fields, type one-hot
 
+    @abstractmethod
     def decode(self, state: Tensor) -> tuple[Units, Units]:
         """States [..., size] -> (allies, enemies)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def as_published(self) -> Self:
         """The same with the enemies' type bits as the released code of DT2GS reads them (``Block.published``)."""
-        raise NotImplementedError
-
-    def mismatch(self, state: Tensor, obs: Tensor) -> str:
-        """Nothing: the rules of the first state are those of its teams (``checks.py``)."""
-        return ""
 
     def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [rows, size] -> (features [rows, units, width], living [rows, units])."""
         allies, enemies = self.decode(state)
         features = torch.cat([self._features(allies, 1.0), self._features(enemies, -1.0)], dim=1)
         return features, torch.cat([allies.present, enemies.present], dim=1)

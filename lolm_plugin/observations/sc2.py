@@ -10,7 +10,7 @@ from typing import Any
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.observations.battle import Layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
-from lolm_plugin.observations.smac_family import Battle, Flags, battle_layouts
+from lolm_plugin.observations.smac_family import Battle, Flags, map_layouts
 from lolm_plugin.observations.units import indices
 
 MAPS: dict[str, Battle] = {
@@ -68,7 +68,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     """Layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks that mended the enemies' type bits."""
     battle = find(env_args["map_name"])
     aligned = options.get("aligned_enemy_types", False)
-    layouts = battle_layouts("sc2", env_args["map_name"], battle, type_bits(battle, aligned), Flags.of(env_args))
+    layouts = map_layouts("sc2", env_args["map_name"], battle, type_bits(battle, aligned), Flags.of(env_args))
     return replace(layouts, swapped_types=f"layout.aligned_enemy_types={not aligned}")
 
 

@@ -12,7 +12,7 @@ from lolm_plugin.configuration.config_files import read
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.observations.battle import Layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
-from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_observation, battle_state
+from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_layouts
 from lolm_plugin.observations.units import NAMES, indices
 from lolm_plugin.paths import host_config_dir
 
@@ -86,14 +86,13 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     capabilities = arguments["capability_config"]
     shields, kinds = arguments["map_name"] == "10gen_protoss", indices(*TYPES[arguments["map_name"]])
     sides = (Side(capabilities["n_units"], shields, kinds), Side(capabilities["n_enemies"], shields, kinds))
-    flags = Flags.of(arguments)
     # Random hit chances and health levels, shown or not, have a number of their own.
     abilities = tuple(f"{name}_level" for name in ("attack", "health") if name in capabilities)
-    observation = battle_observation(
+    return battle_layouts(
         "sc2v2",
         map_name,
         sides,
-        flags,
+        Flags.of(arguments),
         _n_targets(arguments),
         abilities=abilities,
         # The environment forgets all of an agent's enemy rows when it meets an enemy that nobody knows of.
@@ -101,7 +100,6 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
         exceptions=_exceptions(arguments),
         **_ranges(arguments),
     )
-    return Layouts(observation, battle_state(observation, sides, flags, abilities))
 
 
 def _n_targets(arguments: Mapping[str, Any]) -> int:

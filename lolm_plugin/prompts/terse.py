@@ -128,7 +128,7 @@ def _told(scene: SceneBatch) -> np.ndarray:
     actions, rows = scene.actions, np.arange(len(scene))[:, None]
     told = np.zeros(actions.available.shape, bool)
     told[:, FREE] = True
-    n_targets = told.shape[1] - N_BASE_ACTIONS
+    n_targets = actions.available.shape[1] - N_BASE_ACTIONS
     for meaning, names in enumerate(actions.names):
         units = scene.allies if names[-1].startswith("heal") else scene.enemies
         near = np.zeros((len(rows), 1 + max(n_targets, units.number.max(initial=0))), bool)

@@ -52,8 +52,8 @@ def describe(env_args, n_agents, n_actions):
         task="a corridor of 10 cells",
         agent="walker",
         goal="Be in one cell.",
-        own=(Number("cell", at=0, high=9, decimals=0),),
-        entities=(Entities("walker", (0,), (place, Number("cell", at=1, high=9, decimals=0)), skips_self=True),),
+        fields=(Number("cell", at=0, high=9, decimals=0),),
+        entities=(Entities("walker", (0,), (offset, Number("cell", at=1, high=9, decimals=0)), skips_self=True),),
         actions=("wait", "west", "east"),
     )
 """
