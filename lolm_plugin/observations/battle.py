@@ -92,7 +92,7 @@ class BattleLayout(Description):
 
     @property
     def kinds(self) -> frozenset[int]:
-        """Universe indices of all units that an observation can name, ``UNKNOWN`` included where a type is not told."""
+        """Universe indices of all units that an observation can name, with ``UNKNOWN`` where a type is not shown."""
         return frozenset(kind for block in (self.own, self.allies, self.enemies) for kind in block.possible_kinds)
 
     @property
@@ -219,7 +219,7 @@ class JointStateLayout(BattleState):
         return self.observation.n_agents * self.observation.size
 
     def decode(self, state: Tensor) -> tuple[Units, Units]:
-        """States [..., n_agents * obs_size] -> (allies, enemies); own positions where the environment tells them."""
+        """States [..., n_agents * obs_size] -> (allies, enemies); own positions where the environment shows them."""
         observed = self.observation.decode(state.unflatten(-1, (self.observation.n_agents, self.observation.size)))
         own, enemies = observed.own, observed.enemies
         fields = {name: own.fields[name][..., 0] for name in (*self.SHARED, "x", "y") if name in own.fields}
@@ -242,7 +242,7 @@ class Layouts:
     """Observation and state of a map and, where its teams never change, their units (universe index -> count).
 
     ``swapped_types`` is the key to set where the enemies turn out to have each other's types. ``cells`` is how many
-    map cells one unit of the state's x and y is, None where the configuration does not tell.
+    map cells one unit of the state's x and y is, None where the configuration does not say.
     """
 
     observation: Description

@@ -141,7 +141,7 @@ class Offset(Field):
 
     ``x`` and ``y`` are the indices of its numbers, which lie between ``low`` and ``high``. They are offsets already, or
     positions like the agent's own, whose indices in the observation ``origin`` then has. ``points`` instead are fixed
-    positions, one an entity, that no number tells. ``beside`` is said of what is one step away, not diagonally.
+    positions, one an entity, that no number shows. ``beside`` is said of what is one step away, not diagonally.
     """
 
     words: tuple[str, str, str, str]
@@ -193,7 +193,7 @@ class Offset(Field):
 
 @dataclass(frozen=True)
 class Word(Field):
-    """Always the same words, told by no number."""
+    """Always the same words, whatever the numbers."""
 
     text: str
 
@@ -351,7 +351,7 @@ class Description:
         return names
 
     def living(self, obs: Tensor) -> Tensor:
-        """Which observations [..., size] can only be a living agent's: none, unless the task tells."""
+        """Which observations [..., size] can only be a living agent's: none, unless the description knows."""
         return torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
 
     def rules(self, obs: Tensor, available: Tensor) -> Iterator[Rule]:

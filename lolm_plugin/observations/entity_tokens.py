@@ -30,7 +30,7 @@ class EntityTokens:
 
     ``tokens`` float [..., n, width] has the observer first, then its allies in the order of their ids, then the
     enemies; the row of an absent unit is all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets]
-    is the token that each target action is about, -1 where there is none or nobody asks for that action.
+    is the token that each target action is about, -1 where there is none or no one asks for that action.
     """
 
     tokens: Tensor

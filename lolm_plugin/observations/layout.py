@@ -28,7 +28,7 @@ class Units:
 
     ``present`` [..., units] is false for a unit that is dead or out of sight. ``fields`` maps a name
     (``health``, ``dx``, ...) to [..., units]. ``kind`` [..., units] is the index in the unit universe,
-    ``UNKNOWN`` where the observation does not tell.
+    ``UNKNOWN`` where the observation does not show it.
     """
 
     present: Tensor
@@ -72,7 +72,7 @@ class Block:
 
     @property
     def possible_kinds(self) -> tuple[int, ...]:
-        """Universe indices that a unit of the block can have, ``UNKNOWN`` where no number tells."""
+        """Universe indices that a unit of the block can have, ``UNKNOWN`` where no number shows it."""
         return self.kinds or (self.only_kind,)
 
     def published(self, allies: "Block") -> "Block":
@@ -93,7 +93,7 @@ class Block:
     def decode(self, flat: Tensor, present: Tensor | None = None) -> Units:
         """Flat vectors [..., size] -> this block's units.
 
-        A row of zeros is a unit that is not there, unless ``present`` [..., rows] tells.
+        A row of zeros is a unit that is not there, unless ``present`` [..., rows] says otherwise.
         """
         rows = self.rows_of(flat)
         if present is None:

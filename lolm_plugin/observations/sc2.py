@@ -65,7 +65,7 @@ def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks that mended the enemies' type bits."""
+    """Layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks that fixed the enemies' type bits."""
     battle = find(env_args["map_name"])
     aligned = options.get("aligned_enemy_types", False)
     layouts = map_layouts("sc2", env_args["map_name"], battle, type_bits(battle, aligned), Flags.of(env_args))

@@ -95,7 +95,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
         Flags.of(arguments),
         _n_targets(arguments),
         abilities=abilities,
-        # The environment forgets all of an agent's enemy rows when it meets an enemy that nobody knows of.
+        # The environment forgets all of an agent's enemy rows when it meets an enemy that no agent knows of.
         hidden_targets=arguments.get("action_mask", True),
         exceptions=_exceptions(arguments),
         **_ranges(arguments),

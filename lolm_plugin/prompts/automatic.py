@@ -33,7 +33,7 @@ class Form:
     clause: str  # before each clause
     end: str
     offset: str
-    nobody: str
+    none_seen: str
     actions: Listing
     cue: str
 
@@ -45,7 +45,7 @@ FULL = Form(
     clause=", ",
     end=".\n",
     offset="{across} {east_west} and {along} {north_south} of you",
-    nobody="You see no {name}.\n",
+    none_seen="You see no {name}.\n",
     actions=Listing("Available actions: ", ", ", ".\n"),
     cue="The best action is:",
 )
@@ -56,7 +56,7 @@ SHORT = Form(
     clause=" ",
     end="\n",
     offset="",  # leaves out what is 0
-    nobody="",
+    none_seen="",
     actions=Listing("Actions: ", ", ", "\n"),
     cue="Best:",
 )
@@ -81,8 +81,8 @@ class AutomaticWriter(Writer):
         for block in self._blocks:
             present = block.present(obs).numpy()
             named = present if self.dynamic else np.ones_like(present)
-            nobody = template("" if block.labels else form.nobody, name=block.name).where(~named.any(1))
-            parts[f"each {block.name}"] = (self._sentences(block, obs, number, present).where(named), nobody)
+            none_seen = template("" if block.labels else form.none_seen, name=block.name).where(~named.any(1))
+            parts[f"each {block.name}"] = (self._sentences(block, obs, number, present).where(named), none_seen)
         meaning = description.meaning(obs).numpy()
         parts["actions"] = form.actions.sentences(ActionBatch.of(description, meaning, available.cpu().numpy() > 0))
         parts["cue"] = (constant(form.cue),)
@@ -126,25 +126,25 @@ class AutomaticWriter(Writer):
 
     def _clause(self, block: Entities, field: Field, obs: Tensor) -> Sentence:
         """What a field says, with what comes before it, of [rows, entities]."""
-        lead = self.form.clause
+        clause = self.form.clause
 
         def read(at: int) -> np.ndarray:
             return block.read(obs, at).numpy().astype(np.float64)
 
         match field:
             case Word():
-                return constant(lead + field.text)
+                return constant(clause + field.text)
             case Number():
                 number = _sayable(read(field.at) * field.scale)
-                return template(f"{lead}{field.name} {{number:.{field.decimals}f}}", number=number)
+                return template(f"{clause}{field.name} {{number:.{field.decimals}f}}", number=number)
             case Flag():
-                yes, no = (text and lead + text for text in (field.yes, field.no))
+                yes, no = (text and clause + text for text in (field.yes, field.no))
                 return template("{words}", words=choose(read(field.at) != 0, yes, no))
             case Choice():
                 bits = np.stack([read(at) for at, _ in field.numbers()], -1)
                 name = f"{field.name} " if field.name else ""
-                told = bits.any(-1) & (True if field.when is None else read(field.when) != 0)
-                return template(f"{lead}{name}{{option}}", option=Words(field.options, bits.argmax(-1))).where(told)
+                shown = bits.any(-1) & (True if field.when is None else read(field.when) != 0)
+                return template(f"{clause}{name}{{option}}", option=Words(field.options, bits.argmax(-1))).where(shown)
             case Offset():
                 shape = (len(obs), len(block.starts))
                 x, y = (
@@ -156,21 +156,21 @@ class AutomaticWriter(Writer):
 
     def _offset(self, field: Offset, x: np.ndarray, y: np.ndarray) -> Sentence:
         """An offset in words: x and y [rows, entities]."""
-        lead, spec = self.form.clause, f":.{field.decimals}f"
+        clause, spec = self.form.clause, f":.{field.decimals}f"
         east, west, north, south = field.words
         axes = ((x, east, west), (y, north, south))
         if self.form.offset:
-            text = lead + self.form.offset.replace("across", f"across{spec}").replace("along", f"along{spec}")
+            text = clause + self.form.offset.replace("across", f"across{spec}").replace("along", f"along{spec}")
             sides = [choose(axis >= 0, positive, negative) for axis, positive, negative in axes]
             offset = template(text, across=abs(x), along=abs(y), east_west=sides[0], north_south=sides[1])
         else:
             still = [abs(axis) < 0.5 / 10**field.decimals for axis in (x, y)]
-            offset = template(f"{lead}here").where(still[0] & still[1])
+            offset = template(f"{clause}here").where(still[0] & still[1])
             for (axis, positive, negative), unmoved in zip(axes, still, strict=True):
                 side = choose(axis > 0, positive, negative)
-                offset += template(f"{lead}{{cells{spec}}} {{side}}", cells=abs(axis), side=side).where(~unmoved)
+                offset += template(f"{clause}{{cells{spec}}} {{side}}", cells=abs(axis), side=side).where(~unmoved)
         if field.beside:
-            offset += template(f"{lead}{field.beside}").where(np.isclose(abs(x) + abs(y), 1) & np.isclose(x * y, 0))
+            offset += template(f"{clause}{field.beside}").where(np.isclose(abs(x) + abs(y), 1) & np.isclose(x * y, 0))
         return offset
 
 

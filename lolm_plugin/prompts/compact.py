@@ -55,7 +55,7 @@ def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
 
 
 def _unmoved(cells: np.ndarray) -> np.ndarray:
-    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs a place."""
+    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs words."""
     return abs(cells) < 0.05
 
 

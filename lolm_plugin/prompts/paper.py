@@ -17,20 +17,20 @@ class PaperStyle(PromptStyle):
         "Goal: In the long term your team must destroy every enemy unit. In the short term stay alive, protect "
         "your allies and finish off weakened enemies together; if you can heal, keep wounded allies alive.\n"
     )
-    nobody = "You see no {side}.\n"
+    none_seen = "You see no {side}.\n"
     actions = Listing("Available actions: ", ", ", ".\n")
     cue = "The best action is:"
 
     def me(self, me: AgentBatch) -> Sentence:
-        """Number, kind, condition, range and place."""
+        """Number, kind, condition, range and position."""
         return template(
-            "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{place}.\n",
+            "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{position}.\n",
             number=me.number,
             a_kind=kinds(me.kind, articles=True),
             condition=_condition(me),
             attack=if_present(", attack range {attack_range:.0f}", me).where(~me.heals),
             heal=if_present(", healing range {attack_range:.0f}", me).where(me.heals),
-            place=if_present(", at {x:.2f} of the map's width and {y:.2f} of its height", me),
+            position=if_present(", at {x:.2f} of the map's width and {y:.2f} of its height", me),
         )
 
     def unit(self, unit: UnitBatch) -> Sentence:

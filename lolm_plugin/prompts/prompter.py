@@ -102,7 +102,7 @@ class Prompter:
 
     A prompt is ``prefix + sequence``; it is never truncated: one that cannot fit is refused at the start.
     Its ids are put together from fragments tokenised before, in a hundredth of the time that whole texts take; unless
-    the tokenizer could join two fragments, as ``whole_because`` then tells in a sentence.
+    the tokenizer could join two fragments, and ``whole_because`` then says why.
     """
 
     def __init__(self, writer: Writer, tokenizer: Any) -> None:
@@ -186,9 +186,9 @@ class Prompter:
         fragments = self.writer.write(self._table, *self.writer.sample(rows=32)).fragments
         whole = "Prompts are tokenised as whole texts, which takes longer"
         if not all(keeps_cuts(self.tokenizer, self._table.split(row)) for row in fragments):
-            return f"{whole}: the tokenizer of this model can join words of two pieces."
+            return f"{whole}: the tokenizer of this model can join words of two fragments."
         if self._table.tokens(fragments).lists() != self._ids(self._texts(fragments)):
-            return f"{whole}: the tokenizer of this model reads pieces of a text otherwise than the text."
+            return f"{whole}: the tokenizer of this model reads fragments of a text otherwise than the text."
         return ""
 
     def _begin_token(self) -> list[int]:

@@ -96,7 +96,10 @@ class Listing(NamedTuple):
     def sentences(self, actions: ActionBatch) -> tuple[Sentence, Sentence]:
         """One sentence of [rows, actions] and one of [rows]."""
         words = tuple(
-            lead + self.spoken(name) for names in actions.names for name in names for lead in (self.between, self.begin)
+            before + self.spoken(name)
+            for names in actions.names
+            for name in names
+            for before in (self.between, self.begin)
         )
         first = actions.available & (actions.available.cumsum(1) == 1)
         index = np.arange(actions.available.shape[1]) + len(actions.names[0]) * actions.meaning[:, None]
@@ -118,7 +121,7 @@ class PromptStyle(ABC):
     instruction: str
     goal: str
     short: bool = False  # automatic prompts leave out what a small model can do without
-    nobody: str = ""  # where no unit of a {side} is named
+    none_seen: str = ""  # where no unit of a {side} is named
     actions: Listing
     cue: str
 
@@ -155,7 +158,7 @@ class PromptStyle(ABC):
 
     def _side(self, units: UnitBatch) -> tuple[Sentence, ...]:
         named = self.unit(units).where(units.named)
-        return named, template(self.nobody, side=units.side).where(~units.named.any(1))
+        return named, template(self.none_seen, side=units.side).where(~units.named.any(1))
 
 
 class BattleWriter(Writer):

@@ -112,7 +112,7 @@ class TerseStyle(PromptStyle):
         """List what the lines above do not say about the available actions; mostly nothing."""
         blocked = ~scene.actions.available[:, FREE]
         words = tuple(f" {name.removeprefix('move ')}" for name in BASE_ACTIONS[FREE])
-        rest = replace(scene.actions, available=scene.actions.available & ~_told(scene))
+        rest = replace(scene.actions, available=scene.actions.available & ~_known(scene))
         (named, end), some = self.actions.sentences(rest), rest.available.any(1)
         return (
             template("Blocked:").where(blocked.any(1)),
@@ -123,18 +123,18 @@ class TerseStyle(PromptStyle):
         )
 
 
-def _told(scene: SceneBatch) -> np.ndarray:
+def _known(scene: SceneBatch) -> np.ndarray:
     """Which actions [rows, actions] the lines about units, or their silence, already make known to be available."""
     actions, rows = scene.actions, np.arange(len(scene))[:, None]
-    told = np.zeros(actions.available.shape, bool)
-    told[:, FREE] = True
+    known = np.zeros(actions.available.shape, bool)
+    known[:, FREE] = True
     n_targets = actions.available.shape[1] - N_BASE_ACTIONS
     for meaning, names in enumerate(actions.names):
         units = scene.allies if names[-1].startswith("heal") else scene.enemies
         near = np.zeros((len(rows), 1 + max(n_targets, units.number.max(initial=0))), bool)
         near[rows, units.number] = units.named & units.in_range
-        told[:, N_BASE_ACTIONS:] |= near[:, :n_targets] & (actions.meaning == meaning)[:, None]
-    return told
+        known[:, N_BASE_ACTIONS:] |= near[:, :n_targets] & (actions.meaning == meaning)[:, None]
+    return known
 
 
 def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
@@ -158,12 +158,12 @@ def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
 
 
 def _tenths(name: str, share: np.ndarray, full_is_said: bool = True, unknown: bool = False) -> Sentence:
-    told = ~np.isnan(share)
-    share = np.where(told, share, 0.0)
+    shown = ~np.isnan(share)
+    share = np.where(shown, share, 0.0)
     tenths = np.clip(np.rint(share * 10), share > 0, 10).astype(np.int64)
-    said = (told | unknown) & (full_is_said | (tenths < 10) | ~told)
+    said = (shown | unknown) & (full_is_said | (tenths < 10) | ~shown)
     if not said.any():
         return Sentence()
     return template(
-        "{name}", name=Words(tuple(name + text for text in _TENTHS), np.where(told, tenths, _UNKNOWN))
+        "{name}", name=Words(tuple(name + text for text in _TENTHS), np.where(shown, tenths, _UNKNOWN))
     ).where(said)
