@@ -1,8 +1,8 @@
 """Battles as descriptions that can be decoded: two teams of units, one agent a unit, targets that are units."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -34,6 +34,33 @@ from lolm_plugin.observations.layout import (
 from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
 NOT_IN_PROMPTS = {"can_target", "visible", "dx", "dy"}  # the actions tell the first; the last two are the offset
+
+
+# What the observations of living agents keep to: name -> rule, and what most likely is wrong where it is broken.
+_SHIFTED = "the vectors have other fields than env_args says, or belong to another map of the same size"
+RULES: dict[str, tuple[str, str]] = {
+    "moves": ("the first four numbers are the mask of the four moves", _SHIFTED),
+    "distances": ("dist is the length of (dx, dy)", _SHIFTED),
+    "offsets": ("whoever is seen is within sight", _SHIFTED),
+    "shares": ("health, shield and cooldown are shares from 0 to 1", _SHIFTED),
+    "own health": ("a living agent's own health is above 0", _SHIFTED),
+    "one type bit": (
+        "a unit has exactly one type bit, an absent one has none",
+        "the map has other unit types, or a fork encodes them otherwise",
+    ),
+    "target flag": (
+        "an enemy's first number is the mask of attacking it",
+        "the enemies are in another order in the mask, or the rows belong to allies",
+    ),
+    "targets are seen": (
+        "who can be attacked is seen",
+        "the enemies are in another order in the mask than in the rows",
+    ),
+    "target range": (
+        "who can be attacked is within range",
+        "this version divides distances by another sight range, or has other weapon ranges",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +170,44 @@ class BattleLayout(Description):
 
     def rules(self, obs: Tensor, available: Tensor) -> Iterator[Rule]:
         """Apply to observations [rows, size] of living agents what battles keep to: relations between numbers."""
-        view = View(self, obs, self.decode(obs), available)
-        for name, (text, cause, holds) in RULES.items():
+        seen = self.decode(obs)
+        others, everyone = (seen.allies, seen.enemies), (seen.own, seen.allies, seen.enemies)
+        present, fields, heals = seen.enemies.present, seen.enemies.fields, seen.heals.unsqueeze(-1)
+        flagged = fields["can_target"] > 0
+        offered = available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + self.n_enemies]
+        always = torch.ones_like(heals)
+
+        def within(teams: Sequence[Units], names: Sequence[str], low: float, high: float) -> Tensor:
+            values = [units.fields[name] for units in teams for name in names if name in units.fields]
+            return torch.cat([always, *((v >= low - TOLERANCE) & (v <= high + TOLERANCE) for v in values)], -1)
+
+        def is_length(units: Units) -> Tensor:
+            length = torch.hypot(units.fields["dx"], units.fields["dy"])
+            return (units.fields["dist"] - length).abs() <= TOLERANCE
+
+        def one_bit(block: Block, units: Units) -> Tensor:
+            bits = block.type_bits(obs)
+            return ((bits == 0) | (bits == 1)).all(-1) & (bits.sum(-1) == units.present)
+
+        blocks = zip((self.own, self.allies, self.enemies), everyone, strict=True)
+        reach = torch.full_like(seen.sight, float("inf"))
+        if self.shoot_range is not None:
+            reach = per_kind(self.shoot_range, seen.own.kind[:, 0])
+        cells = fields["dist"] * seen.sight.unsqueeze(-1)
+        holds = {
+            "moves": (obs[:, :4] > 0) == available[:, 2:N_BASE_ACTIONS],
+            "distances": torch.cat([is_length(units) for units in others], -1),
+            "offsets": within(others, ("dist", "dx", "dy"), -1, 1),
+            "shares": within(everyone, ("health", "shield", "cooldown"), 0, 1),
+            "own health": seen.own.fields["health"] > 0 if "health" in seen.own.fields else always,
+            "one type bit": torch.cat([always, *(one_bit(block, units) for block, units in blocks if block.kinds)], -1),
+            "target flag": (flagged == offered) | ~present | heals,
+            "targets are seen": present | ~offered | heals,
+            "target range": ~flagged | (cells <= reach.unsqueeze(-1) + 0.01),
+        }
+        for name, (text, cause) in RULES.items():
             if name not in self.exceptions:
-                yield Rule(name, text, cause, holds(view))
+                yield Rule(name, text, cause, holds[name])
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Made-up obs [rows, obs_size], available [rows, n_actions] and agent [rows]: noise with valid type bits.
@@ -257,116 +318,3 @@ class Layouts:
         """The observation of a battle, for what plays nothing else; the configuration check refuses it elsewhere."""
         assert isinstance(self.observation, BattleLayout), f"{self.observation.map_name} is no battle"
         return self.observation
-
-
-class View(NamedTuple):
-    """Rows of living agents: observations [rows, obs_size], what they decode to, masks bool [rows, n_actions]."""
-
-    layout: BattleLayout
-    obs: Tensor
-    observed: Observed
-    available: Tensor
-
-
-def _moves(view: View) -> Tensor:
-    return ((view.obs[:, :4] > 0) == view.available[:, 2:N_BASE_ACTIONS]).all(-1)
-
-
-def _distances(view: View) -> Tensor:
-    return torch.stack([_is_length(units) for units in (view.observed.allies, view.observed.enemies)]).all(0)
-
-
-def _is_length(units: Units) -> Tensor:
-    length = torch.hypot(units.fields["dx"], units.fields["dy"])
-    return ((units.fields["dist"] - length).abs() <= TOLERANCE).all(-1)
-
-
-def _offsets(view: View) -> Tensor:
-    return torch.stack(
-        [
-            (units.fields[name].abs() < 1 + TOLERANCE).all(-1)
-            for units in (view.observed.allies, view.observed.enemies)
-            for name in ("dist", "dx", "dy")
-        ]
-    ).all(0)
-
-
-def _target_flag(view: View) -> Tensor:
-    enemies = view.observed.enemies
-    offered = view.available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + view.layout.n_enemies]
-    same = (enemies.fields["can_target"] > 0) == offered
-    return (same | ~enemies.present).all(-1) | view.observed.heals
-
-
-def _targets_seen(view: View) -> Tensor:
-    offered = view.available[:, N_BASE_ACTIONS : N_BASE_ACTIONS + view.layout.n_enemies]
-    return (view.observed.enemies.present | ~offered).all(-1) | view.observed.heals
-
-
-def _target_range(view: View) -> Tensor:
-    if view.layout.shoot_range is None:
-        return torch.ones_like(view.observed.heals)
-    reach = per_kind(view.layout.shoot_range, view.observed.own.kind[:, 0])
-    enemies = view.observed.enemies
-    cells = enemies.fields["dist"] * view.observed.sight.unsqueeze(-1)
-    return ((enemies.fields["can_target"] == 0) | (cells <= reach.unsqueeze(-1) + 0.01)).all(-1)
-
-
-def _type_bits(view: View) -> Tensor:
-    layout, observed = view.layout, view.observed
-    right = torch.ones_like(observed.heals)
-    for block, units in (
-        (layout.enemies, observed.enemies),
-        (layout.allies, observed.allies),
-        (layout.own, observed.own),
-    ):
-        if block.kinds:
-            bits = block.type_bits(view.obs)
-            right &= ((bits == 0) | (bits == 1)).all(-1).all(-1) & (bits.sum(-1) == units.present).all(-1)
-    return right
-
-
-def _shares(view: View) -> Tensor:
-    right = torch.ones_like(view.observed.heals)
-    for units in (view.observed.own, view.observed.allies, view.observed.enemies):
-        for name in ("health", "shield", "cooldown"):
-            if name in units.fields:
-                values = units.fields[name]
-                right &= ((values >= -TOLERANCE) & (values <= 1 + TOLERANCE)).all(-1)
-    return right
-
-
-def _own_health(view: View) -> Tensor:
-    fields = view.observed.own.fields
-    return fields["health"][:, 0] > 0 if "health" in fields else torch.ones_like(view.observed.heals)
-
-
-_SHIFTED = "the vectors have other fields than env_args says, or belong to another map of the same size"
-# Name -> (rule, most likely cause where it is broken, function of the rows).
-RULES: dict[str, tuple[str, str, Callable[[View], Tensor]]] = {
-    "moves": ("the first four numbers are the mask of the four moves", _SHIFTED, _moves),
-    "distances": ("dist is the length of (dx, dy)", _SHIFTED, _distances),
-    "offsets": ("whoever is seen is within sight", _SHIFTED, _offsets),
-    "shares": ("health, shield and cooldown are shares from 0 to 1", _SHIFTED, _shares),
-    "own health": ("a living agent's own health is above 0", _SHIFTED, _own_health),
-    "one type bit": (
-        "a unit has exactly one type bit, an absent one has none",
-        "the map has other unit types, or a fork encodes them otherwise",
-        _type_bits,
-    ),
-    "target flag": (
-        "an enemy's first number is the mask of attacking it",
-        "the enemies are in another order in the mask, or the rows belong to allies",
-        _target_flag,
-    ),
-    "targets are seen": (
-        "who can be attacked is seen",
-        "the enemies are in another order in the mask than in the rows",
-        _targets_seen,
-    ),
-    "target range": (
-        "who can be attacked is within range",
-        "this version divides distances by another sight range, or has other weapon ranges",
-        _target_range,
-    ),
-}

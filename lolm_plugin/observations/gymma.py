@@ -87,12 +87,10 @@ def _fields(space: Any, name: str, at: int) -> tuple[list[Field], int]:
     count = registry.load("gymnasium.spaces:flatdim")(space)
     if kind == "MultiBinary":
         return [Flag(at + i, _numbered(name, i, count)) for i in range(count)], at + count
-    if kind != "Box":  # text, graphs: whatever they are flattened to
-        return [
-            Number(_numbered(name, i, count), at + i, -float("inf"), float("inf")) for i in range(count)
-        ], at + count
-    whole = 0 if space.dtype.kind in "iu" else 2
-    bounds = zip(space.low.flatten().tolist(), space.high.flatten().tolist(), strict=True)
+    whole, bounds = 2, [(-float("inf"), float("inf"))] * count  # text, graphs: whatever they are flattened to
+    if kind == "Box":
+        whole = 0 if space.dtype.kind in "iu" else 2
+        bounds = list(zip(space.low.flatten().tolist(), space.high.flatten().tolist(), strict=True))
     return [
         Number(_numbered(name, i, count), at + i, low, high, whole) for i, (low, high) in enumerate(bounds)
     ], at + count

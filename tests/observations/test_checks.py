@@ -105,7 +105,7 @@ def test_a_broken_rule_is_named_with_the_map_and_a_cause(view, rule):
     BREAKS[rule](layouts, obs, mask)
     with pytest.raises(ConfigError) as error:
         check_observations(layouts.observation, obs, mask)
-    message, (text, cause, _) = str(error.value), RULES[rule]
+    message, (text, cause) = str(error.value), RULES[rule]
     assert f"env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout ({rule}: {text})" in message
     assert f"most likely {cause}." in message
     assert "layout.probes=False" in message
