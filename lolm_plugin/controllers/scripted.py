@@ -56,7 +56,7 @@ class SMAXHeuristic(ScriptedController):
 
     def choose(self, obs: Tensor, available: Tensor, t: int) -> Tensor:
         """See ``ScriptedController``."""
-        seen = self.layouts.observation.decode(obs)
+        seen = self.layouts.battle.decode(obs)
         place = torch.cat([seen.own.fields["x"], seen.own.fields["y"]], dim=-1)
         if self._goal is None:
             self._goal = 2 * CENTRE - place

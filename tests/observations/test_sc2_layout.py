@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.plain_scene import scenes
+from benchmarks.plain_scene import describe, scenes
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.layout import KINDS
 from lolm_plugin.observations.sc2 import MAPS
@@ -123,7 +123,7 @@ def test_a_fork_with_aligned_types_reads_the_same_bits_the_other_way(stalker_of_
 def test_the_prompt_of_2s3z_names_an_enemy_zealot_where_it_stands(stalker_of_2s3z):
     layout = build("2s3z").observation
     (scene,) = scenes(layout, *stalker_of_2s3z, torch.tensor([0]))
-    assert PaperStyle().describe(scene).enemies.splitlines()[0] == (
+    assert describe(PaperStyle(), scene).enemies.splitlines()[0] == (
         "Enemy 0 is a zealot at distance 3.00, 3.00 east and 0.00 north of you, health 0.50, shield 0.50, "
         "in attack range."
     )
@@ -162,8 +162,8 @@ def test_a_medivac_heals_allies_and_its_enemy_flag_is_not_believed():
     assert scene.actions[-2:] == ("heal ally 0", "heal ally 3")
     assert (scene.me.kind, scene.me.number) == ("medivac", 9)
     assert [ally.kind for ally in scene.allies] == ["marauder", "marine"]
-    assert PaperStyle().describe(scene).actions.endswith("move west, heal ally 0, heal ally 3.\n")
-    assert CompactStyle().describe(scene).actions.endswith("west heal 0 heal 3\n")
+    assert describe(PaperStyle(), scene).actions.endswith("move west, heal ally 0, heal ally 3.\n")
+    assert describe(CompactStyle(), scene).actions.endswith("west heal 0 heal 3\n")
 
 
 def test_the_longest_prompts_of_mmm2_are_a_healers_and_an_attackers():
