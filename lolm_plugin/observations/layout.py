@@ -112,10 +112,11 @@ class BattleState(State):
     """A global state that decodes to the units of both teams; a critic's features are the same on every map."""
 
     FEATURES = ("health", "shield", "cooldown", "x", "y")
+    WIDTH = 1 + len(FEATURES) + len(KINDS)  # side, features, type one-hot
 
     @property
     def width(self) -> int:
-        return 1 + len(self.FEATURES) + len(KINDS)  # side, fields, type one-hot
+        return self.WIDTH
 
     @abstractmethod
     def decode(self, state: Tensor) -> tuple[Units, Units]:
