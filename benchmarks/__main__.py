@@ -42,7 +42,7 @@ from lolm_plugin.configuration import updates
 from lolm_plugin.envs.smax_scenarios import scenario
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import resolve
-from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.style import build_style
 
 LEGS = ("cpu", "cuda")
 QWEN3_06B = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}

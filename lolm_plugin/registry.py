@@ -42,7 +42,7 @@ ENVS: dict[str, Env] = {
         vector="lolm_plugin.envs.smax:SMAXVectorEnv",
         teacher="lolm_plugin.controllers.scripted:SMAXHeuristic",
     ),
-    "sc2": Env(layout="lolm_plugin.observations.sc2:build", sizes="lolm_plugin.observations.sc2_maps:sizes"),
+    "sc2": Env(layout="lolm_plugin.observations.sc2:build", sizes="lolm_plugin.observations.sc2:sizes"),
     "sc2v2": Env(layout="lolm_plugin.observations.sc2v2:build", sizes="lolm_plugin.observations.sc2v2:sizes"),
     "smaclite": Env(layout="lolm_plugin.observations.smaclite:build", sizes="lolm_plugin.observations.smaclite:sizes"),
     "gymma": Env(layout="lolm_plugin.observations.gymma:build", sizes="lolm_plugin.envs.gymma:sizes", battles=False),
@@ -84,14 +84,6 @@ ENTRIES: dict[str, dict[str, str]] = {
     },
     "learner": {"mappo_learner": "lolm_plugin.learners.mappo:MAPPOLearner"},
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
-}
-
-# Descriptions of the observations of gymma's tasks: each module has KEY, a pattern of env_args.key, and
-# describe: (env_args, n_agents, n_actions) -> Description.
-DESCRIPTIONS: dict[str, str] = {
-    "foraging": "lolm_plugin.observations.descriptions.foraging",
-    "warehouse": "lolm_plugin.observations.descriptions.warehouse",
-    "spread": "lolm_plugin.observations.descriptions.spread",
 }
 
 # How a scene is put into words.

@@ -12,7 +12,7 @@ from lolm_plugin.configuration import command_line, config_check
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.explain import Origin, explain
+from lolm_plugin.prompts.explain import NumberInWords, explain
 from lolm_plugin.randomness import keyed_generator
 
 USAGE = "lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [--explain] [with KEY=VALUE ...]"
@@ -64,7 +64,7 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
     agents = torch.arange(info["n_agents"])
 
     print(f"# {config['env']} {layout.map_name}, after {steps} random steps; {config['llm']['model']}'s tokens")
-    print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{prompter.writer.beginning}")
+    print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{prompter.writer.prefix}")
     for agent, parts in enumerate(prompter.writer.describe(obs, available, agents)):
         if available[agent].sum() <= 1:
             print(f"# agent {agent} has no choice, as the dead: the language model is not asked\n")
@@ -77,11 +77,11 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
     print(f"# longest possible prompt on this map: {prompter.max_tokens} tokens")
 
 
-def table(origins: Sequence[Origin]) -> str:
+def table(numbers: Sequence[NumberInWords]) -> str:
     """Format where each number of an observation went, a line each."""
-    names = max(len(origin.name) for origin in origins)
+    names = max(len(number.name) for number in numbers)
     lines = [f"# {'number':>6}  {'value':>7}  {'what it is':<{names}}  became"]
-    lines += [f"# {index:>6}  {value:>7.2f}  {name:<{names}}  {words}" for index, value, name, words in origins]
+    lines += [f"# {each.index:>6}  {each.value:>7.2f}  {each.name:<{names}}  {each.words}" for each in numbers]
     return "\n".join((*lines, "# The actions are those of the mask.", ""))
 
 

@@ -13,8 +13,7 @@ from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
-from lolm_plugin.observations.probes import FirstBattles
+from lolm_plugin.observations.checks import FirstEpisodes, check_sizes
 from lolm_plugin.protocols import Batch
 
 D = TypeVar("D", bound=Decisions)
@@ -33,7 +32,7 @@ class Controller(Generic[D]):
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
         self.layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
         check_sizes(self.layouts, scheme, args.n_actions)
-        self.first_battles = FirstBattles(self.layouts, wanted=args.layout["probes"])
+        self.first_episodes = FirstEpisodes(self.layouts, wanted=args.layout["probes"])
         self.args = args
         self.n_agents = args.n_agents
         self.device = torch.device(args.device)
@@ -55,7 +54,7 @@ class Controller(Generic[D]):
 
         In training, the ``fields`` of these episodes are written into ``ep_batch``.
         """
-        self.first_battles.look(ep_batch, t_ep, bs)
+        self.first_episodes.check(ep_batch, t_ep, bs)
         available = ep_batch["avail_actions"][:, t_ep] > 0
         running = torch.zeros(ep_batch.batch_size, dtype=torch.bool, device=available.device)
         running[bs] = True

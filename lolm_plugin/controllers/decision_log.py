@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lolm_plugin import strict_json
@@ -10,8 +11,6 @@ from lolm_plugin.controllers.decisions import Acting
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.heads import entropy
 from lolm_plugin.observations.description import Description
-from lolm_plugin.observations.layout import ObservationLayout
-from lolm_plugin.prompts.scene import kind_name
 from lolm_plugin.protocols import Batch
 
 
@@ -23,7 +22,7 @@ class DecisionLog:
     (``self``, ``ally 1``, ``enemy 0``; absent units are left out); with DT2GS ``subtask``.
     """
 
-    def __init__(self, path: str, layout: ObservationLayout | Description) -> None:
+    def __init__(self, path: str, layout: Description) -> None:
         self.wanted = bool(path)
         self.path = Path(path)
         self.layout = layout
@@ -41,34 +40,26 @@ class DecisionLog:
             self._unplayed = {}
         continuing = running.nonzero().flatten().tolist()
         self._append([line for episode in continuing for line in self._unplayed.pop(episode, [])])
-        obs, observed = batch["obs"][:, t], None
-        if isinstance(self.layout, Description):
-            meanings, unit = self.layout.meaning(obs), self.layout.agent
-        else:
-            observed = self.layout.decode(obs)
-            meanings = observed.heals
+        obs = batch["obs"][:, t]
+        meanings = self.layout.meaning(obs)
         deciding = ((batch["avail_actions"][:, t] > 0).sum(-1) > 1) & running.unsqueeze(-1)
         entropies = entropy(acting.log_probs)
         probabilities = acting.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).exp()
         for episode, agent in deciding.nonzero().tolist():
-            if observed is not None:
-                unit = kind_name(int(observed.own.kind[episode, agent, 0]))
             line: dict[str, Any] = {
                 "t_env": t_env,
                 "test_episode": self._begun + episode,
                 "step": t,
                 "agent": agent,
-                "unit": unit,
+                "unit": self.layout.agent_names(obs[episode, agent].unsqueeze(0))[0],
                 "action": self.layout.action_names(int(meanings[episode, agent]))[int(actions[episode, agent])],
                 "probability": round(float(probabilities[episode, agent]), 4),
                 "entropy": round(float(entropies[episode, agent]), 4),
             }
-            if acting.attention is not None and observed is not None:
-                present = [units.present[episode, agent].tolist() for units in (observed.allies, observed.enemies)]
-                allies = [f"ally {i}" for i in range(self.layout.n_agents) if i != agent]
-                names = ["self", *allies, *(f"enemy {j}" for j in range(len(present[1])))]
-                shares = zip(names, [True, *present[0], *present[1]], acting.attention[episode, agent], strict=True)
-                line["attention"] = {name: round(float(share), 4) for name, there, share in shares if there}
+            if acting.attention is not None:
+                there = torch.cat([block.present(obs[episode, agent]) for block in self.layout.blocks])
+                shares = zip(self._names(agent), acting.attention[episode, agent].tolist(), there.tolist(), strict=True)
+                line["attention"] = {name: round(share, 4) for name, share, present in shares if present}
             if acting.subtask is not None:
                 line["subtask"] = int(acting.subtask[episode, agent])
             self._unplayed.setdefault(episode, []).append(strict_json.dumps(line) + "\n")
@@ -83,3 +74,8 @@ class DecisionLog:
                 f"decisions_file={self.path} cannot be written ({error.strerror}); set it to a file in a folder that "
                 "can be, or to nothing."
             ) from error
+
+    def _names(self, agent: int) -> list[str]:
+        """List the entities in the order of an agent's tokens."""
+        others = [block.label(i, agent) for block in self.layout.entities for i in range(len(block.starts))]
+        return ["self", *others]

@@ -8,34 +8,28 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.model_folder import context_length
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.battle import BattleLayout
 from lolm_plugin.observations.description import Description
-from lolm_plugin.observations.descriptions import battle
-from lolm_plugin.observations.layout import ObservationLayout
 from lolm_plugin.prompts.automatic import AutomaticWriter
-from lolm_plugin.prompts.battle_writer import BattleWriter
 from lolm_plugin.prompts.chat import ChatWriter
-from lolm_plugin.prompts.template import build_style
-from lolm_plugin.prompts.tokens import Prompter
-from lolm_plugin.prompts.writer import Writer
+from lolm_plugin.prompts.prompter import Prompter
+from lolm_plugin.prompts.style import BattleWriter, Writer, build_style
 
 
-def build_writer(prompt: Mapping[str, Any], layout: ObservationLayout | Description) -> Writer:
+def build_writer(prompt: Mapping[str, Any], layout: Description) -> Writer:
     """Who writes the prompts of a task: ``prompt`` is the section of the configuration."""
     style, dynamic, source = build_style(prompt["style"]), prompt["dynamic"], prompt["source"]
-    if isinstance(layout, ObservationLayout) and source != "auto":
+    if isinstance(layout, BattleLayout) and source != "auto":
         return BattleWriter(layout, style, dynamic)
     if source == "written":
         raise ConfigError(
-            f"prompt.source=written cannot be used with env={layout.env}, for which nobody has written prompts: set "
+            f"prompt.source=written cannot be used with env={layout.env}, which has no written prompts: set "
             "prompt.source=auto."
         )
-    description = battle.describe(layout) if isinstance(layout, ObservationLayout) else layout
-    return AutomaticWriter(description, style.short, dynamic)
+    return AutomaticWriter(layout, style.short, dynamic)
 
 
-def build_prompter(
-    llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: ObservationLayout | Description
-) -> Prompter:
+def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: Description) -> Prompter:
     """The prompter of a map; ConfigError if its longest prompt is longer than ``llm.model`` reads."""
     source = resolve(llm["model"])
     writer, tokenizer = build_writer(prompt, layout), source.load_tokenizer()
@@ -45,17 +39,15 @@ def build_prompter(
 
 
 def check_prompts(config: Mapping[str, Any]) -> list[str]:
-    """ConfigError if the tokenizer cannot be had or prompts cannot fit, told before any environment is built.
+    """Raise ConfigError if the tokenizer cannot be had or prompts cannot fit, before any environment is built.
 
-    Where a map's sizes are known only to a running game, the controller tells later. Returns what the log should say.
+    Where a map's sizes are known only to a running game, the controller checks later. Returns what the log should say.
     """
     env, env_args = config["env"], config["env_args"]
     if env in registry.MAP_SIZES:
         n_agents, n_actions = registry.load(registry.MAP_SIZES[env])(env_args)
-        layouts = build_layouts(env, env_args, n_agents, n_actions, config["layout"])
-        prompter = build_prompter(config["llm"], config["prompt"], layouts.observation)
-        told = [prompter.whole_because]
-        if isinstance(layouts.observation, Description):
-            told.append(layouts.observation.note and f"Prompts: {layouts.observation.note}; see docs/prompts.md.")
-        return [sentence for sentence in told if sentence]
+        layout = build_layouts(env, env_args, n_agents, n_actions, config["layout"]).observation
+        prompter = build_prompter(config["llm"], config["prompt"], layout)
+        note = layout.note and f"Prompts: {layout.note}; see docs/prompts.md."
+        return [sentence for sentence in (prompter.whole_because, note) if sentence]
     return []

@@ -56,7 +56,7 @@ class SMAXHeuristic(ScriptedController):
         self._goal: Tensor | None = None
 
     def choose(self, obs: Tensor, available: Tensor, t: int) -> Tensor:
-        scene = self.layouts.observation.decode(obs)
+        scene = self.layouts.battle.decode(obs)
         position = torch.cat([scene.own.fields["x"], scene.own.fields["y"]], dim=-1)
         if self._goal is None:
             self._goal = 2 * CENTRE - position

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lolm_plugin.doctor.packages import CheckResult, Packages
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations import sc2_maps
+from lolm_plugin.observations import sc2
 
 GET_LINUX_GAME = "https://github.com/Blizzard/s2client-proto#downloads"
 GET_GAME = "https://battle.net"
@@ -29,7 +29,7 @@ KNOWN_BUILDS = {
     75689: "4.10 (Base75689), what most later papers use; the SMAC paper's own win rates are on 4.6.2, not comparable",
 }
 
-MAPS = tuple(sc2_maps.MAPS)
+MAPS = tuple(sc2.MAPS)
 MAPS_V2 = ("32x32_flat",)  # every scenario of SMACv2 plays on it
 
 # The checks that an environment can do without.

@@ -13,15 +13,11 @@ from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.layers import RELU_GAIN, linear
 from lolm_plugin.modules.trunks.trunk import build_trunk
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.described_state import DescribedState
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.observations.entity_tokens import CriticTokenizer
-from lolm_plugin.observations.layout import Layouts, Units, check_sizes
-from lolm_plugin.observations.units import UNIVERSE, UNKNOWN
 from lolm_plugin.protocols import Fields
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
-
-FIELDS = ("health", "shield", "cooldown", "x", "y")
-ENTITY_WIDTH = 1 + len(FIELDS) + len(UNIVERSE) + 1  # side, fields, type one-hot with "unknown"
 
 
 class Critic(nn.Module):
@@ -134,12 +130,12 @@ class TransformerCritic(Critic):
 
     def __init__(self, scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace) -> None:
         super().__init__()
-        self.layout = _layouts(scheme, args).state
-        width = self.layout.width if isinstance(self.layout, DescribedState) else ENTITY_WIDTH
+        layout = _layouts(scheme, args).state
+        self.entities = layout.entities
         self.n_agents = args.n_agents
         shape: Mapping[str, Any] = args.critic
         with _seeded(args):
-            self.embed = nn.Linear(width, shape["width"])
+            self.embed = nn.Linear(layout.width, shape["width"])
             layer = nn.TransformerEncoderLayer(
                 shape["width"],
                 shape["heads"],
@@ -167,26 +163,6 @@ class TransformerCritic(Critic):
         mean = (encoded * weight).sum(1) / weight.sum(1)
         means = mean.new_zeros(len(tokens), mean.shape[-1]).index_put((some,), mean)
         return self.value(means).squeeze(-1).unflatten(0, state.shape[:-1])
-
-    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode states [states, state_size] into tokens [states, units, width] and ``living`` [states, units]."""
-        if isinstance(self.layout, DescribedState):
-            return self.layout.tokens(state)
-        allies, enemies = self.layout.decode(state)
-        tokens = torch.cat([_tokens(allies, 1.0), _tokens(enemies, -1.0)], dim=1)
-        return tokens, torch.cat([allies.present, enemies.present], dim=1)
-
-
-def _tokens(units: Units, side: float) -> Tensor:
-    """Encode units [states, units] as [states, units, ENTITY_WIDTH]; ``side`` is 1 for allies and -1 for enemies."""
-    missing = torch.zeros(units.kind.shape, device=units.kind.device)
-    known = dict(units.fields)
-    if "energy" in known:  # a healer's; it has no weapon, so the field of the cooldown is free
-        known["cooldown"] = known["cooldown"] + known["energy"]
-    fields = [known.get(name, missing) for name in FIELDS]
-    kind = nn.functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
-    tokens = torch.cat([torch.stack([torch.full_like(missing, side), *fields], dim=-1), kind], dim=-1)
-    return tokens * units.present.unsqueeze(-1)
 
 
 def _layouts(scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace) -> Layouts:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.layout import Layouts
+from lolm_plugin.observations.battle import Layouts
 
 
 def build_layouts(

@@ -7,23 +7,21 @@ on every map.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.observations.joint_state import JointStateLayout
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, StateReader, Units
+from lolm_plugin.observations.battle import BattleLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, BattleState, Units
 from lolm_plugin.observations.units import UNKNOWN
 
 # Fields that some environment shows beyond the published ones.
 FURTHER_FIELDS = ("cooldown", "energy", "x", "y", "attack_level", "health_level")
 HEAL_MODES = ("ally_tokens", "ignore")
 NO_TOKEN = -1
-
-_Teams = TypeVar("_Teams", ObservationLayout, StateLayout)
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class EntityTokens:
 
     ``tokens`` float [..., n, width] has the observer first, then its allies in the order of their ids, then the
     enemies; the row of an absent unit is all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets]
-    is the token that each target action is about, -1 where there is none or nobody asks for that action.
+    is the token that each target action is about, -1 where there is none or no one asks for that action.
     """
 
     tokens: Tensor
@@ -43,9 +41,9 @@ class EntityTokens:
 class _Tokenizer:
     """What the tokens of actors and critics have in common: type bits, roles, further fields and targets."""
 
-    def __init__(self, layout: ObservationLayout, entity: Mapping[str, Any], published: int) -> None:
+    def __init__(self, layout: BattleLayout, entity: Mapping[str, Any], published: int) -> None:
         assert entity["heal_mode"] in HEAL_MODES, entity["heal_mode"]
-        self.layout = _as_published(layout) if entity["legacy_type_bug"] else layout
+        self.layout = layout.as_published() if entity["legacy_type_bug"] else layout
         self.further = tuple(entity["further_fields"])
         _check_fields(self.further, layout)
         self.width = published + 3 * entity["role_flag"] + len(self.further)
@@ -77,7 +75,7 @@ class ActorTokenizer(_Tokenizer):
     are shares of the observer's sight. A dead agent has no token at all.
     """
 
-    def __init__(self, layout: ObservationLayout, entity: Mapping[str, Any]) -> None:
+    def __init__(self, layout: BattleLayout, entity: Mapping[str, Any]) -> None:
         super().__init__(layout, entity, published=6 + UNKNOWN)
         observer, ally = torch.meshgrid(torch.arange(layout.n_agents), torch.arange(layout.n_targets), indexing="ij")
         # Token 0 is the observer's, whatever its id: the ids below its own move up by one.
@@ -110,8 +108,9 @@ class CriticTokenizer(_Tokenizer):
     """
 
     def __init__(self, layouts: Layouts, entity: Mapping[str, Any]) -> None:
-        super().__init__(layouts.observation, entity, published=10 + UNKNOWN)
-        self.state = _state_as_published(layouts.state) if entity["legacy_type_bug"] else layouts.state
+        super().__init__(layouts.battle, entity, published=10 + UNKNOWN)
+        assert isinstance(layouts.state, BattleState), "the state of a battle"
+        self.state = layouts.state.as_published() if entity["legacy_type_bug"] else layouts.state
         self.cells = layouts.cells
         units = torch.arange(len(self._roles)).expand(self.layout.n_agents, -1)
         others = units != torch.arange(self.layout.n_agents).unsqueeze(-1)
@@ -159,20 +158,7 @@ def _rearranged(units: Units, order: Tensor) -> Units:
     return Units(units.present[..., order], fields, units.kind[..., order])
 
 
-def _as_published(layout: _Teams) -> _Teams:
-    """The enemies' type bits read in the allies' order, which on SMAC's maps makes Stalkers of Zealots."""
-    if set(layout.enemies.kinds) != set(layout.allies.kinds):
-        return layout
-    return replace(layout, enemies=replace(layout.enemies, kinds=layout.allies.kinds))
-
-
-def _state_as_published(state: StateReader) -> StateReader:
-    if isinstance(state, JointStateLayout):
-        return replace(state, observation=_as_published(state.observation))
-    return _as_published(state)
-
-
-def _check_fields(names: Sequence[str], layout: ObservationLayout) -> None:
+def _check_fields(names: Sequence[str], layout: BattleLayout) -> None:
     blocks = (layout.own, layout.allies, layout.enemies)
     known = {*FURTHER_FIELDS, *(field for block in blocks for field in block.fields)}
     for name in names:

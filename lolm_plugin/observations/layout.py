@@ -1,22 +1,25 @@
-"""From the flat vectors a host hands over to named entities, for whole tensors at once.
+"""Blocks of units in flat vectors, for whole tensors at once: where each field of each unit lies.
 
-A layout says where each field of each unit lies. It is built from the configuration alone, because
-controllers and learners never see the environment, and checked against the sizes in the scheme.
+Layouts are built from the configuration alone, because controllers and learners never see the environment, and checked
+against the sizes in the scheme (``checks.py``).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from lolm_plugin.errors import ConfigError
+from lolm_plugin.observations.description import State
 from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
-# Actions that every environment has; after them one per target.
+# Actions that every battle has; after them one per target.
 BASE_ACTIONS = ("no-op", "stop", "move north", "move south", "move east", "move west")
 N_BASE_ACTIONS = len(BASE_ACTIONS)
+KINDS: tuple[str, ...] = (*NAMES, "unknown unit")  # words by universe index; UNKNOWN is the last
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Units:
 
     ``present`` [..., units] is false for a unit that is dead or out of sight. ``fields`` maps a name
     (``health``, ``dx``, ...) to [..., units]. ``kind`` [..., units] is the index in the unit universe,
-    ``UNKNOWN`` where the observation does not tell.
+    ``UNKNOWN`` where the observation does not show it.
     """
 
     present: Tensor
@@ -67,6 +70,18 @@ class Block:
     def end(self) -> int:
         return self.start + self.rows * self.width
 
+    @property
+    def possible_kinds(self) -> tuple[int, ...]:
+        """Universe indices that a unit of the block can have, ``UNKNOWN`` where no number shows it."""
+        return self.kinds or (self.only_kind,)
+
+    def published(self, allies: "Block") -> "Block":
+        """Read the type bits of these enemies in the allies' order, as the released code of DT2GS does.
+
+        On SMAC's maps with both, this takes Stalkers for Zealots. Nothing changes where the sides have other types.
+        """
+        return replace(self, kinds=allies.kinds) if set(self.kinds) == set(allies.kinds) else self
+
     def rows_of(self, flat: Tensor) -> Tensor:
         """Flat vectors [..., size] -> [..., rows, width]."""
         return flat[..., self.start : self.end].unflatten(-1, (self.rows, self.width))
@@ -78,7 +93,7 @@ class Block:
     def decode(self, flat: Tensor, present: Tensor | None = None) -> Units:
         """Flat vectors [..., size] -> this block's units.
 
-        A row of zeros is a unit that is not there, unless ``present`` [..., rows] tells.
+        A row of zeros is a unit that is not there, unless ``present`` [..., rows] says otherwise.
         """
         rows = self.rows_of(flat)
         if present is None:
@@ -93,137 +108,59 @@ class Block:
         return Units(present, fields, torch.where(present, kind, UNKNOWN))
 
 
+class BattleState(State):
+    """A global state that decodes to the units of both teams; a critic's features are the same on every map."""
+
+    FEATURES = ("health", "shield", "cooldown", "x", "y")
+    WIDTH = 1 + len(FEATURES) + len(KINDS)  # side, features, type one-hot
+
+    @property
+    def width(self) -> int:
+        return self.WIDTH
+
+    @abstractmethod
+    def decode(self, state: Tensor) -> tuple[Units, Units]:
+        """States [..., size] -> (allies, enemies)."""
+
+    @abstractmethod
+    def as_published(self) -> Self:
+        """The same with the enemies' type bits as the released code of DT2GS reads them (``Block.published``)."""
+
+    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        allies, enemies = self.decode(state)
+        features = torch.cat([self._features(allies, 1.0), self._features(enemies, -1.0)], dim=1)
+        return features, torch.cat([allies.present, enemies.present], dim=1)
+
+    def _features(self, units: Units, side: float) -> Tensor:
+        """Units [rows, units] -> [rows, units, width]; ``side`` is 1 for allies and -1 for enemies."""
+        missing = torch.zeros(units.kind.shape, device=units.kind.device)
+        known = dict(units.fields)
+        if "energy" in known:  # a healer's; it has no weapon, so its cooldown column is free
+            known["cooldown"] = known["cooldown"] + known["energy"]
+        fields = [known.get(name, missing) for name in self.FEATURES]
+        kind = functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
+        features = torch.cat([torch.stack([torch.full_like(missing, side), *fields], dim=-1), kind], dim=-1)
+        return features * units.present.unsqueeze(-1)
+
+
 @dataclass(frozen=True)
-class ObservationLayout:
-    """Where one agent's observation keeps what: [move | enemies | allies | own | trailing], SMAC's order.
+class StateLayout(BattleState):
+    """Where the global state keeps what: ally rows, enemy rows, then what is not read."""
 
-    ``sight`` and ``shoot_range`` are in map cells: a number, or one per universe index where they depend on the
-    observer's own type. ``sight`` divides all distances; ``shoot_range`` is how far a target action reaches, None
-    (or NaN for a type) where that is not known. ``further_targets`` are target actions beyond one per enemy, which
-    healers with more allies than enemies have. ``trailing`` counts the numbers after the own block, such as the
-    timestep.
-    ``hidden_targets``: an enemy without a row may be in range all the same, so that it can be attacked unseen.
-    ``exceptions`` names the probes (``probes.py``) whose rule this environment does not keep.
-    """
-
-    env: str
-    map_name: str
-    n_agents: int
-    n_enemies: int
-    enemies: Block
     allies: Block
-    own: Block
-    sight: float | tuple[float, ...]
-    shoot_range: float | tuple[float, ...] | None = None
-    further_targets: int = 0
-    trailing: int = 0
-    hidden_targets: bool = False
-    exceptions: frozenset[str] = frozenset()
+    enemies: Block
+    unread: int = 0  # numbers after the blocks: last actions, timestep
 
     @property
     def size(self) -> int:
-        return self.own.end + self.trailing
-
-    @property
-    def n_base_actions(self) -> int:
-        return N_BASE_ACTIONS
-
-    @property
-    def n_targets(self) -> int:
-        return self.n_enemies + self.further_targets
-
-    @property
-    def n_actions(self) -> int:
-        return N_BASE_ACTIONS + self.n_targets
-
-    @property
-    def kinds(self) -> frozenset[int]:
-        """Universe indices of all units that an observation can name, ``UNKNOWN`` included where a type is not told."""
-        blocks = (self.own, self.allies, self.enemies)
-        return frozenset(kind for block in blocks for kind in (block.kinds or (block.only_kind,)))
-
-    @property
-    def masks_range(self) -> bool:
-        """Tell whether the action mask offers only targets in range."""
-        return "target flag" not in self.exceptions
-
-    @property
-    def has_healers(self) -> bool:
-        """Whether an agent of this map can be a unit that heals."""
-        return any(kind in HEALERS for kind in (self.own.kinds or (self.own.only_kind,)))
-
-    def action_names(self, heals: bool | int) -> tuple[str, ...]:
-        """Words for every action index of an agent that attacks, or of one that ``heals`` (``Observed.heals``)."""
-        target = "heal ally" if heals else "attack enemy"
-        return (*BASE_ACTIONS, *(f"{target} {i}" for i in range(self.n_targets)))
-
-    def names(self, agent: int) -> dict[int, str]:
-        """For people: what each number is that agent ``agent`` sees, by its place."""
-        names = {i: f"can {action}" for i, action in enumerate(BASE_ACTIONS[2:]) if i < self.enemies.start}
-        for side, block in (("enemy", self.enemies), ("ally", self.allies), ("own", self.own)):
-            columns = (*block.fields, *(f"is a {NAMES[kind]}" for kind in block.kinds))
-            for row in range(block.rows):
-                label = {"own": "own", "ally": f"ally {row + (row >= agent)}"}.get(side, f"{side} {row}")
-                start = block.start + row * block.width
-                names |= {start + i: f"{label}: {column}" for i, column in enumerate(columns)}
-        return names
-
-    def living(self, obs: Tensor) -> Tensor:
-        """Whether each observation [..., obs_size] is a living agent's: a dead agent's is zeros up to the timestep."""
-        return (obs[..., : self.own.end] != 0).any(-1)
-
-    def decode(self, obs: Tensor) -> Observed:
-        """Observations [..., obs_size] -> named entities."""
-        own = self.own.decode(obs, present=self.living(obs).unsqueeze(-1))
-        enemies = self.enemies.decode(obs)
-        heals = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
-        if self.has_healers:
-            heals = torch.isin(own.kind[..., 0], torch.tensor(HEALERS, device=obs.device))
-            # For a healer this column says whether it can heal the ally of that number: nothing about the enemy.
-            can_target = enemies.fields["can_target"].masked_fill(heals.unsqueeze(-1), 0.0)
-            enemies = replace(enemies, fields={**enemies.fields, "can_target": can_target})
-        sight = per_kind(self.sight, own.kind[..., 0])
-        return Observed(own, self.allies.decode(obs), enemies, sight, heals)
-
-
-class StateReader(Protocol):
-    """What reads the global state: ``StateLayout``, or ``JointStateLayout`` where it is all observations."""
-
-    @property
-    def size(self) -> int: ...
-
-    def decode(self, state: Tensor) -> tuple[Units, Units]:
-        """States [..., state_size] -> (allies, enemies)."""
-        ...
-
-
-@dataclass(frozen=True)
-class StateLayout:
-    """Where the global state keeps what: ally rows, enemy rows, then what is not read (last actions, timestep)."""
-
-    allies: Block
-    enemies: Block
-    size: int
+        return max(self.allies.end, self.enemies.end) + self.unread
 
     def decode(self, state: Tensor) -> tuple[Units, Units]:
         """States [..., state_size] -> (allies, enemies), absolute."""
         return _split_energy(self.allies.decode(state)), self.enemies.decode(state)
 
-
-@dataclass(frozen=True)
-class Layouts:
-    """Both layouts of a map and, where its teams never change, how many units of each universe index they have.
-
-    ``swapped_types`` is the key to set where the enemies turn out to have each other's types. ``cells`` is how many
-    map cells one unit of the state's x and y is, None where the configuration does not tell.
-    """
-
-    observation: ObservationLayout
-    state: StateReader
-    ally_team: Mapping[int, int] | None = None
-    enemy_team: Mapping[int, int] | None = None
-    swapped_types: str = ""
-    cells: float | None = None
+    def as_published(self) -> Self:
+        return replace(self, enemies=self.enemies.published(self.allies))
 
 
 def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:
@@ -234,32 +171,12 @@ def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:
 
 
 def contiguous(start: int, *blocks: tuple[int, Sequence[str], Sequence[int], int]) -> list[Block]:
-    """Blocks laid end to end from ``start``; each given as (rows, fields, kinds, only_kind)."""
-    laid = []
+    """Blocks end to end from ``start``; each given as (rows, fields, kinds, only_kind)."""
+    placed = []
     for rows, fields, kinds, only_kind in blocks:
-        laid.append(Block(start, rows, tuple(fields), tuple(kinds), only_kind))
-        start = laid[-1].end
-    return laid
-
-
-def check_sizes(layouts: Layouts, scheme: Mapping[str, Mapping], n_actions: int) -> None:
-    """Raise ConfigError unless the host's sizes are the layout's.
-
-    Sizes can agree by chance across maps, so this is the first check and not the only one (``probes.py``).
-    """
-    layout = layouts.observation
-    found = {
-        "observation": (scheme["obs"]["vshape"], layout.size),
-        "state": (scheme["state"]["vshape"], layouts.state.size),
-        "number of actions": (n_actions, layout.n_actions),
-    }
-    for what, (host, ours) in found.items():
-        if host != ours:
-            raise ConfigError(
-                f"The {what} of env={layout.env} map_name={layout.map_name} has size {host} but its layout says "
-                f"{ours}: the environment was changed by another env_args key or another version; "
-                f"set env_args back to those in config/envs/{layout.env}.yaml."
-            )
+        placed.append(Block(start, rows, tuple(fields), tuple(kinds), only_kind))
+        start = placed[-1].end
+    return placed
 
 
 def _split_energy(allies: Units) -> Units:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
+from lolm_plugin.observations.battle import BattleLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, StateLayout, contiguous
 from lolm_plugin.observations.units import index
 
 SIGHT = 9.0
@@ -22,8 +23,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     )
     absolute = ("health", "x", "y")
     state_allies, state_enemies = contiguous(0, (n_agents, absolute, (), marine), (n_enemies, absolute, (), marine))
-    return Layouts(
-        ObservationLayout("probe", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, SIGHT, SHOOT_RANGE),
-        StateLayout(state_allies, state_enemies, state_enemies.end),
-        cells=SIGHT,
+    observation = BattleLayout(
+        "probe", env_args["map_name"], enemies=enemies, allies=allies, own=own, sight=SIGHT, shoot_range=SHOOT_RANGE
     )
+    return Layouts(observation, StateLayout(state_allies, state_enemies), cells=SIGHT)

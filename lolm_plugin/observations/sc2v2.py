@@ -10,8 +10,9 @@ from typing import Any
 
 from lolm_plugin.configuration.config_files import read
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
-from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_observation, battle_state
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
+from lolm_plugin.observations.smac_family import SHOOT_RANGE, SIGHT, Flags, Side, battle_layouts
 from lolm_plugin.observations.units import NAMES, indices
 from lolm_plugin.paths import host_config_dir
 
@@ -42,8 +43,8 @@ def scenario(map_name: str) -> dict[str, Any]:
         hint = did_you_mean(str(map_name), known)
         raise ConfigError(f"env_args.map_name={map_name} is no SMACv2 scenario of the host{hint}; {what}.")
     arguments = read(path).get("env_args")
-    capabilities = arguments.get("capability_config") if isinstance(arguments, Mapping) else None
-    if not isinstance(capabilities, Mapping) or "map_name" not in arguments:
+    capabilities = arguments.get("capability_config") if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(capabilities, Mapping) or "map_name" not in arguments:
         raise ConfigError(
             f"The scenario {path} has no env_args.map_name with an env_args.capability_config; add them or choose "
             "another env_args.map_name."
@@ -85,22 +86,20 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     capabilities = arguments["capability_config"]
     shields, kinds = arguments["map_name"] == "10gen_protoss", indices(*TYPES[arguments["map_name"]])
     sides = (Side(capabilities["n_units"], shields, kinds), Side(capabilities["n_enemies"], shields, kinds))
-    flags = Flags.of(arguments)
     # Random hit chances and health levels, shown or not, have a number of their own.
     abilities = tuple(f"{name}_level" for name in ("attack", "health") if name in capabilities)
-    observation = battle_observation(
+    return battle_layouts(
         "sc2v2",
         map_name,
         sides,
-        flags,
+        Flags.of(arguments),
         _n_targets(arguments),
         abilities=abilities,
-        # The environment forgets all of an agent's enemy rows when it meets an enemy that nobody knows of.
+        # The environment forgets all of an agent's enemy rows when it meets an enemy that no agent knows of.
         hidden_targets=arguments.get("action_mask", True),
         exceptions=_exceptions(arguments),
         **_ranges(arguments),
     )
-    return Layouts(observation, battle_state(observation, sides, flags, abilities))
 
 
 def _n_targets(arguments: Mapping[str, Any]) -> int:

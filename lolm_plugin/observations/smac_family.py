@@ -3,13 +3,12 @@
 Sources: ``get_obs_agent`` and ``get_state_dict`` of SMAC and SMACv2, ``SMACliteEnv``.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
-from lolm_plugin.observations.joint_state import JointStateLayout
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, Layouts, ObservationLayout, StateLayout, StateReader
+from lolm_plugin.observations.battle import BattleLayout, JointStateLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, StateLayout
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN, index
 
 SIGHT = 9.0  # map cells, every unit
@@ -38,7 +37,8 @@ class Battle:
         return self.n_enemies
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True)
+class Side:
     """One team: how many units, whether they have shields, and what its type bits mean.
 
     ``kinds`` are universe indices; without type bits ``only_kind`` is every unit's.
@@ -48,6 +48,11 @@ class Side(NamedTuple):
     shields: bool
     kinds: tuple[int, ...] = ()
     only_kind: int = UNKNOWN
+
+    @property
+    def shield(self) -> tuple[str, ...]:
+        """The field that only shielded units have."""
+        return ("shield",) if self.shields else ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Flags:
         return cls(**{name: bool(env_args[name]) for name in cls.__dataclass_fields__ if name in env_args})
 
 
-def battle_observation(
+def battle_layouts(
     env: str,
     map_name: str,
     sides: tuple[Side, Side],
@@ -79,63 +84,58 @@ def battle_observation(
     n_targets: int,
     abilities: Sequence[str] = (),
     **more: Any,
-) -> ObservationLayout:
-    """The observation layout of a battle between ``sides`` (allies, enemies).
+) -> Layouts:
+    """The layouts of a battle between ``sides`` (allies, enemies).
 
-    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``ObservationLayout``.
+    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``BattleLayout``.
     """
     allies, enemies = sides
+
+    def block(start: int, side: Side, rows: int, *fields: str, unread: int = 0) -> Block:
+        return Block(start, rows, fields, side.kinds, side.only_kind, unread)
+
+    def condition(side: Side, shown: bool = True) -> tuple[str, ...]:
+        return ("health", *side.shield) if shown else ()
+
     own_health = flags.obs_own_health or flags.obs_all_health
-    start = MOVE + PATHING * flags.obs_pathing_grid + HEIGHT * flags.obs_terrain_height
+    own_position = ("x", "y") if flags.obs_own_pos else ()
+    last_action = (N_BASE_ACTIONS + n_targets) * flags.obs_last_action
     where = ("dist", "dx", "dy")
-    fields = ("can_target", *where, *_condition(flags.obs_all_health, enemies))
-    enemy_block = Block(start, enemies.count, fields, enemies.kinds, enemies.only_kind)
-    fields = ("visible", *where, *_condition(flags.obs_all_health, allies), *abilities)
-    unread = (N_BASE_ACTIONS + n_targets) * flags.obs_last_action
-    ally_block = Block(enemy_block.end, allies.count - 1, fields, allies.kinds, allies.only_kind, unread)
-    fields = (*_condition(own_health, allies), *abilities, *(("x", "y") if flags.obs_own_pos else ()))
-    own_block = Block(ally_block.end, 1, fields, allies.kinds, allies.only_kind)
-    return ObservationLayout(
+    start = MOVE + PATHING * flags.obs_pathing_grid + HEIGHT * flags.obs_terrain_height
+    shown = condition(enemies, flags.obs_all_health)
+    enemy_block = block(start, enemies, enemies.count, "can_target", *where, *shown)
+    shown = (*condition(allies, flags.obs_all_health), *abilities)
+    ally_block = block(enemy_block.end, allies, allies.count - 1, "visible", *where, *shown, unread=last_action)
+    shown = (*condition(allies, own_health), *abilities, *own_position)
+    observation = BattleLayout(
         env,
         map_name,
-        allies.count,
-        enemies.count,
-        enemy_block,
-        ally_block,
-        own_block,
+        enemies=enemy_block,
+        allies=ally_block,
+        own=block(ally_block.end, allies, 1, *shown),
         further_targets=n_targets - enemies.count,
         trailing=int(flags.obs_timestep_number),
         **more,
     )
-
-
-def battle_state(
-    observation: ObservationLayout, sides: tuple[Side, Side], flags: Flags, abilities: Sequence[str] = ()
-) -> StateReader:
-    """The state layout of the battle; ``abilities`` are further fields of an ally's row."""
     if flags.obs_instead_of_state:
-        return JointStateLayout(observation)
-    allies, enemies = sides
-    fields = ("health", "cooldown", "x", "y", *(("shield",) if allies.shields else ()), *abilities)
-    ally_block = Block(0, allies.count, fields, allies.kinds, allies.only_kind)
-    fields = ("health", "x", "y", *(("shield",) if enemies.shields else ()))
-    enemy_block = Block(ally_block.end, enemies.count, fields, enemies.kinds, enemies.only_kind)
+        return Layouts(observation, JointStateLayout(observation))
+    ally_block = block(0, allies, allies.count, "health", "cooldown", "x", "y", *allies.shield, *abilities)
+    enemy_block = block(ally_block.end, enemies, enemies.count, "health", "x", "y", *enemies.shield)
     unread = allies.count * observation.n_actions * flags.state_last_action + flags.state_timestep_number
-    return StateLayout(ally_block, enemy_block, enemy_block.end + unread)
+    return Layouts(observation, StateLayout(ally_block, enemy_block, unread))
 
 
-def battle_layouts(
+def map_layouts(
     env: str, map_name: str, battle: Battle, kinds: tuple[tuple[int, ...], tuple[int, ...]], flags: Flags
 ) -> Layouts:
     """The layouts of a map whose teams never change; ``kinds`` is what the type bits of (allies, enemies) mean."""
-    sides = _side(battle.allies, kinds[0]), _side(battle.enemies, kinds[1])
-    observation = battle_observation(
-        env, map_name, sides, flags, battle.n_targets, sight=SIGHT, shoot_range=SHOOT_RANGE
+    teams = (battle.allies, battle.enemies)
+    allies, enemies = (_side(team, bits) for team, bits in zip(teams, kinds, strict=True))
+    ally_team, enemy_team = ({index(name): count for name, count in team.items()} for team in teams)
+    layouts = battle_layouts(
+        env, map_name, (allies, enemies), flags, battle.n_targets, sight=SIGHT, shoot_range=SHOOT_RANGE
     )
-    ally_team, enemy_team = (
-        Counter({index(name): count for name, count in team.items()}) for team in (battle.allies, battle.enemies)
-    )
-    return Layouts(observation, battle_state(observation, sides, flags), ally_team, enemy_team)
+    return replace(layouts, ally_team=ally_team, enemy_team=enemy_team)
 
 
 def _side(team: Mapping[str, int], kinds: tuple[int, ...]) -> Side:
@@ -146,9 +146,3 @@ def _side(team: Mapping[str, int], kinds: tuple[int, ...]) -> Side:
 def has_shields(team: Mapping[str, int]) -> bool:
     """Whether the units of a team (name -> count) are Protoss, which have shields."""
     return any(UNIVERSE[index(name)].max_shield for name in team)
-
-
-def _condition(shown: bool, side: Side) -> tuple[str, ...]:
-    if not shown:
-        return ()
-    return ("health", "shield") if side.shields else ("health",)

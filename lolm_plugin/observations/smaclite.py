@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin.errors import ConfigError, did_you_mean
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts
-from lolm_plugin.observations.smac_family import Battle, Flags, battle_layouts, has_shields
+from lolm_plugin.observations.battle import Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
+from lolm_plugin.observations.smac_family import Battle, Flags, has_shields, map_layouts
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index, indices
 
 CUSTOM = "custom"  # the map_name that reads map_file
@@ -94,7 +95,9 @@ def read(path: Path) -> Map:
     teams: dict[str, Counter[str]] = {"ALLY": Counter(), "ENEMY": Counter()}
     for faction, units in groups:
         teams[faction].update({_unit(name, path): count for name, count in units.items()})
-    types = tuple(_unit(name, path) for name in sorted(type_ids, key=type_ids.get)) if n_types > 1 else ()
+    types = (
+        tuple(_unit(name, path) for name in sorted(type_ids, key=lambda name: type_ids[name])) if n_types > 1 else ()
+    )
     for faction, team in teams.items():
         _check_team(path, faction, team, declared[faction], shields[faction], types)
     battle = Map(teams["ALLY"], teams["ENEMY"], types)
@@ -108,7 +111,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     battle = find(env_args)
     kinds = indices(*battle.types)
     # SMAClite has no flags: those are what it always does.
-    layouts = battle_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
+    layouts = map_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
     return replace(layouts, cells=None if env_args["map_name"] == CUSTOM else MAP_SIZE)
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
+from lolm_plugin.observations.battle import BattleLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, StateLayout, contiguous
 from lolm_plugin.observations.units import NAMES, UNKNOWN, index
 
 TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))
@@ -28,10 +29,13 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
     state_allies, state_enemies = contiguous(
         0, (n_agents, absolute, TYPES, UNKNOWN), (n_enemies, absolute, TYPES, UNKNOWN)
     )
-    sight = tuple(SIGHT.get(name, 9.0) for name in NAMES)
-    shoot_range = tuple(SHOOT_RANGE.get(name, math.nan) for name in NAMES)
-    return Layouts(
-        ObservationLayout("smax", env_args["map_name"], n_agents, n_enemies, enemies, allies, own, sight, shoot_range),
-        StateLayout(state_allies, state_enemies, state_enemies.end),
-        cells=MAP_SIZE,
+    observation = BattleLayout(
+        "smax",
+        env_args["map_name"],
+        enemies=enemies,
+        allies=allies,
+        own=own,
+        sight=tuple(SIGHT.get(name, 9.0) for name in NAMES),
+        shoot_range=tuple(SHOOT_RANGE.get(name, math.nan) for name in NAMES),
     )
+    return Layouts(observation, StateLayout(state_allies, state_enemies), cells=MAP_SIZE)

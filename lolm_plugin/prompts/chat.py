@@ -1,6 +1,6 @@
 """Prompts as a user's turn in an instruction model's own chat template."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.prompts.phrases import Column, Phrase
-from lolm_plugin.prompts.writer import Writer, Written
+from lolm_plugin.prompts.style import Fragments, Writer
+from lolm_plugin.prompts.template import FragmentTable, constant
 
 MARKER = "PROMPT-GOES-HERE"
 
@@ -17,7 +17,7 @@ MARKER = "PROMPT-GOES-HERE"
 class ChatWriter(Writer):
     """Wraps another writer's prompts: instruction to actions are the user's turn, the cue begins the answer.
 
-    The template's text before the turn becomes part of the shared ``beginning``. The text after it (end of turn, then
+    The template's text before the turn becomes part of the shared ``prefix``. The text after it (end of turn, then
     the generation prompt) stands before the cue. The turn does not end in a newline, because some templates strip it.
 
     Args:
@@ -34,29 +34,32 @@ class ChatWriter(Writer):
     def __init__(self, writer: Writer, tokenizer: Any, model: str) -> None:
         before, self._after = _around(tokenizer, model)
         self.layout = writer.layout
-        self.beginning = before + writer.beginning
+        self.prefix = before + writer.prefix
         self.cue = self._after + writer.cue
         self._writer = writer
 
-    def write(self, obs: Tensor, available: Tensor, agent: Tensor) -> Written:
-        """The same parts, with the template's text before the cue."""
-        written = self._writer.write(obs, available, agent)
-        # One piece, as a tokenizer may join the end of the template's text with the cue.
-        cue = Phrase([(Column(self.cue, ("",)), np.int64(1))])
-        return written._replace(parts={**written.parts, "cue": (cue,)}, ends_turn=True)
+    def write(self, table: FragmentTable, obs: Tensor, available: Tensor, agent: Tensor) -> Fragments:
+        """The same parts, with the template's text before the cue and no newline at the end of the turn."""
+        prompts = self._writer.write(table, obs, available, agent)
+        turn = prompts.parts["cue"].start
+        fragments = prompts.fragments[:, :turn].copy()
+        named = fragments > 0
+        rows = np.flatnonzero(named.any(1))
+        last = turn - 1 - named[rows, ::-1].argmax(1)
+        fragments[rows, last] = table.without_newline(fragments[rows, last])
+        # The cue is one fragment, as a tokenizer may join the end of the template's text with it.
+        cue = table.fragments(constant(self.cue), len(fragments))
+        parts = {**prompts.parts, "cue": slice(turn, turn + 1)}
+        return replace(prompts, fragments=np.concatenate([fragments, cue], axis=1), parts=parts)
 
-    def varied(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return those of the other writer."""
-        return self._writer.varied(rows)
+    def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of the other writer."""
+        return self._writer.sample(rows)
 
     def fullest(self) -> list[str]:
-        """Return those of the other writer, with the template's text before the cue."""
+        """Those of the other writer, with the template's text before the cue."""
         cue = self._writer.cue
         return [text.removesuffix(cue).removesuffix("\n") + self.cue for text in self._writer.fullest()]
-
-    def names(self, agent: int) -> Mapping[int, str]:
-        """As the other writer has them."""
-        return self._writer.names(agent)
 
 
 def _around(tokenizer: Any, model: str) -> tuple[str, str]:

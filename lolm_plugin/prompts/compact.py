@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 
-from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, choose, either, kinds, optional, phrase
-from lolm_plugin.prompts.template import Listing, PromptStyle
+from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
+from lolm_plugin.prompts.style import Listing, PromptStyle
+from lolm_plugin.prompts.template import Sentence, choose, if_present, kinds, template, where
 
 _SHORT_ACTION = {
     "no-op": "none",
@@ -27,37 +27,37 @@ class CompactStyle(PromptStyle):
     actions = Listing("Actions: ", " ", "\n", spoken=lambda name: _SHORT_ACTION.get(name) or _SIDE.sub(" ", name))
     cue = "Best:"
 
-    def me(self, me: SelfColumns) -> Phrase:
+    def me(self, me: AgentBatch) -> Sentence:
         """Kind, condition and range."""
-        reach = optional(" range {attack_range:.0f}", me)
-        wait = optional(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
-        return phrase("You: {kind}{more}\n", kind=kinds(me.kind), more=_condition(me) + reach + wait)
+        reach = if_present(" range {attack_range:.0f}", me)
+        wait = if_present(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
+        return template("You: {kind}{more}\n", kind=kinds(me.kind), more=_condition(me) + reach + wait)
 
-    def unit(self, unit: UnitColumns) -> Phrase:
+    def unit(self, unit: UnitBatch) -> Sentence:
         """One short line."""
         east, north = _offset(unit.east, "east", "west"), _offset(unit.north, "north", "south")
-        here = phrase(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
-        seen = phrase(
+        here = template(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
+        seen = template(
             ": {kind}{condition}{offset}{in_range}\n",
             kind=kinds(unit.kind),
             condition=_condition(unit),
             offset=east + north + here,
-            in_range=phrase(" in range").where(unit.in_range),
+            in_range=template(" in range").where(unit.in_range),
         )
-        hidden, gone = phrase(": in range, unknown\n"), phrase(": unseen\n")
-        name = phrase("{side} {number}", unit)
-        return name + either(unit.seen, seen, either(unit.in_range, hidden, gone))
+        hidden, gone = template(": in range, unknown\n"), template(": unseen\n")
+        name = template("{side} {number}", unit)
+        return name + where(unit.seen, seen, where(unit.in_range, hidden, gone))
 
 
-def _offset(cells: np.ndarray, positive: str, negative: str) -> Phrase:
+def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
     side = choose(cells > 0, positive, negative)
-    return phrase(" {cells:.1f} {side}", cells=abs(cells), side=side).where(~_unmoved(cells))
+    return template(" {cells:.1f} {side}", cells=abs(cells), side=side).where(~_unmoved(cells))
 
 
 def _unmoved(cells: np.ndarray) -> np.ndarray:
-    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs a place."""
+    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs words."""
     return abs(cells) < 0.05
 
 
-def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
-    return optional(" hp {health:.2f}", unit) + optional(" shield {shield:.2f}", unit)
+def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
+    return if_present(" hp {health:.2f}", unit) + if_present(" shield {shield:.2f}", unit)

@@ -3,20 +3,21 @@
 So it holds whatever a writer does, and cannot disagree with it.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lolm_plugin.prompts.pieces import Pieces
-from lolm_plugin.prompts.writer import Writer
+from lolm_plugin.prompts.style import Writer
+from lolm_plugin.prompts.template import FragmentTable
 
 UNREAD = "(not in the prompt)"
-SILENT = "(nothing now)"  # what it is about is not there, or not worth a word
+SILENT = "(nothing now)"  # what it is about is absent, or not worth a word
 
 
-class Origin(NamedTuple):
+@dataclass(frozen=True)
+class NumberInWords:
     """One number of an observation: ``name`` is what it is, ``words`` what it became."""
 
     index: int
@@ -25,7 +26,7 @@ class Origin(NamedTuple):
     words: str
 
 
-def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[Origin]:
+def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[NumberInWords]:
     """Every number of an agent's obs [obs_size], whose mask is ``available`` [n_actions]."""
     changed = [_changes(float(value)) for value in obs]
     rows = [obs]
@@ -33,17 +34,18 @@ def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[
         for value in values:
             rows.append(obs.clone())
             rows[-1][index] = value
-    together = torch.stack(rows)
-    count, pieces = len(together), Pieces()
-    written = writer.write(together, available.expand(count, -1), torch.full((count,), agent))
-    laid = np.concatenate([block for part in written.blocks(pieces, count).values() for block in part], axis=1)
-    differs = laid[1:] != laid[0]
-    names, origins, start = writer.names(agent), [], 0
+    count, table = len(rows), FragmentTable()
+    fragments = writer.write(
+        table, torch.stack(rows), available.expand(count, -1), torch.full((count,), agent)
+    ).fragments
+    differs = fragments[1:] != fragments[0]
+    names, explained, start = writer.layout.names(agent), [], 0
     for index, values in enumerate(changed):
         own = differs[start : start + len(values)]
         start += len(values)
-        origins.append(Origin(index, float(obs[index]), names.get(index, ""), _words(pieces, laid[0], own)))
-    return origins
+        words = _words(table, fragments[0], own)
+        explained.append(NumberInWords(index, float(obs[index]), names.get(index, ""), words))
+    return explained
 
 
 def _changes(value: float) -> list[float]:
@@ -52,7 +54,7 @@ def _changes(value: float) -> list[float]:
     return [value + step, value - step, 0.0, 1.0, 2.0]
 
 
-def _words(pieces: Pieces, row: np.ndarray, differs: np.ndarray) -> str:
+def _words(table: FragmentTable, row: np.ndarray, differs: np.ndarray) -> str:
     """What ``row`` [width] says where the changes that alter least alter it: differs bool [changes, width].
 
     Those that alter more make something else come or go, and with it its whole sentence.
@@ -61,5 +63,5 @@ def _words(pieces: Pieces, row: np.ndarray, differs: np.ndarray) -> str:
     if not counts.any():
         return UNREAD
     few = (counts > 0) & (counts <= counts[counts > 0].min() + 2)
-    said = "".join(pieces.split(np.where(differs[few].any(0), row, 0))).strip()
+    said = "".join(table.split(np.where(differs[few].any(0), row, 0))).strip()
     return f'"{said}"' if said else SILENT

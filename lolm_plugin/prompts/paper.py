@@ -1,8 +1,8 @@
 """Full sentences: instruction, goal, current state, available actions (paper, section 4.2)."""
 
-from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, choose, either, kinds, optional, phrase
-from lolm_plugin.prompts.template import Listing, PromptStyle
+from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
+from lolm_plugin.prompts.style import Listing, PromptStyle
+from lolm_plugin.prompts.template import Sentence, choose, if_present, kinds, template, where
 
 
 class PaperStyle(PromptStyle):
@@ -17,26 +17,26 @@ class PaperStyle(PromptStyle):
         "Goal: In the long term your team must destroy every enemy unit. In the short term stay alive, protect "
         "your allies and finish off weakened enemies together; if you can heal, keep wounded allies alive.\n"
     )
-    nobody = "You see no {side}.\n"
+    none_seen = "You see no {side}.\n"
     actions = Listing("Available actions: ", ", ", ".\n")
     cue = "The best action is:"
 
-    def me(self, me: SelfColumns) -> Phrase:
-        """Number, kind, condition, range and place."""
-        return phrase(
-            "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{place}.\n",
+    def me(self, me: AgentBatch) -> Sentence:
+        """Number, kind, condition, range and position."""
+        return template(
+            "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{position}.\n",
             number=me.number,
             a_kind=kinds(me.kind, articles=True),
             condition=_condition(me),
-            attack=optional(", attack range {attack_range:.0f}", me).where(~me.heals),
-            heal=optional(", healing range {attack_range:.0f}", me).where(me.heals),
-            place=optional(", at {x:.2f} of the map's width and {y:.2f} of its height", me),
+            attack=if_present(", attack range {attack_range:.0f}", me).where(~me.heals),
+            heal=if_present(", healing range {attack_range:.0f}", me).where(me.heals),
+            position=if_present(", at {x:.2f} of the map's width and {y:.2f} of its height", me),
         )
 
-    def unit(self, unit: UnitColumns) -> Phrase:
+    def unit(self, unit: UnitBatch) -> Sentence:
         """One sentence, numbers to two decimals."""
-        name = phrase("{side} {number}", side=unit.side.capitalize(), number=unit.number)
-        seen = phrase(
+        name = template("{side} {number}", side=unit.side.capitalize(), number=unit.number)
+        seen = template(
             " is {a_kind} at distance {distance:.2f}, {east:.2f} {east_west} and {north:.2f} {north_south} of you"
             "{condition}{in_range}.\n",
             a_kind=kinds(unit.kind, articles=True),
@@ -46,12 +46,12 @@ class PaperStyle(PromptStyle):
             north=abs(unit.north),
             north_south=choose(unit.north >= 0, "north", "south"),
             condition=_condition(unit),
-            in_range=phrase(f", in {'healing' if unit.side == 'ally' else 'attack'} range").where(unit.in_range),
+            in_range=template(f", in {'healing' if unit.side == 'ally' else 'attack'} range").where(unit.in_range),
         )
-        hidden, gone = phrase(" is in range, details unknown.\n"), phrase(" is dead or out of sight.\n")
-        return name + either(unit.seen, seen, either(unit.in_range, hidden, gone))
+        hidden, gone = template(" is in range, details unknown.\n"), template(" is dead or out of sight.\n")
+        return name + where(unit.seen, seen, where(unit.in_range, hidden, gone))
 
 
-def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
+def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
     shown = (", health {health:.2f}", ", shield {shield:.2f}", ", cooldown {cooldown:.2f}")
-    return sum((optional(template, unit) for template in shown), Phrase())
+    return sum((if_present(text, unit) for text in shown), Sentence())

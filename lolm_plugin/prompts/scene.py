@@ -1,166 +1,219 @@
-"""What one agent sees, as plain values ready to be put into words."""
+"""The decoded scene: what many agents see and may do, an array per field, so that no prompt needs a loop over units."""
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from itertools import islice, repeat
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from lolm_plugin.observations.layout import Block, ObservationLayout
-from lolm_plugin.observations.units import HEALERS
-from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns, attack_range, look
+from lolm_plugin.observations.battle import BattleLayout
+from lolm_plugin.observations.description import Description
+from lolm_plugin.observations.layout import Block, Units
+from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
+
+_Part = TypeVar("_Part", "AgentBatch", "UnitBatch", "ActionBatch")
 
 
 @dataclass(frozen=True)
-class SeenUnit:
-    """Another unit. Distances are in map cells from the observer, health and shield fractions of the maximum.
+class AgentBatch:
+    """The observing agents: every field [rows], NaN where the environment does not show it.
 
-    ``health``, ``shield`` and ``cooldown`` are None where the environment does not show them. A unit that is not
-    ``seen`` is dead or out of sight, unless it is ``in_range``: SMACv2 hides units that can be attacked. ``in_range``
-    tells whether the observer can attack it now, or heal it if it is a healer's ally.
+    ``kind`` is a universe index. Health, shield and cooldown are shares of the maximum, ``x`` and ``y`` of the map.
+    ``attack_range`` is in map cells, a healer's its healing range.
+    """
+
+    number: np.ndarray
+    kind: np.ndarray
+    health: np.ndarray
+    shield: np.ndarray
+    cooldown: np.ndarray
+    attack_range: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    @property
+    def heals(self) -> np.ndarray:
+        """Tell healers from fighters: bool [rows]."""
+        return np.isin(self.kind, HEALERS)
+
+
+@dataclass(frozen=True)
+class UnitBatch:
+    """The other units of a side: every field [rows, units], NaN where the environment does not show it.
+
+    ``named`` tells which units the prompt names at all. One that is not ``seen`` is dead or out of sight, unless it is
+    ``in_range``: SMACv2 hides units that can be attacked. ``in_range`` tells whether the observer can attack it now, or
+    heal it if the observer is a healer. Distances and offsets are in map cells.
     """
 
     side: str  # "ally" or "enemy"
-    number: int
-    kind: str
-    seen: bool
-    distance: float
-    east: float
-    north: float
-    health: float | None
-    shield: float | None
-    cooldown: float | None
-    in_range: bool = False
+    named: np.ndarray
+    number: np.ndarray
+    kind: np.ndarray
+    seen: np.ndarray
+    distance: np.ndarray
+    east: np.ndarray
+    north: np.ndarray
+    health: np.ndarray
+    shield: np.ndarray
+    cooldown: np.ndarray
+    in_range: np.ndarray
 
 
 @dataclass(frozen=True)
-class Self:
-    """The observing agent; ``x`` and ``y`` are fractions of the map where the environment tells them.
+class ActionBatch:
+    """``available`` bool [rows, actions]; the words for action ``i`` are ``names[meaning][i]``, ``meaning`` [rows]."""
 
-    ``attack_range`` is in map cells (a healer's healing range), None where it is not known.
-    """
+    names: tuple[tuple[str, ...], ...]
+    meaning: np.ndarray
+    available: np.ndarray
 
-    number: int
-    kind: str
-    health: float | None
-    shield: float | None
-    cooldown: float | None
-    x: float | None
-    y: float | None
-    attack_range: float | None = None
+    @staticmethod
+    def of(description: Description, meaning: np.ndarray, available: np.ndarray) -> "ActionBatch":
+        """The actions of a task, whose target actions mean ``description.targets[meaning]``."""
+        names = tuple(description.action_names(i) for i in range(max(1, len(description.targets))))
+        return ActionBatch(names, meaning, available)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """All that one agent sees and may do; ``actions`` are the words for its available actions."""
+class SceneBatch:
+    """What many agents see of their battles and may do."""
 
-    me: Self
-    allies: tuple[SeenUnit, ...]
-    enemies: tuple[SeenUnit, ...]
-    actions: tuple[str, ...]
+    me: AgentBatch
+    allies: UnitBatch
+    enemies: UnitBatch
+    actions: ActionBatch
 
-    def columns(self) -> SceneColumns:
-        """The same as one row of columns."""
-        every = np.ones((1, len(self.actions)), bool)
-        return SceneColumns(
-            me=SelfColumns(**{name: column[:, 0] for name, column in _columns(Self, [self.me]).items()}),
-            allies=_unit_columns("ally", self.allies),
-            enemies=_unit_columns("enemy", self.enemies),
-            actions=ActionColumns((self.actions, self.actions), np.zeros(1, bool), every),
+    def __len__(self) -> int:
+        return len(self.me.number)
+
+    def take(self, rows: np.ndarray) -> "SceneBatch":
+        """The scenes of ``rows`` int64 [...]."""
+        return SceneBatch(
+            _take(self.me, rows), _take(self.allies, rows), _take(self.enemies, rows), _take(self.actions, rows)
         )
 
 
-def kind_name(kind: int) -> str:
-    """Words for a universe index."""
-    return KINDS[kind]
+def decode(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True) -> SceneBatch:
+    """What each row sees: obs [rows, obs_size], available [rows, n_actions], agent [rows].
 
-
-def scenes(
-    layout: ObservationLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True
-) -> list[Scene]:
-    """One scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows]; see ``look``."""
-    columns = look(layout, obs, available, agent, dynamic)
-    actions = columns.actions
-    return [
-        Scene(
-            me=me,
-            allies=allies,
-            enemies=enemies,
-            actions=tuple(name for name, can in zip(actions.names[heals], available, strict=True) if can),
-        )
-        for me, allies, enemies, heals, available in zip(
-            _records(Self, columns.me, slice(None)),
-            _named(columns.allies),
-            _named(columns.enemies),
-            actions.heals.tolist(),
-            actions.available.tolist(),
-            strict=True,
-        )
-    ]
-
-
-def fullest_scenes(layout: ObservationLayout, dynamic: bool) -> list[Scene]:
-    """Scenes of which one is as long as this map allows, whatever the style and the tokenizer.
-
-    In each, every unit is of one kind, or is absent but named (not ``dynamic``); every number is long and
-    every action available.
+    ``dynamic`` leaves out every unit that is dead or out of sight (paper, section 4.2); without it
+    they stay, with zeros, so that all prompts of a map have the same sentences.
     """
-    return [
-        _fullest(layout, kind, seen)
-        for kind in sorted(layout.kinds)
-        for seen in ((True,) if dynamic else (True, False))
-    ]
-
-
-def _fullest(layout: ObservationLayout, kind: int, seen: bool) -> Scene:
-    def shown(block: Block, *names: str) -> dict[str, float | None]:
-        return {name: 0.88 if name in block.fields else None for name in names}
-
-    def unit(side: str, number: int, block: Block) -> SeenUnit:
-        conditions = shown(block, "health", "shield", "cooldown")
-        # Only a healer has allies in range; which kinds these are is not known here.
-        near = seen and (side == "enemy" or layout.has_healers)
-        return SeenUnit(side, number, kind_name(kind), seen, 18.88, -18.88, -18.88, **conditions, in_range=near)
-
-    conditions = shown(layout.own, "health", "shield", "cooldown", "x", "y")
-    (reach,) = attack_range(layout, np.array([kind])).tolist()
-    conditions["attack_range"] = None if math.isnan(reach) else reach
-    return Scene(
-        me=Self(layout.n_agents - 1, kind_name(kind), **conditions),
-        allies=tuple(unit("ally", i, layout.allies) for i in range(layout.n_agents - 1)),
-        enemies=tuple(unit("enemy", j, layout.enemies) for j in range(layout.n_enemies)),
-        actions=layout.action_names(heals=kind in HEALERS)[1:],
+    observed = layout.decode(obs.cpu())
+    can = available.cpu().numpy() > 0
+    number = agent.cpu().numpy()
+    # Ally rows skip the observer, so the ids after its own are one higher.
+    others = np.arange(layout.n_agents - 1)
+    allies = others + (others >= number[:, None])
+    enemies = np.broadcast_to(np.arange(layout.n_enemies), (len(number), layout.n_enemies))
+    sight = observed.sight.numpy()[:, None]
+    own = {name: _field(observed.own, name)[:, 0] for name in ("health", "shield", "cooldown", "x", "y")}
+    kind = observed.own.kind[:, 0].numpy()
+    heals = observed.heals.numpy()
+    # Where SMACv2 plays without action masks, every living target is offered, and only the flag tells the range.
+    present, flagged = observed.enemies.present.numpy(), observed.enemies.fields["can_target"].numpy() > 0
+    attackable = _offered(layout, can, enemies) & ~heals[:, None] & np.where(present, flagged, layout.hidden_targets)
+    healable = _offered(layout, can, allies) & heals[:, None] & observed.allies.present.numpy() & layout.masks_range
+    return SceneBatch(
+        me=AgentBatch(number, kind, attack_range=attack_range(layout, kind), **own),
+        allies=_units("ally", observed.allies, allies, sight, healable, dynamic),
+        enemies=_units("enemy", observed.enemies, enemies, sight, attackable, dynamic),
+        actions=ActionBatch.of(layout, _meaning(layout, heals), can),
     )
 
 
-def _records(of: type, columns: SelfColumns | UnitColumns, where: np.ndarray | slice) -> Iterator[Any]:
-    """A record for every entry of the columns [...] that ``where`` picks."""
+def fullest(layout: BattleLayout, dynamic: bool) -> SceneBatch:
+    """Scenes of which one has the longest prompt that this map allows, whatever the style and the tokenizer.
 
-    def plain(name: str) -> Iterable:
-        if name == "side":
-            return repeat(columns.side)
-        values = getattr(columns, name)[where].tolist()
-        return map(kind_name, values) if name == "kind" else (None if value != value else value for value in values)
+    In each, every unit is of one kind, or is absent but named (not ``dynamic``); every number is long and
+    every action but no-op is available.
+    """
+    kind = np.repeat(sorted(layout.kinds), 1 if dynamic else 2)
+    seen = np.tile([True] if dynamic else [True, False], len(layout.kinds))
+    rows = len(kind)
 
-    return map(of, *(plain(field.name) for field in fields(of)))
+    def shown(block: Block, name: str, count: int | None = None) -> np.ndarray:
+        return np.full((rows,) if count is None else (rows, count), 0.88 if name in block.fields else np.nan)
+
+    def units(side: str, block: Block) -> UnitBatch:
+        shape = (rows, block.rows)
+        # Only a healer has allies in range; which kinds these are is not known here.
+        near = np.broadcast_to(seen[:, None] & (side == "enemy" or layout.has_healers), shape)
+        return UnitBatch(
+            side=side,
+            named=np.ones(shape, bool),
+            number=np.broadcast_to(np.arange(block.rows), shape),
+            kind=np.broadcast_to(kind[:, None], shape),
+            seen=np.broadcast_to(seen[:, None], shape),
+            distance=np.full(shape, 18.88),
+            east=np.full(shape, -18.88),
+            north=np.full(shape, -18.88),
+            **{name: shown(block, name, block.rows) for name in ("health", "shield", "cooldown")},
+            in_range=near,
+        )
+
+    own = {name: shown(layout.own, name) for name in ("health", "shield", "cooldown", "x", "y")}
+    available = np.broadcast_to(np.arange(layout.n_actions) > 0, (rows, layout.n_actions))
+    return SceneBatch(
+        me=AgentBatch(np.full(rows, layout.n_agents - 1), kind, attack_range=attack_range(layout, kind), **own),
+        allies=units("ally", layout.allies),
+        enemies=units("enemy", layout.enemies),
+        actions=ActionBatch.of(layout, _meaning(layout, np.isin(kind, HEALERS)), available),
+    )
 
 
-def _named(units: UnitColumns) -> list[tuple[SeenUnit, ...]]:
-    """The named units of every row."""
-    records = _records(SeenUnit, units, units.named)
-    return [tuple(islice(records, count)) for count in units.named.sum(1).tolist()]
+def attack_range(layout: BattleLayout, kind: np.ndarray) -> np.ndarray:
+    """Look up the range in map cells of observers of ``kind`` [rows]; NaN where it is not known."""
+    reach = layout.shoot_range
+    table = reach if isinstance(reach, tuple) else (np.nan if reach is None else reach,) * len(NAMES)
+    # A range that does not depend on the kind is known for an unknown kind, too.
+    return np.array((*table, np.nan if isinstance(reach, tuple) else table[0]))[kind]
 
 
-def _unit_columns(side: str, units: Sequence[SeenUnit]) -> UnitColumns:
-    return UnitColumns(side, np.ones((1, len(units)), bool), **_columns(SeenUnit, units))
+def _units(
+    side: str, units: Units, number: np.ndarray, sight: np.ndarray, in_range: np.ndarray, dynamic: bool
+) -> UnitBatch:
+    seen, kind = units.present.numpy(), units.kind.numpy()
+    health, shield, cooldown = (_field(units, name) for name in ("health", "shield", "cooldown"))
+    # No unit that is there has no health: SMACv2 hides what it does not want an agent to know.
+    hidden = seen & (kind == UNKNOWN) & ~(np.abs(health) > 0)
+    if hidden.any():
+        health, shield = np.where(hidden, np.nan, health), np.where(hidden, np.nan, shield)
+    return UnitBatch(
+        side=side,
+        named=seen | in_range if dynamic else np.ones(seen.shape, bool),
+        number=number,
+        kind=kind,
+        seen=seen,
+        distance=_field(units, "dist") * sight,
+        east=_field(units, "dx") * sight,
+        north=_field(units, "dy") * sight,
+        health=health,
+        shield=shield,
+        cooldown=cooldown,
+        in_range=in_range,
+    )
 
 
-def _columns(of: type, records: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The fields of records as columns [1, records]."""
-    values = {field.name: [getattr(record, field.name) for record in records] for field in fields(of)}
-    values |= {"kind": [KINDS.index(record.kind) for record in records]}
-    types = {"number": int, "kind": int, "seen": bool, "in_range": bool}
-    return {name: np.array([column], types.get(name, float)) for name, column in values.items() if name != "side"}
+def _field(units: Units, name: str) -> np.ndarray:
+    """Float64 [rows, units]: the numbers that Python would print; NaN where the environment has no such field."""
+    if name not in units.fields:
+        return np.broadcast_to(np.nan, tuple(units.present.shape))
+    return units.fields[name].numpy().astype(np.float64)
+
+
+def _offered(layout: BattleLayout, available: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Look up whether the action about each target number [rows, units] is available: bool [rows, units]."""
+    action = layout.n_base_actions + np.minimum(number, layout.n_targets - 1)
+    return np.take_along_axis(available, action, axis=1) & (number < layout.n_targets)
+
+
+def _meaning(layout: BattleLayout, heals: np.ndarray) -> np.ndarray:
+    """Which of the layout's ``targets`` are meant: healing is the first where agents can heal, attacking the last."""
+    return np.where(heals, 0, len(layout.targets) - 1)
+
+
+def _take(part: _Part, rows: np.ndarray) -> _Part:
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return replace(part, **{name: value[rows] for name, value in values.items() if isinstance(value, np.ndarray)})

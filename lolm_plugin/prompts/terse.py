@@ -1,19 +1,17 @@
 """Less than half of the compact style's tokens: whole cells, tenths, and only what is not the usual case."""
 
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
-from lolm_plugin.observations.layout import BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.battle import BattleLayout
+from lolm_plugin.observations.layout import BASE_ACTIONS, KINDS, N_BASE_ACTIONS
 from lolm_plugin.observations.units import UNKNOWN
-from lolm_plugin.prompts.columns import KINDS, ActionColumns, SceneColumns, SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, Words, either, kinds, optional, phrase
-from lolm_plugin.prompts.scene import Scene, SeenUnit, fullest_scenes
-from lolm_plugin.prompts.template import Listing, PromptStyle
+from lolm_plugin.prompts.scene import AgentBatch, SceneBatch, UnitBatch
+from lolm_plugin.prompts.style import Listing, PromptStyle
+from lolm_plugin.prompts.template import Sentence, Words, if_present, kinds, template, where
 
 # Number words are one token with the space before them, digits two: " three" and " ", "3".
 _COUNTS = (
@@ -28,8 +26,7 @@ _HEADINGS = {
     "enemy": (*(f"Enemy {kind}:\n" for kind in KINDS), "Enemies:\n"),
 }
 _MIXED = len(KINDS)  # the heading of units of several kinds
-_FREE = BASE_ACTIONS[1:]  # what a living unit can do unless its prompt says otherwise
-_TARGET = re.compile("(?:attack|heal) (ally|enemy) ([0-9]+)")
+FREE = slice(1, N_BASE_ACTIONS)  # the actions that a living unit has unless its prompt says otherwise
 
 
 class TerseStyle(PromptStyle):
@@ -50,11 +47,11 @@ class TerseStyle(PromptStyle):
     actions = Listing("Also: ", ", ", "\n")
     cue = "Best:"
 
-    def me(self, me: SelfColumns) -> Phrase:
+    def me(self, me: AgentBatch) -> Sentence:
         """Kind, condition and range."""
         wait = _tenths(" wait", me.cooldown).where(me.cooldown > 0)
-        reach = optional(" range{attack_range:.0f}", me)
-        return phrase(
+        reach = if_present(" range{attack_range:.0f}", me)
+        return template(
             "You {kind}{condition}{reach}{wait}\n",
             kind=kinds(me.kind),
             condition=_condition(me),
@@ -62,107 +59,88 @@ class TerseStyle(PromptStyle):
             wait=wait,
         )
 
-    def unit(self, unit: UnitColumns) -> Phrase:
+    def unit(self, unit: UnitBatch) -> Sentence:
         """One line, the first one below a heading."""
         seen = unit.named & unit.seen
         kind = np.where(seen, unit.kind, -1).max(1, initial=-1)[:, None]
         mixed = (seen & (unit.kind != kind)).any(1, keepdims=True) | ~seen.any(1, keepdims=True)
         first = unit.named & (unit.named.cumsum(1) == 1)
-        heading = phrase("{words}", words=Words(_HEADINGS[unit.side], np.where(mixed, _MIXED, kind)))
+        heading = template("{words}", words=Words(_HEADINGS[unit.side], np.where(mixed, _MIXED, kind)))
         east, north = np.rint(unit.east), np.rint(unit.north)
         line = (
-            phrase(" {kind}", kind=kinds(unit.kind)).where(np.broadcast_to(mixed, seen.shape))
+            template(" {kind}", kind=kinds(unit.kind)).where(np.broadcast_to(mixed, seen.shape))
             + _condition(unit)
             + _offset(north, "north", "south")
             + _offset(east, "east", "west")
-            + phrase(" here").where((east == 0) & (north == 0))
+            + template(" here").where((east == 0) & (north == 0))
         )
         return (
             heading.where(first)
-            + phrase("{number}", unit)
-            + either(unit.seen, line, phrase(" unseen"))
-            + phrase(" in range").where(unit.in_range)
-            + phrase("\n")
+            + template("{number}", unit)
+            + where(unit.seen, line, template(" unseen"))
+            + template(" in range").where(unit.in_range)
+            + template("\n")
         )
 
-    def fullest(self, layout: ObservationLayout, dynamic: bool) -> list[Scene]:
+    def fullest(self, layout: BattleLayout, dynamic: bool) -> SceneBatch:
         """Every kind with every count of cells, of one kind and of two, without a move that is not blocked."""
-        cells = range(1, 1 + math.ceil(np.max(layout.sight)))
-        kinds = [KINDS[kind] for kind in sorted(layout.kinds)]
-        return [
-            _fullest(scene, count, other)
-            for scene in fullest_scenes(layout, dynamic)
-            for count in cells
-            for other in {scene.me.kind, kinds[kinds.index(scene.me.kind) - 1]}
-        ]
+        scene = super().fullest(layout, dynamic)
+        cells = np.arange(1, 1 + math.ceil(np.max(layout.sight)))
+        row, steps, second = (
+            grid.flatten() for grid in np.meshgrid(np.arange(len(scene)), cells, [False, True], indexing="ij")
+        )
+        scene = scene.take(row)
+        order = sorted(layout.kinds)
+        other = np.array(
+            [order[order.index(kind) - second] for kind, second in zip(scene.me.kind, second, strict=True)]
+        )
 
-    def choices(self, scenes: SceneColumns) -> tuple[Phrase, ...]:
+        def units(side: UnitBatch) -> UnitBatch:
+            kind = side.kind.copy()
+            kind[:, :1] = other[:, None]
+            far = np.broadcast_to(steps[:, None], kind.shape)
+            unknown = scene.me.kind[:, None] == UNKNOWN
+            return replace(side, kind=kind, east=far, north=far, health=np.where(unknown, np.nan, side.health))
+
+        me = replace(scene.me, cooldown=np.where(np.isnan(scene.me.cooldown), np.nan, 1.0))
+        available = scene.actions.available.copy()
+        available[:, FREE] = False
+        actions = replace(scene.actions, available=available)
+        return SceneBatch(me, units(scene.allies), units(scene.enemies), actions)
+
+    def choices(self, scene: SceneBatch) -> tuple[Sentence, ...]:
         """List what the lines above do not say about the available actions; mostly nothing."""
-        free = _free(scenes.actions)
-        words = tuple(f" {name.removeprefix('move ')}" for name in _FREE)
-        rest = replace(scenes.actions, available=scenes.actions.available & ~_told(scenes))
-        (named, end), some = self.actions.phrases(rest), rest.available.any(1)
+        blocked = ~scene.actions.available[:, FREE]
+        words = tuple(f" {name.removeprefix('move ')}" for name in BASE_ACTIONS[FREE])
+        rest = replace(scene.actions, available=scene.actions.available & ~_known(scene))
+        (named, end), some = self.actions.sentences(rest), rest.available.any(1)
         return (
-            phrase("Blocked:").where(~free.all(1)),
-            phrase("{name}", name=Words(words, np.arange(len(_FREE))[None])).where(~free),
-            phrase("\n").where(~free.all(1)),
+            template("Blocked:").where(blocked.any(1)),
+            template("{name}", name=Words(words, np.arange(len(words))[None])).where(blocked),
+            template("\n").where(blocked.any(1)),
             named,
             end.where(some),
         )
 
 
-def _fullest(scene: Scene, cells: int, other: str) -> Scene:
-    """The scene with every unit that many cells away, the first of each side of kind ``other``, and no free choice."""
-
-    def units(side: Sequence[SeenUnit]) -> tuple[SeenUnit, ...]:
-        every = [replace(unit, east=float(cells), north=float(cells)) for unit in side]
-        if scene.me.kind == KINDS[UNKNOWN]:
-            every = [replace(unit, health=None) for unit in every]
-        return (*(replace(unit, kind=other) for unit in every[:1]), *every[1:])
-
-    me = replace(scene.me, cooldown=None if scene.me.cooldown is None else 1.0)
-    actions = tuple(name for name in scene.actions if name not in _FREE)
-    return Scene(me, units(scene.allies), units(scene.enemies), actions)
-
-
-def _free(actions: ActionColumns) -> np.ndarray:
-    """Find which of ``_FREE`` are available: bool [rows, 5]."""
-    names, rows = actions.names[0], len(actions.available)
-    return np.stack(
-        [actions.available[:, names.index(name)] if name in names else np.zeros(rows, bool) for name in _FREE], axis=1
-    )
+def _known(scene: SceneBatch) -> np.ndarray:
+    """Which actions [rows, actions] the lines about units, or their silence, already make known to be available."""
+    actions, rows = scene.actions, np.arange(len(scene))[:, None]
+    known = np.zeros(actions.available.shape, bool)
+    known[:, FREE] = True
+    n_targets = actions.available.shape[1] - N_BASE_ACTIONS
+    for meaning, names in enumerate(actions.names):
+        units = scene.allies if names[-1].startswith("heal") else scene.enemies
+        near = np.zeros((len(rows), 1 + max(n_targets, units.number.max(initial=0))), bool)
+        near[rows, units.number] = units.named & units.in_range
+        known[:, N_BASE_ACTIONS:] |= near[:, :n_targets] & (actions.meaning == meaning)[:, None]
+    return known
 
 
-def _told(scenes: SceneColumns) -> np.ndarray:
-    """Which actions [rows, actions] would be known to be available without being listed."""
-    actions, rows = scenes.actions, np.arange(len(scenes))[:, None]
-    told = np.zeros(actions.available.shape, bool)
-    for heals in (False, True):
-        if not (actions.heals == heals).any():
-            continue
-        which = np.zeros(told.shape, bool)
-        which[:, [column for column, name in enumerate(actions.names[heals]) if name in _FREE]] = True
-        for units in (scenes.allies, scenes.enemies):
-            columns, numbers = _targets(actions.names[heals], units.side)
-            marked = np.zeros((len(rows), 1 + max((*numbers, units.number.max(initial=0)))), bool)
-            marked[rows, units.number] = units.named & units.in_range
-            which[:, columns] = marked[:, numbers]
-        told |= which & (actions.heals == heals)[:, None]
-    return told
-
-
-@cache
-def _targets(names: tuple[str, ...], side: str) -> tuple[list[int], list[int]]:
-    """The columns of the actions about units of a side, and these units' numbers."""
-    found = [(column, match) for column, name in enumerate(names) if (match := _TARGET.fullmatch(name))]
-    about = [(column, int(match[2])) for column, match in found if match[1] == side]
-    return [column for column, _ in about], [number for _, number in about]
-
-
-def _offset(cells: np.ndarray, positive: str, negative: str) -> Phrase:
+def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
     options = _ways(positive, negative)
     steps = np.clip(cells, -(len(_COUNTS) - 1), len(_COUNTS) - 1).astype(np.int64)
-    return phrase("{cells}", cells=Words(options, steps + len(_COUNTS) - 1)).where(steps != 0)
+    return template("{cells}", cells=Words(options, steps + len(_COUNTS) - 1)).where(steps != 0)
 
 
 @cache
@@ -172,20 +150,20 @@ def _ways(positive: str, negative: str) -> tuple[str, ...]:
     return (*words, "", *(f" {count} {positive}" for count in _COUNTS[1:]))
 
 
-def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
+def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
     """Health and shield unless they are full."""
     return _tenths(" hp", unit.health, full_is_said=False, unknown=True) + _tenths(
         " shield", unit.shield, full_is_said=False
     )
 
 
-def _tenths(name: str, share: np.ndarray, full_is_said: bool = True, unknown: bool = False) -> Phrase:
-    told = ~np.isnan(share)
-    share = np.where(told, share, 0.0)
+def _tenths(name: str, share: np.ndarray, full_is_said: bool = True, unknown: bool = False) -> Sentence:
+    shown = ~np.isnan(share)
+    share = np.where(shown, share, 0.0)
     tenths = np.clip(np.rint(share * 10), share > 0, 10).astype(np.int64)
-    said = (told | unknown) & (full_is_said | (tenths < 10) | ~told)
+    said = (shown | unknown) & (full_is_said | (tenths < 10) | ~shown)
     if not said.any():
-        return Phrase()
-    return phrase("{name}", name=Words(tuple(name + text for text in _TENTHS), np.where(told, tenths, _UNKNOWN))).where(
-        said
-    )
+        return Sentence()
+    return template(
+        "{name}", name=Words(tuple(name + text for text in _TENTHS), np.where(shown, tenths, _UNKNOWN))
+    ).where(said)

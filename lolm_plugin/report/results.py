@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lolm_plugin.configuration import experiment
 from lolm_plugin.report import statistics
 from lolm_plugin.report.records import Kind, RunRecord
-from lolm_plugin.tracking import experiment
 from lolm_plugin.tracking.record_files import shown
 
 WIN_RATE, RETURN = "test_battle_won_mean", "test_return_mean"

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
 
-from lolm_plugin.observations.description import Description, Entities, Number, Place
+from lolm_plugin.observations.description import Description, Entities, Number, Offset
 
 
 class Corridor(gymnasium.Env):
@@ -43,7 +43,7 @@ gymnasium.register("Corridor-v0", entry_point=Corridor)
 
 
 def describe(env_args, n_agents, n_actions):
-    place = Place(("east", "west", "north", "south"), x=1, y=0, low=0, high=9, decimals=0, origin=(0, 0))
+    offset = Offset(("east", "west", "north", "south"), x=1, y=0, low=0, high=9, decimals=0, origin=(0, 0))
     return Description(
         env="gymma",
         map_name=env_args["key"],
@@ -52,8 +52,8 @@ def describe(env_args, n_agents, n_actions):
         task="a corridor of 10 cells",
         agent="walker",
         goal="Be in one cell.",
-        own=(Number("cell", at=0, high=9, decimals=0),),
-        entities=(Entities("walker", (0,), (place, Number("cell", at=1, high=9, decimals=0)), skips_self=True),),
+        fields=(Number("cell", at=0, high=9, decimals=0),),
+        entities=(Entities("walker", (0,), (offset, Number("cell", at=1, high=9, decimals=0)), skips_self=True),),
         actions=("wait", "west", "east"),
     )
 """

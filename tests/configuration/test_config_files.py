@@ -19,7 +19,7 @@ from lolm_plugin.configuration.config_files import (
     stack,
 )
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.observations.sc2 import MAPS
 from lolm_plugin.paths import config_dir, locate
 
 

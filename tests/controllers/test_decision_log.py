@@ -48,7 +48,7 @@ def test_a_line_for_every_decision_that_was_played(logged, algorithm):
     for first in (0, 3):  # the second batch's episodes have numbers of their own
         written = Counter((line["test_episode"] - first, line["step"], line["agent"]) for line in lines)
         assert {key: n for key, n in written.items() if 0 <= key[0] < 3} == expected
-    names = mac.layouts.observation.action_names(heals=False)
+    names = mac.layouts.observation.action_names()
     for line in lines[: len(lines) // 2]:
         assert set(line) == COMMON | FORMS[algorithm]
         assert line["action"] == names[actions[line["test_episode"], line["step"]][line["agent"]]]

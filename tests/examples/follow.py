@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 def follow(example: str, files: Sequence[str], table: str, folder: Path) -> Path:
     """Do the steps of ``examples/EXAMPLE`` in a copy at ``folder``; ``table`` is the line of the registry to follow."""
-    for name in ("lolm_plugin", "config", "tests"):
+    for name in ("lolm_plugin", "config", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)

@@ -37,7 +37,7 @@ def test_a_wrong_map_is_refused_with_the_right_ones(copy):
 
 @pytest.mark.slow
 def test_the_tests_over_the_registry_test_it_at_once(copy):
-    tests = ("tests/observations/test_layout.py", "tests/observations/test_probes.py", "tests/prompts/test_styles.py")
+    tests = ("tests/observations/test_layout.py", "tests/observations/test_checks.py", "tests/prompts/test_styles.py")
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("[skirmish-") > 5 or done.stdout.count("-skirmish-") > 5

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.modules.critics import ENTITY_WIDTH, FIELDS, TransformerCritic
+from lolm_plugin.modules.critics import TransformerCritic
+from lolm_plugin.observations.layout import BattleState
 from lolm_plugin.observations.units import index
 
 UNIT = 10  # health, cooldown, x, y and six type bits
@@ -125,7 +126,7 @@ def test_entities_by_hand():
     critic = new_critic(allies=1, enemies=1)
     state = torch.tensor([[0.5, 0.25, -0.5, 0.125, 0, 0, 1, 0, 0, 0, *[0] * 10]])
     tokens, living = critic.entities(state)
-    ally = torch.zeros(ENTITY_WIDTH)
+    ally = torch.zeros(BattleState.WIDTH)
     ally[:6] = torch.tensor([1, 0.5, 0, 0.25, -0.5, 0.125])  # side, health, shield, cooldown, x, y
     ally[6 + index("stalker")] = 1
     assert living.tolist() == [[True, False]]
@@ -165,5 +166,5 @@ def test_a_healers_energy_stands_where_others_have_their_cooldown():
     state[0, 63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])  # a medivac with a quarter of its energy
     tokens, living = critic.entities(state)
     assert living[0].nonzero().flatten().tolist() == [0, 9]
-    place = 1 + FIELDS.index("cooldown")
+    place = 1 + BattleState.FEATURES.index("cooldown")
     assert tokens[0, [0, 9], place].tolist() == pytest.approx([0.4, 0.25])

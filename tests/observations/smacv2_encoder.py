@@ -12,11 +12,11 @@ import yaml
 from smacv2.env.starcraft2.starcraft2 import StarCraft2Env
 
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.observations.sc2v2 import SHOOT_RANGES, SIGHTS, TYPES, scenario_dir, sizes
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index
 from lolm_plugin.paths import config_dir, locate, use_host_config_dir
-from lolm_plugin.prompts.scene import scenes
+from tests.prompts.plain_scene import scenes
 
 from .truth import STANDARD_IDS, TrueUnit, Truth, check_observations, check_state, game_unit
 

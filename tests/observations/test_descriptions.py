@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.described_state import DescribedState
-from lolm_plugin.observations.description_checks import check_described
+from lolm_plugin.observations.checks import FirstEpisodes, check_observations
+from lolm_plugin.observations.description import DescribedState
+from lolm_plugin.observations.gymma_tasks import TASKS
 from lolm_plugin.prompts.automatic import AutomaticWriter
 from tests.observations.described_tasks import KEYS, description, episode, layouts, seen
 
@@ -17,8 +17,7 @@ EVERY = pytest.mark.parametrize("key", KEYS)
 
 
 def test_every_description_is_tested():
-    patterns = [registry.load(f"{module}:KEY") for module in registry.DESCRIPTIONS.values()]
-    assert all(any(re.fullmatch(pattern, key) for key in KEYS) for pattern in patterns)
+    assert all(any(re.fullmatch(pattern, key) for key in KEYS) for pattern in TASKS)
 
 
 def lines(key, env):
@@ -114,35 +113,39 @@ def test_spread_as_the_game_knows_it():
 @EVERY
 def test_real_episodes_keep_to_their_description(key):
     for env in episode(key):
-        obs, _, _ = seen(env)
+        obs, available, _ = seen(env)
         assert obs.shape[1] == description(key).size
-        check_described(description(key), obs.unsqueeze(0), torch.from_numpy(env.get_state()).unsqueeze(0))
+        batch = {"obs": obs[None, None], "avail_actions": available[None, None]}
+        FirstEpisodes(layouts(key), wanted=True).check(
+            {**batch, "state": torch.from_numpy(env.get_state())[None, None]}, 0, [0]
+        )
 
 
 @pytest.mark.parametrize(
     ("key", "at", "value", "words"),
     [
-        (KEYS[0], 11, 5.0, r"you you: level lies between 0 and 2 and is 5"),
-        (KEYS[0], 1, 40.0, r"food 0: its place lies between -1 and 8 and is 40"),
-        (KEYS[2], 4, 1.0, r"exactly one of up, down, left, right is 1 and they are"),
-        (KEYS[2], 2, 0.5, r"'carrying a shelf' is 0 or 1 and is 0\.5"),
+        (KEYS[0], 11, 5.0, r"own: level lies between 0 and 2, and own has 5"),
+        (KEYS[0], 1, 40.0, r"food: its position lies between -1 and 8, and food 0 has 40"),
+        (KEYS[2], 4, 1.0, r"exactly one of up, down, left, right is 1, and own has 1 1 0 0"),
+        (KEYS[2], 2, 0.5, r"'carrying a shelf' is 0 or 1, and own has 0\.5"),
     ],
 )
 def test_numbers_that_are_not_as_declared_are_refused_by_name(key, at, value, words):
     env = next(episode(key))
-    obs, _, _ = seen(env)
+    obs, available, _ = seen(env)
     obs[0, at] = value
     if key == KEYS[2] and at == 4:
         obs[0, 3:7] = torch.tensor([1.0, 1, 0, 0])
     with pytest.raises(ConfigError, match=words):
-        check_described(description(key), obs.unsqueeze(0))
+        check_observations(description(key), obs, available)
 
 
 def test_a_state_that_is_not_all_observations_is_refused():
     env = next(episode(KEYS[0]))
-    obs, _, _ = seen(env)
+    obs, available, _ = seen(env)
+    batch = {"obs": obs[None, None], "avail_actions": available[None, None], "state": obs.flatten().flip(0)[None, None]}
     with pytest.raises(ConfigError, match="the state is all observations"):
-        check_described(description(KEYS[0]), obs.unsqueeze(0), obs.flatten().flip(0).unsqueeze(0))
+        FirstEpisodes(layouts(KEYS[0]), wanted=True).check(batch, 0, [0])
 
 
 @EVERY
@@ -151,7 +154,7 @@ def test_a_critic_reads_rows_of_the_same_width_whatever_the_size(key):
     assert layouts(key).state.width == layouts(other).state.width
     env = next(episode(key))
     state = DescribedState(description(key))
-    tokens, present = state.tokens(torch.from_numpy(env.get_state()).unsqueeze(0))
+    tokens, present = state.entities(torch.from_numpy(env.get_state()).unsqueeze(0))
     things = 1 + sum(len(block.starts) for block in description(key).entities)
     assert tokens.shape == (1, env.n_agents * things, state.width)
     assert not tokens[~present].any()
@@ -163,7 +166,7 @@ def test_what_a_critic_reads_by_hand():
     """An 8x8 board: the agent's row, column and level are 4, 4, 2; one food of level 3, 2 north and 1 east."""
     state = DescribedState(description("lbforaging:Foraging-8x8-2p-1f-v3"))
     obs = torch.tensor([2.0, 5, 3, 4, 4, 2, -1, -1, 0])
-    tokens, present = state.tokens(torch.cat([obs, torch.tensor([-1.0, -1, 0, 4, 4, 1, -1, -1, 0])]))
+    tokens, present = state.entities(torch.cat([obs, torch.tensor([-1.0, -1, 0, 4, 4, 1, -1, -1, 0])]))
     assert present.tolist() == [True, True, False, True, False, False]
     # [you, food, player | own level | food x, y, level | player x, y, level]
     assert tokens[0].tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 0]

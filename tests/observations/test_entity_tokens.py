@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations import build_layouts, sc2_maps, smaclite
+from lolm_plugin.observations import build_layouts, smaclite
+from lolm_plugin.observations import sc2 as smac
 from lolm_plugin.observations.entity_tokens import ActorTokenizer, CriticTokenizer
 from lolm_plugin.observations.units import NAMES, indices
 
@@ -15,7 +16,7 @@ from .entity_settings import ALLY, ENEMY, FULL, OWN, PUBLISHED, bits, entity
 
 
 def sc2(map_name, **flags):
-    battle = sc2_maps.MAPS[map_name]
+    battle = smac.MAPS[map_name]
     env_args = {"map_name": map_name, "state_last_action": False, **flags}
     return build_layouts("sc2", env_args, battle.n_agents, 6 + battle.n_enemies)
 
@@ -92,7 +93,7 @@ def test_the_published_bug_is_also_in_a_state_of_observations():
 
 @pytest.mark.parametrize(("env", "map_name"), [("sc2", "MMM2"), ("sc2", "3s_vs_4z"), ("smaclite", "2s3z")])
 def test_where_both_sides_have_the_same_bits_there_is_no_bug(env, map_name, random_views):
-    sizes = {"sc2": sc2_maps.sizes, "smaclite": smaclite.sizes}[env]({"map_name": map_name})
+    sizes = {"sc2": smac.sizes, "smaclite": smaclite.sizes}[env]({"map_name": map_name})
     layout = build_layouts(env, {"map_name": map_name}, *sizes).observation
     obs, _ = random_views(layout, 20, seed=2)
     right, wrong = (

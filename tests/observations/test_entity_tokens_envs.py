@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lolm_plugin import registry
-from lolm_plugin.observations import build_layouts, sc2_maps, smaclite
+from lolm_plugin.observations import build_layouts, sc2, smaclite
 from lolm_plugin.observations.entity_tokens import ActorTokenizer, CriticTokenizer
 from lolm_plugin.observations.layout import per_kind
 from lolm_plugin.observations.units import UNKNOWN
@@ -172,7 +172,7 @@ def test_any_leading_dimensions(battles):
 
 
 def test_all_maps_have_tokens_of_one_width(random_views):
-    maps = [("sc2", name, sc2_maps.sizes) for name in sc2_maps.MAPS]
+    maps = [("sc2", name, sc2.sizes) for name in sc2.MAPS]
     maps += [("smaclite", name, smaclite.sizes) for name in smaclite.MAPS]
     for env, map_name, sizes in maps:
         layouts = build_layouts(env, {"map_name": map_name}, *sizes({"map_name": map_name}))

@@ -7,7 +7,8 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import Block, check_sizes, contiguous
+from lolm_plugin.observations.checks import check_sizes
+from lolm_plugin.observations.layout import Block, contiguous
 from lolm_plugin.observations.units import NAMES, UNIVERSE, UNKNOWN, index
 
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.observations.layout import KINDS
+from lolm_plugin.observations.sc2 import MAPS
 from lolm_plugin.observations.units import NAMES, UNKNOWN
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
-from lolm_plugin.prompts.scene import fullest_scenes, scenes
+from lolm_plugin.prompts.scene import fullest
+from tests.prompts.plain_scene import describe, scenes
 
 # With EPyMARL's flags: obs size, state size, and state size with state_last_action, from the environments themselves.
 SIZES = {
@@ -121,7 +123,7 @@ def test_a_fork_with_aligned_types_reads_the_same_bits_the_other_way(stalker_of_
 def test_the_prompt_of_2s3z_names_an_enemy_zealot_where_it_stands(stalker_of_2s3z):
     layout = build("2s3z").observation
     (scene,) = scenes(layout, *stalker_of_2s3z, torch.tensor([0]))
-    assert PaperStyle().describe(scene).enemies.splitlines()[0] == (
+    assert describe(PaperStyle(), scene).enemies.splitlines()[0] == (
         "Enemy 0 is a zealot at distance 3.00, 3.00 east and 0.00 north of you, health 0.50, shield 0.50, "
         "in attack range."
     )
@@ -160,12 +162,17 @@ def test_a_medivac_heals_allies_and_its_enemy_flag_is_not_believed():
     assert scene.actions[-2:] == ("heal ally 0", "heal ally 3")
     assert (scene.me.kind, scene.me.number) == ("medivac", 9)
     assert [ally.kind for ally in scene.allies] == ["marauder", "marine"]
-    assert PaperStyle().describe(scene).actions.endswith("move west, heal ally 0, heal ally 3.\n")
-    assert CompactStyle().describe(scene).actions.endswith("west heal 0 heal 3\n")
+    assert describe(PaperStyle(), scene).actions.endswith("move west, heal ally 0, heal ally 3.\n")
+    assert describe(CompactStyle(), scene).actions.endswith("west heal 0 heal 3\n")
 
 
 def test_the_longest_prompts_of_mmm2_are_a_healers_and_an_attackers():
-    longest = {scene.me.kind: scene.actions[-1] for scene in fullest_scenes(build("MMM2").observation, dynamic=True)}
+    scene = fullest(build("MMM2").observation, dynamic=True)
+    longest = {
+        KINDS[kind]: scene.actions.names[meaning][-1]
+        for kind, meaning in zip(scene.me.kind, scene.actions.meaning, strict=True)
+    }
+    assert scene.actions.available[:, 1:].all()
     assert longest == {"marine": "attack enemy 11", "marauder": "attack enemy 11", "medivac": "heal ally 11"}
 
 

@@ -6,14 +6,14 @@ import yaml
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.probes import check_view
+from lolm_plugin.observations.checks import check_observations
 from lolm_plugin.observations.sc2v2 import sizes
 from lolm_plugin.observations.units import NAMES
 from lolm_plugin.paths import use_host_config_dir
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
-from lolm_plugin.prompts.scene import scenes
 from lolm_plugin.prompts.terse import TerseStyle
+from tests.prompts.plain_scene import describe, scenes
 
 # race, agents, enemies: obs size and state size with EPyMARL's scenario flags, from the environments themselves.
 SIZES = {
@@ -95,11 +95,11 @@ def wiped_view():
 def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic):
     layout = scenario("protoss").observation
     (scene,) = scenes(layout, *wiped_view(), torch.tensor([0]), dynamic)
-    paper, compact = PaperStyle().describe(scene), CompactStyle().describe(scene)
+    paper, compact = describe(PaperStyle(), scene), describe(CompactStyle(), scene)
     assert "Enemy 1 is in range, details unknown.\n" in paper.enemies
     assert "Enemy 4 is in range, details unknown.\n" in paper.enemies
     assert "enemy 1: in range, unknown\n" in compact.enemies
-    assert "1 unseen in range\n" in TerseStyle().describe(scene).enemies
+    assert "1 unseen in range\n" in describe(TerseStyle(), scene).enemies
     assert "You see no enemy" not in paper.text
     assert len(scene.enemies) == (2 if dynamic else 5)
     assert scene.me.attack_range == 2  # a zealot's, of which SMACv2's minimum is as much
@@ -125,7 +125,7 @@ def test_without_action_masks_a_target_need_not_be_in_range(scenario):
     obs[0, second : second + step] = torch.tensor([1, 0.2, 0.2, 0])
     (scene,) = scenes(layout, obs, mask, torch.tensor([0]))
     assert [enemy.in_range for enemy in scene.enemies] == [False, True]
-    assert TerseStyle().describe(scene).actions == "Also: attack enemy 1\n"
+    assert describe(TerseStyle(), scene).actions == "Also: attack enemy 1\n"
 
 
 def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
@@ -134,7 +134,7 @@ def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
     obs[0, 13:17] = torch.tensor([1, 0.2, 0.2, 0])
     (scene,) = scenes(layout, obs, mask, torch.tensor([0]))
     assert (scene.enemies[0].kind, scene.enemies[0].health, scene.enemies[0].shield) == ("unknown unit", None, None)
-    assert PaperStyle().describe(scene).enemies.splitlines()[0] == (
+    assert describe(PaperStyle(), scene).enemies.splitlines()[0] == (
         "Enemy 1 is an unknown unit at distance 1.80, 1.80 east and 0.00 north of you, in attack range."
     )
 
@@ -162,7 +162,7 @@ def test_levels_of_health_are_no_shares(scenario):
     start = layouts.observation.own.start
     obs[0, start : start + 4] = torch.tensor([-0.0133, 0.25, 0.5, 0.5])
     obs[0, start + 4] = 1
-    check_view(layouts, obs, torch.tensor([[0, 1] + [0] * 9]))
+    check_observations(layouts.observation, obs, torch.tensor([[0, 1] + [0] * 9]))
 
 
 def test_a_scenario_without_teams_is_refused(scenario, tmp_path):

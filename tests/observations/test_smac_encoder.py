@@ -11,9 +11,8 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
-from lolm_plugin.observations.probes import check_first_state
-from lolm_plugin.observations.sc2_maps import MAPS
+from lolm_plugin.observations.checks import check_sizes, check_teams
+from lolm_plugin.observations.sc2 import MAPS
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index
 
 from .truth import STANDARD_IDS, TrueUnit, Truth, check_joint_state, check_observations, check_state, game_unit
@@ -117,4 +116,4 @@ def test_forks_that_align_the_enemies_types_are_found_out_and_have_an_option(map
     layouts = build(map_name, {}, aligned_enemy_types=True)
     check_observations(layouts, truth, np.stack(env.get_obs()), np.array(env.get_avail_actions()))
     with pytest.raises(ConfigError, match=rf"map_name={map_name} .*enemy team.*layout.aligned_enemy_types=True"):
-        check_first_state(build(map_name, {}), torch.from_numpy(env.get_state())[None])
+        check_teams(build(map_name, {}), torch.from_numpy(env.get_state())[None])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import check_sizes
+from lolm_plugin.observations.checks import check_sizes
 from lolm_plugin.observations.smaclite import MAPS, sizes
 from lolm_plugin.observations.units import NAMES
 

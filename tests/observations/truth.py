@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import torch
 
-from lolm_plugin.observations.probes import check_first_state, check_view
+from lolm_plugin.observations import checks
+from lolm_plugin.observations.checks import check_teams
 from lolm_plugin.observations.units import NAMES, UNIVERSE, UNKNOWN, index
-from lolm_plugin.prompts.scene import scenes
+from tests.prompts.plain_scene import scenes
 
 # The game's own ids of units; agents' units have others, by map.
 STANDARD_IDS = {
@@ -96,7 +97,7 @@ def check_observations(layouts, truth, obs, mask, types=True, wiped=()):
     """
     layout = layouts.observation
     obs, mask = torch.as_tensor(obs).float(), torch.as_tensor(mask)
-    check_view(layouts, obs, mask)
+    checks.check_observations(layouts.observation, obs, mask)
     observed = layout.decode(obs)
     for a, agent in enumerate(truth.allies):
         if agent.health <= 0:
@@ -179,7 +180,7 @@ def check_state(layouts, truth, state, playable):
                 assert abs(found[name] - unit.cooldown) < EXACT
                 assert found["cooldown" if unit.heals else "energy"] == 0
     if all(unit.health > 0 for unit in (*truth.allies, *truth.enemies)):
-        check_first_state(layouts, torch.as_tensor(state).float()[None])
+        check_teams(layouts, torch.as_tensor(state).float()[None])
 
 
 def check_joint_state(layouts, truth, state):

@@ -1,6 +1,6 @@
 """The words of the styles paper and compact as f-strings, one scene at a time."""
 
-from lolm_plugin.prompts.scene import Scene, SeenUnit
+from tests.prompts.plain_scene import Scene, SeenUnit
 
 SHORT_ACTIONS = {"no-op": "none", **{f"move {way}": way for way in ("north", "south", "east", "west")}}
 

@@ -7,11 +7,10 @@ from gymnasium import spaces as gym_spaces
 from lolm_plugin.controllers.prompter import build_writer
 from lolm_plugin.envs import gymma
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.described_views import described_views
-from lolm_plugin.observations.descriptions import spaces
+from lolm_plugin.observations.gymma import NOTE, describe_spaces
 from lolm_plugin.prompts.automatic import AutomaticWriter
 from lolm_plugin.prompts.explain import SILENT, UNREAD, explain
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
 from tests.observations.described_tasks import KEYS, description, episode, seen
 
 EVERY = pytest.mark.parametrize("key", KEYS)
@@ -24,7 +23,7 @@ def write(writer, obs, available=None, agent=0):
     """One agent's prompt."""
     every = torch.ones(1, writer.layout.n_actions) if available is None else available
     (parts,) = writer.describe(torch.tensor(obs)[None], every, torch.tensor([agent]))
-    return writer.beginning + "".join(parts.values())
+    return writer.prefix + "".join(parts.values())
 
 
 def test_foraging_in_short():
@@ -77,7 +76,7 @@ def test_others_are_called_by_their_ids():
 @DYNAMIC
 def test_no_prompt_is_longer_than_max_tokens(key, short, dynamic, tiny_tokenizer):
     prompter = Prompter(AutomaticWriter(description(key), short, dynamic), tiny_tokenizer)
-    views = [described_views(description(key), 200), *(seen(env) for env in episode(key))]
+    views = [description(key).sample(200), *(seen(env) for env in episode(key))]
     longest = max(max(map(len, prompter.encode(*view))) for view in views)
     assert len(prompter.prefix) + longest <= prompter.max_tokens
 
@@ -97,7 +96,7 @@ def test_ids_are_put_together_as_the_whole_text_is_tokenised(key, short, tiny_to
     prompter = Prompter(AutomaticWriter(description(key), short, True), tiny_tokenizer)
     assert prompter.assembles
     for env in episode(key):
-        texts = [prompter.writer.beginning + "".join(parts.values()) for parts in prompter.writer.describe(*seen(env))]
+        texts = [prompter.writer.prefix + "".join(parts.values()) for parts in prompter.writer.describe(*seen(env))]
         assert [prompter.prefix + ids for ids in prompter.encode(*seen(env))] == tiny_tokenizer(texts)["input_ids"]
 
 
@@ -114,7 +113,7 @@ def test_a_battle_has_automatic_prompts_too(layouts, random_views, tiny_tokenize
         assert text.count("\nenemy ") == int(observed.enemies.present[row].sum())
         assert text.count("\nally ") == int(observed.allies.present[row].sum())
         assert ("heal ally" in text) <= bool(observed.heals[row])
-        names = layout.action_names(bool(observed.heals[row]))
+        names = layout.action_names(int(layout.meaning(obs)[row]))
         offered = [name for name, can in zip(names, mask[row].tolist(), strict=True) if can]
         assert f"Actions: {', '.join(offered)}\n" in text
 
@@ -124,9 +123,9 @@ def test_a_task_nobody_has_described_is_made_of_its_spaces_and_says_so(monkeypat
         {"door": gym_spaces.Discrete(2), "lamps": gym_spaces.MultiBinary(2), "where": gym_spaces.Box(-3, 3, (2,))}
     )
     monkeypatch.setattr(gymma, "observation_space", lambda env_args: space)
-    found = spaces.describe({"key": "Mine-v0"}, 2, 3)
+    found = describe_spaces({"key": "Mine-v0"}, 2, 3)
     assert found.size == 6
-    assert found.note == spaces.NOTE
+    assert found.note == NOTE
     text = write(AutomaticWriter(found, short=True, dynamic=True), [0, 1, 1, 0, -2.5, 0.25])
     assert text == (
         "The task Mine-v0, which nobody has described: numbers are as the environment gives them. Pick one action for "
@@ -137,7 +136,7 @@ def test_a_task_nobody_has_described_is_made_of_its_spaces_and_says_so(monkeypat
 
 def test_numbers_without_bounds_have_words_all_the_same(monkeypatch):
     monkeypatch.setattr(gymma, "observation_space", lambda env_args: gym_spaces.Box(-float("inf"), float("inf"), (2,)))
-    writer = AutomaticWriter(spaces.describe({"key": "Mine-v0"}, 1, 2), short=True, dynamic=True)
+    writer = AutomaticWriter(describe_spaces({"key": "Mine-v0"}, 1, 2), short=True, dynamic=True)
     assert "You: number 0 9999.99 number 1 -9999.99\n" in write(writer, [1e9, -float("inf")])
 
 

@@ -11,7 +11,7 @@ from lolm_plugin.controllers.prompter import build_writer
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.prompts.chat import ChatWriter
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
 
 TURN = "{% for message in messages %}<eos>{{ message['role'] }}\n{{ message['content'] CONTENT }}<eos>\n{% endfor %}"
 PLAIN = f"<bos>{TURN}{{% if add_generation_prompt %}}<eos>assistant\n{{% endif %}}"
@@ -63,7 +63,7 @@ def test_the_ids_are_those_of_the_chat_template_and_the_cue(style, source, templ
         assert prompter.assembles, prompter.whole_because
     for own, parts in zip(prompter.encode(*views), plain.describe(*views), strict=True):
         *said, cue = parts.values()
-        content = (plain.beginning + "".join(said)).removesuffix("\n")
+        content = (plain.prefix + "".join(said)).removesuffix("\n")
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
@@ -87,7 +87,7 @@ def test_words_shown_to_people_are_what_the_model_reads(chatting, random_views):
     views = obs, mask, torch.zeros(5, dtype=torch.int64)
     for own, parts in zip(prompter.encode(*views), prompter.writer.describe(*views), strict=True):
         text = "".join(parts.values())
-        assert tokenizer(prompter.writer.beginning + text, add_special_tokens=False)["input_ids"] == (
+        assert tokenizer(prompter.writer.prefix + text, add_special_tokens=False)["input_ids"] == (
             prompter.prefix + own
         )
         said, *template = text.split("<eos>")

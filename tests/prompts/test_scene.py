@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lolm_plugin.observations import build_layouts
+from lolm_plugin.observations.layout import KINDS
 from lolm_plugin.observations.smax import SHOOT_RANGE, SIGHT
 from lolm_plugin.observations.units import NAMES, UNKNOWN
-from lolm_plugin.prompts.scene import kind_name, scenes
+from tests.prompts.plain_scene import scenes
 
 MARINE, ZEALOT = [1.0, 0, 0, 0, 0, 0], [0, 0, 0, 1.0, 0, 0]
 SEEN_ALLY = [1, 0.5, 0.3, -0.4, 0.75, 0, *MARINE]
@@ -95,7 +96,7 @@ def test_dynamic_scenes_of_every_layout_hold_the_present_units_alone(layouts, ra
 
 
 def test_a_unit_of_unknown_kind_has_words():
-    assert kind_name(UNKNOWN) == "unknown unit"
+    assert KINDS[UNKNOWN] == "unknown unit"
 
 
 def test_in_range_is_what_the_mask_offers(layouts, random_views):

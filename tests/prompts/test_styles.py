@@ -10,8 +10,8 @@ from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.prompts.compact import CompactStyle
 from lolm_plugin.prompts.paper import PaperStyle
-from lolm_plugin.prompts.scene import Scene, SeenUnit, Self, scenes
-from lolm_plugin.prompts.template import build_style
+from lolm_plugin.prompts.style import build_style
+from tests.prompts.plain_scene import Scene, SeenUnit, Self, describe, scenes
 from tests.prompts.terse_reader import lines_of
 
 ALLY = SeenUnit("ally", 0, "marine", True, 4.5, 2.7, -3.6, 0.756, None, 0.25)
@@ -27,7 +27,7 @@ ALONE = Scene(Self(0, "zealot", 1.0, 0.25, None, None, None), (), (), ("stop",))
 
 
 def test_the_paper_style_word_for_word():
-    assert PaperStyle().describe(SCENE).text == (
+    assert describe(PaperStyle(), SCENE).text == (
         "Current state:\n"
         "You are ally 1, a marauder, health 0.50, cooldown 0.12, attack range 6, at 0.25 of the map's width and 0.76 "
         "of its height.\n"
@@ -41,7 +41,7 @@ def test_the_paper_style_word_for_word():
 
 
 def test_the_paper_style_word_for_word_with_nobody_near():
-    assert PaperStyle().describe(ALONE).text == (
+    assert describe(PaperStyle(), ALONE).text == (
         "Current state:\n"
         "You are ally 0, a zealot, health 1.00, shield 0.25.\n"
         "You see no ally.\n"
@@ -52,7 +52,7 @@ def test_the_paper_style_word_for_word_with_nobody_near():
 
 
 def test_the_compact_style_word_for_word():
-    assert CompactStyle().describe(SCENE).text == (
+    assert describe(CompactStyle(), SCENE).text == (
         "You: marauder hp 0.50 range 6 wait 0.12\n"
         "ally 0: marine hp 0.76 2.7 east 3.6 south\n"
         "enemy 2: stalker hp 1.00 shield 0.50 10.0 north in range\n"
@@ -63,21 +63,21 @@ def test_the_compact_style_word_for_word():
 
 
 def test_the_compact_style_word_for_word_with_nobody_near():
-    assert CompactStyle().describe(ALONE).text == "You: zealot hp 1.00 shield 0.25\nActions: stop\nBest:"
+    assert describe(CompactStyle(), ALONE).text == "You: zealot hp 1.00 shield 0.25\nActions: stop\nBest:"
 
 
 def test_the_compact_style_places_a_unit_on_the_same_spot():
     here = replace(ALLY, distance=0.0, east=0.0, north=0.0)
-    assert CompactStyle().describe(replace(SCENE, allies=(here,))).allies == "ally 0: marine hp 0.76 here\n"
+    assert describe(CompactStyle(), replace(SCENE, allies=(here,))).allies == "ally 0: marine hp 0.76 here\n"
 
 
 def test_the_words_of_a_healer():
     medic = Self(1, "medivac", 1.0, None, 0.0, None, None, attack_range=4.0)
     scene = Scene(medic, (replace(ALLY, in_range=True),), (), ("stop", "heal ally 0"))
-    paper = PaperStyle().describe(scene)
+    paper = describe(PaperStyle(), scene)
     assert paper.me == "Current state:\nYou are ally 1, a medivac, health 1.00, cooldown 0.00, healing range 4.\n"
     assert paper.allies.endswith(", health 0.76, cooldown 0.25, in healing range.\n")
-    assert CompactStyle().describe(scene).allies == "ally 0: marine hp 0.76 2.7 east 3.6 south in range\n"
+    assert describe(CompactStyle(), scene).allies == "ally 0: marine hp 0.76 2.7 east 3.6 south in range\n"
 
 
 def test_the_goal_is_right_for_a_healer(style):
@@ -91,7 +91,7 @@ def style(request):
 
 def test_the_parts_join_without_a_seam_that_a_tokenizer_could_merge(style):
     beginning = style.instruction + style.goal
-    parts = style.describe(SCENE)
+    parts = describe(style, SCENE)
     assert style.instruction.endswith("\n")
     assert style.goal.endswith("\n")
     assert not re.search(r"^\s|\n\s", beginning + parts.text)
@@ -100,7 +100,7 @@ def test_the_parts_join_without_a_seam_that_a_tokenizer_could_merge(style):
 
 
 def test_every_unit_and_action_is_named_in_its_part(style):
-    parts = style.describe(SCENE)
+    parts = describe(style, SCENE)
     assert "marauder" in parts.me
     assert list(lines_of(parts.allies, "ally")) == [0]
     assert list(lines_of(parts.enemies, "enemy")) == [2, 3]
@@ -130,7 +130,7 @@ def test_different_scenes_are_different_texts(style):
         {"enemies": (STALKER, replace(GONE, in_range=True))},
         {"actions": ("stop", "move west", "attack enemy 2")},
     )
-    texts = {style.describe(scene).text for scene in (SCENE, *(replace(SCENE, **change) for change in changes))}
+    texts = {describe(style, scene).text for scene in (SCENE, *(replace(SCENE, **change) for change in changes))}
     assert len(texts) == 1 + len(changes)
 
 
@@ -139,7 +139,7 @@ def test_sentences_are_those_of_living_visible_units_or_always_as_many(style, dy
     layout = layouts.observation
     obs, mask = random_views(layout, 40, seed=5)
     agents = torch.arange(40) % layout.n_agents
-    parts = [style.describe(scene) for scene in scenes(layout, obs, mask, agents, dynamic)]
+    parts = [describe(style, scene) for scene in scenes(layout, obs, mask, agents, dynamic)]
     enemies = [len(lines_of(part.enemies, "enemy")) for part in parts]
     allies = [len(lines_of(part.allies, "ally")) for part in parts]
     if dynamic:
@@ -157,13 +157,13 @@ def test_numbers_of_the_paper_style_have_two_decimals(layouts, random_views):
     layout = layouts.observation
     obs, mask = random_views(layout, 20, seed=6)
     for scene in scenes(layout, obs, mask, torch.zeros(20, dtype=torch.long)):
-        numbers = re.findall(r"\d+\.\d+", PaperStyle().describe(scene).text)
+        numbers = re.findall(r"\d+\.\d+", describe(PaperStyle(), scene).text)
         assert numbers
         assert all(re.fullmatch(r"\d+\.\d\d", number) for number in numbers)
 
 
 def test_a_unit_that_is_not_seen_has_no_made_up_numbers(style):
-    line = lines_of(style.describe(SCENE).enemies, "enemy")[3]
+    line = lines_of(describe(style, SCENE).enemies, "enemy")[3]
     assert re.findall(r"\d+", line) == ["3"]
 
 

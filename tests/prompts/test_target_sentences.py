@@ -7,7 +7,7 @@ from lolm_plugin import registry
 from lolm_plugin.controllers.prompter import build_writer
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
 from tests.prompts.terse_reader import lines_of
 
 WAYS = pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.battle_writer import BattleWriter
 from lolm_plugin.prompts.compact import CompactStyle
-from lolm_plugin.prompts.samples import varied_views
-from lolm_plugin.prompts.scene import Scene, SeenUnit, Self, scenes
+from lolm_plugin.prompts.style import BattleWriter
 from lolm_plugin.prompts.terse import TerseStyle
+from tests.prompts.plain_scene import Scene, SeenUnit, Self, describe, scenes
 from tests.prompts.terse_reader import read
 
 DYNAMIC = pytest.mark.parametrize("dynamic", [True, False])
@@ -47,7 +46,7 @@ def check(layout, obs, mask, agents, dynamic):
     seen = scenes(layout, obs, mask, agents, dynamic)
     for scene, parts in zip(seen, texts, strict=True):
         assert read("".join(parts.values()), shields) == facts(scene), "".join(parts.values())
-        assert TerseStyle().describe(scene).text == "".join(parts.values())
+        assert describe(TerseStyle(), scene).text == "".join(parts.values())
     return seen
 
 
@@ -74,7 +73,7 @@ def test_those_of_healers_and_shields_are_read_back(env, random_views):
 @DYNAMIC
 def test_any_mask_is_read_back(layouts, dynamic):
     layout = layouts.observation
-    seen = [set(scene.actions) for scene in check(layout, *varied_views(layout, 300), dynamic)]
+    seen = [set(scene.actions) for scene in check(layout, *layout.sample(300), dynamic)]
     assert any("no-op" in actions for actions in seen)
     assert any("stop" not in actions for actions in seen)
 
@@ -82,7 +81,7 @@ def test_any_mask_is_read_back(layouts, dynamic):
 def test_units_that_are_full_or_of_one_kind_have_the_fewest_words():
     twin = replace(ALLY, number=2, health=1.0, east=0.4, north=-0.5)
     scene = Scene(ME, (ALLY, twin), (replace(STALKER, shield=1.0),), (*ALL, "attack enemy 2"))
-    assert TerseStyle().describe(scene).text == (
+    assert describe(TerseStyle(), scene).text == (
         "You marauder hp5 range6 wait1\n"
         "Ally marine:\n0 hp8 four south three east\n2 here\n"
         "Enemy stalker:\n2 ten north in range\n"
@@ -93,7 +92,9 @@ def test_units_that_are_full_or_of_one_kind_have_the_fewest_words():
 def test_what_differs_is_said_line_by_line():
     gone = replace(STALKER, number=3, seen=False, in_range=False)
     enemies = (STALKER, gone, replace(gone, number=4, in_range=True), replace(STALKER, kind="zealot", number=11))
-    text = TerseStyle().describe(Scene(ME, (), enemies, ("stop", "move east", "attack enemy 2", "attack enemy 7"))).text
+    text = describe(
+        TerseStyle(), Scene(ME, (), enemies, ("stop", "move east", "attack enemy 2", "attack enemy 7"))
+    ).text
     assert text == (
         "You marauder hp5 range6 wait1\n"
         "Enemies:\n2 stalker shield5 ten north in range\n3 unseen\n4 unseen in range\n"
@@ -108,7 +109,7 @@ def test_what_differs_is_said_line_by_line():
     ("health", "word"), [(1e-4, "hp1"), (0.049, "hp1"), (0.15, "hp2"), (0.94, "hp9"), (0.96, ""), (None, "hp unknown")]
 )
 def test_a_living_unit_never_reads_as_dead(health, word):
-    text = TerseStyle().describe(Scene(replace(ME, health=health, cooldown=0.0), (), (), ALL)).me
+    text = describe(TerseStyle(), Scene(replace(ME, health=health, cooldown=0.0), (), (), ALL)).me
     assert text.split() == ["You", "marauder", *word.split(), "range6"]
 
 

@@ -9,10 +9,9 @@ from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.units import index
-from lolm_plugin.prompts.battle_writer import BattleWriter
-from lolm_plugin.prompts.scene import scenes
-from lolm_plugin.prompts.template import build_style
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
+from lolm_plugin.prompts.style import BattleWriter, build_style
+from tests.prompts.plain_scene import describe, scenes
 
 STYLES = pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
 DYNAMIC = pytest.mark.parametrize("dynamic", [True, False])
@@ -26,7 +25,7 @@ def test_prefix_and_sequence_are_the_tokens_of_the_joined_text(style, dynamic, l
     agents = torch.arange(20) % layouts.observation.n_agents
     style = prompter.writer.style
     seen = scenes(layouts.observation, obs, mask, agents, dynamic)
-    texts = [style.instruction + style.goal + style.describe(scene).text for scene in seen]
+    texts = [style.instruction + style.goal + describe(style, scene).text for scene in seen]
     sequences = prompter.encode(obs, mask, agents)
     assert [prompter.prefix + ids for ids in sequences] == tiny_tokenizer(texts)["input_ids"]
 

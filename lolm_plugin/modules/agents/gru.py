@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.agents.policy import Policy, PolicyOutput
 from lolm_plugin.modules.layers import HEAD_GAIN, RELU_GAIN, linear, orthogonal
-from lolm_plugin.observations.layout import ObservationLayout
+from lolm_plugin.observations.description import Description
 from lolm_plugin.randomness import keyed_seeds
 
 
 class GRUAgent(Policy):
     """Read the observation and, if the host adds them, the last action and the agent's id, both one-hot."""
 
-    def __init__(self, layout: ObservationLayout, args: SimpleNamespace) -> None:
+    def __init__(self, layout: Description, args: SimpleNamespace) -> None:
         super().__init__()
         self.input_size = layout.size + layout.n_actions * args.obs_last_action + layout.n_agents * args.obs_agent_id
         self.hidden_width = args.gru["width"]

@@ -12,7 +12,7 @@ from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.heads import build_head
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
 # Made-up observations for the first feature statistics. More only delay the start, as collected battles soon replace
@@ -114,7 +114,7 @@ class LLMAgent(nn.Module):
 
         The first test and the first battles use them. ``measure_played`` replaces them before the first update.
         """
-        batch, _ = self.prompts(*self.prompter.writer.varied(FEATURE_VIEWS))
+        batch, _ = self.prompts(*self.prompter.writer.sample(FEATURE_VIEWS))
         states = self.backbone.encode(batch, self.backbone.has_reference, token_budget=FEATURE_TOKENS)
         read = HiddenStates.of(batch, states)
         self.head.measure(read.last_states, read.sentence_states)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.trunks.trunk import Features, build_trunk
+from lolm_plugin.observations.battle import BattleLayout
 from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorTokenizer, EntityTokens
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, ObservationLayout
+from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.randomness import keyed_seeds
 
 
@@ -70,7 +71,7 @@ class Policy(nn.Module):
 class EntityAgent(Policy):
     """Observation -> entity tokens -> the trunk that ``args.agent`` names -> action head. Plays every map."""
 
-    def __init__(self, layout: ObservationLayout, args: SimpleNamespace) -> None:
+    def __init__(self, layout: BattleLayout, args: SimpleNamespace) -> None:
         super().__init__()
         self.input_size = layout.size
         self.n_agents = layout.n_agents

@@ -1,8 +1,8 @@
 """Units as rows of a table: fewest words, for models that read code better than prose."""
 
-from lolm_plugin.prompts.columns import SelfColumns, UnitColumns
-from lolm_plugin.prompts.phrases import Phrase, either, kinds, optional, phrase
-from lolm_plugin.prompts.template import Listing, PromptStyle
+from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
+from lolm_plugin.prompts.style import Listing, PromptStyle
+from lolm_plugin.prompts.template import Sentence, if_present, kinds, template, where
 
 
 class TableStyle(PromptStyle):
@@ -14,19 +14,23 @@ class TableStyle(PromptStyle):
     actions = Listing("actions | ", " | ", "\n")
     cue = "action |"
 
-    def me(self, me: SelfColumns) -> Phrase:
+    def me(self, me: AgentBatch) -> Sentence:
         """The first row: oneself, at 0, 0, and how far one attacks or heals."""
-        reach = optional(" | range {attack_range:.0f}", me)
-        return phrase("me | {kind}{numbers} | 0 | 0{reach}\n", kind=kinds(me.kind), numbers=_condition(me), reach=reach)
+        reach = if_present(" | range {attack_range:.0f}", me)
+        return template(
+            "me | {kind}{numbers} | 0 | 0{reach}\n", kind=kinds(me.kind), numbers=_condition(me), reach=reach
+        )
 
-    def unit(self, unit: UnitColumns) -> Phrase:
+    def unit(self, unit: UnitBatch) -> Sentence:
         """A row; a unit that is named without being seen has no numbers."""
-        numbers = _condition(unit) + phrase(" | {east:.1f} | {north:.1f}", unit)
-        seen = phrase(" | {kind}{numbers}", kind=kinds(unit.kind), numbers=numbers)
-        reach = phrase(" | in range").where(unit.in_range)
-        return phrase("{side} {number}", unit) + either(unit.seen, seen, phrase(" | not seen")) + reach + phrase("\n")
+        numbers = _condition(unit) + template(" | {east:.1f} | {north:.1f}", unit)
+        seen = template(" | {kind}{numbers}", kind=kinds(unit.kind), numbers=numbers)
+        reach = template(" | in range").where(unit.in_range)
+        return (
+            template("{side} {number}", unit) + where(unit.seen, seen, template(" | not seen")) + reach + template("\n")
+        )
 
 
-def _condition(unit: SelfColumns | UnitColumns) -> Phrase:
+def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
     shown = (" | {health:.2f}", " | {shield:.2f}", " | {cooldown:.2f}")
-    return sum((optional(template, unit) for template in shown), Phrase())
+    return sum((if_present(text, unit) for text in shown), Sentence())

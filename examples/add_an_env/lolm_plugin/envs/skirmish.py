@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.observations.layout import N_BASE_ACTIONS, Layouts, ObservationLayout, StateLayout, contiguous
+from lolm_plugin.observations.battle import BattleLayout, Layouts
+from lolm_plugin.observations.layout import N_BASE_ACTIONS, StateLayout, contiguous
 from lolm_plugin.observations.units import index
 
 MARINES = {"pair": 2, "squad": 3}  # map name -> how many
@@ -44,10 +45,9 @@ def layouts(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options:
     )
     absolute = ("health", "x", "y")
     state_allies, state_enemies = contiguous(0, (n_agents, absolute, (), marine), (1, absolute, (), zealot))
-    return Layouts(
-        ObservationLayout("skirmish", env_args["map_name"], n_agents, 1, enemies, allies, own, SIGHT, RANGE),
-        StateLayout(state_allies, state_enemies, state_enemies.end),
-    )
+    blocks = {"enemies": enemies, "allies": allies, "own": own}
+    observation = BattleLayout("skirmish", env_args["map_name"], **blocks, sight=SIGHT, shoot_range=RANGE)
+    return Layouts(observation, StateLayout(state_allies, state_enemies))
 
 
 class Skirmish:

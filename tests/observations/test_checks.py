@@ -1,4 +1,4 @@
-"""Every probe accepts real-looking data and finds the mistake it is for."""
+"""Every rule of battles accepts real-looking data and finds the mistake it is for."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.layout import Layouts
-from lolm_plugin.observations.probes import PROBES, FirstBattles, check_first_state, check_view
+from lolm_plugin.observations.battle import RULES
+from lolm_plugin.observations.checks import FirstEpisodes, check_observations, check_teams
 from lolm_plugin.observations.units import index
 
 
@@ -35,8 +35,8 @@ def test_every_layouts_own_data_pass(layouts, random_views):
     obs, mask = random_views(layouts.observation, 60, seed=3)
     dead = torch.zeros_like(mask[:1])
     dead[0, 0] = 1
-    check_view(layouts, torch.cat([obs, torch.zeros_like(obs[:1])]), torch.cat([mask, dead]))
-    check_view(layouts, torch.zeros_like(obs[:2]), torch.zeros_like(mask[:2]))  # padding
+    check_observations(layouts.observation, torch.cat([obs, torch.zeros_like(obs[:1])]), torch.cat([mask, dead]))
+    check_observations(layouts.observation, torch.zeros_like(obs[:2]), torch.zeros_like(mask[:2]))  # padding
 
 
 def break_moves(layouts, obs, mask):
@@ -99,23 +99,23 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("probe", PROBES)
-def test_a_probe_names_itself_the_map_and_a_cause(view, probe):
+@pytest.mark.parametrize("rule", RULES)
+def test_a_broken_rule_is_named_with_the_map_and_a_cause(view, rule):
     layouts, obs, mask = view
-    BREAKS[probe](layouts, obs, mask)
+    BREAKS[rule](layouts, obs, mask)
     with pytest.raises(ConfigError) as error:
-        check_view(layouts, obs, mask)
-    message = str(error.value)
-    assert f"env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout ({probe}: {PROBES[probe].rule})" in message
-    assert f"most likely {PROBES[probe].cause}." in message
+        check_observations(layouts.observation, obs, mask)
+    message, (text, cause) = str(error.value), RULES[rule]
+    assert f"env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout ({rule}: {text})" in message
+    assert f"most likely {cause}." in message
     assert "layout.probes=False" in message
 
 
-def test_a_layout_can_except_a_probe(view):
+def test_a_layout_can_except_a_rule(view):
     layouts, obs, mask = view
     break_own_health(layouts, obs, mask)
     excepted = replace(layouts.observation, exceptions=frozenset({"own health"}))
-    check_view(Layouts(excepted, layouts.state), obs, mask)
+    check_observations(excepted, obs, mask)
 
 
 def test_what_a_dead_agent_sees_gives_another_layout_away(view):
@@ -123,7 +123,7 @@ def test_what_a_dead_agent_sees_gives_another_layout_away(view):
     mask[3] = 0
     mask[3, 0] = 1
     with pytest.raises(ConfigError, match="the dead see nothing"):
-        check_view(layouts, obs, mask)
+        check_observations(layouts.observation, obs, mask)
 
 
 def test_equal_sizes_are_told_apart():
@@ -135,7 +135,7 @@ def test_equal_sizes_are_told_apart():
     mask = torch.zeros(1, 14)
     mask[0, [1, 2, 3, 4, 5, 6]] = 1
     with pytest.raises(ConfigError, match=r"map_name=8m .* most likely"):
-        check_view(sc2("8m", 8, 14), obs, mask)
+        check_observations(sc2("8m", 8, 14).observation, obs, mask)
 
 
 def first_state(layouts, allies, enemies):
@@ -154,25 +154,23 @@ ALLIES = ["stalker"] * 3 + ["zealot"] * 5
 def test_the_right_teams_in_any_order_pass():
     layouts = sc2()
     enemies = ["zealot"] * 4 + ["stalker"] * 3 + ["zealot"] * 2
-    check_first_state(layouts, first_state(layouts, ALLIES, enemies))
+    check_teams(layouts, first_state(layouts, ALLIES, enemies))
 
 
 def test_reversed_enemy_types_are_found_out_with_the_key_to_set():
     layouts = sc2()
     state = first_state(layouts, ALLIES, ["stalker"] * 6 + ["zealot"] * 3)
     with pytest.raises(ConfigError) as error:
-        check_first_state(layouts, state)
+        check_teams(layouts, state)
     assert "enemy team: 3 stalker 6 zealot is this map's, the first state shows 6 stalker 3 zealot" in str(error.value)
     assert "layout.aligned_enemy_types=True" in str(error.value)
-    check_first_state(sc2(aligned_enemy_types=True), state)  # the very same bits, read as that fork writes them
+    check_teams(sc2(aligned_enemy_types=True), state)  # the very same bits, read as that fork writes them
 
 
 def test_another_team_is_found_out():
     layouts = sc2()
     with pytest.raises(ConfigError, match="ally team: 3 stalker 5 zealot is this map's") as error:
-        check_first_state(
-            layouts, first_state(layouts, ["stalker"] * 4 + ["zealot"] * 4, ["zealot"] * 6 + ["stalker"] * 3)
-        )
+        check_teams(layouts, first_state(layouts, ["stalker"] * 4 + ["zealot"] * 4, ["zealot"] * 6 + ["stalker"] * 3))
     assert "aligned" not in str(error.value)
 
 
@@ -180,36 +178,36 @@ def test_a_state_with_somebody_missing_cannot_be_counted():
     layouts = sc2()
     state = first_state(layouts, ALLIES, ["stalker"] * 6 + ["zealot"] * 3)
     state[0, layouts.state.enemies.start : layouts.state.enemies.start + layouts.state.enemies.width] = 0
-    check_first_state(layouts, state)
+    check_teams(layouts, state)
 
 
-def test_only_the_first_battles_are_probed(view):
+def test_only_the_first_battles_are_checked(view):
     layouts, obs, mask = view
     batch = {
         "obs": obs[:8].view(1, 1, 8, -1).repeat(1, 2, 1, 1),
         "avail_actions": mask[:8].view(1, 1, 8, -1).repeat(1, 2, 1, 1),
-        "state": first_state(layouts, ALLIES, ["stalker"] * 3 + ["zealot"] * 6).view(1, 1, -1),
+        "state": first_state(layouts, ALLIES, ["stalker"] * 3 + ["zealot"] * 6).view(1, 1, -1).repeat(1, 2, 1),
     }
     wrong = {**batch, "obs": batch["obs"].clone()}
     wrong["obs"][0, :, 0, layouts.observation.own.start] = 0
 
     with pytest.raises(ConfigError):
-        FirstBattles(layouts, wanted=True).look(wrong, 0, [0])
-    FirstBattles(layouts, wanted=False).look(wrong, 0, [0])
-    first = FirstBattles(layouts, wanted=True)
-    first.look(batch, 0, [0])
+        FirstEpisodes(layouts, wanted=True).check(wrong, 0, [0])
+    FirstEpisodes(layouts, wanted=False).check(wrong, 0, [0])
+    first = FirstEpisodes(layouts, wanted=True)
+    first.check(batch, 0, [0])
     with pytest.raises(ConfigError):
-        first.look(wrong, 1, [0])
-    first.look(wrong, 0, [0])  # a second battle begins
-    first.look(wrong, 1, [0])
+        first.check(wrong, 1, [0])
+    first.check(wrong, 0, [0])  # a second battle begins
+    first.check(wrong, 1, [0])
 
 
 def test_the_hint_is_the_other_value_of_the_option_and_only_where_there_is_one():
     aligned = sc2(aligned_enemy_types=True)
     stock = first_state(sc2(), ALLIES, ["stalker"] * 3 + ["zealot"] * 6)
     with pytest.raises(ConfigError, match=r"set layout.aligned_enemy_types=False\)"):
-        check_first_state(aligned, stock)
+        check_teams(aligned, stock)
     smaclite = build_layouts("smaclite", {"map_name": "3s5z_vs_3s6z"}, 8, 15)
     with pytest.raises(ConfigError, match="enemy team") as error:
-        check_first_state(smaclite, first_state(smaclite, ALLIES, ["stalker"] * 6 + ["zealot"] * 3))
+        check_teams(smaclite, first_state(smaclite, ALLIES, ["stalker"] * 6 + ["zealot"] * 3))
     assert "fork" not in str(error.value)

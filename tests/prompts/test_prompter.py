@@ -11,11 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lolm_plugin import registry
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.prompts.assembly import TokenRows
-from lolm_plugin.prompts.battle_writer import BattleWriter
-from lolm_plugin.prompts.samples import varied_views
-from lolm_plugin.prompts.template import build_style
-from lolm_plugin.prompts.tokens import Prompter
+from lolm_plugin.prompts.prompter import Prompter, TokenBatch
+from lolm_plugin.prompts.style import BattleWriter, build_style
 
 ROWS = 50  # scenes of each layout, for each tokenizer, style and dynamic
 
@@ -59,7 +56,7 @@ def trained():
     texts = []
     for style in sorted(registry.PROMPT_STYLES):
         writer = BattleWriter(layout, build_style(style), dynamic=False)
-        texts += ["".join(parts.values()) for parts in writer.describe(*varied_views(layout, 40))]
+        texts += ["".join(parts.values()) for parts in writer.describe(*layout.sample(40))]
 
     def train(split):
         tokenizer = Tokenizer(models.BPE())
@@ -143,7 +140,7 @@ def test_rows_are_put_together_one_by_one(name, layouts, random_views, trained):
 
 
 def test_the_different_rows_and_which_of_them_each_is():
-    rows = TokenRows.of([[1, 2], [], [1], [1, 2], [2, 1], []])
+    rows = TokenBatch.of([[1, 2], [], [1], [1, 2], [2, 1], []])
     distinct, place = rows.distinct()
     assert distinct.lists() == [[1, 2], [], [1], [2, 1]]
     assert place.tolist() == [0, 1, 2, 0, 3, 1]
@@ -151,13 +148,13 @@ def test_the_different_rows_and_which_of_them_each_is():
 
 
 def test_no_rows_have_no_different_ones():
-    distinct, place = TokenRows.of([]).distinct()
+    distinct, place = TokenBatch.of([]).distinct()
     assert distinct.lists() == place.tolist() == []
 
 
 def test_the_sample_has_every_kind_and_action_and_who_is_seen_and_who_is_not(layouts):
     layout = layouts.observation
-    obs, available, agent = varied_views(layout, rows=64)
+    obs, available, agent = layout.sample(64)
     observed = layout.decode(obs)
     blocks = (layout.enemies, layout.allies, layout.own)
     for block, units in zip(blocks, (observed.enemies, observed.allies, observed.own), strict=True):
