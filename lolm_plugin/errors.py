@@ -1,4 +1,4 @@
-"""The exceptions that the command line prints as a sentence: what a user can cause, and numbers gone wrong."""
+"""Exceptions that the command line prints as one sentence, and the parts of such sentences."""
 
 import difflib
 import logging
@@ -19,10 +19,10 @@ class ConfigError(Exception):
 
 
 class NonFiniteError(Exception):
-    """Something is not finite, or not what it has to be, so that learning from it would spoil the policy.
+    """A number is NaN, infinite or impossible, so that an update with it would spoil the policy.
 
-    The message names the first such tensor and where in it. The run ends as FAILED with exit code 1, and nothing of
-    this update is ever saved. ``batch`` is what was learned from, ``dumped`` the folder where it was put.
+    The message names the first such tensor and the position in it. The run ends as FAILED with exit code 1, and nothing
+    of this update is saved. ``batch`` is the batch of the update, ``dumped`` the folder into which it was written.
     """
 
     def __init__(self, message: str, batch: Any = None) -> None:
@@ -33,9 +33,9 @@ class NonFiniteError(Exception):
 
 @contextmanager
 def warn_on_failure(what: str, log: logging.Logger | None = None) -> Iterator[None]:
-    """Run what a finished run can do without, such as its picture: an exception becomes one warning.
+    """Turn an exception in something optional at the end of a run, such as its picture, into one warning.
 
-    ``what`` is the beginning of the sentence, as in "The curve could not be drawn".
+    ``what`` begins the sentence, as in "The curve could not be drawn".
     """
     try:
         yield
@@ -45,13 +45,13 @@ def warn_on_failure(what: str, log: logging.Logger | None = None) -> Iterator[No
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` where something known is spelt nearly like ``name``, else nothing."""
+    """Return `` (did you mean X?)`` if a known name is spelt nearly like ``name``, else an empty string."""
     nearest = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
 def one_line(error: Exception | str) -> str:
-    """Put a message on one line: long values are cut, and control characters of a terminal become blanks."""
+    """Put a message on one line; cut long values and replace control characters of a terminal by blanks."""
     text = "".join(sign if sign.isprintable() else " " for sign in str(error))
     text = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", " ".join(text.split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 310]} ... {text[-300:]}"

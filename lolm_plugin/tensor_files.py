@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors only, loaded strictly."""
+"""Tensors on disk: safetensors only, with exactly the expected names and shapes."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ UNBOUNDED = 2**63
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name. Raises NonFiniteError rather than keep one that is not finite, OSError for a full disk."""
+    """Write tensors by name. Raises NonFiniteError for a NaN or infinity, OSError for a full disk."""
     check_fit_to_save(tensors, Path(path).name)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
@@ -41,9 +41,9 @@ def load_tensors(
 
     Args:
         path: a safetensors file.
-        expected: names and shapes must be exactly those, which is checked before any tensor is read.
-        may_be_empty: no tensor at all is fine, too.
-        most: the largest file that is read, in bytes.
+        expected: names and shapes that the file must have, checked before any tensor is read.
+        may_be_empty: whether the file may also have no tensor.
+        most: the size of the largest file that is read, in bytes.
 
     Raises:
         ConfigError: the file is missing, damaged, too large, or does not fit.
@@ -96,7 +96,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An Adam-like optimiser's state as flat names ``<parameter index>.<name>``."""
+    """Return an Adam-like optimiser's state by flat names ``<parameter index>.<name>``."""
     state = optimiser.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
@@ -104,7 +104,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-    """Return the names in Adam's state after a step, each with a tensor of the shape that it has."""
+    """Return tensors with the names and shapes of Adam's state after a step."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     shapes = {"step": torch.zeros(())}
     return {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")}
@@ -113,9 +113,10 @@ def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]
 def load_optimiser_tensors(
     optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor], where: str = "The optimiser's state"
 ) -> None:
-    """Put back what ``optimiser_tensors`` returned; learning rates stay those of the configuration.
+    """Restore what ``optimiser_tensors`` returned; learning rates stay those of the configuration.
 
-    Raises ConfigError unless there is a state of every parameter's shape, or none at all (nothing learnt yet).
+    Raises:
+        ConfigError: the state fits not every parameter, and is not empty (before the first update).
     """
     if tensors:
         check_tensors(tensors, expected_optimiser_tensors(optimiser), where)
