@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from lolm_plugin.modules.layers import linear
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
-ATTACK_KEYS = ("shared", "entity")
-FEATURES = ("normalised", "raw")
-KEYS = ("random", "words")  # where action embeddings start
 # A dimension whose deviation is below this share of the median one is not scaled up to 1: it holds rounding noise.
 FLOOR = 1e-2
 MADE_UP, PLAYED = 1, 2  # source of the statistics: made-up observations or collected battles
@@ -104,8 +101,6 @@ class AttentionActionHead(nn.Module):
         features: str = "raw",
     ) -> None:
         super().__init__()
-        assert attack_keys in ATTACK_KEYS, attack_keys
-        assert features in FEATURES, features
         entity, normalised = attack_keys == "entity", features == "normalised"
         self.base = nn.Parameter(torch.randn(n_base, hidden_size) * init_std)
         self.attack = nn.Parameter(torch.randn(1, hidden_size) * init_std)

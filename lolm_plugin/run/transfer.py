@@ -38,7 +38,7 @@ def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
     env, _, map_name = facts["map"].partition(" ")
     kl = "" if args.kl["enabled"] else " No KL."
     message = f"Transfer from step {source.step} on {env} {map_name}:{kl}\n{_table(moved)}"
-    parts.logger.console_logger.info("%s", message)
+    parts.logger.console_logger.info(message)
     return {
         "source_env": env,
         "source_map": map_name,

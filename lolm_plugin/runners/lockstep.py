@@ -26,7 +26,7 @@ class Episode:
 class LockstepRunner(Runner):
     """``batch_size_run`` environments, each of which plays one episode of a batch; subclasses say where they are."""
 
-    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
         """Let each environment ``i`` of ``data`` carry out ``command`` with ``data[i]``; see ``env_process.execute``.
 
         Returns the answers in the order of ``i``. An environment without an answer has lost its episode and is ready
@@ -48,7 +48,7 @@ class LockstepRunner(Runner):
 
     def _play_rows(self, batch: Any, rows: list[int], test_mode: bool) -> dict[int, Episode]:
         """Play an episode in each of these empty rows of the batch; return those that came to their end."""
-        shown = self._ask("reset", dict.fromkeys(rows))
+        shown = self.ask("reset", dict.fromkeys(rows))
         # All other episodes are over, so that the controller may forget its hidden states.
         self.mac.init_hidden(batch_size=self.batch_size)
         episodes = {row: Episode(total=self.zero_return()) for row in shown}
@@ -63,8 +63,8 @@ class LockstepRunner(Runner):
             batch.update({"actions": actions.unsqueeze(1)}, bs=acting, ts=t, mark_filled=False)
             # An episode that ended at the last step has now acted in its last state, and drops out.
             chosen = dict(zip(acting, actions.cpu().numpy(), strict=True))
-            replies = self._ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
-            if test_mode and self.args.render and 0 in replies and not self._ask("render", {0: None}):
+            replies = self.ask("step", {row: chosen[row] for row in acting if not episodes[row].over})
+            if test_mode and self.args.render and 0 in replies and not self.ask("render", {0: None}):
                 del replies[0]
             acting = list(replies)
             if not acting:
@@ -120,7 +120,8 @@ class EpisodeRunner(LockstepRunner):
         """Close the environment."""
         self.env.close()
 
-    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """See ``LockstepRunner.ask``."""
         return {i: execute(self.env, command, value) for i, value in data.items()}
 
 

@@ -56,7 +56,7 @@ class SupervisedParallelRunner(LockstepRunner):
             for i in range(self.batch_size):
                 self.workers.append(self._start(i))
             self._build(range(self.batch_size))
-            while not (sizes := self._ask("get_env_info", {0: None})):
+            while not (sizes := self.ask("get_env_info", {0: None})):
                 pass
         except BaseException:
             self.close_env()
@@ -70,7 +70,7 @@ class SupervisedParallelRunner(LockstepRunner):
 
     def save_replay(self) -> None:
         """Let the first environment save its replay. Raises RuntimeError if it fails."""
-        if not self._ask("save_replay", {0: None}):
+        if not self.ask("save_replay", {0: None}):
             raise RuntimeError("The replay was not saved; the log says what the environment did instead.")
 
     def close_env(self) -> None:
@@ -97,8 +97,8 @@ class SupervisedParallelRunner(LockstepRunner):
         for i, count in enumerate(state.get("restarts", ())):
             self.restarts[i % self.batch_size] += count
 
-    def _ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
-        """See ``LockstepRunner._ask``; a worker without an answer has been restarted."""
+    def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
+        """See ``LockstepRunner.ask``; a worker without an answer has been restarted."""
         self._build(data)
         asked = {i: self.workers[i] for i in data}
         for i, worker in asked.items():
