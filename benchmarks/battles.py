@@ -15,10 +15,10 @@ from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.paths import BUNDLED
 from lolm_plugin.randomness import keyed_generator
-from lolm_plugin.run.components import Parts, assemble
+from lolm_plugin.run.components import RunComponents, assemble
 
 
-def components(algorithm: str, map_name: str, episodes: int, seed: int) -> Parts:
+def components(algorithm: str, map_name: str, episodes: int, seed: int) -> RunComponents:
     """Build runner, controller and learner as a training run has them, without its files and its log."""
     host = open_host(None)
     register(host)

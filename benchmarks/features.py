@@ -44,7 +44,7 @@ def agent(env: str, map_name: str, llm: dict[str, Any], style: str) -> LLMAgent:
 def views(policy: LLMAgent, env: str, map_name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return obs [rows, obs_size], available bool [rows, n_actions] and agent int64 [rows]."""
     if env != "probe":
-        obs, available, agents = policy.prompter.writer.varied(FEATURE_VIEWS + N_VIEWS)
+        obs, available, agents = policy.prompter.writer.sample(FEATURE_VIEWS + N_VIEWS)
         return obs[FEATURE_VIEWS:], available[FEATURE_VIEWS:], agents[FEATURE_VIEWS:]
     table = probe_tasks.table(map_name)
     choice = np.flatnonzero(table.available.sum(-1) > 1)

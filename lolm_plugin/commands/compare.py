@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lolm_plugin.configuration.command_line import Parser
 from lolm_plugin.paths import config_dir, expand_home, locate, use_host_config_dir
 from lolm_plugin.suites import plan, scheduler, suite
 from lolm_plugin.suites.scheduler import Scheduler, Show
@@ -63,9 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     names = "  ".join(suite.available())
-    parser = argparse.ArgumentParser(
-        "lolm compare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("lolm compare", DESCRIPTION)
     parser.add_argument("suite", help=f"a yaml file, or one of: {names}")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
     parser.add_argument("--results", help="a folder for all of it; default results/suites/SUITE")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lolm_plugin.commands.records import print_left_out
+from lolm_plugin.configuration.command_line import Parser
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import Address, parse
 from lolm_plugin.paths import expand_home
@@ -33,9 +34,7 @@ database, runs that go on are looked at again every {IMPORT_SECONDS:.0f} seconds
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command until Ctrl-C or SIGTERM; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "lolm dashboard", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("lolm dashboard", DESCRIPTION)
     parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="runs to show; default results")
     url = os.environ.get(URL_VARIABLE)
     parser.add_argument("--mongo", metavar="URL", default=url, help=f"a MongoDB in its place; ${URL_VARIABLE}")

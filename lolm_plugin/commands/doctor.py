@@ -37,16 +37,17 @@ USAGE = "lolm doctor [options] [--config=NAME --env-config=NAME [with KEY=VALUE 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options, words = _parser().parse_known_args(list(arguments))
-    if words[:1] not in ([], ["with"]) or (words and not (options.config or options.env_config)):
+    run = options.config or options.env_config
+    if words and (not run or words[0].startswith("-")):
         raise ConfigError(
             f"lolm doctor does not know {hidden_words(words)[0]}; it takes --fetch-epymarl and --tune, or --config and "
-            "--env-config of a run to measure."
+            "--env-config of a run to measure, and then `with KEY=VALUE`."
         )
     if options.tune:
         _tune()
     if options.fetch_epymarl:
         print(f"EPyMARL is in {fetch_epymarl()}")
-    if options.config or options.env_config:
+    if run:
         _measure(command_line.parse(options, words), options.time_limit, options.memory_limit * 1e9)
         return 0
     for title, results in machine.sections().items():

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lolm_plugin.configuration.command_line import Parser
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import parse
 from lolm_plugin.paths import expand_home
@@ -81,15 +82,13 @@ def print_left_out(sentences: Sequence[str]) -> None:
         print(f"left out: {len(sentences) - SHOWN} more")
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser(name: str, description: str) -> Parser:
+    parser = Parser(name, description)
     parser.add_argument("--mongo", metavar="URL", default=os.environ.get(URL_VARIABLE), help=f"default ${URL_VARIABLE}")
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(list(arguments))
     if not options.mongo:
         raise ConfigError(f"no database is named; set --mongo or {URL_VARIABLE} to mongodb://HOST:PORT/NAME.")

@@ -1,9 +1,9 @@
 """``lolm report DIR``: report on the runs below a folder, as an html page, figures, and tables for a paper."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lolm_plugin.configuration.command_line import Parser
 from lolm_plugin.paths import expand_home
 from lolm_plugin.report import html_report
 
@@ -23,9 +23,7 @@ on the runs' numbers alone; time, memory and commands are in costs and runs.
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "lolm report", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("lolm report", DESCRIPTION)
     parser.add_argument("dir", metavar="DIR", help="a folder with runs somewhere below it")
     parser.add_argument("--out", help="where the report goes; default DIR/report")
     parser.add_argument("--title", help="of the page; default DIR's name")

@@ -227,7 +227,7 @@ def test_a_container_has_the_memory_that_it_may_use(limit, free, tmp_path, monke
         ([*TINY, "t_max=5"], "t_max=5 stands before the word `with`"),
         ([*TINY, "--cure"], "lolm doctor does not know --cure"),
         (["--config=lolm_mappo_tiny", "--env-config=smax", "with", "env_args.map_name=MMM"], "SMAX has no medivac"),
-        (["with", "t_max=5"], "lolm doctor does not know --epymarl=none; it takes"),
+        (["with", "t_max=5"], "lolm doctor does not know with; it takes"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_code_2(arguments, sentence, doctor, child):

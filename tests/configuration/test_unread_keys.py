@@ -20,6 +20,7 @@ DEFAULTS = flatten(read(BUNDLED / "config/default.yaml")) | flatten(read(plugin_
 ELSEWHERE = {
     **dict.fromkeys(("preset", "learner_preset"), "config_files.stack"),
     **dict.fromkeys(("torch_threads", "mongo"), "launch"),
+    **dict.fromkeys(("batch_size", "buffer_size"), "config_check: as large as batch_size_run"),
     **dict.fromkeys(("repeat_id", "label", "hypergroup"), "names of a run, in its record"),
     **dict.fromkeys(("use_tensorboard", "wandb_team", "wandb_project", "wandb_mode"), "the host's logger"),
     "wandb_save_model": "loop.Training, with use_wandb",

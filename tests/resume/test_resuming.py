@@ -185,7 +185,7 @@ def record(tmp_path, began):
 def run(tmp_path, name, began):
     folder = tmp_path / "results/models" / name
     named = "results/sacred/updet_mappo/duel/1"
-    facts = {"sacred_runs": [None, named], "sacred_starts": [None, [named, began]]}
+    facts = {"sacred_runs": [None, named], "sacred_starts": [[named, began]]}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with Store(folder, None) as store:
         store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), facts)

@@ -1,7 +1,7 @@
 """Record what short trainings log and learn, and compare two records bitwise: for changes that move no number.
 
-python -m tests.numbers record before.json
-python -m tests.numbers compare before.json after.json
+python -m tests.training_numbers record before.json
+python -m tests.training_numbers compare before.json after.json
 """
 
 import argparse
