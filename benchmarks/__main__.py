@@ -133,6 +133,9 @@ def _setting(options: argparse.Namespace) -> Setting:
     for name, value in vars(options).items():
         if isinstance(value, int) and not (name != "seed") <= value < 2**32:
             raise ConfigError(f"--{name.replace('_', '-')}={value} is too small or too large; set it to 1 or more.")
+    for update in options.updates:
+        if "=" not in update:
+            raise ConfigError(f"--with={update} has no value; write --with=KEY=VALUE, such as --with=lora.layers=1.")
     scenario(options.map)
     build_style(options.style)
     given = {option.name: getattr(options, option.name) for option in fields(Setting) if option.metadata}

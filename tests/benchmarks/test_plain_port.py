@@ -9,9 +9,10 @@ from benchmarks.entries import Bench, Mismatch, farthest, gradient_differences, 
 from benchmarks.plain_port import PlainPort
 from benchmarks.setting import Setting
 from tests.benchmarks.small import MODELS, small_bench
+from tests.slow import all_slow_but
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=all_slow_but(["tiny-llama"], MODELS))
 def bench(request):
     return small_bench(request.param)
 
