@@ -57,7 +57,7 @@ class PlainPrompts:
         available = batch["avail_actions"][:, t].flatten(0, 1) > 0
         agents = self._agents.repeat(batch.batch_size)
         texts = self.texts(batch["obs"][:, t].flatten(0, 1), available, agents)
-        texts = [self._writer.beginning + text for text in texts]
+        texts = [self._writer.prefix + text for text in texts]
         padding = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         encoded = self.tokenizer(texts, return_token_type_ids=False, verbose=False, **padding)
         return {name: encoded[name].to(batch["obs"].device) for name in ("input_ids", "attention_mask")}
