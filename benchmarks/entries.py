@@ -81,7 +81,10 @@ def rollout(bench: Bench) -> list[Entry]:
     difference = farthest(engine.log_probs(batch), port.log_probs(batch))
     bench.check("rollout", difference)
     tokens = sum(sum(engine.prompt_lengths(batch, t)) for t in range(batch.max_seq_length - 1))
-    floor, prefix = Floor(port.frozen, engine.mac.agent.backbone.reads_positions), len(engine.mac.agent.prompter.prefix)
+    floor, prefix = (
+        Floor(port.frozen, engine.mac.agent.backbone.encoder.settings.read_positions),
+        len(engine.mac.agent.prompter.prefix),
+    )
     work = floor.rollout(tokens, prefix)
     sides = {
         "baseline": lambda: port.play(batch),
@@ -104,7 +107,7 @@ def learner(bench: Bench, name: str, lora_layers: int | None) -> list[Entry]:
     absolute, relative = gradient_differences(engine, same_weights, one, setting.baseline_tokens)
     bench.check(name, absolute, relative)
     layers, prefix = port.frozen.config.num_hidden_layers, len(engine.mac.agent.prompter.prefix)
-    floor = Floor(port.policy["lm"], engine.mac.agent.backbone.reads_positions)
+    floor = Floor(port.policy["lm"], engine.mac.agent.backbone.encoder.settings.read_positions)
     tokens = sum(engine.prompt_lengths(batch))
     batches = max(1, math.ceil(tokens / max(1, engine.mac.token_budget - prefix)))
     work = floor.learner(layers - (lora_layers or layers), tokens, prefix, batches, setting.epochs)
