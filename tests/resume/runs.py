@@ -13,7 +13,7 @@ from lolm_plugin.checkpoints import facts_alone
 from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0  # seconds, for the case that something never happens
+PATIENCE = 600.0  # seconds, for the case that something never happens; a busy machine needs minutes
 
 # What is not a result.
 TIMES = {"agent_steps_per_second", "llm_time_share"}
