@@ -29,7 +29,7 @@ REQUIRED = [
     "psutil>=6",  # memory and processes of the run that lolm doctor measures
     "humanize>=4.9",  # sizes and durations in words
     "filelock>=3.20.3",  # one process at a time in a suite's folder; does not follow links, as older ones do
-    "pydantic>=2.7",  # the schema of settings, and the types of records that others wrote
+    "pydantic>=2.7",  # checks the types of records and suites that others wrote
 ]
 EXTRAS = {
     "smax": ["jaxmarl==0.2.0"],  # the SMAX battles; brings jax

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,6 +44,7 @@ from lolm_plugin.envs.smax_scenarios import scenario
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.sources import resolve
 from lolm_plugin.prompts.style import build_style
+from lolm_plugin.streams import exit_code
 
 LEGS = ("cpu", "cuda")
 QWEN3_06B = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
@@ -52,16 +54,10 @@ QWEN3_06B |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return 2 for a user's error, 1 if the two sides compute different things."""
     try:
-        return _main(sys.argv[1:] if argv is None else list(argv))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_code(partial(_main, sys.argv[1:] if argv is None else list(argv)))
     except Mismatch as error:
         print(f"WRONG: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return 130
 
 
 def _main(argv: list[str]) -> int:

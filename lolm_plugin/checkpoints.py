@@ -234,7 +234,7 @@ class Store:
         if not _lock(self._lock):
             os.close(self._lock)
             raise ConfigError(
-                f"{self.folder} belongs to a run that still goes on; stop that one first, or resume another folder."
+                f"{self.folder} belongs to a run that is still running; stop that one first, or resume another folder."
             )
         _finish_interrupted_save(self.folder)
         self._damaged = {step for step in steps(self.folder) if not is_intact(self.folder / str(step))}

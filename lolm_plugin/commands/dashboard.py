@@ -28,7 +28,7 @@ Shows Sacred runs in Omniboard, a web page with a table of runs to sort, filter 
 
 Omniboard {omniboard.VERSION} is installed once into the per-user cache. Everything listens on 127.0.0.1 and stops with
 Ctrl-C. Other web pages get nothing from it. Nothing can be changed or deleted without --allow-edit. With the embedded
-database, runs that go on are looked at again every {IMPORT_SECONDS:.0f} seconds.
+database, running runs are read again every {IMPORT_SECONDS:.0f} seconds.
 """
 
 

@@ -20,17 +20,29 @@ Try
   lolm prompt --env-config=smax with env_args.map_name=3m prompt.style=paper
   lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m
 """
-COMMANDS = {
-    "train": "train or play: --config=NAME --env-config=NAME [with KEY=VALUE ...], the same as python main.py",
-    "prompt": "what each agent's language model reads in a live battle, with tokens per part",
-    "imitate": "a language-model policy learns from a cheap teacher's battles before PPO",
-    "compare": "a suite: algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster",
-    "report": "tables, figures and a page about the runs below a folder",
-    "dashboard": "the runs in a browser: Omniboard on an embedded database, or on a MongoDB",
-    "import-runs": "file the records below a folder into a MongoDB",
-    "export-run": "write a run of a MongoDB as a folder of files",
-    "doctor": "which host, environments, StarCraft, language models, GPU and trackers are usable here and how to get "
-    "the others; with --config and --env-config: what time, memory and disk that run takes here, measured",
+COMMANDS = {  # where each is below this package, and its summary
+    "train": (
+        "train:main",
+        "train or play: --config=NAME --env-config=NAME [with KEY=VALUE ...], as main.py does",
+    ),
+    "prompt": ("prompt:main", "what each agent's language model reads in a live battle, with tokens per part"),
+    "imitate": ("imitate:main", "a language-model policy learns from a cheap teacher's battles before PPO"),
+    "compare": (
+        "compare:main",
+        "a suite: algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster",
+    ),
+    "report": ("report:main", "tables, figures and a page about the runs below a folder"),
+    "dashboard": (
+        "dashboard:main",
+        "the runs in a browser: Omniboard on an embedded database, or on a MongoDB",
+    ),
+    "import-runs": ("records:import_runs", "file the records below a folder into a MongoDB"),
+    "export-run": ("records:export_run", "write a run of a MongoDB as a folder of files"),
+    "doctor": (
+        "doctor:main",
+        "which host, environments, StarCraft, language models, GPU and trackers are usable here and how to get the "
+        "others; with --config and --env-config: what time, memory and disk that run takes here, measured",
+    ),
 }
 
 
@@ -42,14 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     parser = Parser("lolm", DESCRIPTION, "lolm COMMAND, or python -m lolm_plugin COMMAND")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=argparse.ArgumentParser)
-    for name, summary in COMMANDS.items():
+    for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary)
     name, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("help", [])
     if name == "train":
         return train.main([f"{argv[0]} train", *arguments])
     if name in COMMANDS:  # each adds its own options: loading the modules of all would take seconds
-        where = {"import-runs": "records:import_runs", "export-run": "records:export_run"}.get(name, f"{name}:main")
-        return registry.load(f"lolm_plugin.commands.{where}")(arguments)
+        return registry.load(f"lolm_plugin.commands.{COMMANDS[name][0]}")(arguments)
     if name not in ("-h", "--help", "help"):
         *known, last = COMMANDS
         raise ConfigError(f"{name} is not a command{did_you_mean(name, COMMANDS)}; use {', '.join(known)} or {last}.")

@@ -78,7 +78,6 @@ def uses_onednn(x: Tensor) -> bool:
     return _selected == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32
 
 
-BACKENDS: dict[str, Multiply] = {"torch": functional.linear, "onednn": onednn}
 _selected = "torch"
 
 

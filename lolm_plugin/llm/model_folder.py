@@ -127,11 +127,6 @@ def context_length(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBa
     return int(limit)
 
 
-def state_width(config: "PretrainedConfig") -> int:
-    """Return the width of a final hidden state, which OPT-350m projects to less than ``hidden_size``."""
-    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-
-
 def _has_weights(folder: Path) -> bool:
     return any(path.name not in ADAPTER_FILES for path in folder.glob("*.safetensors"))
 

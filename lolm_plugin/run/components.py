@@ -1,4 +1,4 @@
-"""The components of a run (buffer, controller, learner), built from a host's registries for a runner's environments."""
+"""The components of a run (batch, controller, learner), built from a host's registries for a runner's environments."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class OneHot:
 
 
 def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
-    """Build buffer, controller and learner for the environments of ``runner``, and write their sizes into ``args``."""
+    """Build controller and learner for the environments of ``runner``, and write their sizes into ``args``."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]

@@ -206,7 +206,7 @@ class Training:
         if same_battle:
             self.state = loop_state.load(self.parts, start)
         elif resume:
-            raise ConfigError("--resume goes on in the same battle; set checkpoint_path in its place for another.")
+            raise ConfigError("--resume continues the same battle; set checkpoint_path in its place for another.")
         self.consistent = True
         if not same_battle:
             self.log.info("%s comes from another battle, so that series and tests start afresh.", start.path)
@@ -308,7 +308,7 @@ class Training:
             state.last_save_t = before
             if self.args.on_save_error == "stop":
                 raise
-            self.log.warning("%s; those before it are whole, and training goes on (on_save_error=warn).", error)
+            self.log.warning("%s; those before it are whole, and training continues (on_save_error=warn).", error)
             return self.saved
         self.saved = str(saved)
         if self.args.use_wandb and self.args.wandb_save_model:

@@ -75,7 +75,7 @@ def configuration(
             f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
             "lolm_plugin, and no other runs can be resumed; start a new one."
         )
-    division = checkpoint_config.divide(experiment.as_of_now(config, found.facts))
+    division = checkpoint_config.divide(config)
     given, folder = config_files.flatten(updates), found.path.parent
     checkpoint_config.check_repeated(division.needed, given)
     results = {"local_results_path": _results(folder, config.get("local_results_path"))}

@@ -51,6 +51,12 @@ def test_all_of_an_honest_configuration_is_taken(config, host_dir, tmp_path):
     assert dict(how.changes) == {}
 
 
+@pytest.mark.parametrize("bootstrap", [True, False, None])
+def test_the_rule_at_time_limits_stays(bootstrap, config, host_dir, tmp_path):
+    found, _ = resumed(put(config, {"bootstrap_time_limit": bootstrap}), host_dir, tmp_path)
+    assert found["bootstrap_time_limit"] is bootstrap
+
+
 def test_keys_that_came_later_have_their_defaults(tmp_path, host_dir, tiny_args):
     config = vars(tiny_args())
     for key in ("device", "n_agents", "n_actions"):

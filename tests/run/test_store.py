@@ -289,7 +289,7 @@ with Store(Path({str(tmp_path / "run")!r}), 1) as opened:
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):
-    with Store(tmp_path / "run", 1), pytest.raises(ConfigError, match="belongs to a run that still goes on"):
+    with Store(tmp_path / "run", 1), pytest.raises(ConfigError, match="belongs to a run that is still running"):
         Store(tmp_path / "run", 1).__enter__()
     with Store(tmp_path / "run", 1):
         pass
