@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TIMES = {"agent_steps_per_second", "llm_time_share"}  # these measure time
 SMALL = (
     *("seed=1", "use_cuda=False", "torch_threads=1", "test_nepisode=8", "log_interval=100", "save_model=True"),
-    *("runner_log_interval=1", "learner_log_interval=1", "batch_size_run=16", "batch_size=16", "buffer_size=16"),
+    *("runner_log_interval=1", "learner_log_interval=1", "batch_size_run=16"),
 )
 TARGET = ("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=target", "llm.product=torch")
 RUNS: dict[str, tuple[str, ...]] = {
@@ -50,12 +50,11 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
     "supervised runner": (
         *("--config=updet_mappo", "--env-config=probe", "env_args.map_name=duel", "runner=supervised_parallel"),
-        *("t_max=300", "test_interval=300", "batch_size_run=4", "batch_size=4", "buffer_size=4"),
+        *("t_max=300", "test_interval=300", "batch_size_run=4"),
     ),
     "gymma": (
         *("--config=lolm_mappo_tiny", "--env-config=gymma", "env_args.key=lbforaging:Foraging-5x5-2p-1f-v3"),
         *("llm.product=torch", "t_max=300", "test_interval=300", "test_nepisode=4", "batch_size_run=4"),
-        *("batch_size=4", "buffer_size=4"),
     ),
     "resumed": ("--resume", "lolm_mappo_tiny, probe", "t_max=600"),
     "transferred": (

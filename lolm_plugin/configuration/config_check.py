@@ -32,7 +32,8 @@ FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
 LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 SCENARIO = "lolm_plugin.observations.sc2v2:scenario"
-REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run", "batch_size", "buffer_size")
+SIZES = ("batch_size", "buffer_size")
+REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run")
 
 
 def apply_updates(resolved: Resolved, updates: Config, host_dir: Path) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def apply_updates(resolved: Resolved, updates: Config, host_dir: Path) -> dict[s
     without = merge_all(layer.settings for layer in layers if _is_shipped(layer.path, resolved, host_dir))
     for where, settings in users:
         unread_keys.check(config, settings, without, where)
-    return _with_homes(config)
+    return _with_homes(_with_sizes(config))
 
 
 def changed(config: Config, updates: Config, host_dir: Path) -> dict[str, Any]:
@@ -100,6 +101,15 @@ def _advice(key: str, known: Config) -> str:
         return f"it is a section, so set one of its keys, such as {below[0]}."
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]}?" if nearest else "see config/default.yaml for every key."
+
+
+def _with_sizes(config: Config) -> Config:
+    """Set ``batch_size`` and ``buffer_size`` to ``batch_size_run`` where they are null.
+
+    Our learners need neither, but EPyMARL and tools that read its records do.
+    """
+    absent = [key for key in SIZES if config.get(key) is None]
+    return {**config, **{key: config.get("batch_size_run") for key in absent}}
 
 
 def _with_homes(config: Config) -> dict[str, Any]:
@@ -177,12 +187,11 @@ def _batches(config: Config) -> Iterator[str]:
             f"batch_size_run={played} cannot be used with runner=episode, which plays one episode at a time; "
             "set batch_size_run=1 or runner=parallel."
         )
-    for key in ("batch_size", "buffer_size"):
+    for key in SIZES:
         if learner in registry.ENTRIES["learner"] and config[key] != played:
             yield (
-                f"{key}={config[key]} cannot be filled: runner={runner} plays batch_size_run={played} episodes per "
-                f"update and learner={learner} learns from exactly these; set batch_size, buffer_size and "
-                "batch_size_run to the same number."
+                f"{key}={config[key]} cannot be used: learner={learner} learns from exactly the "
+                f"batch_size_run={played} episodes just played; leave {key} out, or set batch_size_run={config[key]}."
             )
 
 

@@ -225,8 +225,8 @@ class Configuration(TypedDict):
 
     # How much, and when it is measured
     batch_size_run: Count
-    batch_size: Count
-    buffer_size: Count
+    batch_size: Count | None
+    buffer_size: Count | None
     t_max: Annotated[Interval, PPO, Mark.RESUMABLE]
     test_nepisode: Annotated[Count, Mark.MACHINE]
     test_interval: Annotated[PositiveWhole, PPO, Mark.MACHINE]

@@ -58,7 +58,7 @@ def describe(env_args, n_agents, n_actions):
     )
 """
 OWN, FORAGING = (f"env_args.key={key}" for key in ("corridor:Corridor-v0", "lbforaging:Foraging-8x8-2p-3f-v3"))
-SMALL = ("batch_size_run=2", "batch_size=2", "buffer_size=2", "test_nepisode=2", "test_interval=1000", "seed=1")
+SMALL = ("batch_size_run=2", "test_nepisode=2", "test_interval=1000", "seed=1")
 LINE = (str(ROOT / "main.py"), "--config=lolm_mappo_tiny", "--env-config=gymma", "--epymarl=none", "with", *SMALL)
 
 

@@ -20,7 +20,7 @@ from lolm_plugin.doctor.preflight import Measured
 from lolm_plugin.errors import ConfigError
 
 TINY = ("--config=lolm_mappo_tiny", "--env-config=probe")
-SMALL = ("with", *(f"{key}=8" for key in ("batch_size_run", "batch_size", "buffer_size")))
+SMALL = ("with", "batch_size_run=8")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_an_imitation_is_not_resumed(imitated, tmp_path, capsys):
 @pytest.mark.parametrize("student", ["lolm_mappo_tiny", "updet_mappo", "rnn_mappo"])
 def test_a_run_teaches_in_later_rounds_too(student, taught, tmp_path, capsys):
     options = (f"--config={student}", "--env-config=probe", "--epymarl=none", f"--teacher={models(taught)}")
-    small = [f"{key}=16" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")]
+    small = [f"{key}=16" for key in ("batch_size_run", "test_nepisode")]
     updates = ("env_args.map_name=duel", "imitate.rounds=2", "imitate.battles=32", "imitate.epochs=2", "seed=1")
     assert imitate(tmp_path, *options, "with", *updates, *small, "imitate.loss=ce", "imitate.held_out=16") == 0
     found = metrics(tmp_path)
@@ -121,7 +121,7 @@ def test_every_kind_of_policy_teaches(teacher, tmp_path):
     model = ("seed=5",) if teacher == "lolm_mappo_tiny" else ()  # a random language model comes from its seed
     assert train(tmp_path / "taught", *line(teacher, "probe", "duel", "t_max=30", *model)) == 0
     updates = ("env_args.map_name=duel", "imitate.battles=16", "imitate.epochs=1", "seed=1", "imitate.held_out=16")
-    small = [f"{key}=16" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")]
+    small = [f"{key}=16" for key in ("batch_size_run", "test_nepisode")]
     teaching = f"--teacher={models(tmp_path / 'taught')}"
     assert imitate(tmp_path / "run", *PROBE, teaching, "with", *updates, *small) == 0
 

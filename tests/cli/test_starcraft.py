@@ -16,7 +16,7 @@ from tests.fake_sc2.install import install, requirements_missing
 
 ROOT = Path(__file__).parents[2]
 # A language model of no size and one short update: what is tested is everything around it.
-SMALL = ("llm.model=tiny-llama", "epochs=1", "batch_size_run=2", "batch_size=2", "buffer_size=2", "torch_threads=1")
+SMALL = ("llm.model=tiny-llama", "epochs=1", "batch_size_run=2", "torch_threads=1")
 SHORT = ("t_max=30", "test_nepisode=2", "test_interval=10", "runner_log_interval=1", "learner_log_interval=1")
 SAVE = ("save_model=True", "save_model_interval=10")
 

@@ -25,7 +25,7 @@ def run(folder, *arguments, main=ROOT / "main.py"):
 def trained(request, tmp_path_factory):
     """A short training on SMAX: (host name, its --epymarl value, folder it ran in, what it printed)."""
     folder = tmp_path_factory.mktemp(request.param)
-    sizes = [f"{key}=4" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")]
+    sizes = [f"{key}=4" for key in ("batch_size_run", "test_nepisode")]
     done = run(
         folder,
         "--config=lolm_mappo_tiny",
@@ -88,7 +88,7 @@ def test_a_checkpoint_plays_on_another_map_without_a_missing_tensor(trained):
         folder,
         *("--config=lolm_mappo_tiny", "--env-config=smax", f"--epymarl={epymarl}"),
         *("with", "evaluate=True", f"checkpoint_path={checkpoints}", "env_args.map_name=3m", "seed=2"),
-        *(f"{key}=2" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")),
+        *(f"{key}=2" for key in ("batch_size_run", "test_nepisode")),
     )
     printed = done.stdout + done.stderr
     assert "no tensor missing, none unexpected" in printed

@@ -20,8 +20,7 @@ def configured(host_dir):
     """The final configuration of an algorithm on the probe after ``with`` updates."""
 
     def run(updates=None, alg="lolm_mappo_tiny"):
-        sizes = {"batch_size_run": 4, "batch_size": 4, "buffer_size": 4}
-        return apply_updates(resolve(alg, "probe", host_dir), {**sizes, **(updates or {})}, host_dir)
+        return apply_updates(resolve(alg, "probe", host_dir), {"batch_size_run": 4, **(updates or {})}, host_dir)
 
     return run
 
@@ -36,6 +35,13 @@ def yaml_file(tmp_path):
         return str(file)
 
     return write
+
+
+@pytest.mark.parametrize("given", [{}, {"batch_size": 4}, {"batch_size": 4, "buffer_size": 4}, {"batch_size": None}])
+def test_an_update_learns_from_the_episodes_just_played(given, configured):
+    config = configured(given)
+    check(config)
+    assert (config["batch_size"], config["buffer_size"]) == (4, 4)
 
 
 def refused(action, *parts):
@@ -234,9 +240,9 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
             ("env_args.time_limit=99", "no effect", "leave env_args.time_limit=150"),
         ),
         ({"runner": "episode"}, ("batch_size_run=4", "runner=episode", "set batch_size_run=1")),
-        ({"batch_size": 8}, ("batch_size=8", "batch_size_run=4", "the same number")),
-        ({"batch_size": 2}, ("batch_size=2", "batch_size_run=4", "the same number")),
-        ({"buffer_size": 8}, ("buffer_size=8", "batch_size_run=4", "the same number")),
+        ({"batch_size": 8}, ("batch_size=8", "batch_size_run=4", "leave batch_size out")),
+        ({"batch_size": 2}, ("batch_size=2", "batch_size_run=4", "leave batch_size out")),
+        ({"buffer_size": 8}, ("buffer_size=8", "batch_size_run=4", "leave buffer_size out")),
         ({"evaluate": True}, ("evaluate=True", "set checkpoint_path")),
         ({"save_replay": True}, ("save_replay=True", "set checkpoint_path")),
         ({"checkpoint_path": "no/such/folder"}, ("checkpoint_path=no/such/folder", "is not a folder")),

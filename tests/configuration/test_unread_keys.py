@@ -20,7 +20,7 @@ DEFAULTS = flatten(read(BUNDLED / "config/default.yaml")) | flatten(read(plugin_
 ELSEWHERE = {
     **dict.fromkeys(("preset", "learner_preset"), "config_files.stack"),
     **dict.fromkeys(("torch_threads", "mongo"), "launch"),
-    **dict.fromkeys(("batch_size", "buffer_size"), "config_check: as large as batch_size_run"),
+    **dict.fromkeys(("batch_size", "buffer_size"), "config_check: batch_size_run"),
     **dict.fromkeys(("repeat_id", "label", "hypergroup"), "names of a run, in its record"),
     **dict.fromkeys(("use_tensorboard", "wandb_team", "wandb_project", "wandb_mode"), "the host's logger"),
     "wandb_save_model": "loop.Training, with use_wandb",
@@ -74,7 +74,7 @@ def read_by(tmp_path_factory):
     """{kind of policy: (its configuration, the keys that a small run of it read)}."""
     found = {}
     folder = tmp_path_factory.mktemp("runs")
-    small = [f"{key}=4" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")]
+    small = [f"{key}=4" for key in ("batch_size_run", "test_nepisode")]
     small += ["-u", "t_max=4", "env_args.map_name=target", "torch_threads=1", "save_model_interval=1"]
     for kind in KINDS:
         seen = set()

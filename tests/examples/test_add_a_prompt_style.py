@@ -30,7 +30,7 @@ def test_lolm_prompt_shows_it_and_explains_it(copy):
 def test_it_trains_by_the_common_command_line(copy):
     small = (
         "t_max=16",
-        *(f"{key}=8" for key in ("batch_size_run", "batch_size", "buffer_size")),
+        "batch_size_run=8",
         "test_nepisode=8",
         "llm.model=tiny-llama",
         "llm.num_layers=2",

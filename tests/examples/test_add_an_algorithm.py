@@ -8,7 +8,7 @@ import pytest
 from tests.examples.follow import follow, run, touched
 
 FILES = ("config/algs/deepsets_mappo.yaml", "lolm_plugin/modules/trunks/deepsets.py")
-EIGHT = ("batch_size_run=8", "batch_size=8", "buffer_size=8")
+EIGHT = ("batch_size_run=8",)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_it_touches_three_files(copy):
 @pytest.mark.slow
 def test_it_trains_by_the_common_command_line(copy):
     arguments = ("t_max=120", "test_interval=100", "test_nepisode=2")
-    sizes = ("batch_size_run=2", "batch_size=2", "buffer_size=2")
+    sizes = "batch_size_run=2"
     done = run(copy, "main.py", "--config=lolm_mappo_tiny", "--env-config=skirmish", "with", *arguments, *sizes)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "lolm_mappo_tiny on skirmish pair" in done.stdout

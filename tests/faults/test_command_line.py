@@ -26,7 +26,7 @@ def test_restarts_are_logged_also_where_there_are_none(tmp_path, host):
                 "t_max=2",
                 "save_model=False",
             ),
-            *(f"{key}=2" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")),
+            *(f"{key}=2" for key in ("batch_size_run", "test_nepisode")),
         ],
         cwd=tmp_path,
         capture_output=True,

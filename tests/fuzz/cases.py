@@ -15,7 +15,7 @@ TASKS = {
     "gymma": ("env_args.key=lbforaging:Foraging-8x8-2p-3f-v3",),
 }
 SMALL = (
-    *(f"{key}=2" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")),
+    *(f"{key}=2" for key in ("batch_size_run", "test_nepisode")),
     *("t_max=4", "torch_threads=1", "use_cuda=False", "epochs=1", "minibatches=1", "critic_minibatches=1"),
 )
 # Of every type; what argv cannot hold (NUL) is left out, what it holds of no encoding (\udcff) is there.

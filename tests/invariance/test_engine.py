@@ -14,7 +14,7 @@ SMALL = (
     # Short, and in small steps: a difference in the last digits grows until, one day, an action is another one.
     *("env_args.map_name=duel", "t_max=200", "seed=1", "test_nepisode=32", "test_interval=100", "kl.anneal_steps=400"),
     *("lr=0.0001", "head_lr=0.0001"),
-    *(f"{key}=32" for key in ("batch_size_run", "batch_size", "buffer_size")),
+    "batch_size_run=32",
 )
 # What is not a result.
 TIMES = {"agent_steps_per_second", "llm_time_share", "prompt_tokens_mean"}

@@ -21,7 +21,7 @@ def test_one_or_four_environments_play_the_same_test(algorithm, tmp_path):
     assert train(tmp_path / "trained", *line(algorithm, env, map_name, "t_max=150", "test_interval=10000")) == 0
     played = {}
     for count in (1, 3):  # the last of three batches is not full
-        sizes = [f"{key}={count}" for key in ("batch_size_run", "batch_size", "buffer_size")]
+        sizes = [f"batch_size_run={count}"]
         asked = ["evaluate=True", f"checkpoint_path={models(tmp_path / 'trained')}", "test_nepisode=8"]
         asked += ["test_sampled=True", *sizes]
         assert train(tmp_path / str(count), *line(algorithm, env, map_name, *asked)) == 0

@@ -17,7 +17,7 @@ T_MAX = {"retreat": 6_000, "approach": 6_000, "duel": 25_000, "target": 5_000}
 
 # What lolm_mappo_tiny's file says, for the algorithms whose files are sized for real battles.
 SMALL_BATTLES = (
-    *(f"{key}=256" for key in ("batch_size_run", "batch_size", "buffer_size")),
+    "batch_size_run=256",
     *("entropy_coef=0.03", "critic_lr=0.003", "torch_threads=1", "use_cuda=False"),
 )
 TINY_MODEL = (
@@ -28,7 +28,7 @@ TINY_MODEL = (
 
 # The suite smol_probes with a quarter of its battles an update, and fewer updates.
 SMOL = (
-    *(f"{key}=64" for key in ("batch_size_run", "batch_size", "buffer_size", "test_nepisode")),
+    *(f"{key}=64" for key in ("batch_size_run", "test_nepisode")),
     *("lr=0.001", "head_lr=0.001", "test_sampled=False", "test_interval=640", "torch_threads=1"),
 )
 

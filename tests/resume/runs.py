@@ -21,8 +21,7 @@ TIMES = {"agent_steps_per_second", "llm_time_share"}
 SMALL = (
     *("seed=1", "use_cuda=False", "torch_threads=1", "test_nepisode=16", "keep_checkpoints=None"),
     *("test_interval=150", "log_interval=100", "runner_log_interval=90", "learner_log_interval=70"),
-    *("save_model=True", "save_model_interval=100", *(f"{key}=16" for key in ("batch_size_run", "batch_size"))),
-    "buffer_size=16",
+    *("save_model=True", "save_model_interval=100", "batch_size_run=16"),
 )
 
 

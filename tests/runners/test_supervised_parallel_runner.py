@@ -25,7 +25,7 @@ def test_the_hosts_own_algorithms_get_the_same_values():
     ("key", "good", "bad"), [("worker_timeout", [0.5, 600], [0, -1]), ("worker_restarts", [0, 100], [-1])]
 )
 def test_ranges_of_the_keys(host_dir, key, good, bad):
-    sizes = {"runner": "supervised_parallel", "batch_size_run": 4, "batch_size": 4, "buffer_size": 4}
+    sizes = {"runner": "supervised_parallel", "batch_size_run": 4}
 
     def check(value):
         resolved = config_files.resolve("lolm_mappo_tiny", "probe", host_dir)

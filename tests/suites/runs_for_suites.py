@@ -17,8 +17,7 @@ SMALL = {
     "seeds": [1],
     "with": {
         **{"t_max": 600, "test_interval": 200, "test_nepisode": 16, "save_model_interval": 100, "torch_threads": 1},
-        **dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), 16),
-        **{"runner_log_interval": 90, "learner_log_interval": 70, "log_interval": 100},
+        **{"batch_size_run": 16, "runner_log_interval": 90, "learner_log_interval": 70, "log_interval": 100},
     },
     "few_shot": {"t_max": 300},
 }
