@@ -1,4 +1,4 @@
-"""The command line of EPyMARL with lolm_plugin in it; ``python main.py --help`` explains."""
+"""EPyMARL's command line with lolm_plugin; see ``python main.py --help``."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""How fast the engine is next to a plain port of the same method: ``python -m benchmarks --help``."""
+"""Speed and memory of the engine, compared with a plain port of the same method: ``python -m benchmarks --help``."""

@@ -1,25 +1,25 @@
-"""The engine next to a plain port of the same method, on real prompts from real SMAX battles.
+"""Compare the engine with a plain port of the same method, on real prompts from real SMAX battles.
 
-  python -m benchmarks                              everything; half an hour on 2 cores, nearly all the plain port's
+  python -m benchmarks                              all entries; half an hour on 2 cores, mostly for the plain port
   python -m benchmarks --only rollout --episodes 2       a first impression, in minutes
   python -m benchmarks --only smol --map 3m --with lora.layers=1    try a setting of lolm_mappo_smol
   python -m benchmarks --leg cuda                   on a GPU: bfloat16, Qwen3-0.6B's shape with random weights
 
 The plain port (benchmarks/plain_port.py) is what a direct EPyMARL port would be. Both sides have the same weights and
-battles and take turns in one process. Their numbers are compared first; if they differ the benchmark ends with code 1.
+battles and take turns in one process. Their results are compared first. If they differ, the benchmark ends with code 1.
 
-Entries; the baseline is the plain port unless said otherwise
-  prompts               observations to token ids, next to whole texts and the tokenizer
-  rollout               choosing the actions of all episodes at every step
+Entries; the baseline is the plain port unless noted
+  prompts               observations to token ids; the baseline writes whole texts and uses the tokenizer
+  rollout               choose the actions of all episodes at every step
   learner_full_lora     an update with LoRA on all layers
-  learner_cached_trunk  an update with LoRA on the top --layers layers; the baseline has it on all
-  memory                peak of one learning epoch above the weights, at equal batch
-  env                   a step of one of 32 battles at once with a small network, rollout and training; no baseline
-  smol                  lolm_mappo_smol on whole battles; in the baseline all that makes it fast on a CPU is off, or one
+  learner_cached_trunk  an update with LoRA on the top --layers layers; the baseline has LoRA on all
+  memory                peak memory of one epoch of learning above the weights, with equal batches
+  env                   one step of a small network in 32 parallel battles, rollout and training; no baseline
+  smol                  lolm_mappo_smol on whole battles; in the baseline one of its CPU speed-ups is off, or all
 
-Output: a table of medians. "of the GEMM rate": the seconds of the model's own matrix products alone by the engine's.
+Output: a table of medians. "of the GEMM rate": time of the model's matrix products alone divided by the engine's time.
 JSON: {"setting", "checks", "entries"}; an entry has name, baseline, engine (seconds; bytes for memory), ratio,
-max_abs_diff and gemm_fraction, null where one does not apply. Names of the cuda leg begin with cuda_.
+max_abs_diff and gemm_fraction; a value that does not apply is null. Names of the cuda leg begin with cuda_.
 """
 
 import argparse
@@ -52,7 +52,7 @@ QWEN3_06B |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; return 2 for a user's error, 1 if the two sides compute different things."""
+    """Measure and print. Return 0, 1 if the two sides do not compute the same, or 2 for a user's error."""
     try:
         return exit_code(partial(_main, sys.argv[1:] if argv is None else list(argv)))
     except Mismatch as error:
@@ -79,7 +79,7 @@ def _main(argv: list[str]) -> int:
 
 
 def run(setting: Setting, names: Sequence[str], prefix: str, report: dict[str, Any], path: Path | None) -> None:
-    """Measure entries; print each, and add it to the report and the file, as it comes."""
+    """Measure entries. Print each one and add it to the report and the file as soon as it is measured."""
     logging.disable_progress_bar()
     torch.set_num_threads(setting.threads)
     bench = Bench(setting)
@@ -95,9 +95,9 @@ def run(setting: Setting, names: Sequence[str], prefix: str, report: dict[str, A
 
 @contextmanager
 def qwen3(cpu: Setting, device: str, dtype: str, **shape: int) -> Iterator[Setting]:
-    """Yield ``cpu``'s setting with a Qwen3 of this shape and random weights, while the model's folder exists.
+    """Yield the setting ``cpu`` with a Qwen3 of this shape and random weights, in a temporary folder.
 
-    The tokenizer is that of ``cpu``'s model: Qwen's own is not available without the hub.
+    The tokenizer is that of the model in ``cpu``, because Qwen's tokenizer is not available without the hub.
     """
     from transformers import Qwen3Config
 
@@ -113,10 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=form)
     add = parser.add_argument
-    add("--only", action="append", choices=list(ENTRIES), help="an entry; may be repeated [all]")
-    add("--leg", action="append", choices=LEGS, help="may be repeated [both, cuda only with a GPU]")
-    add("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
-    add("--with", action="append", default=[], metavar="KEY=VALUE", dest="updates", help="a key of smol's engine side")
+    add("--only", action="append", choices=list(ENTRIES), help="an entry to measure; may be repeated [all]")
+    add("--leg", action="append", choices=LEGS, help="the device; may be repeated [both, cuda only with a GPU]")
+    add("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    add("--with", action="append", default=[], metavar="KEY=VALUE", dest="updates", help="an engine setting in smol")
     for option in fields(Setting):
         if text := option.metadata.get("help"):
             kind, name = str if isinstance(option.default, str) else int, option.name.replace("_", "-")
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _setting(options: argparse.Namespace) -> Setting:
-    """Check the options without loading a model's weights or an environment."""
+    """Check the options, without loading weights or an environment, and return the setting."""
     for name, value in vars(options).items():
         if isinstance(value, int) and not (name != "seed") <= value < 2**32:
             raise ConfigError(f"--{name.replace('_', '-')}={value} is too small or too large; set it to 1 or more.")

@@ -1,4 +1,4 @@
-"""Real battles: SMAX played to the end with random available actions, and batches of some of their steps."""
+"""Real SMAX battles, played to the end with random available actions, and batches with some of their steps."""
 
 import functools
 import logging
@@ -19,7 +19,7 @@ from lolm_plugin.run.components import RunComponents, assemble
 
 
 def components(algorithm: str, map_name: str, episodes: int, seed: int) -> RunComponents:
-    """Build runner, controller and learner as a training run has them, without its files and its log."""
+    """Build runner, controller and learner of a training run, without its files and log."""
     host = open_host(None)
     register(host)
     run = {"env_args": {"map_name": map_name, "seed": seed}, "seed": seed, "use_cuda": False}
@@ -41,13 +41,13 @@ def play(map_name: str, episodes: int, seed: int) -> EpisodeBatch:
 
 
 class _RandomActions:
-    """A controller that chooses any available action."""
+    """A controller that chooses random available actions."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def init_hidden(self, batch_size: int) -> None:
-        """Keep nothing between steps."""
+        """Do nothing: there is no state between steps."""
 
     def select_actions(self, batch: Any, t_ep: int, t_env: int, bs: list[int], test_mode: bool) -> Tensor:
         """Return int64 [len(bs), agents]."""
@@ -57,11 +57,11 @@ class _RandomActions:
 
 
 def some_steps(whole: EpisodeBatch, steps: int) -> EpisodeBatch:
-    """Return the batch that a learner would get if the battles had only ``steps`` steps, spread evenly over them.
+    """Return a batch with ``steps`` steps, spread evenly over the battles, in the form that a learner gets.
 
-    A single step is the one in which the share of agents with a choice is closest to the average over all steps.
-    All episodes keep the same steps; a shorter episode is padded from its end on. Reward and end of a kept step are
-    those until the next kept step. After an episode's last kept step comes its final step.
+    If ``steps`` is 1, it is the step whose share of agents with a choice is closest to the average over all steps.
+    All episodes keep the same steps; a shorter episode is padded after its end. A kept step has the summed rewards,
+    and the end, of all steps until the next kept step. The final step of an episode follows its last kept step.
     """
     lengths = valid(whole).sum(1, keepdim=True)
     kept = _kept_steps(whole, steps)
@@ -81,7 +81,7 @@ def some_steps(whole: EpisodeBatch, steps: int) -> EpisodeBatch:
 
 
 def scheme(args: Any) -> dict[str, dict[str, Any]]:
-    """Return the fields of a host's batch for a SMAX run."""
+    """Return the scheme of a host's batch for a SMAX run."""
     layouts = build_layouts("smax", args.env_args, args.n_agents, args.n_actions, args.layout)
     return {
         "state": {"vshape": layouts.state.size},
@@ -94,12 +94,12 @@ def scheme(args: Any) -> dict[str, dict[str, Any]]:
 
 
 def valid(batch: EpisodeBatch) -> Tensor:
-    """Return bool [episodes, time - 1]: steps with a successor."""
+    """Return the mask of steps that have a next step: bool [episodes, time - 1]."""
     return (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0
 
 
 def deciding(batch: EpisodeBatch) -> Tensor:
-    """Return bool [episodes, time - 1, agents]: agents with more than one available action."""
+    """Return the mask of decisions, where an agent has several available actions: bool [episodes, time - 1, agents]."""
     return ((batch["avail_actions"][:, :-1] > 0).sum(-1) > 1) & valid(batch).unsqueeze(-1)
 
 

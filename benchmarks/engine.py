@@ -1,4 +1,4 @@
-"""The engine's side: the package's own controller and learner on recorded battles, without Sacred or a host."""
+"""The engine's side: the package's controller and learner on recorded battles, without Sacred or a host."""
 
 import functools
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.llm.matmul import select_backend
-from lolm_plugin.modules.heads import PLAYED
+from lolm_plugin.modules.heads import COLLECTED
 from lolm_plugin.paths import BUNDLED
 
-KL_COEF = 0.5  # so that the KL is part of every gradient
-ADAPTER_STD = 0.01  # of LoRA's B, which starts at 0: errors in A would not show
-UNLIMITED_NORM = 1e9  # no gradient is that long, so none is clipped
-# lolm_mappo_smol without what makes it fast on a CPU, one by one and all together.
+KL_COEF = 0.5  # not 0, so that the KL is part of every gradient
+ADAPTER_STD = 0.01  # of LoRA's B; B starts at 0, and then errors in A have no effect
+UNLIMITED_NORM = 1e9  # larger than any gradient's norm, so nothing is clipped
+# Settings that switch off the CPU speed-ups of lolm_mappo_smol: one at a time, and all.
 SMOL_OFF: dict[str, dict[str, Any]] = {
     "lora_layers": {"lora": {"layers": None}},
     "terse": {"prompt": {"style": "compact"}},
     "share_prefix": {"llm": {"share_prefix": False}},
-    "product": {"llm": {"product": "torch"}},
+    "matmul": {"llm": {"matmul": "torch"}},
     "read_positions": {"llm": {"read_positions": False}},
     "keep_rollout_states": {"llm": {"keep_rollout_states": False}},
 }
@@ -35,14 +35,14 @@ SMOL_OFF["all_off"] = functools.reduce(config_files.merge, SMOL_OFF.values())
 
 
 class Engine:
-    """A policy and its learner. Learning rates are 0, so that every repeat does the same work on the same weights."""
+    """A policy and its learner. Learning rates are 0, so that every repeat does the same work with the same weights."""
 
     def __init__(self, args: SimpleNamespace) -> None:
-        """Build the controller and learner of ``args``, which ``configured`` or ``arguments`` returns."""
+        """Build controller and learner from ``args`` of ``configured`` or ``arguments``."""
         self.args = args
         scheme = battles.scheme(args)
         self.mac = PromptMAC(scheme, {"agents": args.n_agents}, args)
-        # The recorded actions are learned from, not those that the controller has just chosen.
+        # The update uses the recorded actions, not those that the controller has just chosen, so ratios are not 1.
         self.mac.ratio_tolerance = lambda: float("inf")
         self.learner = MAPPOLearner(self.mac, scheme, _SilentLogger(), args)
         if args.device != "cpu":
@@ -51,8 +51,8 @@ class Engine:
         self.learner.kl.measure(policy_loss=KL_COEF, kl_loss=1.0)
 
     def play(self, batch: Any) -> None:
-        """Choose actions at every step for the episodes that are still running, as a runner does."""
-        select_backend(self.args.llm["product"])  # a setting of the process, of whichever engine was built last
+        """Choose actions at every step for the running episodes, as a runner does."""
+        select_backend(self.args.llm["matmul"])  # process-wide: the engine built last has set its own
         self.mac.init_hidden(batch.batch_size)
         for t, running in enumerate(battles.valid(batch).T):
             episodes = running.nonzero().flatten().tolist()
@@ -66,12 +66,12 @@ class Engine:
         return torch.stack(steps, 1)[battles.deciding(batch)]
 
     def update(self, batch: Any) -> None:
-        """Update policy and critic from the batch. Frozen states kept by ``play`` are dropped at the end."""
+        """Update policy and critic with the batch. At the end, frozen states kept by ``play`` are dropped."""
         self.learner.train(batch, t_env=0, episode_num=0)
 
     @torch.no_grad()
     def advantages(self, batch: Any) -> Tensor:
-        """Return the advantages of the next ``update``: [episodes, time, agents], meaningless outside decisions."""
+        """Return the advantages of the next ``update`` [episodes, time, agents]. Only those of decisions are used."""
         valid = battles.valid(batch).float().unsqueeze(-1)
         values = self.learner.critic.evaluate(batch, 0)[0].squeeze(-1)
         values = self.learner.value_normaliser.denormalise(values)
@@ -81,7 +81,7 @@ class Engine:
         return ppo_core.normalise(advantages, battles.deciding(batch).float())
 
     def prompt_lengths(self, batch: Any, t: int | None = None) -> list[int]:
-        """Return the tokens of each distinct prompt (of all steps, or of ``t``), without the shared prefix."""
+        """Return the length in tokens of each distinct prompt of all steps, or of step ``t``, without the prefix."""
         chosen = battles.deciding(batch)
         if t is not None:
             chosen = chosen & (torch.arange(chosen.shape[1], device=chosen.device) == t)[None, :, None]
@@ -92,7 +92,7 @@ class Engine:
 
 
 def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
-    """Return the paper's configuration with the setting's changes; ``lora_layers`` None: LoRA on all layers."""
+    """Return the paper's configuration with the changes of ``setting``. ``lora_layers`` None means all layers."""
     llm = {name: getattr(setting, name) for name in ("model", "num_layers", "pretrained", "dtype")}
     changes = {
         "llm": llm,
@@ -107,14 +107,14 @@ def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
 
 
 def smol_engine(setting: Setting, off: Mapping[str, Any] | None) -> Engine:
-    """Build ``lolm_mappo_smol`` as its yaml says plus ``--with``, or with what ``off`` sets."""
+    """Build the engine of ``lolm_mappo_smol`` with the settings of ``off``, or else those of ``--with``."""
     llm = {"model": setting.model} | ({"num_layers": setting.num_layers} if setting.num_layers else {})
     changes = config_files.merge({"seed": setting.seed, "llm": llm}, off or updates.parse(setting.updates))
     engine = Engine(configured("lolm_mappo_smol", setting.map, changes, setting.device))
     head = engine.mac.agent.head
-    if head.needs_statistics:  # measured once a run, so neither timed nor counted
+    if head.needs_statistics:  # measured once per run, so not part of the time
         engine.mac.agent.measure_features()
-        head.normaliser.measured.fill_(PLAYED)
+        head.normaliser.measured.fill_(COLLECTED)
     return engine
 
 
@@ -125,7 +125,7 @@ def configured(algorithm: str, map_name: str, changes: Mapping[str, Any], device
     """
     fixed = {
         "env_args": {"map_name": map_name},
-        "head": {"init_std": 0.02},  # logits large enough for differences to show
+        "head": {"init_std": 0.02},  # larger logits, so that differences are visible
         "layout": {"probes": False},  # they check environments, not the engine
         **dict.fromkeys(("lr", "head_lr", "critic_lr"), 0.0),
         "grad_norm_clip": UNLIMITED_NORM,
@@ -148,7 +148,7 @@ def _fill_adapter(mac: PromptMAC, seed: int) -> None:
 
 
 class _SilentLogger:
-    """A host's logger that logs nothing."""
+    """Replacement for a host's logger that logs nothing."""
 
     console_logger = SimpleNamespace(info=lambda text: None)
 

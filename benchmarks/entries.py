@@ -1,4 +1,4 @@
-"""The entries of the benchmark by name. Each function takes a Bench and returns its lines of the result."""
+"""Entries of the benchmark by name. Each function measures with a Bench and returns entries of the result."""
 
 import math
 import time
@@ -18,17 +18,17 @@ from benchmarks.setting import Entry, Setting, alternate
 from lolm_plugin.run.components import play
 
 ABSOLUTE = 1e-4  # largest difference of a log-probability or gradient allowed in float32
-RELATIVE = 1e-3  # of a gradient tensor, by its norm
-FLOOR = 1e-3  # of the largest gradient's norm: smaller gradients are compared with this instead of their own norm
+RELATIVE = 1e-3  # largest norm of a gradient's difference allowed, as a share of the gradient's norm
+FLOOR = 1e-3  # share of the largest gradient's norm that replaces a smaller norm in this comparison
 ALL_STEPS = 10**6
 
 
 class Mismatch(Exception):
-    """The two sides do not compute the same, so that their times mean nothing."""
+    """The two sides do not compute the same, so their times cannot be compared."""
 
 
 class Bench:
-    """What the entries share. ``checks`` are numbers beside the entries, by name."""
+    """Shared state of the entries. ``checks`` are further numbers, by name."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -36,38 +36,38 @@ class Bench:
         self._engines: dict[int | None, Engine] = {}
 
     def batch(self, steps: int, episodes: int | None = None) -> Any:
-        """Return some steps of the battles, or of the first ``episodes`` of them, on the setting's device."""
+        """Return ``steps`` steps of all battles, or of the first ``episodes``, on the setting's device."""
         whole = battles.play(self.setting.map, self.setting.episodes, self.setting.seed)
         batch = battles.some_steps(whole[:episodes] if episodes else whole, steps)
         batch.to(self.setting.device)
         return batch
 
     def engine(self, lora_layers: int | None = None) -> Engine:
-        """Return the engine with LoRA on the top ``lora_layers`` layers; None: on all."""
+        """Return the engine with LoRA on the top ``lora_layers`` layers. None means all layers."""
         if lora_layers not in self._engines:
             self._engines[lora_layers] = Engine(arguments(self.setting, lora_layers))
         return self._engines[lora_layers]
 
     @cached_property
     def port(self) -> PlainPort:
-        """The plain port with the weights of the engine with LoRA on all layers."""
+        """Return the plain port with the weights of the engine that has LoRA on all layers."""
         return PlainPort(self.engine().args, self.engine().mac)
 
     def check(self, name: str, absolute: float, relative: float = 0.0) -> None:
-        """Raise Mismatch for differences that float32 does not explain."""
+        """Raise Mismatch if the differences are larger than float32 rounding explains."""
         if self.setting.dtype == "float32" and not (absolute <= ABSOLUTE and relative <= RELATIVE):
             raise Mismatch(
-                f"{name}: engine and plain port do not compute the same: they differ by {absolute:.1e}, gradients by "
-                f"{relative:.1e} of their norm. The benchmark ends here."
+                f"{name}: engine and plain port do not compute the same: the largest difference is {absolute:.1e}, for "
+                f"gradients {relative:.1e} of their norm. The benchmark stops."
             )
 
 
 def prompts(bench: Bench) -> list[Entry]:
-    """Time token ids of the decisions of each step. The plain port gets the living agents alone, without the prefix."""
+    """Time the tokenisation of each step's decisions, without the prefix. Both sides get the same living agents."""
     prompter, plain = bench.engine().mac.agent.prompter, bench.port.prompts
     steps = decisions(bench.batch(bench.setting.steps))
     if any(list(map(list, prompter.encode(*step))) != plain.token_ids(*step) for step in steps):
-        raise Mismatch("prompts: engine and plain port do not have the same token ids. The benchmark ends here.")
+        raise Mismatch("prompts: engine and plain port do not have the same token ids. The benchmark stops.")
     sides = {"baseline": plain.token_ids, "engine": prompter.encode}
     timed = {side: partial(lambda encode: [encode(*step) for step in steps], encode) for side, encode in sides.items()}
     bench.checks["prompts_decisions"] = sum(len(agents) for _, _, agents in steps)
@@ -75,7 +75,7 @@ def prompts(bench: Bench) -> list[Entry]:
 
 
 def rollout(bench: Bench) -> list[Entry]:
-    """Time choosing the actions of all episodes at every step."""
+    """Time the choice of actions for all episodes at every step."""
     setting, engine, port = bench.setting, bench.engine(), bench.port
     batch = bench.batch(setting.steps)
     difference = farthest(engine.log_probs(batch), port.log_probs(batch))
@@ -98,13 +98,13 @@ def rollout(bench: Bench) -> list[Entry]:
 
 
 def learner(bench: Bench, name: str, lora_layers: int | None) -> list[Entry]:
-    """Time an update. The plain port has no critic, the engine has. The plain port has LoRA on all layers."""
+    """Time an update. The engine also updates a critic; the plain port has none, and LoRA on all layers."""
     setting, engine, port = bench.setting, bench.engine(lora_layers), bench.port
     batch = bench.batch(setting.learner_steps)
     same_weights = port if lora_layers is None else PlainPort(engine.args, engine.mac)
     fullest = int(battles.deciding(batch).sum((1, 2)).argmax())  # one episode is enough to compare
-    one = batch[fullest : fullest + 1]
-    absolute, relative = gradient_differences(engine, same_weights, one, setting.baseline_tokens)
+    episode = batch[fullest : fullest + 1]
+    absolute, relative = gradient_differences(engine, same_weights, episode, setting.baseline_tokens)
     bench.check(name, absolute, relative)
     layers, prefix = port.frozen.config.num_hidden_layers, len(engine.mac.agent.prompter.prefix)
     floor = Floor(port.policy["lm"], engine.mac.agent.backbone.encoder.settings.read_positions)
@@ -112,7 +112,7 @@ def learner(bench: Bench, name: str, lora_layers: int | None) -> list[Entry]:
     batches = max(1, math.ceil(tokens / max(1, engine.mac.token_budget - prefix)))
     work = floor.learner(layers - (lora_layers or layers), tokens, prefix, batches, setting.epochs)
     advantages = bench.engine().advantages(batch)
-    engine.play(batch)  # the learner compares its policy with the one that played
+    engine.play(batch)  # the learner checks that its policy is the one that played
     sides = {
         "baseline": lambda: port.update(batch, advantages, KL_COEF, setting.baseline_tokens),
         "engine": lambda: (engine.mac.end_update(), engine.update(batch)),  # without frozen states kept by play
@@ -126,21 +126,21 @@ def learner(bench: Bench, name: str, lora_layers: int | None) -> list[Entry]:
 
 
 def epoch_memory(bench: Bench) -> list[Entry]:
-    """Measure the peak of one epoch above what is in memory before it; the plain port keeps the graph of all steps."""
+    """Measure the peak memory of one epoch above the memory before it. The plain port keeps the graph of all steps."""
     setting = replace(bench.setting, epochs=1)
     tokens_a_step = bench.port.prompts.padded_tokens(bench.batch(1, episodes=1))
     return memory.compare(setting, bench.batch(max(1, setting.memory_tokens // tokens_a_step), episodes=1))
 
 
 def env(bench: Bench) -> list[Entry]:
-    """Time a step of one of 32 battles of 3m at once with ``updet_mappo``, rollout alone and with training."""
+    """Time one environment step of ``updet_mappo`` in 32 parallel battles of 3m: rollout, and rollout with training."""
     parts, found = battles.components("updet_mappo", "3m", 32, bench.setting.seed), []
 
     def train() -> None:
         parts.learner.train(play(parts), parts.runner.t_env, 0)
 
     for name, work in (("env_rollout", parts.runner.run), ("env_training", train)):
-        for seconds in (1, bench.setting.env_seconds):  # the first time jax compiles and torch allocates
+        for seconds in (1, bench.setting.env_seconds):  # the first round compiles jax and allocates memory
             first, started = parts.runner.t_env, time.perf_counter()
             while (elapsed := time.perf_counter() - started) < seconds:
                 work()
@@ -149,14 +149,14 @@ def env(bench: Bench) -> list[Entry]:
 
 
 def smol(bench: Bench) -> list[Entry]:
-    """Time whole battles and an update of ``lolm_mappo_smol``; in the baseline one acceleration is off, or all are."""
+    """Time whole battles and an update of ``lolm_mappo_smol``. In the baseline, one or all of its speed-ups are off."""
     setting, batch = bench.setting, bench.batch(ALL_STEPS)
     engines = {name: smol_engine(setting, off) for name, off in (("now", None), *SMOL_OFF.items())}
     sides = {}
     for name, engine in engines.items():
         sides[f"{name} rollout"] = partial(engine.play, batch)
         sides[f"{name} learner"] = partial(engine.update, batch)
-    alternate(sides, 1, setting.device)  # sets up libraries and caches
+    alternate(sides, 1, setting.device)  # warm-up
     seconds = alternate(sides, setting.repeats, setting.device)
     for name in engines:
         seconds[f"{name} both"] = seconds[f"{name} rollout"] + seconds[f"{name} learner"]
@@ -168,7 +168,7 @@ def smol(bench: Bench) -> list[Entry]:
 
 
 def decisions(batch: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return obs [n, obs_size], available bool [n, actions] and agent [n] of the decisions of each step."""
+    """Return obs [n, obs_size], available bool [n, actions] and agent [n] of the n decisions of each step."""
     deciding, steps = battles.deciding(batch), []
     for t in range(deciding.shape[1]):
         chosen = deciding[:, t]
@@ -178,31 +178,31 @@ def decisions(batch: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def gradient_differences(engine: Engine, port: PlainPort, batch: Any, graph_tokens: int | None) -> tuple[float, float]:
-    """Return the largest difference of an update's gradients, absolute and relative to a tensor's norm."""
+    """Return the largest difference between the gradients of an update: absolute, and relative to a tensor's norm."""
     advantages = engine.advantages(batch)
-    engine.play(batch)  # the learner compares its policy with the one that played
+    engine.play(batch)  # the learner checks that its policy is the one that played
     engine.update(batch)
-    port.update(batch, advantages, KL_COEF, graph_tokens, epochs=1)  # all epochs are alike, as learning rates are 0
+    port.update(batch, advantages, KL_COEF, graph_tokens, epochs=1)  # with learning rates of 0 all epochs are equal
     ours, theirs = gradients(engine.mac.agent), gradients(port.policy)
-    assert ours.keys() <= theirs.keys(), "the engine trains something that the plain port does not have"
+    assert ours.keys() <= theirs.keys(), "the engine trains a parameter that the plain port does not have"
     floor = FLOOR * max(float(theirs[name].norm()) for name in ours)
     relative = (float((ours[k] - theirs[k]).norm()) / max(floor, float(theirs[k].norm())) for k in ours)
     return max(farthest(ours[name], theirs[name]) for name in ours), max(relative)
 
 
 def gradients(policy: nn.Module) -> dict[str, Tensor]:
-    """Return the last epoch's gradients by name."""
+    """Return the gradients of the last epoch by parameter name."""
     named = [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
     return {name.removeprefix("backbone."): parameter.grad.float() for name, parameter in named}
 
 
 def farthest(first: Tensor, second: Tensor) -> float:
-    """Return the largest absolute difference; equal infinities do not differ."""
+    """Return the largest absolute difference. Equal infinities count as equal."""
     return float(torch.where(first == second, 0.0, (first - second).abs()).max()) if first.numel() else 0.0
 
 
 ENTRIES: dict[str, Callable[[Bench], list[Entry]]] = {
-    "memory": epoch_memory,  # first: its processes need the memory that the others hold later
+    "memory": epoch_memory,  # first, while the other entries do not hold memory yet
     "prompts": prompts,
     "rollout": rollout,
     "learner_full_lora": lambda bench: learner(bench, "learner_full_lora", None),

@@ -1,11 +1,11 @@
-"""How much of a frozen language model's hidden state depends on the observation, before and after normalisation.
+"""Measure how much a frozen language model's hidden state depends on the observation, before and after normalisation.
 
     python -m benchmarks.features [--env probe] [--map retreat] [--model smollm2-135m] [--num-layers 4] [--style terse]
 
-Prints a Markdown table: the norm of the mean last hidden state, the mean norm of the deviation from it, their ratio;
-for raw states, for features scaled by made-up observations (as in a run's first test), and for features scaled by the
-observations themselves (as after the first battles). Observations: all situations of a probe with a choice, or 300
-made-up ones of another environment.
+Prints a Markdown table: the norm of the mean last hidden state, the mean norm of the deviation from this mean, and
+their ratio. It has raw states, features scaled by made-up observations (as in a run's first test), and features scaled
+by the observations themselves (as after the first battles). For a probe, the observations are all situations with a
+choice; for another environment, 300 made-up ones.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from lolm_plugin.modules.agents.llm_agent import FEATURE_VIEWS, LLMAgent
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.paths import BUNDLED
 
-N_VIEWS, SEED = 300, 1  # made-up observations, and the seed of random weights
+N_VIEWS, SEED = 300, 1  # number of made-up observations; seed of random weights
 
 
 def agent(env: str, map_name: str, llm: dict[str, Any], style: str) -> LLMAgent:
-    """Build the untrained policy of ``lolm_mappo_smol`` on a map, with other ``llm`` settings and prompt style."""
+    """Build the untrained policy of ``lolm_mappo_smol`` for a map, with these ``llm`` settings and prompt style."""
     host_dir = BUNDLED / "config"
     updates = {"env_args": {"map_name": map_name}, "llm": llm, "prompt": {"style": style}}
     config = config_check.apply_updates(config_files.resolve("lolm_mappo_smol", env, host_dir), updates, host_dir)
@@ -42,7 +42,7 @@ def agent(env: str, map_name: str, llm: dict[str, Any], style: str) -> LLMAgent:
 
 
 def views(policy: LLMAgent, env: str, map_name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return obs [rows, obs_size], available bool [rows, n_actions] and agent int64 [rows]."""
+    """Return the observations to measure: obs [n, obs_size], available bool [n, n_actions], agent int64 [n]."""
     if env != "probe":
         obs, available, agents = policy.prompter.writer.sample(FEATURE_VIEWS + N_VIEWS)
         return obs[FEATURE_VIEWS:], available[FEATURE_VIEWS:], agents[FEATURE_VIEWS:]
@@ -53,7 +53,7 @@ def views(policy: LLMAgent, env: str, map_name: str) -> tuple[Tensor, Tensor, Te
 
 
 def spread(states: Tensor) -> tuple[float, float, float]:
-    """Return the norm of the mean of states [rows, width], the mean norm of the deviation, and their ratio."""
+    """Return the norm of the mean of ``states`` [n, width], the mean norm of the deviation, and their ratio."""
     mean = states.mean(0)
     norm, deviation = mean.norm().item(), (states - mean).norm(dim=1).mean().item()
     return norm, deviation, deviation / norm if norm else math.inf
@@ -61,13 +61,13 @@ def spread(states: Tensor) -> tuple[float, float, float]:
 
 @torch.no_grad()
 def measure(policy: LLMAgent, env: str, map_name: str) -> dict[str, tuple[float, float, float]]:
-    """Return ``spread`` of raw states and of both kinds of features, by name."""
+    """Return the ``spread`` of raw states and of both kinds of scaled features, by name."""
     prompts, row = policy.prompts(*views(policy, env, map_name))
     states = policy.read(prompts, reference=True)[row]
     hidden = states.last_states
     policy.measure_features()
     found = {"raw": spread(hidden), "scaled by made-up observations": spread(policy.head.normaliser(hidden))}
-    policy.measure_played(states)
+    policy.measure_collected(states)
     return found | {"scaled by these observations": spread(policy.head.normaliser(hidden))}
 
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--env", choices=("probe", "smax"), default="probe")
     parser.add_argument("--map", default="retreat")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--num-layers", type=int, help="the first so many layers; all of a tiny model")
+    parser.add_argument("--num-layers", type=int, help="use only the first N layers [4; all of a tiny model]")
     parser.add_argument("--style", choices=tuple(registry.PROMPT_STYLES), default="terse")
     options = parser.parse_args(arguments)
     layers = options.num_layers or (None if options.model.startswith("tiny") else 4)

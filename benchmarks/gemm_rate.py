@@ -1,10 +1,10 @@
-"""The seconds of the model's own matrix products alone, at this machine's rate: a lower bound for every engine.
+"""Lower bound of the time for any engine: the seconds of the model's matrix products alone, at this machine's rate.
 
-Counted are the transformer's linear layers (X Wᵀ forward, and G W backward where the input needs a gradient), for the
-distinct prompts of living agents without the shared prefix, and for the prefix once a pass without gradient, once a
-forward batch with gradient. In the last layer attention's projections alone count, as one token of each prompt needs
-the MLP; with ``llm.read_positions`` keys and values alone. Attention itself, norms, activations, LoRA's own products
-and the head are not counted.
+Counted: the transformer's linear layers (X Wᵀ forward; G W backward if the input needs a gradient) for the distinct
+prompts of living agents without the shared prefix. The prefix counts once per pass without gradient, and once per
+forward batch with gradient. In the last layer only attention's projections count, because the MLP is needed for only
+one token of each prompt; with ``llm.read_positions`` only keys and values count.
+Not counted: attention itself, norms, activations, LoRA's products and the head.
 """
 
 import re
@@ -16,13 +16,13 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.setting import alternate
 from lolm_plugin.llm.matmul import linear, select_backend
 
-TOKENS, RUNS = 1024, 5  # of the product whose rate is measured; the median of its runs counts
+TOKENS, RUNS = 1024, 5  # size of the measured product, and its repeats (the median is used)
 LAYER = re.compile(r"\.(\d+)\.")
 READS_LAYER_INPUT = re.compile(r"\.(q_proj|k_proj|v_proj|qkv_proj|query_key_value|c_attn)$")
 
 
 class Floor:
-    """Multiply-adds a token of each layer: ``forward``, and ``inner`` without what reads the layer's own input."""
+    """Multiply-adds per token of each layer: ``forward``, and ``inner`` without the products that read its input."""
 
     def __init__(self, model: nn.Module, read_positions: bool) -> None:
         self.model = model
@@ -44,9 +44,10 @@ class Floor:
         return sum(self.forward) * (tokens + prefix)
 
     def learner(self, lowest: int, tokens: int, prefix: int, batches: int, epochs: int) -> int:
-        """Return those of ``epochs`` passes with gradient through the layers from ``lowest`` on, and of a reference.
+        """Return the multiply-adds of one update: ``epochs`` passes with gradient, and one pass of the reference.
 
-        The layers below ``lowest`` have no LoRA and run once for both. The input of ``lowest`` needs no gradient.
+        The layers below ``lowest`` have no LoRA. They run only once, for policy and reference. The input of ``lowest``
+        needs no gradient.
         """
         once, each_epoch = tokens + prefix, tokens + batches * prefix
         forward = sum(self.forward) * once + sum(self.forward[lowest:]) * epochs * each_epoch
@@ -54,11 +55,11 @@ class Floor:
 
     @torch.no_grad()
     def seconds(self, multiply_adds: int, device: str, dtype: torch.dtype) -> float:
-        """Measure the widest layer's product now, by whichever library is faster here, and scale it."""
+        """Measure the largest layer's product with the faster matmul backend, and scale its time to the total."""
         select_backend("auto")
         linears = [module for module in self.model.modules() if isinstance(module, nn.Linear | Conv1D)]
         shape = max((tuple(module.weight.shape) for module in linears), key=lambda shape: shape[0] * shape[1])
         weight, x = (torch.randn(size, device=device, dtype=dtype) for size in (shape, (TOKENS, shape[1])))
         product = {"product": lambda: linear(x, weight)}
-        alternate(product, 1, device)  # the first call sets up
+        alternate(product, 1, device)  # warm-up
         return multiply_adds * alternate(product, RUNS, device)["product"] / (TOKENS * weight.numel())

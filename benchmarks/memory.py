@@ -1,6 +1,6 @@
-"""Peak memory of one epoch of plain port and engine, each in its own process, above what is in memory before it.
+"""Measure the peak memory of one epoch, above the memory before it, for plain port and engine in separate processes.
 
-The plain port keeps the graph of all steps until its one backward pass; its second, frozen model counts as weights.
+The plain port keeps the graph of all steps for its single backward pass. Its second, frozen model counts as weights.
 """
 
 import ctypes
@@ -21,21 +21,21 @@ from benchmarks.setting import Entry, Setting
 
 
 def compare(setting: Setting, batch: Any) -> list[Entry]:
-    """Return the peaks of baseline and engine in bytes; nothing if a process dies or cannot measure its peak."""
+    """Return the peaks of baseline and engine in bytes. Return no entry if a process dies or cannot measure."""
     batch.to("cpu")
     peaks: list[int] = []
     try:
         for side in ("plain port", "engine"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 peaks.append(pool.submit(peak, side, setting, pickle.dumps(batch)).result())
-    except (BrokenProcessPool, OSError) as reason:  # what was measured before must not be lost
-        print(f"memory skipped: {reason} If memory is short lower --memory-tokens.")
+    except (BrokenProcessPool, OSError) as reason:  # keep the results of other entries
+        print(f"memory skipped: {reason} If memory is short, lower --memory-tokens.")
         return []
     return [Entry("memory", *peaks)]
 
 
 def peak(side: str, setting: Setting, pickled: bytes) -> int:
-    """Return the bytes that a side's update needs above what is in memory before it."""
+    """Return the peak bytes of a side's update above the memory before it."""
     torch.set_num_threads(setting.threads)
     batch = pickle.loads(pickled)
     batch.to(setting.device)
@@ -54,7 +54,7 @@ def peak(side: str, setting: Setting, pickled: bytes) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # memory that loading has freed must not serve the work
+    ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, so that the update cannot reuse it uncounted
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     work()

@@ -1,14 +1,14 @@
-"""The named baseline: LoLM-MAPPO written into EPyMARL's controller and PPO learner in the most direct way.
+"""The baseline "plain port": LoLM-MAPPO added to EPyMARL's controller and PPO learner in the most direct way.
 
 - Every agent of every episode has a full prompt at every step until the longest episode ends, dead agents included.
-- Prompts are texts, tokenised by one call of the tokenizer a step and padded on the right.
-- One forward of Hugging Face's model a step, over all prompts, with an attention mask.
+- Prompts are texts. One call of the tokenizer per step tokenises them, padded on the right.
+- One forward pass of Hugging Face's model per step over all prompts, with an attention mask.
 - The old policy is a deep copy of the policy, evaluated step by step.
 - The reference is a second, frozen model, evaluated step by step in every epoch.
-- An epoch runs over the steps one by one and keeps their graph until one backward pass for all.
+- An epoch evaluates the steps one by one and keeps the graphs of all steps for a single backward pass.
 
-The last point needs more memory than most machines have for more than a few steps. With ``graph_tokens`` the gradient
-is accumulated, and the graph freed, after that many padded tokens.
+With more than a few steps, the last point needs more memory than most machines have. With ``graph_tokens``, the
+gradient is accumulated and the graph is freed after that many padded tokens.
 """
 
 import copy
@@ -31,10 +31,10 @@ from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
 
 
 class PlainPrompts:
-    """Prompts by the tokenizer: all texts of a step in one call."""
+    """Prompts of the plain port: one tokenizer call for all texts of a step."""
 
     def __init__(self, args: SimpleNamespace, writer: Any) -> None:
-        """Take the words of ``writer``, so that both sides read the same."""
+        """Use the texts of ``writer``, so that both sides read the same prompts."""
         self._writer, self._agents = writer, torch.arange(args.n_agents)
         self.tokenizer = resolve(args.llm["model"]).load_tokenizer()
         if self.tokenizer.pad_token is None:
@@ -45,14 +45,14 @@ class PlainPrompts:
         return ["".join(parts.values()) for parts in self._writer.describe(obs, available, agents)]
 
     def token_ids(self, obs: Tensor, available: Tensor, agents: Tensor) -> list[list[int]]:
-        """Tokenise ``texts``."""
+        """Return the token ids of ``texts``."""
         texts = self.texts(obs, available, agents)
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def padded(self, batch: Any, t: int) -> dict[str, Tensor]:
-        """Return whole prompts of all agents at step ``t``.
+        """Return the full prompts of all agents at step ``t``, padded on the right.
 
-        ``input_ids`` and ``attention_mask`` int64 [episodes × agents, longest], padded on the right.
+        ``input_ids`` and ``attention_mask`` are int64 [episodes × agents, longest].
         """
         available = batch["avail_actions"][:, t].flatten(0, 1) > 0
         agents = self._agents.repeat(batch.batch_size)
@@ -63,26 +63,26 @@ class PlainPrompts:
         return {name: encoded[name].to(batch["obs"].device) for name in ("input_ids", "attention_mask")}
 
     def padded_tokens(self, batch: Any) -> int:
-        """Return the tokens, padding included, of one pass over all steps."""
+        """Return the number of tokens of one pass over all steps, padding included."""
         return sum(self.padded(batch, t)["input_ids"].numel() for t in range(batch.max_seq_length - 1))
 
 
 def last_hidden(lm: nn.Module, tokens: dict[str, Tensor]) -> Tensor:
-    """Return float32 states [prompts, hidden] of the last token that is no padding."""
+    """Return float32 states [prompts, hidden] of the last token before the padding."""
     hidden = lm(**tokens, use_cache=False).last_hidden_state
     last = tokens["attention_mask"].sum(-1) - 1
     return hidden[torch.arange(len(last), device=last.device), last].float()
 
 
 class PlainPort:
-    """A policy with the weights of ``mac`` and LoRA on all layers; on layers where ``mac`` has no LoRA, B is 0."""
+    """A policy with the weights of ``mac`` and LoRA on all layers. Where ``mac`` has no LoRA, LoRA's B is 0."""
 
     def __init__(self, args: SimpleNamespace, mac: PromptMAC) -> None:
         self.args = args
         self.prompts = PlainPrompts(args, mac.agent.prompter.writer)
         self.frozen = _base_model(args, mac).to(mac.device)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PEFT, about transformers
+            warnings.simplefilter("ignore")  # PEFT warns about transformers
             lm = get_peft_model(copy.deepcopy(self.frozen), _lora(self.frozen, args.lora)).eval()
         set_peft_model_state_dict(lm, mac.agent.backbone.adapter_state())
         self.policy = nn.ModuleDict({"lm": lm, "head": copy.deepcopy(mac.agent.head)})
@@ -92,7 +92,7 @@ class PlainPort:
 
     @torch.no_grad()
     def play(self, batch: Any) -> Tensor:
-        """Sample actions int64 [episodes, time, agents], one forward a step over all agents of all episodes."""
+        """Sample actions int64 [episodes, time, agents] with one forward pass per step over all agents and episodes."""
         return self._each_step(batch, lambda t: Categorical(logits=self._log_policy(batch, t)).sample())
 
     @torch.no_grad()
@@ -103,9 +103,10 @@ class PlainPort:
     def update(
         self, batch: Any, advantages: Tensor, kl_coef: float, graph_tokens: int | None, epochs: int | None = None
     ) -> None:
-        """Update the policy; ``advantages`` [episodes, time, agents]. The loss is a mean over the decisions.
+        """Update the policy with ``advantages`` [episodes, time, agents]. The loss is the mean over decisions.
 
-        ``graph_tokens``: see the top of the file; None keeps the graph of all steps. ``epochs``: default args.epochs.
+        ``graph_tokens`` is explained at the top of the file; None keeps the graph of all steps. ``epochs`` replaces
+        args.epochs.
         """
         count = int(battles.deciding(batch).sum())
         old_policy = copy.deepcopy(self.policy)
@@ -147,7 +148,7 @@ class PlainPort:
         return each[battles.deciding(batch)[:, t].flatten()[chunk]].sum()
 
     def _log_policy(self, batch: Any, t: int, policy: nn.ModuleDict | None = None) -> Tensor:
-        """Return log-probabilities of one step: [episodes × agents, actions]."""
+        """Return the log-probabilities of one step [episodes × agents, actions]."""
         tokens = self.prompts.padded(batch, t)
         return masked_log_softmax(self._logits(policy or self.policy, tokens), self._available(batch, t))
 
@@ -156,29 +157,29 @@ class PlainPort:
         return policy["head"](last_hidden(policy["lm"], tokens), self.n_targets)
 
     def _available(self, batch: Any, t: int) -> Tensor:
-        """Return bool [episodes × agents, actions]; padding has no action and gets the first."""
+        """Return bool [episodes × agents, actions]. Padded steps have no available action; they get the first one."""
         available = batch["avail_actions"][:, t].flatten(0, 1) > 0
         available[:, 0] |= ~available.any(-1)
         return available
 
     def _each_step(self, batch: Any, work: Callable[[int], Tensor]) -> Tensor:
-        """Stack [episodes × agents, ...] of each step as [episodes, time, agents, ...]."""
+        """Stack the results [episodes × agents, ...] of all steps to [episodes, time, agents, ...]."""
         steps = [work(t).unflatten(0, (-1, self.args.n_agents)) for t in range(batch.max_seq_length - 1)]
         return torch.stack(steps, 1)
 
 
 def _chunks(tokens: dict[str, Tensor], graph_tokens: int | None) -> Iterator[slice]:
-    rows, width = tokens["input_ids"].shape
-    size = rows if graph_tokens is None else max(1, graph_tokens // width)
-    return (slice(start, start + size) for start in range(0, rows, size))
+    n_prompts, width = tokens["input_ids"].shape
+    size = n_prompts if graph_tokens is None else max(1, graph_tokens // width)
+    return (slice(start, start + size) for start in range(0, n_prompts, size))
 
 
 def _base_model(args: SimpleNamespace, mac: PromptMAC) -> nn.Module:
-    """Return a separate model with the weights under ``mac``'s adapter."""
-    theirs = mac.agent.backbone.lm.state_dict()
+    """Return a separate model with the base weights of ``mac``, without its adapter."""
+    state = mac.agent.backbone.lm.state_dict()
     weights = {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
-        for name, tensor in theirs.items()
+        for name, tensor in state.items()
         if "lora_" not in name
     }
     dtype = next(iter(weights.values())).dtype

@@ -1,4 +1,4 @@
-"""What a benchmark runs on, what it measures, and how two sides take turns."""
+"""Settings and results of a benchmark, and the timer that lets its sides take turns."""
 
 import os
 import platform
@@ -22,24 +22,24 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides the numbers beside the machine. A field with a help text is an option of the command."""
+    """The settings that determine the results. A field with a help text is an option of the command."""
 
     model: str = _option("smollm2-135m", "name or folder, as for llm.model")
-    num_layers: int | None = _option(None, "keep only the first layers of the model; default all, in smol its yaml's 4")
+    num_layers: int | None = _option(None, "keep only the first N layers; default all, or the yaml's 4 in smol")
     map: str = _option("3s5z_vs_3s6z", "a SMAX battle; env always plays 3m")
     style: str = _option("paper", "prompt.style")
     episodes: int = _option(8, "battles played at once")
-    steps: int = _option(2, "steps taken evenly out of the battles for prompts and rollout")
+    steps: int = _option(2, "steps of the battles, evenly spaced, for prompts and rollout")
     learner_steps: int = _option(1, "the same for learner_*")
-    epochs: int = _option(4, "of an update")
+    epochs: int = _option(4, "epochs of an update")
     layers: int = _option(8, "top layers with LoRA in learner_cached_trunk; at most half of the model's")
-    repeats: int = _option(1, "rounds, of which medians count; prompts take at least 3")
-    baseline_tokens: int = _option(4096, "padded tokens the plain port learns from before a backward pass")
-    memory_tokens: int = _option(4096, "padded tokens in the batch of memory, whose graph the plain port holds whole")
+    repeats: int = _option(1, "rounds; the result is their median; at least 3 for prompts")
+    baseline_tokens: int = _option(4096, "padded tokens of the plain port for each backward pass")
+    memory_tokens: int = _option(4096, "padded tokens of the batch of memory; the plain port keeps their whole graph")
     env_seconds: int = _option(20, "duration of each measurement of env")
-    threads: int = _option(torch.get_num_threads(), "of torch")
-    seed: int = _option(1, "of battles and adapter")
-    updates: tuple[str, ...] = ()  # KEY=VALUE on top of lolm_mappo_smol, for smol
+    threads: int = _option(torch.get_num_threads(), "threads of torch")
+    seed: int = _option(1, "seed of battles and adapter")
+    updates: tuple[str, ...] = ()  # KEY=VALUE for smol, which override lolm_mappo_smol
     pretrained: bool = True
     dtype: str = "float32"
     device: str = "cpu"
@@ -47,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the result. ``baseline`` and ``engine`` are seconds, or bytes in memory."""
+    """One entry of the result. ``baseline`` and ``engine`` are seconds; in memory they are bytes."""
 
     name: str
     baseline: float | None
@@ -57,11 +57,11 @@ class Entry:
 
     @property
     def ratio(self) -> float | None:
-        """How many times less the engine takes than the baseline."""
+        """Return the baseline's time (or memory) divided by the engine's."""
         return self.baseline / self.engine if self.baseline is not None else None
 
     def __str__(self) -> str:
-        """Format the columns of ``HEADER``."""
+        """Format the entry as a table line with the columns of ``HEADER``."""
         cells = ((self.ratio, "{:.2f} x"), (self.max_abs_diff, "{:.1e}"), (self.gemm_fraction, "{:.0%}"))
         amount = "{:.0f} B" if self.name.endswith("memory") else "{:.4g} s"
         shown = ((self.baseline, amount), (self.engine, amount), *cells)
@@ -69,9 +69,9 @@ class Entry:
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Return the median seconds of each side over ``repeats`` rounds in which every side runs once.
+    """Return the median seconds of each side over ``repeats`` rounds. Every side runs once per round.
 
-    A side that returns a float has measured its own seconds, and those are taken.
+    If a side returns a float, this is its measured time in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""``lolm`` and ``python -m lolm_plugin``."""
+"""Entry point of ``python -m lolm_plugin``, the same as ``lolm``."""
 
 import sys
 

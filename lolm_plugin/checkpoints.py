@@ -1,8 +1,8 @@
-"""The checkpoints of a run, ``FOLDER/STEP``: each is whole or absent however the run ends.
+"""Checkpoints of a run, ``FOLDER/STEP``: each is whole or absent, however the run ends.
 
-``STEP/manifest.json`` lists the other files with sizes and SHA-256 sums, and holds everything about the checkpoint that
-is no tensor and no series: its facts. It is written last and has a checksum of its own, which tells a whole checkpoint
-from a damaged one. A checkpoint may come from a stranger: reading one runs nothing and never leaves its folder.
+``STEP/manifest.json`` lists the other files with sizes and SHA-256 sums. It also holds the checkpoint's facts, which is
+all data that are neither tensors nor series. It is written last, with its own checksum, so that damage is detected. A
+checkpoint may come from an untrusted source: reading one runs no code and opens no file outside its folder.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.untrusted import Unreadable, is_list, is_table
 
 MANIFEST = "manifest.json"
-FORMAT = 3  # raised whenever a version could not read the checkpoints of the one before
+FORMAT = 3  # raised when a version cannot read the checkpoints of the version before it
 LARGEST = 2**20  # bytes of a manifest; ours have about 30,000, and decoded JSON takes 20 times its size in memory
-LARGEST_FILE = 64 * 2**30  # bytes of any other file: all weights of a model of 7 billion in float32, twice
+LARGEST_FILE = 64 * 2**30  # bytes of any other file: twice the float32 weights of a model with 7 billion parameters
 LONGEST_STEP = 15  # digits of a folder's name
 SCORE = "score"  # the fact by which the best checkpoint is kept: the scores of the last test
 
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The environment step at which it was written."""
+        """Environment step at which the checkpoint was written."""
         return int(self.path.name)
 
 
@@ -60,7 +60,7 @@ def _is(*types: type) -> Callable[[Any], bool]:
 
 
 def _is_shallow(value: Any, levels: int = 8) -> bool:
-    """Return whether a value is nested at most ``levels`` deep, so that recursion over it stays shallow."""
+    """Return True if a value is nested at most ``levels`` deep, so that functions may recurse over it."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in below)
 
@@ -69,7 +69,7 @@ def _is_section(value: Any) -> bool:
     return isinstance(value, dict) and _is_shallow(value)
 
 
-# The facts that every reader relies on. One of another type makes the checkpoint a damaged one.
+# Facts that readers rely on, and checks of their types. A checkpoint that fails one is damaged.
 TYPES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("algorithm", "env", "version"), _is(str)),
     **dict.fromkeys(("env_args", "sizes", "config", "settled", "learner", "loop"), _is_section),
@@ -80,22 +80,22 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "sacred_runs": lambda value: is_list(value, _is(str, NoneType)),
     # (record, start time) each
     "sacred_starts": lambda value: is_list(value, lambda pair: is_list(pair, _is(str)) and len(pair) == 2),
-    SCORE: lambda value: value is None or (is_list(value, _is(int, float)) and bool(value)),  # of NaN, too
+    SCORE: lambda value: value is None or (is_list(value, _is(int, float)) and bool(value)),  # NaN is allowed
 }
 
 
-def note_facts(folder: Path, **facts: Any) -> None:
+def add_facts(folder: Path, **facts: Any) -> None:
     """Add facts (JSON) to the manifest of a checkpoint that is being written; no file is listed yet."""
-    _write(folder, {}, {**facts_alone(folder), **facts})
+    _write(folder, {}, {**read_facts_unchecked(folder), **facts})
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """List every file of ``folder`` in its manifest, add ``facts`` to those noted, and flush all of it to the disk."""
+    """List every file of ``folder`` in its manifest, add ``facts``, and flush everything to the disk."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _file_sum(path)}
         _sync(path)
-    _write(folder, files, {**facts_alone(folder), **facts})
+    _write(folder, files, {**read_facts_unchecked(folder), **facts})
     for path in (folder / MANIFEST, *(child for child in folder.rglob("*") if child.is_dir()), folder):
         _sync(path)
 
@@ -104,7 +104,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest and return the facts.
 
     Raises:
-        Damaged: a file is missing, not as it was written, or not a plain file inside ``folder``.
+        Damaged: a file is missing, has changed, or is not a regular file inside ``folder``.
         OtherVersion: another version of this program wrote it.
     """
     try:
@@ -120,7 +120,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return body["facts"]
 
 
-def facts_alone(folder: Path) -> dict[str, Any]:
+def read_facts_unchecked(folder: Path) -> dict[str, Any]:
     """Return the facts without checking the other files; an empty dict if the manifest is missing or damaged."""
     try:
         return _read_manifest(folder)["facts"]
@@ -129,7 +129,7 @@ def facts_alone(folder: Path) -> dict[str, Any]:
 
 
 def is_intact(folder: Path) -> bool:
-    """Return whether every file of a checkpoint is as it was written."""
+    """Return True if no file of a checkpoint is missing or has changed."""
     try:
         read_facts(folder)
     except Damaged:
@@ -139,7 +139,7 @@ def is_intact(folder: Path) -> bool:
 
 def _write(folder: Path, files: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     content = {"format": FORMAT, "files": files, "facts": facts}
-    # Decoded once more: the checksum is that of the values a reader gets.
+    # Encode and decode: the checksum must be that of the values that a reader gets.
     body = json.loads(strict_json.dumps(content, default=lambda value: strict_json.finite(value.item())))
     (folder / MANIFEST).write_text(strict_json.dumps({"sha256": _body_sum(body), "body": body}))
 
@@ -147,7 +147,7 @@ def _write(folder: Path, files: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        if (folder / "learner.json").exists():  # the facts of 0.1.0
+        if (folder / "learner.json").exists():  # version 0.1.0 kept the facts there
             raise OtherVersion(_written_by("0.1.0"))
         raise Damaged(f"{MANIFEST} is missing")
     try:
@@ -157,7 +157,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         body = content["body"]
         if content["sha256"] != _body_sum(body):
-            raise Damaged(f"{MANIFEST} does not have its checksum")
+            raise Damaged(f"{MANIFEST} does not match its checksum")
         facts = body["facts"]
         if body["format"] != FORMAT:
             raise OtherVersion(_written_by(facts["version"]))
@@ -166,7 +166,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be understood") from error
     if (key := untrusted.first_of_another_type(facts, TYPES)) is not None:
-        raise Damaged(f"{MANIFEST} says something about {key} that cannot be understood")
+        raise Damaged(f"{MANIFEST} has an invalid value for {key}")
     return body
 
 
@@ -190,9 +190,9 @@ def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
         with untrusted.open_regular(path, LARGEST_FILE) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["bytes"]:
-                raise Damaged(f"{name} has {size} bytes in place of {expected['bytes']}")
+                raise Damaged(f"{name} has {size} bytes instead of {expected['bytes']}")
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                raise Damaged(f"{name} does not have its checksum")
+                raise Damaged(f"{name} does not match its checksum")
     except Unreadable as reason:
         raise Damaged(f"{name} {reason}") from reason
 
@@ -216,9 +216,9 @@ def _sync(path: Path) -> None:
 
 
 class Store:
-    """Write checkpoints into ``folder``, which belongs to this process while the store is open (a context manager).
+    """Context manager that locks ``folder`` and writes checkpoints into it.
 
-    The newest ``keep`` checkpoints stay, and the one with the highest score; None keeps all.
+    It keeps the newest ``keep`` checkpoints and the one with the highest score; None keeps all.
     """
 
     def __init__(self, folder: Path, keep: int | None) -> None:
@@ -248,7 +248,7 @@ class Store:
         """Let ``fill`` write into an empty folder, seal it, and rename it to the checkpoint of ``step``.
 
         Raises:
-            SaveError: the disk refused it; nothing of it is left.
+            SaveError: a file could not be written; no part of the checkpoint is left.
         """
         target, unfinished = self.folder / str(step), self.folder / f".writing-{step}"
         replaced = self.folder / f".writing-{step}-before"
@@ -274,11 +274,11 @@ class Store:
         return target
 
     def best_score(self) -> list[float] | None:
-        """Return the highest score of the checkpoints here; None if none has one."""
+        """Return the highest score of all checkpoints; None if none has a score."""
         return max((facts[SCORE] for facts in self._facts().values() if facts.get(SCORE) is not None), default=None)
 
     def set_aside_after(self, step: int) -> None:
-        """Rename the checkpoints later than ``step``, from which the run continues, to ``LATER.damaged``."""
+        """Rename the checkpoints after ``step`` to ``LATER.damaged``, because the run continues from ``step``."""
         for later in (later for later in steps(self.folder) if later > step):
             aside, number = self.folder / f"{later}.damaged", 1
             while aside.exists():  # from an earlier resume, whose files are kept
@@ -294,15 +294,15 @@ class Store:
         if scored := [step for step in facts if facts[step].get(SCORE) is not None]:
             kept.add(max(scored, key=lambda step: (facts[step][SCORE], step)))
         for step in facts.keys() - kept:
-            # Renamed first: half removed, it would look like a damaged checkpoint.
+            # Renamed first, because a half removed folder would look like a damaged checkpoint.
             removed = self.folder / f".writing-{step}-old"
             with suppress(OSError):
                 (self.folder / str(step)).rename(removed)
                 shutil.rmtree(removed, ignore_errors=True)
 
     def _facts(self) -> dict[int, Mapping[str, Any]]:
-        """Return the facts of the checkpoints here that are not known to be damaged; their files are not read again."""
-        found = {step: facts_alone(self.folder / str(step)) for step in steps(self.folder)}
+        """Return the facts of the checkpoints that are not known to be damaged, without reading their other files."""
+        found = {step: read_facts_unchecked(self.folder / str(step)) for step in steps(self.folder)}
         return {step: facts for step, facts in found.items() if facts and step not in self._damaged}
 
 
@@ -364,14 +364,14 @@ def find(
 
 
 def _is_step(path: Path) -> bool:
-    """Return whether a folder's name is a step as ``Store`` writes it: ASCII digits without a leading zero."""
+    """Return True if a folder's name is a step as ``Store`` writes it: ASCII digits without a leading zero."""
     name = path.name
     named = name.isascii() and name.isdigit() and len(name) <= LONGEST_STEP and name == str(int(name))
     return named and path.is_dir() and not path.is_symlink()
 
 
 def _recover(folder: Path) -> None:
-    """Finish or undo the save of a killed process, unless the folder is locked by a process that lives."""
+    """Finish or undo the save of a killed process, unless a running process has locked the folder."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -382,7 +382,7 @@ def _recover(folder: Path) -> None:
 
 
 def _finish_interrupted_save(folder: Path) -> None:
-    """Put back a checkpoint that was about to be replaced, and remove what was not written to its end."""
+    """Restore a checkpoint that was being replaced, and remove incomplete ones."""
     for before in folder.glob(".writing-*-before"):
         target = folder / before.name.split("-")[1]
         if not target.exists():
@@ -392,7 +392,7 @@ def _finish_interrupted_save(folder: Path) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open folder; False if another process has it. The lock ends with the process, however that ends."""
+    """Lock an open folder until this process ends. Returns False if another process has locked it."""
     with suppress(ImportError):  # Windows has no such locks
         import fcntl
 

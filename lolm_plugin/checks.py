@@ -1,4 +1,4 @@
-"""Stop at the first NaN or infinity, and at a policy that is not the one that played, before anything is learned."""
+"""Checks of an update: no NaN or infinity, and the policy must be the one that collected the batch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from lolm_plugin.errors import NonFiniteError
 from lolm_plugin.protocols import Batch
 
-ENVIRONMENT = "The environment gave it: see its version and env_args."
+ENVIRONMENT = "It comes from the environment: check its version and env_args."
 LOSS = "Lower lr, head_lr or critic_lr, or set llm.dtype=float32."
-# First word of a tensor's name -> what to do about it.
+# First word of a tensor's name -> advice.
 ADVICE = {
     **dict.fromkeys(("obs", "state", "reward"), ENVIRONMENT),
-    "log_probs": "The policy's weights have run away or overflow: lower lr, or set llm.dtype=float32.",
+    "log_probs": "The policy's weights diverged or overflowed: lower lr, or set llm.dtype=float32.",
 }
 
 
 def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Batch | None = None) -> None:
     """Raise NonFiniteError for the first NaN or infinity of ``tensor``.
 
-    ``axes`` names its dimensions; ``batch`` is kept with the error.
+    ``axes`` are names of its dimensions. The error keeps ``batch``.
     """
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         first = torch.isfinite(tensor).logical_not().nonzero()[0].tolist()
@@ -34,7 +34,7 @@ def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = ()
 
 
 def check_batch(batch: Batch, t_env: int) -> None:
-    """Raise NonFiniteError for the first observation, state or reward that is not finite; padding is zeros."""
+    """Raise NonFiniteError for the first non-finite observation, state or reward. Padding is zeros."""
     for name, axes in (("obs", ("episode", "step", "agent", "number")), ("state", ("episode", "step", "number"))):
         check_finite(name, batch[name], t_env, axes, batch)
     check_finite("reward", batch["reward"], t_env, ("episode", "step", "agent"), batch)
@@ -43,7 +43,7 @@ def check_batch(batch: Batch, t_env: int) -> None:
 def check_losses(outputs: Tensor, losses: Mapping[str, Tensor], loss: Tensor, t_env: int, batch: Batch) -> None:
     """Raise NonFiniteError for the first non-finite tensor if the summed ``loss`` is not finite.
 
-    ``outputs``, the network's, are checked first, then the single ``losses``.
+    Order of the checks: the network's ``outputs``, the single ``losses``, the sum.
     """
     if not bool(torch.isfinite(loss.detach())):
         check_finite("log_probs or values of the batch", outputs.detach(), t_env, batch=batch)
@@ -56,8 +56,8 @@ def check_ratio(ratio: float, tolerance: float, t_env: int, batch: Batch | None)
     """Raise NonFiniteError unless the importance ratio before the first optimiser step is 1 within ``tolerance``."""
     if not abs(ratio - 1) <= tolerance:
         raise NonFiniteError(
-            f"ratio_epoch0 is {ratio:.4g} at environment step {t_env} and has to be 1 within {tolerance:g}: the policy "
-            "that learns is not the one that played. Set llm.dtype=float32 or llm.product=torch; with both, this is a "
-            "bug worth a report.",
+            f"ratio_epoch0 is {ratio:.4g} at environment step {t_env} but must be 1 within {tolerance:g}: the policy "
+            "that learns is not the one that played. Set llm.dtype=float32 or llm.matmul=torch; if both are set, "
+            "please report a bug.",
             batch,
         )

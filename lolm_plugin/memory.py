@@ -1,4 +1,4 @@
-"""What happens when a batch does not fit into the GPU's memory: it is evaluated in smaller microbatches."""
+"""Retries after CUDA out-of-memory errors, with smaller microbatches."""
 
 import logging
 from collections.abc import Callable
@@ -12,18 +12,18 @@ Result = TypeVar("Result")
 
 
 class UsesMemory(Protocol):
-    """Something that evaluates microbatches, such as a controller."""
+    """An object that evaluates microbatches, such as a controller."""
 
-    MEMORY_KEYS: str  # the keys to lower when the smallest microbatch does not fit
+    MEMORY_KEYS: str  # what to set if even the smallest microbatch does not fit, for the error
 
     def use_less_memory(self) -> str | None:
-        """Halve the microbatch; returns the new setting for the log, None if it cannot be smaller."""
+        """Halve the microbatch. Return the new setting for the log, or None if it cannot be smaller."""
 
 
 def retry_on_oom(work: Callable[[], Result], policy: UsesMemory) -> Result:
     """Run ``work``. On CUDA OOM the microbatch of ``policy`` is halved and ``work`` is retried.
 
-    ``work`` must be safe to rerun; results do not depend on the microbatch.
+    ``work`` must be safe to rerun. Results do not depend on the microbatch.
 
     Raises:
         ConfigError: the smallest microbatch does not fit.
@@ -34,11 +34,11 @@ def retry_on_oom(work: Callable[[], Result], policy: UsesMemory) -> Result:
         except torch.OutOfMemoryError as error:
             if (smaller := policy.use_less_memory()) is None:
                 raise ConfigError(
-                    f"The memory does not hold the smallest part of a batch ({str(error).splitlines()[0]}); set "
-                    f"{policy.MEMORY_KEYS}, or batch_size_run to less; `lolm doctor --config=... "
-                    "--env-config=...` says what a run needs."
+                    f"Even the smallest microbatch does not fit into memory ({str(error).splitlines()[0]}); set "
+                    f"{policy.MEMORY_KEYS}, or a smaller batch_size_run; `lolm doctor --config=... "
+                    "--env-config=...` shows what a run needs."
                 ) from error
-        # Outside the handler nothing refers to what the failed attempt has allocated.
+        # Outside the handler: the exception no longer references tensors of the failed attempt.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         logging.getLogger("lolm").warning("Out of memory: continuing with %s, which changes no result.", smaller)

@@ -1,4 +1,4 @@
-"""Secrets in addresses of databases: an address is parsed, and what is shown or stored is rebuilt without them."""
+"""Removal of secrets from database addresses. Only addresses rebuilt without secrets are printed or stored."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from lolm_plugin.errors import ConfigError
 
 HIDDEN = "***"
-FORM = "mongodb://HOST:PORT/NAME"  # docs/dashboard.md has one with a user, which a message would not show
-# Options whose values may be shown. Any other value is hidden: an option unknown here may hold a password.
+FORM = "mongodb://HOST:PORT/NAME"  # docs/dashboard.md has a form with a user; in a message its password would be hidden
+# Options whose values may be shown. All other values are hidden: an unknown option may hold a password.
 _SHOWN = (
     "appname authmechanism authsource compressors connecttimeoutms directconnection journal loadbalanced "
     "localthresholdms maxidletimems maxpoolsize minpoolsize readconcernlevel readpreference replicaset retryreads "
@@ -19,10 +19,10 @@ _SHOWN = (
 SHOWN = frozenset(_SHOWN.split())
 _SCHEME = r"mongodb(?:\+srv)?"
 _HOST = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::\d+)?|(?:[\w.-]|%[\da-fA-F]{2})+\.sock")
-# A value as a whole, or an argument such as --mongo=ADDRESS.
+# An address that is a whole value, or an argument such as --mongo=ADDRESS.
 _WHOLE = re.compile(rf"((?:-{{0,2}}[\w.-]+=)?\s*['\"]?)({_SCHEME}://.*)", re.DOTALL)
-# In running text an address has no certain end: everything up to the last @ before another address, or before the end
-# of the line, counts as a password.
+# In running text the end of an address is uncertain. Everything up to the last @ before the next address, or before the
+# end of the line, is treated as a password.
 _DATABASE = re.compile(
     r"((?:mongodb|postgres\w*|mysql|mariadb|mssql|oracle|redis)(?:\+\w+)?://)"
     r"((?:(?!\s[\w+.-]+://)[^\n])*@)?([^\s'\"?]*)(\?[^\s'\"]*)?"
@@ -32,9 +32,9 @@ _USER = re.compile(r"(?<=://)[^/\s]+@")
 
 @dataclass(frozen=True)
 class Address:
-    """A MongoDB's address. Only ``shown`` may be printed or stored."""
+    """Address of a MongoDB. Only ``shown`` may be printed or stored."""
 
-    text: str = field(repr=False)  # what to connect with
+    text: str = field(repr=False)  # the full address, for connecting
     shown: str
     secrets: tuple[str, ...] = field(repr=False, default=())
 
@@ -42,7 +42,7 @@ class Address:
         return self.shown
 
     def hide(self, text: str) -> str:
-        """Remove this address's secrets from ``text``, such as a driver's error, however they are written there."""
+        """Remove this address's secrets, quoted or not, from ``text``, such as a driver's error."""
         text = text.replace(self.text, self.shown)
         for secret in self.secrets:
             text = text.replace(secret, HIDDEN)
@@ -53,20 +53,20 @@ def parse(text: str, option: str) -> Address:
     """Parse the address that ``option`` was set to.
 
     Raises:
-        ConfigError: it is not one, or has more than one reading. The message does not quote it.
+        ConfigError: it is not an address, or is ambiguous. The message does not quote it.
     """
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not re.fullmatch(_SCHEME, scheme):
         raise ConfigError(
-            f"{option} is not the address of a MongoDB; write it as {FORM}, or as docs/dashboard.md does."
+            f"{option} is not the address of a MongoDB; write it as {FORM}, or as shown in docs/dashboard.md."
         )
     place, _, query = rest.partition("?")
     authority, slash, database = place.partition("/")
     user, at, hosts = authority.rpartition("@")
-    # An @ that comes later, a second @ or colon: the name or the password has a character that ends it.
+    # A later @, a second @ or a second colon: the user name or password contains an unquoted separator.
     if "@" in database + query or "@" in user or user.count(":") > 1 or re.search(r"%(?![\da-fA-F]{2})", user):
         raise ConfigError(
-            f"{option} has a character in its user name or password that an address cannot hold; write %40 for @, "
+            f"{option} has a character in its user name or password that must be quoted; write %40 for @, "
             "%2F for /, %3A for :, %3F for ? and %25 for %, as Python's urllib.parse.quote_plus does."
         )
     options = [pair.partition("=") for pair in re.split("[&;]", query) if pair]
@@ -88,7 +88,7 @@ def parse(text: str, option: str) -> Address:
 
 
 def hidden(value: Any) -> Any:
-    """Replace the secrets of every address in ``value``, a text or anything made of texts, by ``***``."""
+    """Replace the secrets of all addresses in ``value``, a string or nested strings, by ``***``."""
     if isinstance(value, str):
         return _without_secrets(value)
     if isinstance(value, Mapping):
@@ -99,17 +99,17 @@ def hidden(value: Any) -> Any:
 
 
 def hidden_words(words: Iterable[str]) -> list[str]:
-    """Remove secrets from the words of a command line. An address that cannot be parsed is removed as a whole."""
+    """Remove secrets from the words of a command line. An address that cannot be parsed is removed completely."""
     return [_rebuilt(word) or _without_secrets(word) for word in words]
 
 
 def holds_address(text: str) -> bool:
-    """Return whether there is the address of a database in ``text``."""
+    """Return True if ``text`` contains the address of a database."""
     return _DATABASE.search(text) is not None
 
 
 def _rebuilt(word: str) -> str:
-    """Rebuild a word that is an address without its secrets; return "" for any other word."""
+    """Rebuild a word that is an address, without its secrets. Return "" for any other word."""
     match = _WHOLE.fullmatch(word)
     if match is None:
         return ""
@@ -126,7 +126,7 @@ def _without_secrets(text: str) -> str:
     if "\n" not in text and (match := _WHOLE.fullmatch(text)):
         try:
             return match[1] + parse(match[2], "").shown
-        except ConfigError:  # it may be a sentence that begins with an address
+        except ConfigError:  # may be a sentence that begins with an address
             pass
     return _USER.sub(f"{HIDDEN}@", _DATABASE.sub(_hidden_database, text))
 

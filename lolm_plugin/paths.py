@@ -1,4 +1,4 @@
-"""Find the host's and the plugin's folders; turn names and paths that users write into safe ones."""
+"""Folders of the host and the plugin, and safe versions of names and paths that users write."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from lolm_plugin.errors import ConfigError
 BUNDLED = Path(__file__).parent / "host/bundled"
 NO_CHECKOUT = ("none", "bundled")  # values of --epymarl and $EPYMARL_HOME that ask for the bundled host
 
-# Set once by the command line or the host that was opened: observations may not know what a host is.
+# Set once by the command line or an opened host, because code for observations must not import hosts.
 _host_config_dir = Path("no-host")
 
-# A run's folder has two names and a date in it, and file systems allow 255 bytes.
+# The name of a run's folder has two such names and a date. File systems allow 255 bytes.
 LONGEST_NAME = 80  # bytes
 SEPARATORS_AND_WILDCARDS = frozenset('/\\*?[]<>|"')
 
@@ -29,18 +29,18 @@ def cache_dir() -> Path:
 
 
 def is_checkout(path: Path) -> bool:
-    """Return whether ``path`` is the top folder of an EPyMARL checkout."""
+    """Return True if ``path`` is the top folder of an EPyMARL checkout."""
     return (path / "src/run.py").is_file() and (path / "src/components/episode_buffer.py").is_file()
 
 
 def locate(explicit: str | None) -> Path | None:
-    """Find the EPyMARL checkout to use; None: the bundled host.
+    """Return the EPyMARL checkout to use, or None for the bundled host.
 
-    Looked for in this order: ``explicit`` (the value of ``--epymarl``), ``$EPYMARL_HOME``, ``./epymarl``,
-    ``../epymarl``, the per-user cache. The first two may also say ``none`` or ``bundled``.
+    The first match counts: ``explicit`` (the value of ``--epymarl``), ``$EPYMARL_HOME``, ``./epymarl``,
+    ``../epymarl``, the per-user cache. The first two may also be ``none`` or ``bundled``.
 
     Raises:
-        ConfigError: one of the first two names something that is not a checkout.
+        ConfigError: one of the first two is set to a path that is not a checkout.
     """
     for key, value in (("--epymarl", explicit), ("EPYMARL_HOME", os.environ.get("EPYMARL_HOME"))):
         if not value:
@@ -51,7 +51,7 @@ def locate(explicit: str | None) -> Path | None:
         if not is_checkout(path):
             raise ConfigError(
                 f"{key}={value} is not an EPyMARL checkout (it has no src/run.py with "
-                f"src/components/episode_buffer.py); point {key} at the folder that git clone made, "
+                f"src/components/episode_buffer.py); set {key} to the folder that git clone created, "
                 f"or set it to none to use the bundled host."
             )
         return path
@@ -62,27 +62,27 @@ def locate(explicit: str | None) -> Path | None:
 
 
 def config_dir(checkout: Path | None) -> Path:
-    """Return the folder with ``default.yaml`` and, in a checkout, ``algs/`` and ``envs/`` of what ``locate`` found."""
+    """Return the host's folder with ``default.yaml`` and, in a checkout, ``algs/`` and ``envs/``; see ``locate``."""
     return BUNDLED / "config" if checkout is None else checkout / "src/config"
 
 
 def use_host_config_dir(path: Path) -> None:
-    """Set where the host's ``default.yaml``, ``algs/`` and ``envs/`` are."""
+    """Set the folder of the host's ``default.yaml``, ``algs/`` and ``envs/``."""
     global _host_config_dir
     _host_config_dir = path
 
 
 def host_config_dir() -> Path:
-    """Return the folder that ``use_host_config_dir`` set last; before the first call one that does not exist."""
+    """Return the folder that ``use_host_config_dir`` set; before its first call, a folder that does not exist."""
     return _host_config_dir
 
 
 def path_component(name: str) -> str:
-    """Turn a name that a user or an environment chose into the name of one folder.
+    """Turn a name chosen by a user or an environment into a safe folder name.
 
-    Letters of any alphabet, digits, blanks and most signs are kept. Separators, wildcards, control characters, a dot,
-    dash, tilde or blank in front and a dot or blank at the end become ``_``; a long name is cut. A changed name gets a
-    hash of the original, so that two names never share a folder.
+    Letters of any alphabet, digits, blanks and most symbols are kept. These become ``_``: separators, wildcards,
+    control characters, a leading dot, dash, tilde or blank, and a trailing dot or blank. A long name is cut. A changed
+    name gets a hash of the original, so that two names never share a folder.
     """
     safe = "".join(sign if sign.isprintable() and sign not in SEPARATORS_AND_WILDCARDS else "_" for sign in name)
     if safe[:1] in ("", ".", "-", "~", " "):
@@ -96,15 +96,15 @@ def path_component(name: str) -> str:
 
 
 def expand_home(path: str, key: str) -> str:
-    """Replace ``~`` and ``~user`` at the start of a path that the user gave as ``key``.
+    """Replace a leading ``~`` or ``~user`` in a path that was set by ``key``.
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: the user does not exist.
     """
     full = os.path.expanduser(path)
     if full.startswith("~"):
         raise ConfigError(
             f"{key}={path} begins with the home of a user who does not exist; set {key} to an absolute path, or to "
-            f"./{path} for a folder of that name."
+            f"./{path} for a folder with that name."
         )
     return full

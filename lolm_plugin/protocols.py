@@ -1,4 +1,4 @@
-"""What the layers need of the host and of each other without importing them: batches, loggers, controllers."""
+"""Protocols of batches, loggers and controllers, so that modules need not import the host or higher layers."""
 
 import logging
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class Fields(Protocol):
-    """Tensors by name: [episodes, time, ...] each."""
+    """Tensors [episodes, time, ...] by name."""
 
     def __getitem__(self, name: str, /) -> Tensor: ...
 
 
 class Batch(Protocol):
-    """The host's EpisodeBatch: whole episodes, padded with zeros to the longest one."""
+    """The host's EpisodeBatch: whole episodes, padded with zeros to equal length."""
 
     batch_size: int
     max_seq_length: int
@@ -33,7 +33,7 @@ class Batch(Protocol):
 
 
 class Logger(Protocol):
-    """The host's logger of statistics; ``t`` is the environment step."""
+    """The host's logger of statistics. ``t`` is the environment step."""
 
     @property
     def console_logger(self) -> logging.Logger: ...
@@ -41,7 +41,7 @@ class Logger(Protocol):
 
 
 class Mac(Protocol):
-    """What a runner needs of a controller; see ``controllers.controller.Controller``."""
+    """The part of a controller that a runner uses; see ``controllers.controller.Controller``."""
 
     def init_hidden(self, batch_size: int) -> None: ...
     def select_actions(self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = ..., test_mode: bool = ...) -> Tensor: ...

@@ -1,6 +1,6 @@
-"""Keyed randomness: every draw is a function of ``(seed, key...)``, so that no generator state has to be saved.
+"""Keyed randomness: every draw is a function of ``(seed, key...)``, so no generator state has to be saved.
 
-Two runs, or a run and its resumed half, draw the same numbers for the same key.
+For the same key, two runs draw the same numbers, and so does a resumed run.
 """
 
 import zlib
@@ -10,11 +10,11 @@ import numpy as np
 
 def _sequence(seed: int, key: tuple[int | str, ...]) -> np.random.SeedSequence:
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
-    return np.random.SeedSequence([len(words), int(seed), *words])  # the length tells (1,) from (1, 0)
+    return np.random.SeedSequence([len(words), int(seed), *words])  # the length distinguishes (1,) from (1, 0)
 
 
 def keyed_generator(seed: int, *key: int | str) -> np.random.Generator:
-    """Return a new generator for ``key``; strings name purposes, integers are non-negative counters."""
+    """Return a new generator for ``key``. Strings name purposes; integers are non-negative counters."""
     return np.random.Generator(np.random.Philox(_sequence(seed, key)))
 
 
@@ -24,19 +24,19 @@ def keyed_seeds(seed: int, *key: int | str, count: int) -> np.ndarray:
 
 
 def environment_seed(seed: int, index: int, restart: int = 0) -> int:
-    """Return a seed (31 bits) for an environment with its own generator: process ``index`` after ``restart`` restarts.
+    """Return the seed (31 bits) of the environment in process ``index`` after ``restart`` restarts.
 
-    EPyMARL's ``seed + index`` gives runs with neighbouring seeds nearly the same battles: with four processes, seeds 1
-    and 2 share three.
+    EPyMARL's ``seed + index`` would give runs with neighbouring seeds mostly the same battles: with four processes,
+    seeds 1 and 2 share three environment seeds.
     """
     return int(keyed_seeds(seed, "environment", index, restart, count=1)[0]) // 2
 
 
 class KeyedDraws:
-    """Draw the n-th numbers for ``purpose`` at an environment step from ``(seed, purpose, mode, t_env, n)``.
+    """Generators for repeated draws: the n-th draw at ``t_env`` depends on ``(seed, purpose, mode, t_env, n)``.
 
-    ``t_env`` rises after every batch of training episodes, so that a resumed run draws the numbers of an uninterrupted
-    one.
+    ``t_env`` increases with every batch of training episodes, so a resumed run draws the same numbers as an
+    uninterrupted one.
     """
 
     def __init__(self, seed: int, purpose: str) -> None:

@@ -1,7 +1,8 @@
-"""Every name that the plugin adds, and its location. Adding an entry takes one line here.
+"""All names that the plugin adds to EPyMARL, and their locations. A new entry is one line here.
 
-Entries are imported when they are first used: jax, transformers and the environments are slow to load, and a child
-process must be able to import jax first.
+Entries are imported on first use. jax, transformers and the environments are slow to load, and a child process must be
+able to import jax first. Executed examples: ``examples/add_an_env``, ``examples/add_an_algorithm`` and
+``examples/add_a_prompt_style``.
 """
 
 import importlib
@@ -11,12 +12,15 @@ from typing import Any, NamedTuple
 class Env(NamedTuple):
     """Locations of an environment's functions and classes, each as "module:attribute"; empty: there is none.
 
-    layout: ``(env_args, n_agents, n_actions, options) -> Layouts``, the layout of its flat vectors
-    sizes: ``env_args -> (n_agents, n_actions)`` without building it; ConfigError for a map that it cannot play
-    make: ``(**env_args) -> env``, as the host's runners build it; empty: the host has its own
-    vector: a ``VectorEnv``, which steps many copies at once in one process
-    battles: whether agents observe the units of two teams; if not, a task is known by its description alone
-    teacher: a controller that plays by known rules, for ``lolm imitate --teacher=heuristic``
+    ``examples/add_an_env`` has an environment in one file; its entry is in ``registry_entry.txt``.
+
+    Args:
+        layout: ``(env_args, n_agents, n_actions, options) -> Layouts``, the meaning of its observations and state.
+        sizes: ``env_args -> (n_agents, n_actions)``, without building it. Raises ConfigError for an unknown map.
+        make: ``(**env_args) -> env``, with EPyMARL's interface (``KeyedEnv``). Empty: EPyMARL has the environment.
+        vector: a ``VectorEnv``, which steps many copies in one process, for ``runner=vector``.
+        battles: True if agents observe the units of two teams. Otherwise prompts are built from a description.
+        teacher: a controller that plays by rules (``ScriptedController``), for ``lolm imitate --teacher=heuristic``.
     """
 
     layout: str
@@ -51,17 +55,17 @@ LAYOUTS: dict[str, str] = {name: env.layout for name, env in ENVS.items()}
 MAP_SIZES: dict[str, str] = {name: env.sizes for name, env in ENVS.items()}
 VECTOR_ENVS: dict[str, str] = {name: env.vector for name, env in ENVS.items() if env.vector}
 
-# Entity networks: each is an agent of this name and a critic NAME_critic, whose shape is the config section NAME.
+# Entity networks. Each is an agent of this name and a critic NAME_critic; the config section NAME has its sizes.
 TRUNKS: dict[str, str] = {
     "updet": "lolm_plugin.modules.trunks.updet:UPDeT",
     "asn_attention": "lolm_plugin.modules.trunks.asn_attention:ASNAttention",
     "dt2gs": "lolm_plugin.modules.trunks.dt2gs:DT2GS",
 }
 
-# Suffix of the algorithm's name in records of ``lolm imitate``, which are never mixed with those of a training.
+# Suffix of the algorithm's name in records of ``lolm imitate``, so that they are never mixed with records of training.
 IMITATED = "-imitated"
 
-# Host registries: kind -> name in a yaml -> "module:attribute".
+# Entries of EPyMARL's registries: kind -> name in a yaml -> "module:attribute".
 ENTRIES: dict[str, dict[str, str]] = {
     "env": {name: env.make for name, env in ENVS.items() if env.make},
     "runner": {
@@ -86,7 +90,7 @@ ENTRIES: dict[str, dict[str, str]] = {
     "action_selector": {"keyed": "lolm_plugin.controllers.action_selector:KeyedActionSelector"},
 }
 
-# How a scene is put into words.
+# Prompt styles: value of ``prompt.style`` -> class.
 PROMPT_STYLES: dict[str, str] = {
     "paper": "lolm_plugin.prompts.paper:PaperStyle",
     "compact": "lolm_plugin.prompts.compact:CompactStyle",
@@ -95,13 +99,13 @@ PROMPT_STYLES: dict[str, str] = {
 
 
 def load(where: str) -> Any:
-    """Import and return ``"module:attribute"``."""
+    """Import and return the attribute at ``"module:attribute"``."""
     module, attribute = where.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class Deferred:
-    """A picklable registry entry that imports what it names when it is called."""
+    """A picklable registry entry that imports its target when it is called."""
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, errors as a sentence, and a reader of its output that has gone (``| head``)."""
+"""The end of a command: exit codes, errors as one sentence, and broken pipes (``| head``)."""
 
 import os
 import select
@@ -9,11 +9,11 @@ from contextlib import suppress
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
 
-SIGPIPE_CODE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
+SIGPIPE_CODE = 141  # 128 + SIGPIPE, as shells report for a program that this signal ended
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code: 2 for what the user can fix, 130 for Ctrl-C, 0 after ``--help``."""
+    """Run a command and return its exit code: 2 for a ConfigError, 130 for Ctrl-C, 0 after ``--help``."""
     try:
         return end_on_broken_pipe(command)
     except ConfigError as error:
@@ -27,29 +27,29 @@ def exit_code(command: Callable[[], int]) -> int:
 
 
 def end_on_broken_pipe(command: Callable[[], int]) -> int:
-    """Return the exit code of ``command``; ``SIGPIPE_CODE``, without a traceback, if its reader went away before."""
+    """Run a command and return its exit code; ``SIGPIPE_CODE``, without a traceback, if the reader closed the pipe."""
     try:
         return command()
     except BrokenPipeError:
-        if not _has_lost_its_reader():  # another pipe broke, such as an environment's
+        if not _has_lost_its_reader():  # the broken pipe is another one, such as an environment's
             raise
         return SIGPIPE_CODE
     finally:
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except OSError:  # no reader, or no room: drop it, or Python would fail over it once more when it ends
+        except OSError:  # no reader, or a full disk: discard the rest, or Python would raise again at its end
             with suppress(ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _has_lost_its_reader() -> bool:
-    """Return whether standard output is a pipe that no one reads; True where the operating system cannot tell."""
+    """Return True if standard output is a pipe without a reader, or if the operating system cannot tell."""
     if not hasattr(select, "poll"):
         return True
     try:
         number = sys.stdout.fileno()
-    except (AttributeError, ValueError):  # a program that calls this one has put something else there
+    except (AttributeError, ValueError):  # a calling program has replaced standard output
         return False
     asked = select.poll()
     asked.register(number, 0)

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: without NaN and Infinity, which no reader but Python's takes."""
+"""Standard JSON: without NaN and Infinity, which most readers reject."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """Dump as ``json.dumps`` does, with null for each number that is NaN or infinite."""
+    """Serialise like ``json.dumps``, with null for each NaN or infinite number."""
     try:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:
@@ -15,7 +15,7 @@ def dumps(content: Any, **options: Any) -> str:
 
 
 def finite(content: Any) -> Any:
-    """Replace each number in ``content`` that is NaN or infinite by None."""
+    """Replace each NaN or infinite number in ``content`` by None."""
     if isinstance(content, float):
         return float(content) if math.isfinite(content) else None
     if isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors only, with exactly the expected names and shapes."""
+"""Tensor files: safetensors only, with exactly the expected names and shapes."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor
 from lolm_plugin.errors import ConfigError, NonFiniteError
 from lolm_plugin.untrusted import Unreadable, open_regular
 
-LARGEST_HEADER = 16 * 2**20  # bytes of a file's names and shapes; 100,000 tensors need that much
+LARGEST_HEADER = 16 * 2**20  # bytes of a file's names and shapes; enough for 100,000 tensors
 UNBOUNDED = 2**63
 
 
@@ -28,7 +28,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_fit_to_save(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise NonFiniteError unless every number is finite."""
+    """Raise NonFiniteError if a number is NaN or infinite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} of {where} is not finite, so no checkpoint is written.")
@@ -41,12 +41,12 @@ def load_tensors(
 
     Args:
         path: a safetensors file.
-        expected: names and shapes that the file must have, checked before any tensor is read.
-        may_be_empty: whether the file may also have no tensor.
-        most: the size of the largest file that is read, in bytes.
+        expected: required names and shapes, checked before any tensor is read.
+        may_be_empty: True if the file may also contain no tensors.
+        most: largest accepted file size, in bytes.
 
     Raises:
-        ConfigError: the file is missing, damaged, too large, or does not fit.
+        ConfigError: the file is missing, damaged or too large, or its names or shapes differ.
     """
     with _opened(path, most) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -56,13 +56,13 @@ def load_tensors(
 
 
 def tensor_sizes(path: str | Path) -> list[int]:
-    """Count the numbers in each tensor of a file without reading a tensor. Raises ConfigError as ``load_tensors``."""
+    """Return the numbers of elements of a file's tensors, from its header. Raises ConfigError as ``load_tensors``."""
     with _opened(path) as file:
         return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Raise ConfigError unless both have the same names with the same shapes."""
+    """Raise ConfigError unless both have the same names and shapes."""
     _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, where)
 
 
@@ -96,7 +96,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an Adam-like optimiser's state by flat names ``<parameter index>.<name>``."""
+    """Return an Adam-like optimiser's state under flat names ``<parameter index>.<name>``."""
     state = optimiser.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
@@ -104,7 +104,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-    """Return tensors with the names and shapes of Adam's state after a step."""
+    """Return tensors with the names and shapes of Adam's state after its first step."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     shapes = {"step": torch.zeros(())}
     return {f"{i}.{n}": shapes.get(n, p) for i, p in enumerate(parameters) for n in ("step", "exp_avg", "exp_avg_sq")}
@@ -113,10 +113,12 @@ def expected_optimiser_tensors(optimiser: torch.optim.Adam) -> dict[str, Tensor]
 def load_optimiser_tensors(
     optimiser: torch.optim.Adam, tensors: Mapping[str, Tensor], where: str = "The optimiser's state"
 ) -> None:
-    """Restore what ``optimiser_tensors`` returned; learning rates stay those of the configuration.
+    """Restore what ``optimiser_tensors`` returned. Learning rates come from the configuration.
+
+    An empty state is valid: it was saved before the first update.
 
     Raises:
-        ConfigError: the state fits not every parameter, and is not empty (before the first update).
+        ConfigError: the state does not fit the parameters.
     """
     if tensors:
         check_tensors(tensors, expected_optimiser_tensors(optimiser), where)

@@ -1,7 +1,7 @@
-"""Measure once what is fastest on this machine, and remember it in the per-user cache; keys override it.
+"""Measure which settings are fastest on this machine, and cache the result per user. Configuration keys override it.
 
-It is remembered because timings vary, and a choice that changes between two runs would change their last digits.
-Timings taken while other work uses the cores are not remembered: they would be wrong once that work is over.
+The result is cached because timings vary, and runs with different settings differ in their last digits. Timings taken
+while other processes use the cores are not cached: they would be wrong later.
 """
 
 import json
@@ -22,18 +22,18 @@ Choice = TypeVar("Choice")
 FILE = "machine.json"
 REPEATS = 7
 BUSY = 0.5  # average load per core over the last minute
-MARGIN = 1.1  # how many times faster another choice than the plain one has to be
+MARGIN = 1.1  # required speedup of a choice over the plain one
 # Rows and width of a typical matrix product.
 TYPICAL = {"language models": (1024, 768), "small networks": (512, 64)}
 
 
 def threads(policy: str) -> int:
-    """Return the fastest number of CPU threads, of 1, 2, 4 ... and all cores, for a ``policy`` of TYPICAL."""
+    """Return the fastest number of CPU threads (of 1, 2, 4, ... and all cores) for a ``policy`` of TYPICAL."""
     return int(_remembered(f"threads for {policy}", lambda: _fastest_threads(*TYPICAL[policy])))
 
 
 def faster(name: str, plain: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    """Return whether ``other``, which ``name`` stands for, is clearly faster than ``plain``."""
+    """Return True if ``other`` is clearly faster than ``plain``. ``name`` is the cache key."""
 
     def speedup() -> float:
         seconds = _median_seconds({"plain": plain, "other": other})
@@ -43,19 +43,19 @@ def faster(name: str, plain: Callable[[], Any], other: Callable[[], Any]) -> boo
 
 
 def known() -> dict[str, float]:
-    """Return what has been measured on this machine."""
+    """Return the cached measurements of this machine."""
     return _read().get(_machine(), {})
 
 
 def forget() -> None:
-    """Drop what was measured on this machine, not on others that share the cache."""
+    """Delete the cached measurements of this machine, but not those of others that share the cache."""
     machines = _read()
     if machines.pop(_machine(), None):
         _write(machines)
 
 
 def busy() -> bool:
-    """Return whether other work uses much of the cores, as far as the system tells."""
+    """Return True if the load average shows that other processes use the cores."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY * cores()
 
 
@@ -79,14 +79,14 @@ def _fastest_threads(rows: int, width: int) -> int:
     seconds = _median_seconds({count: partial(multiply, count) for count in counts})
     torch.set_num_threads(before)
     best = 1
-    for count in counts:  # other runs may need the further threads
+    for count in counts:  # other runs may need the remaining cores
         if seconds[best] > MARGIN * seconds[count]:
             best = count
     return best
 
 
 def _median_seconds(choices: Mapping[Choice, Callable[[], Any]]) -> dict[Choice, float]:
-    """Time all choices in turn, after one call of each that does not count; return their median seconds."""
+    """Time all choices in turn, after one warm-up call of each; return their median seconds."""
     taken: dict[Choice, list[float]] = {name: [] for name in choices}
     for _ in range(REPEATS + 1):
         for name, call in choices.items():
@@ -97,11 +97,11 @@ def _median_seconds(choices: Mapping[Choice, Callable[[], Any]]) -> dict[Choice,
 
 
 def _remembered(what: str, measure: Callable[[], float]) -> float:
-    """Return what was measured on this machine before, else ``measure()``."""
+    """Return the cached measurement of this machine, or else ``measure()``."""
     machines = _read()
     here = machines.setdefault(_machine(), {})
     if what not in here:
-        is_reliable = not busy()  # before measuring, which is work too
+        is_reliable = not busy()  # before measuring, which uses the cores too
         here[what] = measure()
         if is_reliable:
             _write(machines)
@@ -111,12 +111,12 @@ def _remembered(what: str, measure: Callable[[], float]) -> float:
 def _read() -> dict[str, dict[str, float]]:
     try:
         return dict(json.loads((cache_dir() / FILE).read_text()))
-    except (OSError, TypeError, ValueError):  # nothing yet, or not readable: measured again
+    except (OSError, TypeError, ValueError):  # missing or unreadable: measure again
         return {}
 
 
 def _machine() -> str:
-    """Name processor, cores and PyTorch, on which the measurements depend."""
+    """Return processor, cores and PyTorch version, on which the measurements depend."""
     import torch
 
     try:
@@ -135,4 +135,4 @@ def _write(machines: Mapping[str, Any]) -> None:
             file.write(strict_json.dumps(machines, indent=2))
         os.replace(file.name, folder / FILE)
     except OSError:
-        pass  # without the cache the next run measures again
+        pass  # without a cache the next run measures again

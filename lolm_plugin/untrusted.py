@@ -1,4 +1,4 @@
-"""Read files that may come from a stranger: regular files alone, through no link, no larger than a limit."""
+"""Safe reading of untrusted files: only regular files, no links, up to a size limit."""
 
 import json
 import math
@@ -9,34 +9,34 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-MOST_ENTRIES = 1000  # files and folders below one checkpoint or record; ours have about 20
+MOST_ENTRIES = 1000  # files and folders in one checkpoint or record; the plugin's have about 20
 
 
 class Unreadable(Exception):
-    """A file or folder that is not read. The message is the reason, as in ``is a link``."""
+    """A file or folder is rejected. The message is the reason, such as ``is a link``."""
 
 
 def open_regular(path: Path, most: int) -> BufferedReader:
     """Open a regular file of at most ``most`` bytes for reading.
 
     Raises:
-        Unreadable: it is missing, a link, a pipe or a device, or larger.
+        Unreadable: it is missing, too large, or a link, a pipe or a device.
     """
     try:
         file = open_plain(path)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a null byte in the name
-        raise Unreadable("has no name that a file can have") from error
+        raise Unreadable("has an invalid name") from error
     size = os.fstat(file.fileno()).st_size
     if size > most:
         file.close()
-        raise Unreadable(f"has {size:,} bytes, more than the {most:,} that are read")
+        raise Unreadable(f"has {size:,} bytes, more than the limit of {most:,}")
     return file
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a regular file for reading, never through a link at its place, and never waiting for a pipe's writer.
+    """Open a regular file for reading. Never follows a link and never waits for a pipe's writer.
 
     Raises:
         Unreadable: it is a link, a pipe or a device.
@@ -44,7 +44,7 @@ def open_plain(path: Path) -> BufferedReader:
         ValueError: its name has a null byte.
     """
     _check_regular(os.lstat(path))
-    # Should a pipe or a link have come there in the meantime, the one would block and the other lead elsewhere.
+    # The path may have been replaced since the check: a pipe would block, and a link would lead to another file.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = open(os.open(path, flags), "rb")  # noqa: SIM115 (the caller closes it)
     try:
@@ -56,17 +56,17 @@ def open_plain(path: Path) -> BufferedReader:
 
 
 def read_json(path: Path, most: int) -> Any:
-    """Read a JSON file of at most ``most`` bytes. Raises Unreadable."""
+    """Read a JSON file of at most ``most`` bytes. Raises Unreadable as ``open_regular``, or for invalid JSON."""
     with open_regular(path, most) as file:
         content = file.read(most)
     try:
         return json.loads(content)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or thousands of nested lists
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or too deeply nested
         raise Unreadable("is not valid JSON") from error
 
 
 def check_plain_tree(folder: Path) -> None:
-    """Raise Unreadable unless everything below ``folder`` is a regular file or a folder, and there are not too many."""
+    """Raise Unreadable unless ``folder`` contains only regular files and folders, at most ``MOST_ENTRIES``."""
     for number, entry in enumerate(_entries(folder), 1):
         name = Path(entry.path).relative_to(folder).as_posix()
         if entry.is_symlink():
@@ -78,29 +78,29 @@ def check_plain_tree(folder: Path) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value read from JSON is a finite number."""
+    """Return True if a value read from JSON is a finite number."""
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value read from JSON is a whole number that fits 64 bits."""
+    """Return True if a value read from JSON is an integer that fits 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_table(value: Any, of: Callable[[Any], bool]) -> bool:
-    """Return whether a value read from JSON is an object whose values all satisfy ``of``."""
+    """Return True if a value read from JSON is an object whose values all satisfy ``of``."""
     return isinstance(value, Mapping) and all(map(of, value.values()))
 
 
 def is_list(value: Any, of: Callable[[Any], bool]) -> bool:
-    """Return whether a value read from JSON is a list whose items all satisfy ``of``."""
+    """Return True if a value read from JSON is a list whose items all satisfy ``of``."""
     return isinstance(value, list) and all(map(of, value))
 
 
 def first_of_another_type(content: Any, types: Mapping[str, Callable[[Any], bool]]) -> str | None:
-    """Return the first key of a JSON object whose value has another type, None if all fit, ``""`` for no object.
+    """Return the first key of a JSON object whose value has a wrong type.
 
-    A key that is absent is not checked.
+    None if all types are correct, ``""`` if ``content`` is not an object. Absent keys are not checked.
     """
     if not isinstance(content, Mapping):
         return ""

@@ -1,4 +1,4 @@
-"""The algorithms there are, for tests that run over all of them."""
+"""Names of the algorithms, for tests over all of them."""
 
 from lolm_plugin.configuration import config_files
 from lolm_plugin.paths import BUNDLED
@@ -7,7 +7,7 @@ HOST_DIR = BUNDLED / "config"
 
 
 def controlled_by(mac):
-    """The names for ``--config`` whose controller is ``mac``."""
+    """Return the values of ``--config`` whose controller is ``mac``."""
     names = config_files.available("algs", HOST_DIR)
     return sorted(name for name in names if config_files.resolve(name, "probe", HOST_DIR).config.get("mac") == mac)
 

@@ -1,4 +1,4 @@
-"""Made-up battles: random vectors that obey a layout, and a tiny language model that plays them."""
+"""Shared fixtures: random observations that obey a layout, and learners that play with them."""
 
 import atexit
 import logging
@@ -26,18 +26,18 @@ from lolm_plugin.paths import BUNDLED, use_host_config_dir
 from tests.dotted import put
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+    # A shell makes background jobs ignore Ctrl-C, and every process that a test starts would inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # the same, of nohup
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # the same with nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # A battle of SMAX takes some 10 s to compile; with this the processes of a session, xdist's workers and what tests
-    # start included, compile each size once.
+    # A battle of SMAX takes about 10 s to compile. With this cache, all processes of a test session compile each size
+    # once, including xdist's workers and processes that tests start.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lolm-tests-jax-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-torch.set_num_threads(1)  # tests run one process a core, and sums in one thread have one order
+torch.set_num_threads(1)  # tests use one process per core, and sums in one thread have a fixed order
 
-# The maps on which each registered environment is tested; of one that is not in this table, its yaml's.
+# Maps on which each registered environment is tested. An environment that is not listed uses the map of its yaml.
 MAPS = {
     "probe": ({"map_name": "target"},),
     "sc2": ({"map_name": "MMM2"}, {"map_name": "2s3z", "obs_pathing_grid": True, "obs_last_action": True}),
@@ -60,13 +60,13 @@ TESTED_MAPS = [
 
 @pytest.fixture
 def host_dir():
-    """The configuration folder of the host that is always there."""
+    """Return the configuration folder of the bundled host."""
     return BUNDLED / "config"
 
 
 @pytest.fixture
 def fresh_python():
-    """Run a program in a process of its own, with some environment variables; returns what it printed."""
+    """Return a function that runs a program in a new process and returns its output."""
 
     def run(program, **environment):
         return subprocess.run(
@@ -83,7 +83,7 @@ def fresh_python():
 
 @pytest.fixture(autouse=True)
 def _fresh_log(monkeypatch):
-    """The command line's handler writes to the stderr it was made with, and lets nothing through to caplog."""
+    """Remove the command line's log handler: it writes to an old stderr and hides messages from caplog."""
     log = logging.getLogger("lolm")
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "propagate", True)
@@ -91,13 +91,13 @@ def _fresh_log(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _host_config_dir(scenarios):
-    """Whatever host the test before has used."""
+    """Reset the host's folder, which the previous test may have changed."""
     use_host_config_dir(scenarios)
 
 
 @pytest.fixture(scope="session")
 def scenarios(tmp_path_factory):
-    """A host's configuration folder with a SMACv2 scenario of each race, as EPyMARL has them."""
+    """Return a host's configuration folder with a SMACv2 scenario of each race, as in EPyMARL."""
     folder = tmp_path_factory.mktemp("host_config")
     (folder / "envs/smacv2_configs").mkdir(parents=True)
     for race, units in (("terran", "medivac"), ("protoss", "colossus"), ("zerg", "baneling")):
@@ -120,7 +120,7 @@ def _write_scenario(path, race, rare_unit, **changes):
 
 @pytest.fixture(params=TESTED_MAPS, ids=lambda tested: f"{tested[0]}-{tested[1]['map_name']}")
 def layouts(request):
-    """The layouts of each registered environment with battles in turn."""
+    """Return the layouts of each registered environment with battles."""
     env, env_args = request.param
     return build_layouts(env, env_args, *registry.load(registry.MAP_SIZES[env])(env_args))
 
@@ -134,7 +134,7 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def made_up():
-    """The functions below, for fixtures that outlive a test."""
+    """Return the functions below, for fixtures of a wider scope."""
     return SimpleNamespace(tiny_args=_tiny_args, new_learner=_new_learner, play=_play)
 
 
@@ -159,10 +159,10 @@ def play():
 
 
 def _random_views(layout, rows, seed, unseen=0.3):
-    """Valid observations [rows, obs_size] and masks int32 [rows, n_actions] of living agents.
+    """Return valid observations [rows, obs_size] and masks int32 [rows, n_actions] of living agents.
 
-    Each other unit is absent with probability ``unseen``; what is present obeys the rules every
-    environment keeps: shares in 0..1, dist the length of (dx, dy), one type bit, targets are seen.
+    Each other unit is absent with probability ``unseen``. Present units obey the rules of every environment: fractions
+    are in 0..1, dist is the length of (dx, dy), exactly one type bit is set, and targets are visible.
     """
     rng = np.random.default_rng(seed)
     mask = np.zeros((rows, layout.n_actions), np.int32)
@@ -187,7 +187,7 @@ def _random_views(layout, rows, seed, unseen=0.3):
 
 
 def _offer_targets(layout, mask, enemies, kind, rng):
-    """Who is seen within range may be attacked; a healer's targets are allies, whatever its enemy rows say."""
+    """Make visible enemies in range available. A healer's targets are allies instead."""
     sight, reach = (
         np.array(value if isinstance(value, tuple) else (value,) * len(UNIVERSE)) if value is not None else None
         for value in (layout.sight, layout.shoot_range)
@@ -228,11 +228,11 @@ def _random_states(args, shape, rng):
 
 
 def _tiny_args(changes=None, n_agents=2, n_enemies=2, algorithm="lolm_mappo_tiny"):
-    """The arguments a host would pass for an algorithm on a SMAX battle; ``changes`` has dotted keys."""
+    """Return the arguments of an algorithm on a SMAX battle, as from a host. ``changes`` has dotted keys."""
     config = config_files.resolve(algorithm, "probe", BUNDLED / "config").config
     config |= {"env": "smax", "env_args": {"map_name": f"{n_agents}m_vs_{n_enemies}z"}, "seed": 1, "device": "cpu"}
     config |= {"n_agents": n_agents, "n_actions": N_BASE_ACTIONS + n_enemies}
-    # What the file tunes is not what is tested.
+    # Fixed values, so that tests do not depend on the tuned values in the yaml.
     config |= {"lr": 0.003, "head_lr": 0.003, "critic_lr": 0.003, "entropy_coef": 0.01}
     config |= {
         "epochs": 2,
@@ -257,7 +257,7 @@ def _scheme(args):
 
 
 class Log:
-    """The host's logger: ``logged`` is {name: [value, ...]}."""
+    """Substitute for the host's logger; ``logged`` is {name: [value, ...]}."""
 
     def __init__(self):
         self.logged = defaultdict(list)
@@ -268,7 +268,7 @@ class Log:
 
 
 def _new_learner(args):
-    """A learner with its own controller, as a host builds them."""
+    """Return a learner with its controller, built as a host does."""
     from lolm_plugin.learners.mappo import MAPPOLearner
 
     scheme = _scheme(args)
@@ -277,10 +277,10 @@ def _new_learner(args):
 
 
 def _play(mac, lengths=(4, 2, 3), t_env=0, seed=0, unseen=0.3):
-    """Episodes of these lengths played by ``mac`` in a made-up battle, as a host's runner would store them.
+    """Return a batch of episodes with these lengths, played by ``mac`` on random observations, as a runner stores it.
 
-    The first episode is cut off by the time limit, the others terminate; in every episode the last agent
-    is dead from the second step on.
+    The first episode is cut off by the time limit; the others terminate. In every episode the last agent is dead from
+    the second step on.
     """
     from lolm_plugin.host.bundled.episode_batch import EpisodeBatch
 

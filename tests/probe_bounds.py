@@ -1,4 +1,4 @@
-"""Bounds of the expected return of the probe's tasks: of the best policy, and of the best that lacks something."""
+"""Bounds of the expected return of the probe's tasks, for the best policy and for restricted ones."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,12 +9,12 @@ from lolm_plugin.envs.probe_tasks import ATTACK, Table, action_values, table
 
 
 def optimal_return(map_name: str) -> float:
-    """Return the expected return of the best policy that sees everything."""
+    """Compute the expected return of the best policy with full observations."""
     return _plan(table(map_name), lambda values: values)
 
 
 def best_return_without_target_choice(map_name: str) -> float:
-    """Return the expected return of the best policy whose attacks have equal logits: it hits any available enemy."""
+    """Compute the best expected return with equal logits of all attacks: an attack hits a random available enemy."""
 
     def one_attack(values: np.ndarray) -> np.ndarray:
         attacks = values[:, ATTACK:]
@@ -35,7 +35,7 @@ def _plan(task: Table, choices: Callable[[np.ndarray], np.ndarray]) -> float:
 
 
 def blind_return(map_name: str) -> float:
-    """Return the expected return of the best policy that sees only action masks, past masks and actions included.
+    """Compute the best expected return of a policy that observes only current and past masks and its actions.
 
     It is the upper bound under ``shuffle_obs``.
     """
@@ -49,7 +49,7 @@ def blind_return(map_name: str) -> float:
 
     @cache
     def best(believed: tuple[int, ...], steps_left: int) -> float:
-        """Return the highest total return over situations that cannot be told apart."""
+        """Return the highest sum of returns over situations that cannot be distinguished."""
         if not steps_left:
             return 0.0
         situations = list(believed)

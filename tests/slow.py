@@ -1,4 +1,4 @@
-"""Marks for tests that take long and rarely fail: ``make test`` leaves them out, ``make test-all`` runs them."""
+"""Marks for slow tests that rarely fail: ``make test`` skips them, ``make test-all`` runs them."""
 
 from collections.abc import Container, Iterable
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def all_slow_but(quick: Container, values: Iterable) -> list:
-    """Return parameters of which those that are not in ``quick`` are slow."""
+    """Return parameters with the mark ``slow`` on each value that is not in ``quick``."""
     return [value if value in quick else _slow(value) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Rules that keep the code base findable: imports point one way, no circles, a comment for every key, short files."""
+"""Rules of the code base: imports point one way, no import cycles, a comment for every key, short files."""
 
 import ast
 import re
@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lolm_plugin"
-# The files beside the packages: any package may import them, and they import nothing but each other.
+# The top-level files: any package may import them, and they import only each other.
 FILES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-# Each package may import what stands before it; suites and report do not know each other. So environments and runners
-# know observations, but no models.
+# Each package may import the packages before it. suites and report do not import each other. So environments and
+# runners may import observations, but no models.
 ORDER = (
     *("configuration", "observations", "envs", "runners", "prompts", "llm", "modules", "controllers", "learners"),
     *("tracking", "host", "run", "doctor", ("suites", "report"), "commands"),
@@ -20,19 +20,19 @@ ORDER = (
 
 
 def _modules():
-    """Every module of the package by its dotted name."""
-    found = {}
+    """Return every module of the package by its dotted name."""
+    modules = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 MODULES = _modules()
 
 
 def _imports(path):
-    """The modules of lolm_plugin that a file imports, also inside functions."""
+    """Yield the modules of lolm_plugin that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -45,12 +45,12 @@ IMPORTS = {name: {other for other in _imports(path) if other in MODULES} - {name
 
 
 def _package(module):
-    """``lolm_plugin.llm.tiny`` -> ``llm``; a file beside the packages, or ``""`` for lolm_plugin itself."""
+    """Return a module's package (``lolm_plugin.llm.tiny`` -> ``llm``), or a top-level file's name."""
     return module.split(".")[1] if "." in module else ""
 
 
 def _wrong(package, allowed):
-    """The imports of a package that are not allowed, as (importing, imported)."""
+    """Return the forbidden imports of a package as (importing, imported)."""
     allowed = allowed | FILES | {package, ""}
     sources = [name for name in MODULES if _package(name) == package]
     return sorted((name, other) for name in sources for other in IMPORTS[name] if _package(other) not in allowed)
@@ -70,23 +70,23 @@ def test_imports_point_one_way(package):
 
 
 @pytest.mark.parametrize("file", sorted(FILES))
-def test_files_beside_the_packages_import_no_package(file):
+def test_top_level_files_import_no_package(file):
     assert _wrong(file, set()) == []
 
 
-def test_every_package_has_its_place_in_the_order():
+def test_every_package_is_in_the_order():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages == BEFORE.keys()
 
 
-def test_no_circle_of_imports_hidden_in_a_function_or_not():
+def test_there_are_no_import_cycles_even_inside_functions():
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-def test_imports_inside_functions_are_seen(tmp_path):
+def test_imports_inside_functions_are_found(tmp_path):
     path = tmp_path / "module.py"
     path.write_text("def work():\n    from lolm_plugin.llm import tiny\n    import lolm_plugin.errors\n")
     assert list(_imports(path)) == ["lolm_plugin.llm.tiny", "lolm_plugin.errors"]
@@ -101,7 +101,7 @@ def test_every_key_has_a_comment(path):
 
 
 def test_every_json_file_is_strict_json():
-    """Files are written by ``strict_json``; ``json.dumps`` itself is for checksums, comparisons and messages."""
+    """Only ``strict_json`` writes files; ``json.dumps`` is for checksums, comparisons and messages."""
     others = {"checkpoints.py", "experiment.py", "run_documents.py", "record_files.py"}
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
@@ -117,7 +117,7 @@ def test_no_file_is_long():
         assert len(path.read_text().splitlines()) <= 500, path
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
+def test_the_readme_is_short_and_its_links_are_valid():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) < 150
     for link in [part.split(")")[0] for part in text.split("](")[1:]]:

@@ -1,4 +1,4 @@
-"""Numbers that are none stop a run before they are learned from, and are named."""
+"""NaN and infinity stop a run before an update, and the error names them."""
 
 import math
 
@@ -20,7 +20,7 @@ def learner(request, new_learner, tiny_args):
 
 
 def refused(learner, batch, match):
-    """Learning is refused, and nothing was learned."""
+    """Check that the update raises and changes no tensor."""
     before = tensors(learner)
     with pytest.raises(NonFiniteError, match=match) as error:
         learner.train(batch, 7, 0)
@@ -37,7 +37,7 @@ def refused(learner, batch, match):
         ("reward", (0, 3, 0), "episode 0, step 3, agent 0"),
     ],
 )
-def test_in_a_batch(learner, play, name, place, said, value):
+def test_a_non_finite_number_in_a_batch_is_refused(learner, play, name, place, said, value):
     batch = play(learner.mac)
     batch[name][place] = value
     refused(learner, batch, rf"{name} is {value} at environment step 7 \({said}\)")
@@ -46,7 +46,7 @@ def test_in_a_batch(learner, play, name, place, said, value):
 @pytest.mark.parametrize(
     ("part", "named"), [("agent", "log_probs or values of the batch"), ("critic", "values of the critic")]
 )
-def test_in_what_a_network_makes_of_a_batch(learner, play, part, named):
+def test_a_non_finite_output_of_a_network_is_refused(learner, play, part, named):
     batch = play(learner.mac)
     module = learner.critic if part == "critic" else learner.mac.agent
     with torch.no_grad():
@@ -54,27 +54,27 @@ def test_in_what_a_network_makes_of_a_batch(learner, play, part, named):
     refused(learner, batch, rf"{named} is nan at environment step 7")
 
 
-def test_in_a_gradient_alone(new_learner, tiny_args, play):
-    """The loss is finite and its derivative is not."""
+def test_a_non_finite_gradient_of_the_policy_is_refused(new_learner, tiny_args, play):
+    """The loss is finite, but its gradient is not."""
     learner = new_learner(tiny_args(algorithm="updet_mappo"))
     batch = play(learner.mac)
     last = list(learner.mac.agent.parameters())[-1]
     last.register_hook(lambda gradient: gradient * math.nan)
-    refused(learner, batch, "loss's gradient norm of the policy is nan")
+    refused(learner, batch, "gradient norm of the policy is nan")
 
 
-def test_in_the_critics_gradient_alone(new_learner, tiny_args, play):
+def test_a_non_finite_gradient_of_the_critic_is_refused(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"epochs": 1}, algorithm="updet_mappo"))
     batch = play(learner.mac)
     list(learner.critic.parameters())[-1].register_hook(lambda gradient: gradient * math.inf)
     critic = {name: tensor for name, tensor in tensors(learner).items() if name.startswith("critic.")}
-    with pytest.raises(NonFiniteError, match="loss's gradient norm of the critic is"):
+    with pytest.raises(NonFiniteError, match="gradient norm of the critic is"):
         learner.train(batch, 7, 0)
     assert differing(critic, tensors(learner)) == set()
 
 
-def test_in_what_is_played(learner, play):
-    """Before an action is drawn from it; a language model would put it into words."""
+def test_a_non_finite_observation_is_refused_in_play(learner, play):
+    """The check runs before an action is drawn and before a prompt is written."""
     seen = play(learner.mac)
     seen["obs"][1, 0, 0, 4] = math.nan
     learner.mac.init_hidden(3)
@@ -82,7 +82,7 @@ def test_in_what_is_played(learner, play):
         learner.mac.select_actions(seen, 0, 5)
 
 
-def test_in_the_policy_that_plays(new_learner, tiny_args, play):
+def test_non_finite_log_probabilities_are_refused_in_play(new_learner, tiny_args, play):
     learner = new_learner(tiny_args(algorithm="updet_mappo"))
     seen = play(learner.mac)
     with torch.no_grad():
@@ -92,63 +92,63 @@ def test_in_the_policy_that_plays(new_learner, tiny_args, play):
         learner.mac.select_actions(seen, 0, 5)
 
 
-def test_what_is_over_may_show_anything(new_learner, tiny_args, play):
+def test_observations_of_finished_episodes_are_not_checked(new_learner, tiny_args, play):
     learner = new_learner(tiny_args(algorithm="updet_mappo"))
     seen = play(learner.mac)
     seen["obs"][0, 1] = math.nan
     learner.mac.select_actions(seen, 1, 5, bs=[1, 2])
 
 
-def test_a_policy_that_is_not_the_one_that_played(new_learner, tiny_args, play):
+def test_a_policy_other_than_the_one_that_played_is_refused(new_learner, tiny_args, play):
     learner = new_learner(tiny_args(algorithm="updet_mappo"))
     batch = play(learner.mac)
     with torch.no_grad():
         next(iter(learner.mac.agent.parameters())).add_(0.1)
-    refused(learner, batch, r"ratio_epoch0 is .* and has to be 1 within 0.01.*llm.dtype=float32")
+    refused(learner, batch, r"ratio_epoch0 is .* but must be 1 within 0.01.*llm.dtype=float32")
 
 
-def test_the_same_with_minibatches(new_learner, tiny_args, play):
+def test_another_policy_is_refused_with_minibatches_too(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"minibatches": 2}, algorithm="updet_mappo"))
     batch = play(learner.mac)
     batch["behaviour_log_probs"].add_(0.1)
     refused(learner, batch, "ratio_epoch0 is 0.9")
 
 
-def test_draws_that_are_not_those_of_the_play_are_allowed_to_differ(new_learner, tiny_args, play):
+def test_the_ratio_may_differ_if_noise_is_redrawn(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"dt2gs.noise_mode": "redraw"}, algorithm="dt2gs_mappo"))
     assert learner.mac.ratio_tolerance() == math.inf
     learner.train(play(learner.mac), 0, 0)
 
 
 @pytest.mark.parametrize(("ratio", "tolerance"), [(1.02, 0.01), (0.98, 0.01), (math.nan, 0.01), (math.nan, math.inf)])
-def test_ratios_that_are_refused(ratio, tolerance):
+def test_wrong_ratios_are_refused(ratio, tolerance):
     with pytest.raises(NonFiniteError):
         check_ratio(ratio, tolerance, 0, None)
 
 
-def test_ratios_that_are_fine():
+def test_ratios_within_the_tolerance_are_accepted():
     check_ratio(1.005, 0.01, 0, None)
     check_ratio(7.0, math.inf, 0, None)
 
 
-def test_whole_numbers_are_always_finite():
+def test_integers_are_always_finite():
     check_finite("actions", torch.tensor([1, 2]), 0)
 
 
-def test_the_first_of_several_is_named():
+def test_the_first_non_finite_number_is_named():
     values = torch.zeros(2, 3)
     values[1, 0] = values[0, 2] = math.nan
     with pytest.raises(NonFiniteError, match=r"\(episode 0, step 2\)"):
         check_finite("reward", values, 0, ("episode", "step"))
 
 
-def test_a_tensor_that_is_not_finite_is_never_saved(tmp_path):
+def test_a_non_finite_tensor_is_never_saved(tmp_path):
     with pytest.raises(NonFiniteError, match=r"w of critic.safetensors is not finite"):
         save_tensors(tmp_path / "critic.safetensors", {"w": torch.tensor([1.0, math.nan])})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_that_is_not_finite_is_never_saved(new_learner, tiny_args, tmp_path):
+def test_a_non_finite_adapter_is_never_saved(new_learner, tiny_args, tmp_path):
     learner = new_learner(tiny_args())
     with torch.no_grad():
         learner.mac.agent.backbone.lora_parameters()[0][0, 0] = math.inf

@@ -1,4 +1,4 @@
-"""docs/baselines.md: its numbers are the code's, and no key or file is forgotten."""
+"""docs/baselines.md agrees with the code and covers every key and file."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ PRESETS = {path.stem for path in (plugin_config_dir() / "presets").glob("*.yaml"
 
 
 def table(heading):
-    """The rows below the header cells that begin with ``heading``, as {first cell: {column: cell}}."""
+    """Return the table whose header begins with ``heading``, as {first cell: {column: cell}}."""
     lines = TEXT.splitlines()
     (start,) = [i for i, line in enumerate(lines) if line.startswith(f"| {heading} |")]
     columns, rows = _cells(lines[start]), {}
@@ -53,14 +53,14 @@ def count(module):
 
 
 def configured(algorithm, **updates):
-    """The arguments of a run on SMAX's 3m, and a function that builds what is registered under a kind and a name."""
+    """Return the arguments of a run on SMAX's 3m."""
     config = apply_updates(resolve(algorithm, "smax", BUNDLED / "config"), updates, BUNDLED / "config")
     n_agents, n_actions = registry.load(registry.MAP_SIZES["smax"])(config["env_args"])
     return SimpleNamespace(**{**config, "n_agents": n_agents, "n_actions": n_actions, "seed": 1})
 
 
 def networks(args):
-    """(policy or None, critic) of a run."""
+    """Return (policy, critic) of a run; the policy is None for a language model."""
     layouts = build_layouts(args.env, args.env_args, args.n_agents, args.n_actions, args.layout)
     scheme = {"obs": {"vshape": layouts.observation.size}, "state": {"vshape": layouts.state.size}}
     critic = registry.load(registry.ENTRIES["critic"][args.critic_type])(scheme, args)
@@ -69,13 +69,13 @@ def networks(args):
     return registry.load(registry.ENTRIES["agent"][args.agent])(layouts.observation, args), critic
 
 
-def test_every_row_is_an_algorithm_and_every_published_network_has_one():
+def test_every_line_of_the_overview_is_an_algorithm_and_every_preset_has_one():
     assert set(OVERVIEW) <= ALGORITHMS
     assert set(OVERVIEW) >= PRESETS | {"rnn_mappo"}
 
 
 @pytest.mark.parametrize("algorithm", NETWORKS)
-def test_the_parameters_of_the_networks_are_those_of_the_code(algorithm):
+def test_the_parameter_counts_of_the_networks_match_the_code(algorithm):
     row = OVERVIEW[algorithm]
     policy, critic = networks(configured(algorithm))
     assert (number(row["actor, default"]), number(row["critic, default"])) == (count(policy), count(critic))
@@ -111,8 +111,8 @@ def test_the_layers_of_a_section_add_up(section, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", LANGUAGE_MODELS)
-def test_the_parameters_of_the_language_models_are_those_of_the_code(algorithm):
-    """Of Qwen3-0.6B as its hub describes it, without loading a weight."""
+def test_the_parameter_counts_of_the_language_models_match_the_code(algorithm):
+    """Qwen3-0.6B is built from its published sizes, without loading weights."""
     from transformers import Qwen3Config, Qwen3Model
 
     args, published = configured(algorithm), configured(algorithm, preset="reference")
@@ -135,7 +135,7 @@ def test_the_parameters_of_the_language_models_are_those_of_the_code(algorithm):
     assert all(f"| {value:,} |" in TEXT for value in (total, adapter, head, published_head))
 
 
-def test_the_learner_presets_are_those_of_the_files():
+def test_the_learner_presets_match_the_files():
     files = {path.stem: read(path) for path in (plugin_config_dir() / "learners").glob("*.yaml")}
     rows = table("key | `standard`")
     assert set(rows) == {key for file in files.values() for key in file}
@@ -158,24 +158,24 @@ def test_the_table_of_unit_tokens_has_defaults_and_published_values(key):
     shown = "null" if default is None else str(default).replace("'", "")
     assert row["default"].strip("`") == shown
     reference = read(plugin_config_dir() / "presets/updet_mappo.yaml")["reference"]["entity"]
-    published = reference.get(key, True)  # the error in the type bits is no part of the preset
+    published = reference.get(key, True)  # the published error in the type bits is not part of the preset
     assert row["published"].strip("`") == str(published)
 
 
-def test_every_metric_of_a_network_is_one_that_is_logged():
+def test_every_metric_of_a_network_is_in_the_metrics_page():
     described = (ROOT / "docs/metrics.md").read_text()
     names = set(re.findall(r"`((?:critic_)?(?:attention|subtask|reconstruction)_(?!kl_coef|coef)\w+)`", TEXT))
     assert names >= {"attention_own", "subtask_0", "reconstruction_loss", "subtask_kl_loss"}
     assert not [name for name in names if f"`{name}`" not in described]
 
 
-def test_links_lead_somewhere():
+def test_links_are_valid():
     for document in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
             assert link.startswith("https://") or (document.parent / link).exists(), (document, link)
 
 
-def test_every_test_that_a_promise_names_is_there():
+def test_every_named_test_file_exists():
     text = (ROOT / "docs/reliability.md").read_text()
     named = set(re.findall(r"`(tests/[\w/.]+)`", text))
     assert len(named) > 10

@@ -1,6 +1,6 @@
-"""Checkpoints made by a generator of attacks: nothing in them runs, nothing outside is opened, one sentence each.
+"""Checkpoints from a generator of attacks: no code in them runs, no outside file is opened, an error is one sentence.
 
-``LOLM_HOSTILE=5000 pytest tests/test_hostile_checkpoints.py`` makes so many more.
+``LOLM_HOSTILE=5000 pytest tests/test_hostile_checkpoints.py`` generates 5000 checkpoints instead of 200.
 """
 
 import json
@@ -30,7 +30,7 @@ from lolm_plugin.run.transfer import transfer
 from tests.resume.runs import line, models, steps, train
 
 COUNT = int(os.environ.get("LOLM_HOSTILE", "200"))
-SECONDS = 10  # that one checkpoint may take; one that hangs takes for ever
+SECONDS = 10  # time limit per checkpoint; detects one that hangs
 WATCHED = ("open", "import", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.mkdir", "os.rename")
 WIDTHS = ("updet.head_width=8", "updet.heads=1", "updet.feature_width=8", "save_model=True")
 
@@ -50,7 +50,7 @@ def _watch(event, arguments):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run's folder, and the parts that loaded from it would be."""
+    """Return a run's folder, and its components for loading checkpoints."""
     folder, kept = tmp_path_factory.mktemp("whole") / "run", []
     assemble = loop.assemble
     patch = pytest.MonkeyPatch()
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 
 
 class Attack:
-    """Unpickled, it leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -73,14 +73,14 @@ class Attack:
 
 
 class Generator:
-    """Changes the checkpoint in ``folder``, in one way of many; ``outside`` is what must stay alone."""
+    """Generator of attacks on the checkpoint in ``folder``. Nothing in ``outside`` may be opened or changed."""
 
     def __init__(self, seed, folder, outside):
         self.draw, self.folder, self.outside = random.Random(seed), folder, outside
-        self.facts = checkpoints.facts_alone(folder)
+        self.facts = checkpoints.read_facts_unchecked(folder)
 
     def attack(self):
-        """Carry out one attack; returns its name."""
+        """Carry out one random attack and return its name."""
         chosen = self.draw.choice(
             [
                 *(self.names_something,) * 4,
@@ -93,12 +93,12 @@ class Generator:
         return f"{chosen.__name__}: {what}"
 
     def seal(self):
-        """Vouch for what is there now."""
+        """Write a manifest with correct checksums of the current files."""
         (self.folder / checkpoints.MANIFEST).unlink(missing_ok=True)
         checkpoints.seal(self.folder, self.facts)
 
     def value(self):
-        """Anything that JSON can say."""
+        """Return a random JSON value."""
         deep = []
         for _ in range(self.draw.choice([3, 100, 400])):
             deep = [deep]
@@ -130,7 +130,7 @@ class Generator:
         where = self.facts["config"]
         for section in key.split(".")[:-1] if self.draw.random() < 0.7 else ():
             where = where[section]
-        last = key.split(".")[-1] if where is not self.facts["config"] else key  # a dot within a key means the same
+        last = key.split(".")[-1] if where is not self.facts["config"] else key  # a key with a dot has the same meaning
         where[last] = value
         if key.startswith("env_args.") and self.draw.random() < 0.5:
             self.facts["config"]["env"] = self.draw.choice(["gymma", "sc2v2", "smaclite"])
@@ -160,14 +160,14 @@ class Generator:
         text = path.read_bytes()
         body = json.loads(text)["body"]
         body[self.draw.choice(sorted(body))] = self.value()
-        found = self.draw.choice(
+        content = self.draw.choice(
             [text[: self.draw.randrange(len(text))], b"[" * 10_000, b"{}", b"[]", b"null", b'{"body": []}', b"\xff\xfe"]
             + [b"1" * 10_000, json.dumps({"body": body, "sha256": checkpoints._body_sum(body)}).encode()] * 2
         )
-        path.write_bytes(found)
+        path.write_bytes(content)
         if self.draw.random() < 0.2:
             os.truncate(path, 50 * 2**20)
-        return found[:50]
+        return content[:50]
 
     def lists_another_file(self):
         path = self.folder / checkpoints.MANIFEST
@@ -225,7 +225,7 @@ class Generator:
             else:
                 tensors = {}
             save_file(tensors, path)
-        if how == "vast":  # the sum of a gigabyte would take seconds, here and there
+        if how == "vast":  # no checksum: that of a gigabyte takes seconds
             return f"{path.name} {how}"
         self.seal()
         return f"{path.name} {name} {how}"
@@ -258,14 +258,14 @@ class Generator:
 
 
 def hardlinked(source, target):
-    """A copy whose files, but for the manifest, are replaced and never written into by the generator."""
+    """Copy a checkpoint with hard links, except the manifest. The generator never writes into linked files."""
     shutil.copytree(source, target, copy_function=os.link)
     (target / checkpoints.MANIFEST).unlink()
     shutil.copy(source / checkpoints.MANIFEST, target / checkpoints.MANIFEST)
 
 
 def loads(parts, config, asked):
-    """What a run does with a checkpoint before its first step, in place of the run; checks its configuration."""
+    """Load a checkpoint as a run does before its first step, and check the configuration."""
     global watching
     folder = asked.resume.folder
     found = checkpoints.find(folder, strict=config["strict"], key="--resume")
@@ -284,13 +284,13 @@ def loads(parts, config, asked):
 
 @pytest.mark.parametrize("seed", range(0, COUNT, 20))
 def test_hostile_checkpoints(whole, seed, tmp_path, monkeypatch, capfd):
-    """Twenty a test; a failure names the seed of its own."""
+    """Each test tries 20 checkpoints; a failure shows the seed of its checkpoint."""
     source, parts = whole
-    sys.addaudithook(_watch)  # for good, so it looks at a switch
+    sys.addaudithook(_watch)  # cannot be removed, so it checks the flag ``watching``
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")
-    before = json.dumps(checkpoints.facts_alone(models(source) / str(steps(source)[-1])))
+    before = json.dumps(checkpoints.read_facts_unchecked(models(source) / str(steps(source)[-1])))
     for each in range(seed, min(seed + 20, COUNT)):
         folder = tmp_path / f"{each}"
         run = folder / "results/models/run"
@@ -310,19 +310,19 @@ def test_hostile_checkpoints(whole, seed, tmp_path, monkeypatch, capfd):
         _check_events(each, what, outside)
         assert [path.name for path in outside.iterdir()] == ["secret"], (each, what)
         shutil.rmtree(folder)
-    after = json.dumps(checkpoints.facts_alone(models(source) / str(steps(source)[-1])))
+    after = json.dumps(checkpoints.read_facts_unchecked(models(source) / str(steps(source)[-1])))
     assert after == before, "the harness is broken"
 
 
 def _tried(folder, parts, monkeypatch, seed):
-    """The exit code of resuming, or of taking over, the checkpoint in ``folder``."""
+    """Resume or transfer the checkpoint in ``folder`` and return the exit code."""
     global watching
     monkeypatch.setattr(train_command, "launch", lambda config, host, asked: loads(parts, config, asked))
-    # What takes longest is read once: Sacred's own command line, and the yaml files.
+    # For speed: skip Sacred's command line, and read each yaml file once.
     monkeypatch.setattr(command_line, "sacred_options", lambda *given: {"COMMAND": None})
     monkeypatch.setattr(config_check, "known_keys", known_keys)
     monkeypatch.setattr(config_files, "read", read)
-    monkeypatch.syspath_prepend(str(folder))  # as `python -m` has it
+    monkeypatch.syspath_prepend(str(folder))  # as with `python -m`
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
     events.clear()
@@ -348,7 +348,7 @@ def _too_long(*_):
 
 
 def _check_events(each, what, outside):
-    """No import of a stranger's module, no connection, no process, nothing opened in ``outside`` or written beside."""
+    """Check that no foreign module was imported, no connection or process was made, and no outside file was opened."""
     for event, first, *_ in events:
         assert event not in ("socket.connect", "subprocess.Popen", "os.system", "os.exec"), (each, what, event, first)
         assert event != "import" or not first.startswith(("evil", "results")), (each, what, first)
@@ -357,7 +357,7 @@ def _check_events(each, what, outside):
             assert "/../" not in first, (each, what, first)
 
 
-def test_the_watch_sees_what_it_watches_for(tmp_path):
+def test_the_audit_hook_records_events(tmp_path):
     global watching
     sys.addaudithook(_watch)
     events.clear()

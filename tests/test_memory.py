@@ -1,4 +1,4 @@
-"""When memory is short, work is cut into smaller parts, and no number changes."""
+"""After an out-of-memory error, microbatches are halved and results do not change."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.learners.compare import farthest, tensors
 
 
 def short_of(limit):
-    """Makes a forward pass of more rows or tokens than ``limit`` fail as a full GPU does."""
+    """Return a function that raises an out-of-memory error for counts above ``limit``."""
 
     def check(count):
         if count > limit:
@@ -24,7 +24,7 @@ def learned(learner, play):
     return tensors(learner)
 
 
-def test_a_language_model_reads_fewer_tokens_at_once(new_learner, tiny_args, play, monkeypatch, caplog):
+def test_a_language_model_halves_its_token_budget(new_learner, tiny_args, play, monkeypatch, caplog):
     whole = new_learner(tiny_args({"llm.token_budget": 4096}))
     expected = learned(whole, play)
     short = new_learner(tiny_args({"llm.token_budget": 4096}))
@@ -42,7 +42,7 @@ def test_a_language_model_reads_fewer_tokens_at_once(new_learner, tiny_args, pla
     assert "Out of memory: continuing with llm.token_budget=2048" in caplog.text
 
 
-def test_a_small_network_evaluates_fewer_agent_steps_at_once(new_learner, tiny_args, play, monkeypatch):
+def test_a_small_network_halves_its_microbatch(new_learner, tiny_args, play, monkeypatch):
     expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
     short = new_learner(tiny_args(algorithm="updet_mappo"))
     evaluate, check = short.mac.evaluate, short_of(3)
@@ -57,7 +57,7 @@ def test_a_small_network_evaluates_fewer_agent_steps_at_once(new_learner, tiny_a
     assert farthest(found, expected) < 1e-5
 
 
-def test_the_critic_too(new_learner, tiny_args, play, monkeypatch):
+def test_the_critic_halves_its_microbatch(new_learner, tiny_args, play, monkeypatch):
     expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
     short = new_learner(tiny_args(algorithm="updet_mappo"))
     evaluate, check = short.critic.evaluate, short_of(1)
@@ -73,7 +73,7 @@ def test_the_critic_too(new_learner, tiny_args, play, monkeypatch):
 @pytest.mark.parametrize(
     ("algorithm", "keys"), [("lolm_mappo_tiny", "llm.recompute=True, lora.layers"), ("updet_mappo", "widths")]
 )
-def test_where_nothing_is_smaller_a_sentence_says_what_to_lower(new_learner, tiny_args, algorithm, keys):
+def test_if_the_smallest_microbatch_fails_the_error_names_keys_to_change(new_learner, tiny_args, algorithm, keys):
     mac = new_learner(tiny_args(algorithm=algorithm)).mac
 
     def never():
@@ -83,7 +83,7 @@ def test_where_nothing_is_smaller_a_sentence_says_what_to_lower(new_learner, tin
         retry_on_oom(never, mac)
 
 
-def test_what_fits_is_done_once(new_learner, tiny_args):
+def test_work_that_fits_runs_once(new_learner, tiny_args):
     mac, calls = new_learner(tiny_args()).mac, []
     assert retry_on_oom(lambda: calls.append(1) or 5, mac) == 5
     assert calls == [1]

@@ -1,4 +1,4 @@
-"""Names of users and environments as names of folders, and paths with a home in front."""
+"""Safe folder names from names of users and environments, and paths that begin with a home folder."""
 
 import os
 
@@ -36,12 +36,12 @@ UNSAFE = (
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_plain_name_stays(name):
+def test_a_plain_name_is_not_changed(name):
     assert path_component(name) == name
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-def test_any_other_becomes_the_name_of_one_folder(name, tmp_path):
+def test_an_unsafe_name_becomes_one_safe_folder_name(name, tmp_path):
     safe = path_component(name)
     folder = tmp_path / safe
     folder.mkdir()
@@ -57,7 +57,7 @@ def test_two_names_never_share_a_folder():
     )
 
 
-def test_a_home_is_put_in_its_place(monkeypatch):
+def test_a_leading_home_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     assert expand_home("~/runs", "local_results_path") == "/home/reader/runs"
     assert expand_home("runs/~", "local_results_path") == "runs/~"
@@ -68,7 +68,7 @@ def test_a_home_is_put_in_its_place(monkeypatch):
 
 
 @pytest.mark.parametrize("key", sorted(with_mark(Mark.PATH)))
-def test_every_path_of_a_configuration_may_begin_with_a_home(key, host_dir, monkeypatch):
+def test_a_home_is_expanded_in_every_path_of_the_configuration(key, host_dir, monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     env = "smaclite" if "map_file" in key else "sc2" if "replay" in key else "probe"
     monkeypatch.setattr(config_files, "HOST_ENVS", ())
@@ -84,20 +84,20 @@ def test_every_path_of_a_configuration_may_begin_with_a_home(key, host_dir, monk
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "~", "", "x" * 100])
-def test_a_name_that_is_no_folder_is_refused(name, host_dir):
+def test_a_name_that_is_not_a_folder_name_is_refused(name, host_dir):
     config = config_files.resolve("updet_mappo", "probe", host_dir).config
-    with pytest.raises(ConfigError, match="is where results go and no plain name"):
+    with pytest.raises(ConfigError, match="is not a plain name"):
         config_check.check({**config, "seed": 1, "name": name})
 
 
 @pytest.mark.parametrize("label", ["..", "a/b", "~"])
-def test_a_label_of_a_suite_that_is_no_folder_is_refused(label, tmp_path):
+def test_a_suites_label_that_is_not_a_folder_name_is_refused(label, tmp_path):
     content = {"env": "smax", "algorithms": {label: {"config": "updet_mappo"}}, "maps": ["3m"]}
-    with pytest.raises(ConfigError, match=r"algorithms\..* names folders of results"):
+    with pytest.raises(ConfigError, match=r"algorithms\..* cannot name a folder of results"):
         suite.parse(content, tmp_path / "mine.yaml")
 
 
-def test_a_run_of_a_suite_has_one_folder_whatever_its_task_is_called(tmp_path):
+def test_a_run_of_a_suite_has_one_folder_for_any_task_name(tmp_path):
     content = {"env": "gymma", "algorithms": ["rnn_mappo"], "maps": ["pkg:space/Name-v0"]}
     (run,) = suite.parse(content, tmp_path / "mine.yaml").runs()
     assert len(run.key.split("/")) == 4
@@ -114,8 +114,8 @@ def test_a_run_of_a_suite_has_one_folder_whatever_its_task_is_called(tmp_path):
         ["export-run", "1", "--mongo=mongodb://127.0.0.1:1/x", "--out=~/taken"],
     ],
 )
-def test_every_command_puts_a_home_in_its_place(arguments, tmp_path, monkeypatch, capsys):
-    """A shell does not, after a sign such as that of --out=~/x, and a folder named ~ would be made."""
+def test_every_command_expands_a_leading_home(arguments, tmp_path, monkeypatch, capsys):
+    """A shell does not expand ~ in --out=~/x, so a folder named ~ would be created."""
     (tmp_path / "home/taken").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)

@@ -1,4 +1,4 @@
-"""Hostile files and names, tried: each ends in a sentence, and nothing in them is run."""
+"""Hostile files and names: each gives a one-sentence error, and none of their code runs."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ from tests.resume.runs import line, models, steps, train
 
 
 class Attack:
-    """Unpickled, it leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -29,10 +29,10 @@ class Attack:
 
 @pytest.fixture
 def mark(tmp_path):
-    """A file that is there once something hostile has run."""
+    """Return a file that exists only if hostile code has run."""
     mark = tmp_path / "mark"
     yield mark
-    assert not mark.exists(), "what was in the file has run"
+    assert not mark.exists(), "code from the file has run"
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def saved(tmp_path_factory):
     return folder
 
 
-def test_an_attack_would_be_seen(tmp_path):
+def test_the_attack_itself_works(tmp_path):
     pickle.loads(pickle.dumps(Attack(tmp_path / "seen")))
     assert (tmp_path / "seen").exists()
 
 
-def test_a_pickle_in_the_place_of_tensors(mark, tmp_path):
+def test_a_pickle_instead_of_tensors_is_refused(mark, tmp_path):
     path = tmp_path / "critic.safetensors"
     path.write_bytes(pickle.dumps(Attack(mark)))
     with pytest.raises(ConfigError, match=r"critic\.safetensors is damaged"):
@@ -55,7 +55,7 @@ def test_a_pickle_in_the_place_of_tensors(mark, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["actor.safetensors", "critic_optimiser.safetensors", "random.safetensors"])
-def test_a_pickle_with_a_manifest_that_vouches_for_it(saved, mark, tmp_path, capfd, name):
+def test_a_pickle_with_a_valid_manifest_is_refused(saved, mark, tmp_path, capfd, name):
     folder = shutil.copytree(saved, tmp_path / "run")
     checkpoint = models(folder) / str(steps(folder)[-1])
     facts = checkpoints.read_facts(checkpoint)
@@ -66,12 +66,12 @@ def test_a_pickle_with_a_manifest_that_vouches_for_it(saved, mark, tmp_path, cap
     assert f"{name} is damaged" in capfd.readouterr().err
 
 
-def test_a_configuration_in_a_checkpoint_that_is_none(saved, tmp_path, capfd):
+def test_an_invalid_configuration_in_a_checkpoint_is_refused(saved, tmp_path, capfd):
     folder = shutil.copytree(saved, tmp_path / "run")
     checkpoint = models(folder) / str(steps(folder)[-1])
     facts = checkpoints.read_facts(checkpoint)
     for config, message in (
-        ({"name": "mine"}, "says learner=None and mac=None"),
+        ({"name": "mine"}, "has learner=None and mac=None"),
         ({**facts["config"], "name": "../../elsewhere"}, "The checkpoint says name='../../elsewhere'"),
         ({**facts["config"], "epochs": "'; rm"}, "epochs"),
     ):
@@ -132,7 +132,7 @@ def test_an_address_is_shown_without_its_secrets(address, shown):
     assert "s3" not in parsed.hide(f"no server at {address}")
 
 
-def test_a_drivers_words_are_shown_without_the_secrets_of_its_address():
+def test_a_drivers_error_is_shown_without_secrets():
     address = parse("mongodb://me:s3%2Fcret%40@h/?authMechanismProperties=A:b,TOKEN:s4cret", "--mongo")
     said = address.hide("neither s3/cret@ nor s3%2Fcret%40 nor s4cret is accepted")
     assert said == "neither *** nor *** nor *** is accepted"
@@ -167,7 +167,7 @@ def test_an_address_that_cannot_be_parsed_is_refused_without_quoting_it(address,
         ["-m", "mongodb://me:s3 cret@h/x"],
     ],
 )
-def test_a_command_line_that_is_refused_shows_no_secret(arguments, tmp_path, capfd):
+def test_a_refused_command_line_shows_no_secret(arguments, tmp_path, capfd):
     line = ["--config=updet_mappo", "--env-config=probe", "--epymarl=none"]
     assert train(tmp_path / "run", *line, *arguments) == 2
     printed = "".join(capfd.readouterr())
@@ -183,7 +183,7 @@ def test_a_command_line_that_is_refused_shows_no_secret(arguments, tmp_path, cap
         "!!python/name:os.system x: 1",
     ],
 )
-def test_a_yaml_with_objects(mark, tmp_path, text):
+def test_a_yaml_with_python_objects_is_refused(mark, tmp_path, text):
     path = tmp_path / "hostile.yaml"
     path.write_text(text.format(mark=mark))
     with pytest.raises(ConfigError, match="is not valid yaml"):
@@ -191,7 +191,7 @@ def test_a_yaml_with_objects(mark, tmp_path, text):
     assert train(tmp_path / "run", f"--config={path}", "--env-config=probe", "--epymarl=none") == 2
 
 
-def test_a_language_model_with_code_of_its_own(mark, tmp_path):
+def test_a_language_model_with_its_own_code_is_refused(mark, tmp_path):
     from lolm_plugin.llm.sources import resolve
 
     folder = tmp_path / "model"
@@ -201,11 +201,11 @@ def test_a_language_model_with_code_of_its_own(mark, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "hostile", "auto_map": auto}))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"llm.model=.*cannot be had"):
+    with pytest.raises(ConfigError, match=r"llm.model=.*cannot be loaded"):
         resolve(str(folder)).load_config()
 
 
-def test_a_language_model_of_pickles(mark, tmp_path):
+def test_a_language_model_with_pickled_weights_is_refused(mark, tmp_path):
     from lolm_plugin.llm.sources import resolve
 
     folder = tmp_path / "model"
@@ -213,5 +213,5 @@ def test_a_language_model_of_pickles(mark, tmp_path):
     tiny.load_config().save_pretrained(folder)
     tiny.load_tokenizer().save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Attack(mark)))
-    with pytest.raises(ConfigError, match=r"llm.model=.*cannot be had"):
+    with pytest.raises(ConfigError, match=r"llm.model=.*cannot be loaded"):
         resolve(str(folder)).load_model(None, None, True, 0)

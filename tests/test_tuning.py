@@ -14,7 +14,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def clock(monkeypatch, seconds):
-    """Time passes only while something named in ``seconds`` runs: returns callables that take so long."""
+    """Replace the clock; return callables that take ``seconds`` each. No other time passes."""
     now = [0.0]
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
 
@@ -27,17 +27,17 @@ def clock(monkeypatch, seconds):
     return [taking(duration) for duration in seconds]
 
 
-def test_the_other_has_to_be_clearly_faster(monkeypatch):
+def test_the_other_choice_must_be_clearly_faster(monkeypatch):
     plain, little, much = clock(monkeypatch, [1.0, 0.95, 0.5])
     assert not tuning.faster("little", plain, little)
     assert tuning.faster("much", plain, much)
     assert tuning.known()["speedup by much"] == 2.0
 
 
-def test_a_choice_is_tried_once_and_kept_until_it_is_forgotten(monkeypatch, cache):
+def test_a_choice_is_measured_once_and_cached_until_forgotten(monkeypatch, cache):
     plain, other = clock(monkeypatch, [1.0, 0.5])
     assert tuning.faster("this", plain, other)
-    assert tuning.faster("this", other, plain)  # not tried: it would be slower now
+    assert tuning.faster("this", other, plain)  # not measured again: it would be slower now
     assert tuning.known() == {"speedup by this": 2.0}
     (machine,) = json.loads((cache / tuning.FILE).read_text())
     assert f"{tuning.cores()} cores, torch {torch.__version__}" in machine
@@ -52,7 +52,7 @@ def test_a_choice_is_tried_once_and_kept_until_it_is_forgotten(monkeypatch, cach
     tuning.forget()
 
 
-def test_what_is_found_on_abusy_machine_is_taken_and_not_remembered(monkeypatch):
+def test_a_measurement_on_a_busy_machine_is_used_and_not_cached(monkeypatch):
     plain, other = clock(monkeypatch, [1.0, 0.5])
     monkeypatch.setattr(tuning, "busy", lambda: True)
     assert tuning.faster("this", plain, other)
@@ -63,7 +63,7 @@ def test_what_is_found_on_abusy_machine_is_taken_and_not_remembered(monkeypatch)
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.9, False), (1.1, True)])
-def test_a_machine_isbusy_by_its_load(monkeypatch, load, busy):
+def test_a_machine_is_busy_if_its_load_is_high(monkeypatch, load, busy):
     monkeypatch.undo()
     monkeypatch.setattr(tuning, "cores", lambda: 2)
     monkeypatch.setattr(tuning.os, "getloadavg", lambda: (load, 0.0, 0.0))
@@ -71,7 +71,7 @@ def test_a_machine_isbusy_by_its_load(monkeypatch, load, busy):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_file_that_cannot_be_read_is_made_again(monkeypatch, cache, content):
+def test_an_unreadable_cache_is_replaced(monkeypatch, cache, content):
     cache.mkdir()
     (cache / tuning.FILE).write_text(content)
     plain, other = clock(monkeypatch, [1.0, 0.5])
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_read_is_made_again(monkeypatch, cache, content):
     assert json.loads((cache / tuning.FILE).read_text())
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path):
+def test_an_unwritable_cache_is_ignored(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "file"))
     plain, other = clock(monkeypatch, [1.0, 0.5])
@@ -87,7 +87,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [(1.0, 4), (0.0, 1), (0.05, 1)])
-def test_more_threads_only_where_they_are_worth_it(monkeypatch, scaling, expected):
+def test_more_threads_are_used_only_if_clearly_faster(monkeypatch, scaling, expected):
     now, used = [0.0], [torch.get_num_threads()]
     before = used[0]
     monkeypatch.setattr(tuning, "cores", lambda: 4)
@@ -104,5 +104,5 @@ def test_more_threads_only_where_they_are_worth_it(monkeypatch, scaling, expecte
     assert used[0] == before
 
 
-def test_real_threads_are_within_the_cores():
+def test_the_number_of_threads_is_within_the_cores():
     assert 1 <= tuning.threads("small networks") <= tuning.cores()

@@ -1,4 +1,6 @@
-"""Record what short trainings log and learn, and compare two records bitwise: for changes that move no number.
+"""Record the metrics and weights of short trainings, and compare two records bitwise.
+
+For changes of the code that must not change results.
 
 python -m tests.training_numbers record before.json
 python -m tests.training_numbers compare before.json after.json
@@ -21,16 +23,16 @@ SMALL = (
     *("seed=1", "use_cuda=False", "torch_threads=1", "test_nepisode=8", "log_interval=100", "save_model=True"),
     *("runner_log_interval=1", "learner_log_interval=1", "batch_size_run=16"),
 )
-TARGET = ("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=target", "llm.product=torch")
+TARGET = ("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=target", "llm.matmul=torch")
 RUNS: dict[str, tuple[str, ...]] = {
     "lolm_mappo_tiny, probe": (*TARGET, "t_max=300", "test_interval=100", "save_model_interval=100"),
     "published head, recompute, minibatches": (
-        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2m_vs_1m", "llm.product=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2m_vs_1m", "llm.matmul=torch"),
         *("head.attack_keys=shared", "head.features=raw", "kl.balance_steps=1", "llm.recompute=True"),
         *("minibatches=2", "t_max=400", "test_interval=400", "prompt.style=paper"),
     ),
     "entity keys, frozen layers kept": (
-        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2s3z", "llm.product=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2s3z", "llm.matmul=torch"),
         *("head.attack_keys=entity", "lora.layers=1", "prompt.style=terse", "kl.head=initial", "t_max=300"),
         "test_interval=300",
     ),
@@ -54,22 +56,22 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
     "gymma": (
         *("--config=lolm_mappo_tiny", "--env-config=gymma", "env_args.key=lbforaging:Foraging-5x5-2p-1f-v3"),
-        *("llm.product=torch", "t_max=300", "test_interval=300", "test_nepisode=4", "batch_size_run=4"),
+        *("llm.matmul=torch", "t_max=300", "test_interval=300", "test_nepisode=4", "batch_size_run=4"),
     ),
     "resumed": ("--resume", "lolm_mappo_tiny, probe", "t_max=600"),
     "transferred": (
-        *("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=duel", "llm.product=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=duel", "llm.matmul=torch"),
         *("t_max=300", "test_interval=300", "transfer_from=lolm_mappo_tiny, probe"),
     ),
     "SmolLM2": (
-        *("--config=lolm_mappo_smol", "--env-config=smax", "env_args.map_name=3m", "llm.product=torch"),
+        *("--config=lolm_mappo_smol", "--env-config=smax", "env_args.map_name=3m", "llm.matmul=torch"),
         *("t_max=200", "test_interval=400", "test_nepisode=4"),
     ),
 }
 
 
 def arguments(name: str, folder: Path) -> list[str]:
-    """Return the command line of one run; runs that start from another find it in ``folder``."""
+    """Return the command line of one run. A run that starts from another finds it in ``folder``."""
     head = [word for word in RUNS[name] if word.startswith("--")]
     rest = [word for word in RUNS[name] if not word.startswith("--")]
     if head == ["--resume"]:
@@ -82,15 +84,15 @@ def arguments(name: str, folder: Path) -> list[str]:
 
 
 def models(folder: Path) -> str:
-    """Return the folder of the one run in ``folder`` that has checkpoints."""
+    """Return the checkpoint folder of the only run in ``folder``."""
     (found,) = (folder / "results/models").iterdir()
     return str(found)
 
 
 def numbers(folder: Path, record: int) -> dict[str, dict]:
-    """Return the series of the Sacred record ``record`` and a checksum of each tensor of the last checkpoint.
+    """Return the series of the Sacred record ``record``, and a checksum of each tensor of the last checkpoint.
 
-    Tensors are told apart by their contents, not by their names, so that parts may be renamed.
+    Checksums are sorted and have no names, so that modules may be renamed.
     """
     (metrics,) = folder.glob(f"results/sacred/*/*/{record}/metrics.json")
     series = {
@@ -111,7 +113,7 @@ def numbers(folder: Path, record: int) -> dict[str, dict]:
 
 
 def record(file: Path, only: str) -> None:
-    """Play every run in a process of its own and write all numbers to ``file``."""
+    """Train every run in a separate process and write all numbers to ``file``."""
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in RUNS:
@@ -133,7 +135,7 @@ def record(file: Path, only: str) -> None:
 
 
 def compare(before: Path, after: Path) -> bool:
-    """Print a line for each run and return True if every number of both records is equal."""
+    """Print a line for each run. Return True if all numbers of both records are equal."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
     same = True
     for name in old:
@@ -154,7 +156,7 @@ def compare(before: Path, after: Path) -> bool:
 
 
 def main() -> int:
-    """Read the command line; exit code 1 where numbers differ."""
+    """Run the command line. Return exit code 1 if numbers differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="train and write the numbers to FILE")

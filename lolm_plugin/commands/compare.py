@@ -1,4 +1,4 @@
-"""``lolm compare SUITE``: carry out every run of a suite, on this machine or on a Ray cluster."""
+"""``lolm compare SUITE``: run a whole suite, on this machine or on a Ray cluster."""
 
 import argparse
 import os
@@ -15,18 +15,19 @@ from lolm_plugin.suites.status_table import DONE, FAILED, RunStatus, StatusTable
 from lolm_plugin.suites.workers import LocalWorkers, RayWorkers, Workers
 
 DESCRIPTION = """\
-Runs every algorithm of a suite on its maps and transfers with every seed, and continues where it was stopped:
-what is done is not done again, and a run that was interrupted resumes from its last checkpoint.
+Runs every algorithm of a suite on its maps and transfers, with every seed. If it is stopped, the same command
+continues: finished runs are skipped, and interrupted runs resume from their last checkpoint.
 
-  lolm compare smax_quick --dry-run          the whole plan, with the time of what has finished; nothing is started
-  lolm compare smax_quick                    minutes on 2 cores; then `lolm report results/suites/smax_quick`
-  lolm compare my_suite.yaml --workers 4     a suite of your own; docs/experiments.md explains the keys
-  lolm compare paper --ray auto --gpus 0.5   on a Ray cluster, two runs a GPU
+Examples
+  lolm compare smax_quick --dry-run          print the plan, with times known from finished runs; start nothing
+  lolm compare smax_quick                    about 20 minutes on 2 cores; then `lolm report results/suites/smax_quick`
+  lolm compare my_suite.yaml --workers 4     your own suite, 4 runs at a time; docs/experiments.md explains its keys
+  lolm compare paper --ray auto --gpus 0.5   on a Ray cluster, two runs per GPU
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code, 1 if a run failed and 130 after Ctrl-C."""
+    """Run the command; return the exit code, 1 if a run failed and 130 after Ctrl-C."""
     options = _options(arguments)
     wanted = suite.load(options.suite)
     results = Path(expand_home(options.results or f"results/suites/{wanted.name}", "--results")).absolute()
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     where = f"{slots} at a time" if options.ray is None else f"as many at a time as Ray at {options.ray} has room for"
     print(f"{wanted.name}: {wanted.description}\n\n{plan.describe(planned, f'{where}; results in {results}', slots)}\n")
     if outside := plan.named(planned):
-        print(f"It names what is imported, opened, fetched, connected to or written to: {', '.join(outside)}\n")
+        print(f"Settings that import, open, fetch, connect to or write to something: {', '.join(outside)}\n")
     if options.dry_run:
         return 0
     with scheduler.locked(results):
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         if status.state == FAILED:
             print(f"  failed: {status.run.title}: {status.reason}")
     if table.count(DONE) < len(statuses):
-        print("The same command continues with what is missing.")
+        print("Run the same command again to continue.")
     if table.count(DONE):
         print(f"Tables and figures: lolm report {results}")
     return code
@@ -65,27 +66,27 @@ def main(arguments: Sequence[str]) -> int:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     names = "  ".join(suite.available())
     parser = Parser("lolm compare", DESCRIPTION)
-    parser.add_argument("suite", help=f"a yaml file, or one of: {names}")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
-    parser.add_argument("--results", help="a folder for all of it; default results/suites/SUITE")
-    parser.add_argument("--workers", type=_count, help="runs at a time on this machine; default: what its cores take")
-    parser.add_argument("--threads", type=_count, help="CPU threads a run; default the suite's torch_threads, else all")
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a run that broke; default 1")
-    parser.add_argument("--epymarl", help="EPyMARL checkout, or none, as for lolm train")
-    parser.add_argument("--ray", metavar="ADDRESS", help="HOST:PORT of a Ray cluster, auto, or local (extra: ray)")
-    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs a run, such as 0.5; default 0")
-    parser.add_argument("--memory-gb", type=float, default=2.0, help="with --ray: main memory a run; default 2")
+    parser.add_argument("suite", help=f"a suite's yaml file, or one of: {names}")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; start nothing")
+    parser.add_argument("--results", help="folder for all runs; default: results/suites/SUITE")
+    parser.add_argument("--workers", type=_count, help="runs at a time on this machine; default: cores / threads")
+    parser.add_argument("--threads", type=_count, help="CPU threads per run; default: torch_threads, else all")
+    parser.add_argument("--retries", type=int, default=1, help="how often a failed run is tried again; default: 1")
+    parser.add_argument("--epymarl", help="EPyMARL's folder, or none, as for lolm train")
+    parser.add_argument("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT, auto or local (extra: ray)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="with --ray: GPUs per run, such as 0.5; default: 0")
+    parser.add_argument("--memory-gb", type=float, default=2.0, help="with --ray: GB of memory per run; default: 2")
     return parser.parse_args(list(arguments))
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def _threads(planned: Sequence[plan.Planned]) -> int:
-    """Return the suite's torch_threads; a run that finds its number out by itself may take every core."""
+    """Return the largest torch_threads of the suite. A run without this key may use every core."""
     return max(item.config.get("torch_threads") or os.cpu_count() or 1 for item in planned)
 
 

@@ -1,4 +1,4 @@
-"""``lolm dashboard``: every run in a browser, with nothing to set up."""
+"""``lolm dashboard``: show all runs in a browser, without any setup."""
 
 import argparse
 import os
@@ -17,37 +17,40 @@ from lolm_plugin.paths import expand_home
 from lolm_plugin.tracking import mongo, omniboard, record_files
 from lolm_plugin.tracking.mongo import URL_VARIABLE
 
-IMPORT_SECONDS = 15.0  # between imports of what the runs have measured since
+IMPORT_SECONDS = 15.0  # between two imports of new results
 
 DESCRIPTION = f"""\
-Shows Sacred runs in Omniboard, a web page with a table of runs to sort, filter and compare, and their curves.
+Shows Sacred runs in Omniboard. This web page has a table of runs to sort, filter and compare, and the runs' curves.
 
-  lolm dashboard                 the runs below ./results, from an embedded database; nothing else is needed but Node.js
+Examples
+  lolm dashboard                 the runs below ./results, in an embedded database; only Node.js must be installed
   lolm dashboard results/suites/smax_quick --port 9000
   {URL_VARIABLE}=mongodb://USER:PASSWORD@HOST/sacred lolm dashboard      the runs of a MongoDB
 
-Omniboard {omniboard.VERSION} is installed once into the per-user cache. Everything listens on 127.0.0.1 and stops with
-Ctrl-C. Other web pages get nothing from it. Nothing can be changed or deleted without --allow-edit. With the embedded
-database, running runs are read again every {IMPORT_SECONDS:.0f} seconds.
+Omniboard {omniboard.VERSION} is installed once into the per-user cache. Page and database listen only on 127.0.0.1, and
+Ctrl-C stops them. Other web pages cannot read from them. Without --allow-edit, nothing can be changed or deleted. With
+the embedded database, new results are imported every {IMPORT_SECONDS:.0f} seconds.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command until Ctrl-C or SIGTERM; returns the exit code."""
+    """Run the command until Ctrl-C or SIGTERM; return the exit code."""
     parser = Parser("lolm dashboard", DESCRIPTION)
-    parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="runs to show; default results")
+    parser.add_argument("dir", metavar="DIR", nargs="?", default="results", help="folder with runs; default: results")
     url = os.environ.get(URL_VARIABLE)
-    parser.add_argument("--mongo", metavar="URL", default=url, help=f"a MongoDB in its place; ${URL_VARIABLE}")
-    parser.add_argument("--port", type=_port, default=0, help="of the page; default one that is free")
     parser.add_argument(
-        "--allow-edit", action="store_true", help="the page may change tags, notes and columns, and delete runs"
+        "--mongo", metavar="URL", default=url, help=f"a MongoDB instead of DIR; default: ${URL_VARIABLE}"
+    )
+    parser.add_argument("--port", type=_port, default=0, help="port of the page, such as 9000; default: a free one")
+    parser.add_argument(
+        "--allow-edit", action="store_true", help="let the page change tags, notes and columns, and delete runs"
     )
     options = parser.parse_args(list(arguments))
     folder = Path(expand_home(options.dir, "DIR"))
     if not options.mongo and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one with runs below it, or set --mongo to a database.")
     given = parse(options.mongo, "--mongo") if options.mongo else None
-    omniboard.free_port(options.port)  # before anything slow is done for it
+    omniboard.free_port(options.port)  # an error comes before the slow steps
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         omniboard.install()
@@ -67,12 +70,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text} is no port, a whole number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port; use a whole number from 1 to 65535")
     return int(text)
 
 
 def _show(address: Address, database: Any, port: int, allow_edit: bool, folder: Path | None) -> None:
-    """Show the database until Omniboard ends; ``folder`` is imported again now and then."""
+    """Show the database until Omniboard ends. Import ``folder`` again every ``IMPORT_SECONDS``."""
     from pymongo.errors import PyMongoError
 
     try:
@@ -90,7 +93,7 @@ def _show(address: Address, database: Any, port: int, allow_edit: bool, folder: 
             time.sleep(IMPORT_SECONDS)
             if folder is not None:
                 mongo.import_all(list(record_files.find(folder)), database, quiet=True)
-        raise ConfigError("Omniboard ended by itself; run this again, with another --port if it does so again.")
+        raise ConfigError("Omniboard ended unexpectedly; run the command again, with another --port if it ends again.")
     finally:
         omniboard.stop(process)
 

@@ -1,4 +1,4 @@
-"""``lolm doctor``: what this machine can run, or what one run takes, measured."""
+"""``lolm doctor``: check what this machine can run, or measure what one run needs."""
 
 import os
 import shutil
@@ -19,23 +19,28 @@ from lolm_plugin.passwords import hidden_words
 from lolm_plugin.paths import cache_dir, is_checkout
 
 EPYMARL = "https://github.com/uoe-agents/epymarl"
-EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the one that the contract tests were written against
+EPYMARL_COMMIT = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"  # the contract tests are written for this commit
 CLONE_TIMEOUT = 900  # seconds; the repository is a few megabytes
 
 DESCRIPTION = """\
-Without options: which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get
-the others. Nothing slow is loaded, nothing is changed.
+Without options: lists which host, environments, StarCraft, language models, GPU and trackers are usable here, and how
+to get the others. It loads nothing slow and changes nothing.
 
-With --config and --env-config, written as for `lolm train`: plays one batch and makes one update of that very run in a
-child process, and says what follows for its time, memory, disk and tokens. Nothing is downloaded, no file is left.
+With --config and --env-config, as for `lolm train`: plays one batch and makes one update of this run in a child
+process. Then it prints the expected time, memory, disk space and tokens of the whole run. Nothing is downloaded, and no
+file is left behind.
 
+Examples
+  lolm doctor
+      list what is usable on this machine
   lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m llm.num_layers=12
+      measure this run before you start it
 """
 USAGE = "lolm doctor [options] [--config=NAME --env-config=NAME [with KEY=VALUE ...]]"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; return the exit code."""
     options, words = _parser().parse_known_args(list(arguments))
     run = options.config or options.env_config
     if words and (not run or words[0].startswith("-")):
@@ -59,21 +64,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> command_line.Parser:
     parser = command_line.Parser("lolm doctor", DESCRIPTION, USAGE)
-    parser.epilog = "Limits of the child process: 300 seconds, and 90 % of the memory that is free."
-    parser.add_run("the algorithm of the run to measure", "its environment")
+    parser.epilog = "Default limits of the child process: 300 seconds, and 90 % of the free memory."
+    parser.add_run("the algorithm of the run to measure", "the environment of the run to measure")
     free = preflight.MEMORY_SHARE * preflight.available_memory() / 1e9
-    tune = "measure again what is fastest on this machine, and remember it; do so while nothing else runs"
+    tune = "measure the fastest settings of this machine again and store them; run nothing else meanwhile"
     parser.add_argument("--fetch-epymarl", action="store_true", help="clone EPyMARL into the per-user cache")
     parser.add_argument("--tune", action="store_true", help=tune)
     parser.add_argument(
-        "--time-limit", type=float, metavar="SECONDS", default=preflight.TIME_LIMIT, help="of the child"
+        "--time-limit", type=float, metavar="SECONDS", default=preflight.TIME_LIMIT, help="of the child process"
     )
-    parser.add_argument("--memory-limit", type=float, metavar="GB", default=free, help="of the child")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", default=free, help="of the child process")
     return parser
 
 
 def _measure(line: command_line.CommandLine, seconds: float, memory: float) -> None:
-    """Measure the run that the command line asks for, and print what follows."""
+    """Measure the run of the command line, and print the estimate for the whole run."""
     config, _ = line.new_run()
     line.check(config)
     preflight.require(config)
@@ -87,7 +92,7 @@ def _measure(line: command_line.CommandLine, seconds: float, memory: float) -> N
 
 
 def fetch_epymarl() -> Path:
-    """Clone the pinned commit into the cache unless it is there; returns the folder.
+    """Clone the pinned commit into the cache if it is not there; return the folder.
 
     Raises:
         ConfigError: git is not installed, or the clone fails or takes longer than CLONE_TIMEOUT.
@@ -117,13 +122,13 @@ def fetch_epymarl() -> Path:
 
 
 def _tune() -> None:
-    """Measure again what is fastest here. Raises ConfigError while other work takes the cores."""
+    """Measure the fastest settings again. Raises ConfigError while other work uses the cores."""
     from lolm_plugin.llm import matmul
 
     if tuning.busy():
         raise ConfigError(
-            f"--tune would find what is fastest while other work takes the cores (load {os.getloadavg()[0]:.1f} on "
-            f"{tuning.cores()}), which is wrong once that is over; end it, or set torch_threads and llm.product."
+            f"--tune cannot measure while other work uses the cores (load {os.getloadavg()[0]:.1f} on "
+            f"{tuning.cores()}); wait until it ends, or set torch_threads and llm.matmul."
         )
     tuning.forget()
     matmul.fastest_backend.cache_clear()

@@ -1,4 +1,4 @@
-"""``lolm imitate``: a policy learns from a teacher's decisions, to be continued by PPO. Beyond the paper."""
+"""``lolm imitate``: train a policy on a teacher's decisions, before PPO. This is not part of the paper."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,11 @@ from lolm_plugin.run.launch import Launch, console_logger, launch
 COMMAND = "-m lolm_plugin imitate"
 USAGE = "lolm imitate --config=NAME --env-config=NAME --teacher=RUN|heuristic [with KEY=VALUE ...]"
 DESCRIPTION = """\
-A teacher plays cheaply, a language-model policy learns from its decisions, and PPO continues from there.
-This is beyond the paper: results go to results/sacred/ALGORITHM-imitated, apart from those of trainings.
+A teacher plays, a language-model policy learns from its decisions, and PPO can continue from there. A small network as
+the teacher plays far faster than a language model. This is not part of the paper: results go to a separate folder,
+results/sacred/ALGORITHM-imitated.
 
-Three steps from nothing to a policy that wins on SMAX 3m
+Three steps to a policy that wins on SMAX 3m: train a teacher, imitate it, continue with PPO
   lolm train --config=updet_mappo --env-config=smax with env_args.map_name=3m learner_preset=large_batch t_max=600000
   lolm imitate --config=lolm_mappo_smol --env-config=smax --teacher=results/models/UPDET_RUN \\
       with env_args.map_name=3m imitate.battles=1000 test_nepisode=128
@@ -27,32 +28,34 @@ Three steps from nothing to a policy that wins on SMAX 3m
 Try, in seconds
   lolm imitate --config=lolm_mappo_tiny --env-config=probe --teacher=heuristic
 
-Keys after `with`, beside those of `lolm train`
-  imitate.battles=1000   battles to learn from; imitate.held_out=64 more to measure the agreement on
-  imitate.rounds=2       DAgger: in the second round the student plays and the teacher says what it would have done
-  imitate.epochs=3       passes over all battles so far in each round; imitate.minibatch=256 decisions an optimiser step
-  imitate.loss=kl|ce     the teacher's whole distribution, or the action played
-  imitate.lr, imitate.head_lr, imitate.critic_lr
-  head.attack_keys=entity   lets the student learn whom the teacher attacks; shared keys give all attacks one logit
-  test_nepisode=128      greedy battles of each test: teacher, student before, student after each round
-  llm.trunk_cache_gb     memory for the frozen layers' states of all decisions; the rest is computed again each epoch
+Keys after `with`, in addition to those of `lolm train`
+  imitate.battles=1000   battles to learn from in each round
+  imitate.held_out=64    further battles, to measure how often the student agrees with the teacher
+  imitate.rounds=2       DAgger: in the second round the student plays, and the teacher labels its states
+  imitate.epochs=3       passes over all battles so far, in each round
+  imitate.minibatch=256  decisions per optimiser step
+  imitate.loss=kl        learn the teacher's whole distribution; ce: learn the action that it played
+  imitate.lr=0.0005      learning rate; also imitate.head_lr and imitate.critic_lr
+  head.attack_keys=entity  lets the student learn whom the teacher attacks; with shared, all attacks have one logit
+  test_nepisode=128      greedy battles per test: of the teacher, of the student at the start and after each round
+  llm.frozen_cache_gb=4   memory for hidden states of the frozen layers; the rest is computed again in each epoch
 
-The teacher samples its actions, so that it visits more states; it is tested greedily, as the student is.
-An imitation is not resumed: run it again. Its checkpoint plays with evaluate=True checkpoint_path=RUN.
+The teacher samples its actions, so that it visits more states. In tests, teacher and student act greedily.
+An imitation cannot be resumed: run it again. Play its checkpoint with evaluate=True checkpoint_path=RUN.
 """
-TEACHER = """a run of any algorithm of lolm_plugin, its folder under results/models or results/sacred; or heuristic, the
-scripted policy of the environment: of smax its scripted enemy's rules, of probe the optimum"""
+TEACHER = """folder of a run of any algorithm of lolm_plugin, under results/models or results/sacred; or heuristic, the
+scripted policy of the environment: in smax the rules of its scripted enemy, in probe the optimum"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = command_line.Parser("lolm imitate", DESCRIPTION, USAGE)
     parser.add_run("the student: the algorithm that learns", "the environment that teacher and student play")
     parser.add_argument("--teacher", metavar="RUN|heuristic", help=TEACHER)
     add_mongo(parser)
     given, words = parser.parse_known_args(list(arguments))
     if any(word.split("=")[0] == "--resume" for word in words):
-        raise ConfigError("--resume cannot be used with lolm imitate, which starts anew; leave out --resume.")
+        raise ConfigError("--resume cannot be used with lolm imitate, which always starts anew; leave out --resume.")
     line = command_line.parse(given, words)
     options = command_line.sacred_options(line, COMMAND)
     config, notes = line.new_run()
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_student(config: Mapping[str, Any], algorithm: str | None) -> None:
-    """Raise ConfigError for what cannot be taught, and for keys that start from somewhere else."""
+    """Raise ConfigError for an algorithm that cannot be a student, and for keys that load or play a checkpoint."""
     if config.get("mac") not in registry.ENTRIES["mac"]:
         raise ConfigError(
             f"--config={algorithm} is not an algorithm of lolm_plugin, so it cannot be taught; set --config to one in "

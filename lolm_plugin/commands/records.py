@@ -1,4 +1,4 @@
-"""``lolm import-runs DIR --mongo URL`` and ``lolm export-run ID --mongo URL``: records into a MongoDB, and back."""
+"""``lolm import-runs DIR --mongo URL`` and ``lolm export-run ID --mongo URL``: copy records to a MongoDB and back."""
 
 import argparse
 import os
@@ -12,27 +12,29 @@ from lolm_plugin.paths import expand_home
 from lolm_plugin.tracking import mongo, record_files
 from lolm_plugin.tracking.mongo import URL_VARIABLE
 
-SHOWN = 20  # sentences about what is left out; more would hide the result
+SHOWN = 20  # sentences about runs that are left out; more would hide the result
 IMPORT = f"""\
-Writes every Sacred file run below DIR, of this plugin or of EPyMARL alone, into a MongoDB, where Omniboard and Sacred's
-own tools find it. A run that is there already is updated if it changed and left alone if not, wherever it lies now.
+Copies every Sacred run below DIR, from this plugin or from EPyMARL alone, into a MongoDB for Omniboard and Sacred's own
+tools. A run that is already there is updated if it has changed, even if its folder was moved.
 
+Examples
   lolm import-runs results --mongo mongodb://127.0.0.1:27017/sacred
   {URL_VARIABLE}=mongodb://USER:PASSWORD@HOST/sacred lolm import-runs results     the password stays out of `ps`
 """
 EXPORT = """\
-Writes a run of a MongoDB, whoever put it there, as a Sacred file record, which `lolm report` and EPyMARL's plots read.
+Copies a run of a MongoDB into a folder of Sacred files, which `lolm report` and EPyMARL's plots can read.
 
+Example
   lolm export-run 12 --mongo mongodb://127.0.0.1:27017/sacred --out exported/12
 """
 
 
 def import_runs(arguments: Sequence[str]) -> int:
-    """Run ``lolm import-runs``; returns the exit code, 1 if the database failed."""
+    """Run ``lolm import-runs``; return the exit code, 1 if the database failed."""
     from pymongo.errors import PyMongoError
 
     parser = _parser("lolm import-runs", IMPORT)
-    parser.add_argument("dir", metavar="DIR", help="a folder with runs somewhere below it")
+    parser.add_argument("dir", metavar="DIR", help="folder with runs at any depth below it")
     options = _parse(parser, arguments)
     folder = Path(expand_home(options.dir, "DIR"))
     folders = list(record_files.find(folder))
@@ -42,7 +44,7 @@ def import_runs(arguments: Sequence[str]) -> int:
     try:
         imported = mongo.import_all(folders, mongo.connect(address))
     except PyMongoError as error:
-        print(f"error: {address} does not take the runs ({address.hide(str(error))}).")
+        print(f"error: {address} cannot store the runs ({address.hide(str(error))}).")
         return 1
     print_left_out(imported.left_out)
     print(", ".join(f"{imported.outcomes[name]} {name}" for name in ("added", "updated", "unchanged")))
@@ -50,32 +52,32 @@ def import_runs(arguments: Sequence[str]) -> int:
 
 
 def export_run(arguments: Sequence[str]) -> int:
-    """Run ``lolm export-run``; returns the exit code, 1 if the database failed."""
+    """Run ``lolm export-run``; return the exit code, 1 if the database failed."""
     from pymongo.errors import PyMongoError
 
     parser = _parser("lolm export-run", EXPORT)
-    parser.add_argument("id", type=int, help="the run's number, Omniboard's first column")
-    parser.add_argument("--out", help="a folder that does not exist yet; default run-ID")
+    parser.add_argument("id", type=int, help="number of the run: the first column in Omniboard")
+    parser.add_argument("--out", help="a new folder for the files; default: run-ID")
     options = _parse(parser, arguments)
     folder = Path(expand_home(options.out or f"run-{options.id}", "--out"))
     if folder.exists():
-        raise ConfigError(f"--out={folder} exists already; name a folder that does not.")
+        raise ConfigError(f"--out={folder} exists already; name a new folder.")
     address = parse(options.mongo, "--mongo")
     try:
         mongo.export(mongo.connect(address), options.id, folder)
     except OSError as error:
         raise ConfigError(
-            f"--out={folder} cannot be written ({error.strerror}); set it to a folder that can be."
+            f"--out={folder} cannot be written ({error.strerror}); set it to a writable folder."
         ) from error
     except PyMongoError as error:
-        print(f"error: {address} does not give the run ({address.hide(str(error))}).")
+        print(f"error: {address} cannot give the run ({address.hide(str(error))}).")
         return 1
     print(f"run {options.id} is in {folder}")
     return 0
 
 
 def print_left_out(sentences: Sequence[str]) -> None:
-    """Print what was left out, the first few in full."""
+    """Print why runs were left out, with at most ``SHOWN`` reasons."""
     for sentence in sentences[:SHOWN]:
         print(f"left out: {sentence}")
     if len(sentences) > SHOWN:
@@ -84,7 +86,9 @@ def print_left_out(sentences: Sequence[str]) -> None:
 
 def _parser(name: str, description: str) -> Parser:
     parser = Parser(name, description)
-    parser.add_argument("--mongo", metavar="URL", default=os.environ.get(URL_VARIABLE), help=f"default ${URL_VARIABLE}")
+    parser.add_argument(
+        "--mongo", metavar="URL", default=os.environ.get(URL_VARIABLE), help=f"the database; default: ${URL_VARIABLE}"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``lolm report DIR``: report on the runs below a folder, as an html page, figures, and tables for a paper."""
+"""``lolm report DIR``: write an html page, figures and tables about the runs below a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,25 +8,26 @@ from lolm_plugin.paths import expand_home
 from lolm_plugin.report import html_report
 
 DESCRIPTION = """\
-Reads every Sacred file run below DIR, of this plugin or of EPyMARL alone, and writes DIR/report: index.html, which
+Reads every Sacred run below DIR, from this plugin or from EPyMARL alone, and writes DIR/report: index.html, which
 opens offline; figures as PNG and PDF; tables as CSV, Markdown and LaTeX; results.json for marl-eval.
 
-  lolm report results/suites/smax_quick      what lolm compare made
-  lolm report results                        your own runs
-  lolm report results --out paper/report
+Examples
+  lolm report results/suites/smax_quick      the runs of a suite, after `lolm compare smax_quick`
+  lolm report results                        all your runs
+  lolm report results --out paper/report     the same, written to another folder
 
-Each number says how many seeds are behind it. One seed gets no interval, and counts once however often it ran. Runs
-that did not finish are listed, not counted. The tables results, zero_shot, transfer, aggregate and improvement depend
-on the runs' numbers alone; time, memory and commands are in costs and runs.
+Each number shows how many seeds it has. A single seed gets no confidence interval. A seed counts once, even if it ran
+several times. Unfinished runs are listed but not counted. The tables results, zero_shot, transfer, aggregate and
+improvement depend only on the numbers of the runs. Time, memory and commands are in the tables costs and runs.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; return the exit code."""
     parser = Parser("lolm report", DESCRIPTION)
-    parser.add_argument("dir", metavar="DIR", help="a folder with runs somewhere below it")
-    parser.add_argument("--out", help="where the report goes; default DIR/report")
-    parser.add_argument("--title", help="of the page; default DIR's name")
+    parser.add_argument("dir", metavar="DIR", help="folder with runs at any depth below it")
+    parser.add_argument("--out", help="folder of the report; default: DIR/report")
+    parser.add_argument("--title", help="title of the page; default: the name of DIR")
     options = parser.parse_args(list(arguments))
     folder = Path(expand_home(options.dir, "DIR"))
     out = Path(expand_home(options.out, "--out")) if options.out else folder / "report"

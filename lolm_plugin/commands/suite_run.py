@@ -13,10 +13,10 @@ from lolm_plugin.suites import run_process
 
 
 def _stop_with_starter() -> None:
-    """Stop this process when the one that started it ends, which closes the other end of its standard input."""
+    """Stop this process when its parent ends. Then the pipe of its standard input is closed."""
 
     def watch() -> None:
-        while os.read(0, 1):  # not through sys.stdin, whose lock would be missed at the end
+        while os.read(0, 1):  # not sys.stdin: this thread would hold its lock when Python exits
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 

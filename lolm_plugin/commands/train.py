@@ -1,4 +1,4 @@
-"""``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, checked and explained."""
+"""``python main.py --config=... --env-config=... with key=value``: EPyMARL's command line, with checks and help."""
 
 import os
 import sys
@@ -20,39 +20,39 @@ from lolm_plugin.streams import exit_code
 USAGE = """python main.py --config=ALGORITHM --env-config=ENVIRONMENT [--epymarl=PATH|none] [with KEY=VALUE ...]
        python main.py --resume RUN_DIR [--strict]"""
 DESCRIPTION = """\
-Train, or play, language-model policies and their baselines on multi-agent battles, inside EPyMARL where a checkout is
-found.
+Trains or plays language-model policies and their baselines on multi-agent battles. It runs inside EPyMARL if it finds
+a checkout, else on a bundled host.
 
-Try
+Examples
   python main.py --config=lolm_mappo_tiny --env-config=probe
-      a tiny random language model learns a one-step battle in seconds
+      train a tiny random language model on one-step battles, in seconds
   python main.py --config=lolm_mappo_smol --env-config=smax with env_args.map_name=3m t_max=3000
-      a real pretrained model, SmolLM2-135M, on a CPU
+      train a real pretrained model, SmolLM2-135M, on a CPU
   python main.py --config=lolm_mappo --env-config=sc2 with env_args.map_name=MMM2
-      the paper's run, on StarCraft II inside EPyMARL; Qwen3-0.6B comes from the Hugging Face hub and wants a GPU
+      the paper's run on StarCraft II, inside EPyMARL; downloads Qwen3-0.6B from the Hugging Face hub, needs a GPU
   python main.py --config=updet_mappo --env-config=smax with env_args.map_name=3m
-      a baseline: UPDeT under the same learner; so are asn_attention_mappo, dt2gs_mappo and rnn_mappo
+      train a baseline, UPDeT, with the same learner; others: asn_attention_mappo, dt2gs_mappo and rnn_mappo
   python main.py ... with evaluate=True checkpoint_path=results/models/RUN env_args.map_name=OTHER
-      play a checkpoint, on its own map or zero-shot on another
+      play a checkpoint on its own map, or zero-shot on another map
   python main.py ... with transfer_from=results/models/RUN env_args.map_name=OTHER
-      continue learning on another map: the policy and critic of RUN, fresh optimisers, steps from 0, no KL
+      train on another map from RUN's policy and critic, with new optimisers, from step 0, without the KL
   python main.py --resume "results/models/RUN"
-      continue a run that was stopped or killed, as if it had not been
+      continue a run that was stopped or killed, exactly as if it had not stopped
 
 Keys after `with`
   seed=1  t_max=20000  env_args.map_name=8m  llm.model=smollm2-135m  prompt.style=compact  kl.enabled=False
-  preset=reference: a baseline as it was published; config/presets has all of them
-  learner_preset=dt2gs_ref|epymarl|large_batch|standard: named settings of the learner; config/learners
-  Every key with a one-line comment: config/default.yaml and the yaml of the algorithm.
-  `print_config with KEY=VALUE` shows the resolved configuration; Sacred's flags -n NAME, -c COMMENT, -u work, too.
+  preset=reference           the algorithm as published; all presets: config/presets
+  learner_preset=dt2gs_ref   named settings of the learner: dt2gs_ref, epymarl, large_batch or standard; config/learners
+  config/default.yaml and the algorithm's yaml explain every key in one line.
+  `print_config with KEY=VALUE` prints the resolved configuration. Sacred's flags, such as -n NAME, also work.
 
-Results: results/sacred/ALGORITHM/MAP/N holds the Sacred run and curve.png, results/models the checkpoints.
-`python -m lolm_plugin doctor` tells what this machine can run; `... prompt` shows what the model reads.
+Results: the Sacred run and curve.png are in results/sacred/ALGORITHM/MAP/N, the checkpoints in results/models.
+`python -m lolm_plugin doctor` shows what this machine can run, `python -m lolm_plugin prompt` what the model reads.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for what the user can fix, 1 for a crash."""
+    """Run the command line; return the exit code: 2 for an error that the user can fix, 1 for a crash."""
     return exit_code(partial(_main, list(sys.argv if argv is None else argv)))
 
 
@@ -60,27 +60,27 @@ def _parser() -> command_line.Parser:
     parser = command_line.Parser("main.py", DESCRIPTION, USAGE)
     try:
         host_dir = config_dir(locate(None))
-    except ConfigError:  # help has to come whatever the environment says
+    except ConfigError:  # --help must work even with a wrong EPYMARL_HOME
         host_dir = config_dir(None)
     parser.add_run(*(", ".join(sorted(config_files.available(kind, host_dir))) for kind in config_files.OPTIONS))
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
-        help="a run's folder under results/models or results/sacred; it stands for both --configs, and `with` takes "
-        "t_max, intervals and keys of the machine, none of the experiment",
+        help="continue a run: its folder under results/models or results/sacred. Leave out --config and --env-config; "
+        "after `with`, set only t_max, intervals and keys of the machine, such as use_cuda",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="a damaged checkpoint ends the program; without it the one before is loaded",
+        help="stop if a checkpoint is damaged; without it, the previous checkpoint is loaded",
     )
     add_mongo(parser)
     return parser
 
 
 def add_mongo(parser: command_line.Parser) -> None:
-    """Add the option that files a run in a database."""
-    text = "a MongoDB for Omniboard beside the files; $LOLM_MONGO_URL is not seen by `ps`"
+    """Add the option --mongo, which also records a run in a database."""
+    text = "also record the run in this MongoDB, for Omniboard; or set $LOLM_MONGO_URL, which `ps` does not show"
     parser.add_argument("--mongo", metavar="URL", help=text)
 
 
@@ -103,7 +103,7 @@ def _main(argv: list[str]) -> int:
         config, notes = line.new_run()
         if teacher := config.get("imitate", {}).get("teacher"):
             raise ConfigError(
-                f"imitate.teacher={teacher} means nothing to a training: run lolm imitate --teacher={teacher}, or "
+                f"imitate.teacher={teacher} has no effect in a training; run lolm imitate --teacher={teacher}, or "
                 "remove it."
             )
     if given.strict:
@@ -122,9 +122,9 @@ def _main(argv: list[str]) -> int:
 
 
 def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Raise ConfigError where StarCraft is missing or prompts do not fit; returns lines for the log.
+    """Raise ConfigError if StarCraft is missing or prompts do not fit; return lines for the log.
 
-    What it needs is imported here: torch alone takes seconds, and an error before this does not wait for it.
+    Slow modules are imported here, so that earlier errors come at once: torch alone takes seconds.
     """
     if options["COMMAND"] is not None:
         return []
@@ -136,13 +136,13 @@ def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]
 
 
 def take_mongo(config: dict[str, Any], option: str | None) -> Address | None:
-    """Remove the database's address from the configuration, which is recorded, and return it parsed."""
+    """Remove the database's address from the configuration, so that it is not recorded; return it parsed."""
     in_config = config.pop("mongo", "")
     given = (("--mongo", option), ("mongo", in_config), ("LOLM_MONGO_URL", os.environ.get("LOLM_MONGO_URL")))
     return next((parse(text, name) for name, text in given if text), None)
 
 
 def interpreter() -> list[str]:
-    """Return what to type before ``main.py``, so that a printed command runs as it stands."""
+    """Return the interpreter to type before ``main.py``, so that a printed command can be copied and run."""
     python, here = Path(sys.executable), Path.cwd()
     return [str(python.relative_to(here) if python.is_relative_to(here) else python)]

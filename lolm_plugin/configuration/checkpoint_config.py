@@ -1,8 +1,8 @@
-"""Divide a checkpoint's settings into those that a resumed run takes and those that its command line has to repeat.
+"""Divide a checkpoint's settings into those that a resumed run takes and those that its command line must repeat.
 
-A checkpoint may come from a stranger. Numbers, switches and names that choose among what the plugin has are taken. A
-setting that leads to an import, a file, an address or an account is not taken: the command line repeats it, or it has
-its default. A text that the schema does not mark is not taken either, so that a new key is safe.
+A checkpoint may come from someone else. Numbers, switches and names of built-in choices are taken. A setting that leads
+to an import, a file, an address or an account is not taken: the command line must repeat it, or its default is used. A
+text without a mark in the schema is not taken either, so a new key is safe by default.
 """
 
 import math
@@ -18,22 +18,22 @@ from lolm_plugin.configuration.updates import written
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.paths import path_component
 
-MOST_NAMES = 100  # in a list
-LONG_NUMBER = re.compile(r"\d{4}")  # SMAX maps are named by counts: 9999m would be thousands of units
-LARGEST_SIZE = 16_384  # of a key that has no range in the schema, such as the width of a user's network
+MOST_NAMES = 100  # in a list; a longer list must be repeated on the command line
+LONG_NUMBER = re.compile(r"\d{4}")  # SMAX names contain unit counts: 9999m would be 9999 marines
+LARGEST_SIZE = 16_384  # of a key without a range in the schema, such as the width of a user's network
 
 
 @dataclass(frozen=True)
 class Division:
-    """A checkpoint's configuration, divided, by flat key."""
+    """A checkpoint's configuration in three parts, by flat key."""
 
-    taken: Mapping[str, Any]  # with defaults for the two others, as far as they have one
-    needed: Mapping[str, Any]  # what the command line has to repeat
+    taken: Mapping[str, Any]  # also holds the defaults of keys in the other two parts, if they have one
+    needed: Mapping[str, Any]  # what the command line must repeat
     optional: Mapping[str, Any]  # what it may repeat
 
 
 def divide(config: Mapping[str, Any]) -> Division:
-    """Divide a checkpoint's configuration. Its sizes are in range only once ``config_check.check`` has said so."""
+    """Divide a checkpoint's configuration. Ranges are checked later, by ``config_check.check``."""
     taken: dict[str, Any] = {}
     needed: dict[str, Any] = {}
     optional: dict[str, Any] = {}
@@ -53,19 +53,19 @@ def divide(config: Mapping[str, Any]) -> Division:
 
 
 def to_repeat(config: Mapping[str, Any]) -> list[str]:
-    """Return the words after ``with`` that resume a run with this configuration: KEY=VALUE of what is not taken."""
+    """Return the ``KEY=VALUE`` words that a command line must repeat to resume a run with this configuration."""
     found = divide(config)
     settings = {**found.needed, **found.optional}
     return [f"{key}={written(value)}" for key, value in settings.items() if key != "local_results_path"]
 
 
 def check_repeated(needed: Mapping[str, Any], updates: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless ``updates`` repeat what is not taken from a checkpoint; both by flat key."""
+    """Raise ConfigError if ``updates`` lack a key of ``needed``; both are by flat key."""
     for key, value in needed.items():
         if key not in updates:
             raise ConfigError(
                 f"The checkpoint says {key}={value!r}, and what a checkpoint names is not imported, opened or fetched "
-                f"unless the command line names it too: check it, then add `with {key}=...`."
+                f"unless the command line repeats it; check the value, then add `with {key}=...`."
             )
 
 

@@ -1,7 +1,7 @@
-"""Build a run's configuration from its layers, and check what can be known before anything slow is loaded.
+"""Build a run's configuration from its layers, and check it before anything slow is loaded.
 
-Types, ranges and choices of single keys are in the schema; here are the rules between keys. Each yields sentences, and
-the first one ends the program.
+Types, ranges and choices of single keys are in the schema. This module has the rules between keys. Each rule yields
+error sentences; the first one ends the program.
 """
 
 import difflib
@@ -28,8 +28,8 @@ from lolm_plugin.paths import expand_home, path_component
 
 Config = Mapping[str, Any]
 
-FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred's own, in every run
-LLM_MAC = "prompt_mac"  # the controller of language models; every other agent is a network_mac's
+FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred adds them to every run
+LLM_MAC = "prompt_mac"  # controls language models; network_mac controls every other agent
 FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
 SCENARIO = "lolm_plugin.observations.sc2v2:scenario"
 SIZES = ("batch_size", "buffer_size")
@@ -37,14 +37,14 @@ REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_r
 
 
 def apply_updates(resolved: Resolved, updates: Config, host_dir: Path) -> dict[str, Any]:
-    """Return the final configuration: yaml files and ``with key=value`` updates, all keys and types checked."""
+    """Return the final configuration: yaml files and ``with key=value`` updates, with all keys and types checked."""
     known = known_keys(host_dir) | FREE_KEYS
     config: dict[str, Any] = {}
-    users: list[tuple[str, Config]] = []  # what users set, and where
+    users: list[tuple[str, Config]] = []  # users' settings, with their source
     layers = stack(resolved, updates)
     for layer in layers:
         whole_file = layer.path is not None and not layer.section and not layer.preset
-        if not whole_file:  # by now the environment has said which arguments it takes
+        if not whole_file:  # the environment's yaml, which defines its env_args, is merged by now
             known = _with_new(known, config)
         settings = layer.settings
         if layer.path is None or not layer.path.is_relative_to(host_dir):
@@ -59,19 +59,19 @@ def apply_updates(resolved: Resolved, updates: Config, host_dir: Path) -> dict[s
 
 
 def changed(config: Config, updates: Config, host_dir: Path) -> dict[str, Any]:
-    """Return a whole configuration, as a checkpoint keeps it, with updates from the command line."""
+    """Apply updates from the command line to a checkpoint's whole configuration; keys and types are checked."""
     known = known_keys(host_dir) | FREE_KEYS
     config = _typed(config, known, "in the checkpoint", free="env_args")
     return _with_homes(merge(config, _typed(updates, _with_new(known, config), "on the command line")))
 
 
 def typed(flat: Config, where: str, host_dir: Path) -> dict[str, Any]:
-    """Nest settings given by flat key, with their values typed; ``where`` they were found is for the sentence."""
+    """Nest settings given by flat key, and convert their values. Errors name their source, ``where``."""
     return _typed(nested(flat, where), known_keys(host_dir) | FREE_KEYS, where)
 
 
 def _is_shipped(path: Path | None, resolved: Resolved, host_dir: Path) -> bool:
-    """Return whether a layer comes from the host's or our own files, not from the command line or a user's file."""
+    """Return True if a layer comes from the host's or our own files, not from the command line or a user's file."""
     if path is None or path in resolved.base[:-1]:
         return path is not None
     return any(path.resolve().is_relative_to(folder.resolve()) for folder in (host_dir, plugin_config_dir()))
@@ -82,7 +82,7 @@ def _with_new(known: Config, config: Config) -> dict[str, Any]:
 
 
 def _typed(update: Config, known: Config, where: str, free: str = "") -> dict[str, Any]:
-    """Return ``update`` with its values typed; keys under ``free`` are taken as they are."""
+    """Convert the values of ``update`` to their keys' types. Keys under ``free`` may be new and are not converted."""
     flat = flatten(update)
     bound = [key for key in flat if not (free and key.startswith(free))]
     for key in bound:
@@ -97,6 +97,8 @@ def _typed(update: Config, known: Config, where: str, free: str = "") -> dict[st
 
 
 def _advice(key: str, known: Config) -> str:
+    if key in schema.RENAMED:
+        return f"it is now named {schema.RENAMED[key]}."
     if below := [name for name in known if name.startswith(f"{key}.")]:
         return f"it is a section, so set one of its keys, such as {below[0]}."
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -104,7 +106,7 @@ def _advice(key: str, known: Config) -> str:
 
 
 def _with_sizes(config: Config) -> Config:
-    """Set ``batch_size`` and ``buffer_size`` to ``batch_size_run`` where they are null.
+    """Set ``batch_size`` and ``buffer_size`` to ``batch_size_run`` if they are null.
 
     Our learners need neither, but EPyMARL and tools that read its records do.
     """
@@ -113,16 +115,16 @@ def _with_sizes(config: Config) -> Config:
 
 
 def _with_homes(config: Config) -> dict[str, Any]:
-    """Replace ``~`` in every path of ``config``."""
+    """Expand ``~`` in every path of ``config``."""
     flat = flatten(config)
     paths = [key for key in schema.with_mark(Mark.PATH) if str(flat.get(key)).startswith("~")]
     return merge(config, nested({key: expand_home(flat[key], key) for key in paths}, "in the configuration"))
 
 
 def check(config: Config, resumed: bool = False) -> None:
-    """Raise ConfigError for the first value that is out of range or does not go with another.
+    """Raise ConfigError for the first value that is out of range or conflicts with another.
 
-    A ``resumed`` run needs nothing of where it once began.
+    The keys that choose where a run starts, such as ``transfer_from``, are not checked for a ``resumed`` run.
     """
     for sentence in _problems(config, resumed):
         raise ConfigError(sentence)
@@ -134,7 +136,7 @@ def _problems(config: Config, resumed: bool) -> Iterator[str]:
     yield from _environment(config)
     yield from _batches(config)
     if not resumed:
-        yield from _beginning(config)
+        yield from _start(config)
     yield from _files(config)
     if config["mac"] in registry.ENTRIES["mac"]:
         yield from _policy(config)
@@ -143,12 +145,12 @@ def _problems(config: Config, resumed: bool) -> Iterator[str]:
 def _incomplete(config: Config) -> Iterator[str]:
     for key in REQUIRED:
         if config.get(key) is None:
-            yield f"The configuration has no {key}; give it one in the yaml of --config or --env-config."
+            yield f"The configuration has no {key}; set it in the yaml of --config or --env-config."
     if path_component(str(config["name"])) != str(config["name"]):
-        yield f"name={config['name']} is where results go and no plain name; set name to one such as mine."
+        yield f"name={config['name']} is not a plain name, but names a folder of results; set name to one such as mine."
     env_args = config["env_args"]
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
-        yield "env_args names no task; set env_args.map_name (or env_args.key where the env has keys)."
+        yield "env_args names no task; set env_args.map_name (or env_args.key if the environment has keys)."
     for key in ("map_name", "key"):
         if not isinstance(env_args.get(key), str | int | None):
             yield f"env_args.{key}={env_args[key]} is not a name; set env_args.{key} to a text such as 3m."
@@ -161,12 +163,12 @@ def _environment(config: Config) -> Iterator[str]:
             f"mac={mac} cannot read env={env}, which has no observation layout; set --env-config to one of: "
             f"{', '.join(sorted(registry.LAYOUTS))}."
         )
-    # The host's own algorithms may play the host's environments on any map that those know.
+    # Not checked for the host's algorithms in the host's environments: these check their maps themselves.
     ours = mac in registry.ENTRIES["mac"] or env in registry.ENTRIES["env"]
     units = [key for key in ("agent", "critic_type") if str(config.get(key)).removesuffix("_critic") in registry.TRUNKS]
     if ours and units and not registry.ENVS[env].battles:
         yield (
-            f"{units[0]}={config[units[0]]} reads the units of two teams, which env={env} has none of; set --config to "
+            f"{units[0]}={config[units[0]]} reads the units of two teams, and env={env} has no teams; set --config to "
             "lolm_mappo_smol or another language model, or to rnn_mappo."
         )
     if ours and env in registry.MAP_SIZES:
@@ -175,7 +177,7 @@ def _environment(config: Config) -> Iterator[str]:
         yield f"common_reward=False cannot be used with env={env}, whose agents share a reward; set common_reward=True."
     if config["runner"] == "vector" and env not in registry.VECTOR_ENVS:
         yield (
-            f"runner=vector cannot step env={env}, which runs one at a time (vector: "
+            f"runner=vector cannot step env={env}, which runs one copy at a time (possible: "
             f"{', '.join(registry.VECTOR_ENVS)}); set runner=parallel or runner=supervised_parallel."
         )
 
@@ -195,14 +197,14 @@ def _batches(config: Config) -> Iterator[str]:
             )
 
 
-def _beginning(config: Config) -> Iterator[str]:
+def _start(config: Config) -> Iterator[str]:
     path, source = config["checkpoint_path"], config.get("transfer_from", "")
     if path and source:
         yield (
-            f"checkpoint_path={path} continues a run and transfer_from={source} begins one with another's policy; "
-            "set one of them."
+            f"checkpoint_path={path} continues a run, but transfer_from={source} starts one from another run's policy; "
+            "set only one of them."
         )
-    if source and not os.path.isdir(source):  # False, not an OSError, for what is too long for a path
+    if source and not os.path.isdir(source):  # False, not an OSError, for a path that is too long
         yield f"transfer_from={source} is not a folder; set it to a run's under results/models or results/sacred."
     for key in ("evaluate", "save_replay"):
         if config[key] and not path and not source:
@@ -214,11 +216,11 @@ def _beginning(config: Config) -> Iterator[str]:
 def _files(config: Config) -> Iterator[str]:
     results, decisions = config["local_results_path"], config.get("decisions_file", "")
     if not _is_writable(results, Path(results).absolute()):
-        yield f"local_results_path={results} cannot be written to; set it to a folder that can."
+        yield f"local_results_path={results} cannot be written to; set it to a writable folder."
     if decisions and os.path.isdir(decisions):
         yield f"decisions_file={decisions} is a folder; set it to a file in it, such as decisions.jsonl."
     if decisions and not _is_writable(decisions, Path(decisions).absolute().parent):
-        yield f"decisions_file={decisions} cannot be written to; set it to a file in a folder that can."
+        yield f"decisions_file={decisions} cannot be written to; set it to a file in a writable folder."
 
 
 def _is_writable(value: str, folder: Path) -> bool:
@@ -258,7 +260,7 @@ def _learner(config: Config) -> Iterator[str]:
     end, target, target_end = (config.get(key) for key in ("entropy_coef_end", "entropy_target", "entropy_target_end"))
     if target_end is not None and target is None:
         yield (
-            f"entropy_target_end={target_end} is the end of a line without a beginning; set entropy_target as well, or "
+            f"entropy_target_end={target_end} has no effect without entropy_target; set entropy_target as well, or "
             "entropy_target_end=null."
         )
     if target is not None and end is not None:
@@ -267,7 +269,7 @@ def _learner(config: Config) -> Iterator[str]:
             "each update; set one of them to null."
         )
     env, env_args = config["env"], config["env_args"]
-    if config.get("bootstrap_time_limit") and env in ("sc2", "sc2v2"):  # they report a time limit only if asked to
+    if config.get("bootstrap_time_limit") and env in ("sc2", "sc2v2"):  # only they have this option
         where = "set env_args.continuing_episode=True"
         if env == "sc2v2":
             where = f"set continuing_episode: True in EPyMARL's smacv2_configs/{env_args['map_name']}.yaml"
@@ -279,8 +281,8 @@ def _learner(config: Config) -> Iterator[str]:
             )
     if config.get("advantage_floor") and not config["normalise_values"]:
         yield (
-            f"advantage_floor={config['advantage_floor']} is a share of the returns' deviation, which "
-            "normalise_values=False does not measure: set advantage_floor=0 or normalise_values=True."
+            f"advantage_floor={config['advantage_floor']} is a fraction of the returns' standard deviation, "
+            "which normalise_values=False does not measure; set advantage_floor=0 or normalise_values=True."
         )
 
 
@@ -289,23 +291,23 @@ def _language_model(config: Config) -> Iterator[str]:
     registry.load("lolm_plugin.llm.sources:resolve")(llm["model"])
     if llm["train"] == "full" and kl["enabled"]:
         yield (
-            "llm.train=full changes every weight and leaves no pretrained model for kl.enabled=True to stay near; "
+            "llm.train=full changes every weight, so kl.enabled=True has no frozen pretrained model as its reference; "
             "set kl.enabled=False or llm.train=lora."
         )
     if kl["reference"] == "source" and not config["transfer_from"]:
         yield (
-            "kl.reference=source has no source, for this run begins with the pretrained model: set transfer_from to "
-            "the run that the policy comes from, or kl.reference=pretrained."
+            "kl.reference=source has no source, as this run starts from the pretrained model; set transfer_from to the "
+            "run that the policy comes from, or kl.reference=pretrained."
         )
     if kl["reference"] == "source" and not kl["enabled"]:
         yield (
-            "kl.reference=source has no effect with kl.enabled=False, which leaves the KL out: set kl.enabled=True or "
+            "kl.reference=source has no effect with kl.enabled=False, which leaves the KL out; set kl.enabled=True or "
             "kl.reference=pretrained."
         )
     if head["keys"] == "words" and head["features"] == "raw":
         yield (
-            "head.keys=words starts embeddings whose size fits normalised features, and head.features=raw would make "
-            "logits of hundreds of them: set head.features=normalised or head.keys=random."
+            "head.keys=words scales its embeddings for normalised features, and with head.features=raw they would give "
+            "logits in the hundreds; set head.features=normalised or head.keys=random."
         )
     registry.load("lolm_plugin.llm.quantization:check")(llm["quantization"], llm["train"], config["use_cuda"])
 
@@ -314,7 +316,7 @@ def _network(config: Config) -> Iterator[str]:
     mac, agent = config["mac"], config["agent"]
     if config["kl"]["enabled"]:
         yield (
-            f"kl.enabled=True cannot be used with mac={mac}, which has no frozen pretrained model to stay near; "
+            f"kl.enabled=True cannot be used with mac={mac}, which has no frozen pretrained model as its reference; "
             "set kl.enabled=False."
         )
     if config["kl"]["reference"] == "source":
@@ -322,12 +324,12 @@ def _network(config: Config) -> Iterator[str]:
     for key in ("obs_agent_id", "obs_last_action"):
         if config[key] and agent in registry.TRUNKS:
             yield (
-                f"{key}=True cannot be used with agent={agent}, whose weights fit any team as they read units alone; "
-                f"set {key}=False."
+                f"{key}=True cannot be used with agent={agent}, which reads only units so that its weights fit any "
+                f"team; set {key}=False."
             )
     fields, known = config["entity"]["further_fields"], registry.load(FURTHER_FIELDS)
     if not isinstance(fields, list) or not all(field in known for field in fields):
         yield (
-            f"entity.further_fields={fields} is not a list of fields; set it to any of {list(known)}, such as [] or "
+            f"entity.further_fields={fields} is not a list of fields; set it to some of {list(known)}, such as [] or "
             f"{list(known[:1])}."
         )

@@ -12,32 +12,32 @@ from lolm_plugin.configuration.strict_yaml import RepeatedKeyError, StrictYamlEr
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.paths import expand_home
 
-HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own, which the bundled host does not have
-MOST_BYTES = 1_000_000  # of a yaml file; ours have up to 20,000
+HOST_ENVS = ("sc2", "sc2v2", "smaclite")  # EPyMARL's own; the bundled host does not have them
+MOST_BYTES = 1_000_000  # of a yaml file; the longest of ours has about 20,000
 OPTIONS = {"algs": "--config", "envs": "--env-config"}
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run's files, the weakest first: defaults and environment, then the algorithm's after those it extends."""
+    """A run's yaml files. Later files override earlier ones; an algorithm comes after those that it extends."""
 
     base: tuple[Path, ...]
     algorithms: tuple[Path, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return all of them."""
+        """All files, in order of increasing priority."""
         return self.base + self.algorithms
 
     @property
     def config(self) -> dict[str, Any]:
-        """Return what they set together, with presets and map, without ``with``; keys and types are unchecked."""
+        """Merged settings of the files, presets and map. Keys and types are not checked."""
         return merge_all(layer.settings for layer in stack(self, {}))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings from one place: a file, its ``section`` for a map or a preset, or the command line."""
+    """Settings of one source: a file, its ``section`` for a map or a preset, or the command line."""
 
     settings: Mapping[str, Any]
     path: Path | None = None  # None: the command line
@@ -46,19 +46,19 @@ class Layer:
 
     @property
     def where(self) -> str:
-        """Return the place for a sentence: ``in FILE``."""
+        """Return the source for an error sentence, such as ``in FILE``."""
         return f"in {self.path}" if self.path else "on the command line"
 
     @property
     def source(self) -> str:
-        """Return the place for the log: a file of ours as in a checkout, and which part of it."""
+        """Return the source for the log: the file's path as in a checkout, and its section."""
         assert self.path is not None, "the log does not repeat the command line"
         name = f"config/{self.path.parent.name}/{self.path.name}"
         return f"{name} for {self.section}" if self.section else name
 
 
 def plugin_config_dir() -> Path:
-    """Return the folder of our yaml files: in the package if installed from a wheel, beside it in a checkout."""
+    """Return the folder of our yaml files: inside the package in a wheel, next to it in a checkout."""
     inside = Path(__file__).parents[1] / "config"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "config"
 
@@ -66,7 +66,7 @@ def plugin_config_dir() -> Path:
 def available(kind: str, host_dir: Path) -> dict[str, Path]:
     """Return every name that ``--config`` (kind ``algs``) or ``--env-config`` (``envs``) takes, with its file.
 
-    Ours win over the host's. Our files for the host's own environments count only where the host has these.
+    Our files override the host's. Our files for EPyMARL's environments count only if the host has these environments.
     """
     folders = (host_dir / kind, plugin_config_dir() / kind)
     found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
@@ -75,7 +75,7 @@ def available(kind: str, host_dir: Path) -> dict[str, Path]:
 
 
 def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
-    """Return the file of a name or a path (with or without ``.yaml``); ``option`` is where the name was given."""
+    """Return the yaml file of a name or a path, with or without ``.yaml``. Errors name ``option``."""
     known = available(kind, host_dir)
     option = option or OPTIONS[kind]
     if not name:
@@ -98,7 +98,7 @@ def find(kind: str, name: str | None, host_dir: Path, option: str = "") -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a yaml file as a dict. ConfigError if it is not valid, or has a key twice."""
+    """Read a yaml file as a dict. Raises ConfigError if it is not valid, or has a key twice."""
     try:
         content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
     except OSError as error:
@@ -106,7 +106,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}); make it readable, or name another file."
         ) from error
     if content is None:
-        raise ConfigError(f"{path} has more than {MOST_BYTES} bytes, so it is no configuration; name another file.")
+        raise ConfigError(f"{path} has more than {MOST_BYTES} bytes, so it is not a configuration; name another file.")
     try:
         parsed = _parsed(content)
     except RepeatedKeyError as error:
@@ -114,18 +114,18 @@ def read(path: Path) -> dict[str, Any]:
     except StrictYamlError as error:
         raise ConfigError(f"{path} is not valid yaml ({error}); correct that line.") from error
     if not isinstance(parsed, dict):
-        raise ConfigError(f"{path} holds no key: value pairs; write one `key: value` a line.")
+        raise ConfigError(f"{path} holds no key: value pairs; write one `key: value` per line.")
     return copy.deepcopy(parsed)
 
 
 @functools.lru_cache(maxsize=256)
 def _parsed(content: bytes) -> Any:
-    """Parse a text once a process: each start, and each run of a suite's plan, reads every algorithm's file."""
+    """Parse a text, cached per process: each start, and each run of a suite, reads every algorithm's file."""
     return load(content)
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``update`` on top, nested mappings merged key by key; neither is changed."""
+    """Merge ``update`` over ``base``, key by key also in nested mappings. Neither is changed."""
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, Mapping):
@@ -136,7 +136,7 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested keys as ``env_args.map_name``."""
+    """Flatten nested keys to dotted ones, such as ``env_args.map_name``."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -147,16 +147,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merge_all(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge all of them; the last one is the strongest."""
+    """Merge all settings; later ones override earlier ones."""
     return functools.reduce(merge, settings, {})
 
 
 def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
-    """Find a run's files: defaults, then the environment's, then the algorithm's, as EPyMARL merges them.
+    """Find a run's yaml files in EPyMARL's order: defaults, environment, algorithm.
 
-    An algorithm that ``extends`` another stands on that one's files, but for the keys that it ``leaves_out``, which
-    have the environment's values or the defaults. Our defaults are left out for the host's own
-    algorithms, whose records stay as the host writes them.
+    An algorithm that ``extends`` another inherits its settings. The keys that it ``leaves_out`` keep the environment's
+    values or the defaults. The host's own algorithms do not get our defaults: their records stay as the host writes
+    them.
     """
     algorithms, env_file = _extended(find("algs", alg, host_dir), host_dir), find("envs", env, host_dir)
     defaults = [host_dir / "default.yaml"]
@@ -166,10 +166,10 @@ def resolve(alg: str | None, env: str | None, host_dir: Path) -> Resolved:
 
 
 def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
-    """Return the layers of a configuration, the weakest first, ``updates`` from the command line last.
+    """Return the layers of a configuration. Later layers override earlier ones; the ``updates`` are last.
 
-    An algorithm's settings for a map are right above its file; a preset is right below the place that names it. So an
-    algorithm's own file wins over what it is based on, and the command line over everything.
+    An algorithm's settings for a map come directly after its file. A preset comes directly before the layer that names
+    it. So an algorithm's file overrides its preset, and the command line overrides everything.
     """
     files = [Layer(_settings(path), path) for path in resolved.base]
     for i, path in enumerate(resolved.algorithms):
@@ -184,7 +184,7 @@ def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
             layers += _map_layer(layer.path, map_name)
     to_source = flatten(chosen).get("kl.reference") == "source"
     if chosen.get("transfer_from") and not to_source and plugin_config_dir() / "default.yaml" in resolved.base:
-        layers.append(Layer({"kl": {"enabled": False}}))  # to the pretrained model (paper, section 4.3)
+        layers.append(Layer({"kl": {"enabled": False}}))  # the KL to the pretrained model (paper, section 4.3)
     layers.append(Layer(updates))
     for key, find_preset in (("learner_preset", _learner_preset), ("preset", _preset)):
         naming = [i for i, layer in enumerate(layers) if key in layer.settings]
@@ -195,26 +195,26 @@ def stack(resolved: Resolved, updates: Mapping[str, Any]) -> list[Layer]:
 
 
 def known_keys(host_dir: Path) -> dict[str, Any]:
-    """Return every key of the host's and our defaults and of every algorithm, flat, with an example of its value.
+    """Return every flat key of all defaults and algorithms, with an example of its value.
 
-    Keys under ``env_args`` are left out: they belong to one environment each.
+    Keys under ``env_args`` are left out: each belongs to one environment.
     """
     known: dict[str, Any] = {}
     paths = [*available("algs", host_dir).values(), plugin_config_dir() / "default.yaml", host_dir / "default.yaml"]
     for path in paths:
         for key, value in flatten(_settings(path)).items():
-            if value is not None or key not in known:  # null tells no type
+            if value is not None or key not in known:  # null does not show the type
                 known[key] = value
     return {key: value for key, value in known.items() if not key.startswith("env_args")}
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Return what a file sets. Which other it extends, and what it leaves out of that one, are no settings."""
+    """Return a file's settings, without its ``extends`` and ``leaves_out``."""
     return {key: value for key, value in read(path).items() if key not in ("extends", "leaves_out")}
 
 
 def _without(settings: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """Return the settings without some, given by flat key; a section's name stands for all of it."""
+    """Return the settings without the given flat keys. The name of a section removes the whole section."""
     kept = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -227,32 +227,32 @@ def _without(settings: Mapping[str, Any], keys: Collection[str], prefix: str = "
 
 
 def _extended(path: Path, host_dir: Path) -> tuple[Path, ...]:
-    """Return an algorithm's file after those that it extends, the most basic one first."""
+    """Return the files that an algorithm extends, the base first, and then its own."""
     chain = [path]
     while (name := read(chain[0]).get("extends")) is not None:
         where = f"{chain[0]}: extends"
         if not isinstance(name, str):
-            raise ConfigError(f"{where}={name} is no name; write `extends: ALGORITHM`.")
+            raise ConfigError(f"{where}={name} is not a name; write `extends: ALGORITHM`.")
         left_out = read(chain[0]).get("leaves_out", [])
         if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
-            raise ConfigError(f"{chain[0]}: leaves_out={left_out} is no list of keys; write `leaves_out: [KEY, ...]`.")
+            raise ConfigError(f"{chain[0]}: leaves_out={left_out} is not a list of keys; write `leaves_out: [KEY]`.")
         below = find("algs", name, host_dir, option=where)
         if any(below.resolve() == above.resolve() for above in chain):
             loop = " -> ".join(file.stem for file in (*chain[::-1], below))
-            raise ConfigError(f"{where}={name} closes a loop ({loop}); let one of them extend nothing.")
+            raise ConfigError(f"{where}={name} closes a loop ({loop}); remove `extends` from one of them.")
         chain.insert(0, below)
     return tuple(chain)
 
 
 def _ours(folder: str, algorithm: Path) -> Path | None:
-    """Return our file about a shipped algorithm, if there is one."""
+    """Return the file of a shipped algorithm in ``folder``, if there is one."""
     shipped = algorithm.resolve().parent == (plugin_config_dir() / "algs").resolve()
     path = plugin_config_dir() / folder / algorithm.name
     return path if shipped and path.is_file() else None
 
 
 def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
-    """Return an algorithm's settings for a map, from ``config/maps/ALGORITHM.yaml`` or the table that it names."""
+    """Return an algorithm's settings for a map, from ``config/maps/ALGORITHM.yaml`` or the file that it names."""
     path = _ours("maps", algorithm)
     if path is None:
         return []
@@ -264,7 +264,7 @@ def _map_layer(algorithm: Path, map_name: str) -> list[Layer]:
 
 
 def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
-    """Return a file of ``config/learners``; the host's own algorithms have no such keys."""
+    """Return the layer of a file in ``config/learners``. The host's own algorithms have no such presets."""
     ours = plugin_config_dir() / "default.yaml" in resolved.base
     files = {path.stem: path for path in sorted((plugin_config_dir() / "learners").glob("*.yaml")) if ours}
     _check_preset("learner_preset", name, files, resolved, named)
@@ -272,7 +272,7 @@ def _learner_preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
 
 
 def _preset(name: str, resolved: Resolved, named: Layer) -> list[Layer]:
-    """Return the sections of that name in ``config/presets`` of an algorithm and those it extends."""
+    """Return the sections ``name`` in ``config/presets`` of an algorithm and those that it extends."""
     tables = {path: read(path) for algorithm in resolved.algorithms if (path := _ours("presets", algorithm))}
     _check_preset("preset", name, {key for table in tables.values() for key in table}, resolved, named)
     return [Layer(table[name], path, name, preset=True) for path, table in tables.items() if name in table]

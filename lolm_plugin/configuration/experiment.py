@@ -1,4 +1,4 @@
-"""Tell settings that make a run another experiment from those that do not, for reports and for ``--resume``."""
+"""Separate the settings that define an experiment from all others, for reports and for ``--resume``."""
 
 import functools
 import json
@@ -9,32 +9,36 @@ from typing import Any
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
 from lolm_plugin.configuration.fields import Mark
-from lolm_plugin.configuration.schema import with_mark
+from lolm_plugin.configuration.schema import RENAMED, with_mark
 from lolm_plugin.errors import ConfigError
 
-TIME_LIMITS = {"time_limits": "truncated"}  # noted in records and checkpoints: bootstrap_time_limit=True acts on it
-# What a resumed run may change: another machine, a longer run, other measurements. Its curve stays one experiment's.
+TIME_LIMITS = {"time_limits": "truncated"}  # written into records and checkpoints; see ``upgrade_config``
+# Keys that a resumed run may change: the machine, the length, the measurements. Its curve is still of one experiment.
 RESUMABLE = with_mark(Mark.MACHINE) | with_mark(Mark.RESUMABLE)
-# Settings that change no expected number of a test. What a preset sets is recorded beside its name.
+# Keys that do not change the expected result of a test. A preset's name is one, because its settings are recorded too.
 INCIDENTAL = with_mark(Mark.MACHINE) | with_mark(Mark.LABEL)
-SCHEDULES = ("entropy_coef_end", "entropy_target_end")  # not null: reached at t_max, as learning rates with lr_decay
+SCHEDULES = ("entropy_coef_end", "entropy_target_end")  # if set, they end at t_max, as lr_decay does
 
 
-def as_of_now(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration in the words of this version; ``noted`` is what its writer said beside it.
+def upgrade_config(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration as this version would write it. ``noted`` holds facts recorded with it.
 
-    Until time limits were stored, ``bootstrap_time_limit=True``, then the default, had the effect that null has now.
+    Older versions did not store time limits. Their default, ``bootstrap_time_limit=True``, had the effect of null now.
+    Keys that were renamed since get their new names.
     """
+    upgraded = dict(config)
     if config.get("bootstrap_time_limit") is True and "time_limits" not in noted:
-        return {**config, "bootstrap_time_limit": None}
-    return dict(config)
+        upgraded["bootstrap_time_limit"] = None
+    if isinstance(llm := config.get("llm"), Mapping):
+        upgraded["llm"] = {RENAMED.get(f"llm.{key}", f"llm.{key}").removeprefix("llm."): llm[key] for key in llm}
+    return upgraded
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a configuration that make it another experiment, by flat key.
+    """Return the settings that define the experiment of a configuration, by flat key.
 
-    Configurations of ours that lack a key come from a version before it, which did what its default says now. t_max
-    counts only where a schedule ends there.
+    A configuration of ours that lacks a key is from an older version. That version behaved as the key's default does
+    now. ``t_max`` counts only if a schedule ends there.
     """
     flat = flatten(config)
     if str(config.get("mac")) in registry.ENTRIES["mac"]:
@@ -45,12 +49,12 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if flat.get("transfer_from"):
         kept["load_step"] = _plain(flat.get("load_step"))  # which checkpoint of the source is transferred
     if kept.get("imitate.teacher") not in (None, "", "heuristic"):
-        kept["imitate.teacher"] = "a run"  # each seed may have a teacher of its own
+        kept["imitate.teacher"] = "a run"  # each seed may have its own teacher
     return kept
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
-    """Find the keys, known to both, whose change made the rest of a resumed run another experiment or another seed."""
+    """Return the common keys whose change made the rest of a resumed run another experiment or another seed."""
     pairs = [settings(config) | {"seed": config.get("seed")} for config in (before, after)]
     common = (set(pairs[0]) & set(pairs[1])) - RESUMABLE
     return {key for key in common if text(pairs[0][key]) != text(pairs[1][key])}
@@ -59,13 +63,13 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
 def check_same(
     before: Mapping[str, Any], after: Mapping[str, Any], updates: Iterable[str], folder: Path
 ) -> dict[str, tuple[Any, Any]]:
-    """Compare the settings of both halves of a resumed run, by flat key.
+    """Compare the settings before and after a resume, by flat key.
 
     Returns:
-        What changes: key -> (before, after).
+        The changes: key -> (before, after).
 
     Raises:
-        ConfigError: one of ``updates`` would make the second half another experiment.
+        ConfigError: one of ``updates`` would make the resumed run another experiment.
     """
     changes = {key: (before.get(key), after.get(key)) for key in updates if before.get(key) != after.get(key)}
     for key, (old, new) in changes.items():
@@ -78,12 +82,12 @@ def check_same(
 
 
 def text(value: Any) -> str:
-    """Write a value so that equal values give equal texts."""
+    """Write a value as JSON, so that equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
-    """Turn a whole float into an int, as 1.0 and 1 are one setting."""
+    """Convert a whole float to an int, because 1.0 and 1 are the same setting."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

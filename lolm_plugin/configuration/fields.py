@@ -1,4 +1,4 @@
-"""What the schema can say of a key, and what follows from it: the type of a value, its range, its choices."""
+"""Fields of the schema and their marks: types, ranges, choices and other properties of a key, and their checks."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,23 +12,23 @@ from lolm_plugin.errors import ConfigError
 Marked = TypeVar("Marked")
 
 NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-POWER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")  # 1e6 is a number here, which yaml reads as a text
+POWER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")  # yaml reads 1e6 as a text; here it is a number
 
 
 class Mark(Enum):
     """Properties of a key that take no argument."""
 
-    MACHINE = "changes no expected number of a test, and may change in a resumed run"
-    RESUMABLE = "may change in a resumed run, but makes another experiment of one that begins with another value"
-    LABEL = "what a run is called or where its task is named: no setting of the experiment"
-    NAME = "a text or texts from a checkpoint are believed if they are plain names"
+    MACHINE = "does not change the expected result of a test, and may change in a resumed run"
+    RESUMABLE = "may change in a resumed run, but a new run with another value is another experiment"
+    LABEL = "names a run or its task; not a setting of the experiment"
+    NAME = "a text or a list of texts that is taken from a checkpoint if all are plain names"
     PATH = "a path, in which ~ is the home folder"
-    RECORDED = "kept in the configuration of a resumed run, which never opens it"
+    RECORDED = "kept in the configuration of a resumed run, but never opened by it"
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers that a key takes. Beyond ``most`` nothing runs, and what fails first is deep inside a library."""
+    """Range of the numbers that a key takes. A number above ``most`` would fail deep inside a library."""
 
     least: float | None = None
     above: float | None = None  # excluded
@@ -49,7 +49,7 @@ class Range:
 
 
 class Choice(tuple[str, ...]):
-    """Texts that a key takes where a run of lolm_plugin reads it."""
+    """Texts that a key takes. Checked only if a run of lolm_plugin reads the key."""
 
     def __new__(cls, *texts: str) -> "Choice":
         return super().__new__(cls, texts)
@@ -57,10 +57,10 @@ class Choice(tuple[str, ...]):
 
 @dataclass(frozen=True)
 class ReadIf:
-    """A run reads the key only if ``test`` holds for the values of ``keys``.
+    """Condition for a run to read the key: ``test`` is true for the values of ``keys``.
 
-    ``never``: setting the key in a run that does not read it is an error, as no run of that kind does; otherwise the
-    log says so. ``why`` is for the sentence, by default what ``keys`` are.
+    ``never``: no run of that kind reads the key, so setting it is an error. Otherwise it is only noted in the log.
+    ``why`` is the reason in that sentence, by default the values of ``keys``.
     """
 
     keys: tuple[str, ...]
@@ -71,9 +71,9 @@ class ReadIf:
 
 @dataclass(frozen=True)
 class Withheld:
-    """A path, address, account or module, which is not taken from a checkpoint: a resumed run has ``default``.
+    """A path, address, account or module. It is not taken from a checkpoint: a resumed run uses ``default``.
 
-    ``needed``: unless it is the default, the command line has to repeat it, as the run would be another one.
+    ``needed``: if it is not the default, the command line must repeat it, because the run depends on it.
     """
 
     default: Any
@@ -82,30 +82,32 @@ class Withheld:
 
 @dataclass(frozen=True)
 class Trusted:
-    """Texts that are taken from a checkpoint: they match ``pattern`` as a whole."""
+    """Texts that are taken from a checkpoint: ``pattern`` matches the whole text."""
 
     pattern: re.Pattern[str]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A key with its types, none where any value will do, and its marks."""
+    """A key with its types and marks. Without types, any value is accepted."""
 
     key: str
     types: tuple[type, ...]
     marks: tuple[Any, ...] = ()
 
     def get(self, kind: type[Marked]) -> Marked | None:
-        """Return the first mark of this class, if there is one."""
+        """Return the first mark of this class, or None."""
         return next((mark for mark in self.marks if isinstance(mark, kind)), None)
 
     def typed(self, value: Any, like: Any, where: str) -> Any:
-        """Return a value in its key's type: 1e6 for a whole number becomes one. ``like`` is the yaml's value.
+        """Convert a value to its key's type: 1e6 becomes a whole number if the key takes one.
+
+        ``like`` is the value in the yaml, None if it has none.
 
         Raises:
-            ConfigError: the key takes no such value.
+            ConfigError: the value has another type.
         """
-        if value == "null" and (like is None or NoneType in self.types):  # as yaml files write it; Sacred reads None
+        if value == "null" and (like is None or NoneType in self.types):  # yaml files write null; Sacred reads None
             value = None
         for form in _forms(value):
             if not self.types or type(form) in self.types:
@@ -113,20 +115,20 @@ class Field:
         wanted = self._words() if like is None else f"a value such as {like}"
         if str in self.types and isinstance(value, float):
             raise ConfigError(
-                f"{self.key}={value} {where} is a number to Sacred, where a text is wanted; set {self.key} to "
+                f"{self.key}={value} {where} is a number to Sacred, but the key takes a text; set {self.key} to "
                 f"{wanted}, or quote it twice: '{self.key}=\"...\"'."
             )
         raise ConfigError(f"{self.key}={value} {where} is not {self._noun()}; set {self.key} to {wanted}.")
 
     def out_of_range(self, value: Any) -> str:
-        """Return a sentence if a number is out of range, else nothing."""
+        """Return an error sentence if a number is out of range, else an empty string."""
         bounds = self.get(Range)
         if bounds is None or not isinstance(value, int | float) or value in bounds:
             return ""
         return f"{self.key}={value} is out of range; set {self.key} to {self._words()}."
 
     def no_choice(self, value: Any) -> str:
-        """Return a sentence if a value is not one of the choices, else nothing."""
+        """Return an error sentence if a value is not one of the choices, else an empty string."""
         choices = self.get(Choice)
         if choices is None or value in choices or (value is None and NoneType in self.types):
             return ""
@@ -144,7 +146,7 @@ class Field:
 
 
 def fields_of(section: Any, prefix: str = "", marks: tuple[Any, ...] = ()) -> Iterator[Field]:
-    """Yield the fields of a TypedDict and of those in it. A section's marks are those of all its keys."""
+    """Yield the fields of a TypedDict and of its sections. A section's marks apply to all its keys."""
     for name, annotation in get_type_hints(section, include_extras=True).items():
         types, own = _parsed(annotation)
         if types and is_typeddict(types[0]):
@@ -166,7 +168,7 @@ def _parsed(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
 
 
 def _forms(value: Any) -> Iterator[Any]:
-    """Yield the value, then what else it may be read as."""
+    """Yield the value, then its other possible readings."""
     yield value
     if isinstance(value, str) and POWER.fullmatch(value):
         value = float(value)

@@ -1,8 +1,9 @@
-"""The one schema: type, range, choices and further properties of every key. What a key means: config/default.yaml.
+"""Schema of all keys: type, range, choices and further properties. config/default.yaml explains each key.
 
-A key's annotation is its type (``| None``: it takes null) with marks: a range, choices, when a run reads it, what a
-resumed run does with it, whether a checkpoint is believed. A new key is a line here and one in its yaml. Keys of
-EPyMARL's own algorithms, of environments and of a user's algorithms need no line: their yaml's value gives the type.
+A key's annotation is its type (``| None``: it may be null) with marks. Marks give the range, the choices, the runs that
+read the key, its treatment in a resumed run, and whether its value is taken from a checkpoint. A new key needs a line
+here and a line in its yaml. Keys of EPyMARL's own algorithms, of environments and of a user's algorithms need no line
+here: the value in their yaml gives the type.
 """
 
 import re
@@ -22,12 +23,12 @@ def _is(*values: Any) -> Callable[[Any], bool]:
 
 
 def trunks(agent: str, critic_type: str) -> set[str]:
-    """Return the entity networks of a run, by the name of their section."""
+    """Return the names of the entity networks of a run, which are also the names of their sections."""
     return {agent, critic_type.removesuffix("_critic")} & registry.TRUNKS.keys()
 
 
 def _unread(key: str, why: str = "") -> ReadIf:
-    """No run of lolm_plugin reads the key, whatever ``key`` is."""
+    """Mark a key that no run of lolm_plugin reads. Its error names ``why`` or the value of ``key``."""
     return ReadIf((key,), lambda value: False, never=True, why=why)
 
 
@@ -40,10 +41,10 @@ SAVING = ReadIf(("save_model",), bool)
 LOADING = ReadIf(("checkpoint_path", "transfer_from"), lambda path, source: bool(path or source))
 WANDB = ReadIf(("use_wandb",), bool)
 PPO = ReadIf(("imitate.teacher",), lambda teacher: not teacher, why="lolm imitate has its own settings under imitate")
-IMITATION = ReadIf(("imitate.teacher",), bool, why="lolm imitate alone reads it")
+IMITATION = ReadIf(("imitate.teacher",), bool, why="only lolm imitate reads it")
 
-# Registered ids of Gymnasium need no import; in front of a colon are modules of packages in our extras or EPyMARL's
-# own list of environments.
+# Ids that are registered in Gymnasium need no import. A module before a colon is imported: only packages of our extras
+# and of EPyMARL's environments are allowed.
 TASK = Trusted(
     re.compile(
         r"(?:(?:lbforaging|rware|smaclite|matrixgames):)?(?:\w[\w.-]*/)?\w[\w.-]*"
@@ -52,6 +53,7 @@ TASK = Trusted(
 )
 MODELS = Trusted(re.compile(r"smollm2-135m|tiny-llama|tiny-qwen3|tiny-gemma3|Qwen/Qwen3-0\.6B"))
 
+RENAMED = {"llm.product": "llm.matmul", "llm.trunk_cache_gb": "llm.frozen_cache_gb"}  # in 0.2.0
 Name = Annotated[str, Mark.NAME]
 Names = Annotated[list[str], Mark.NAME]
 Fraction = Annotated[float, Range(least=0, most=1)]
@@ -60,12 +62,12 @@ Positive = Annotated[float, Range(above=0)]
 PositiveWhole = Annotated[int, Range(above=0)]
 Interval = Annotated[int, Range(least=0)]
 Count = Annotated[int, Range(above=0, most=1_000_000)]
-Size = Annotated[int, Range(above=0, most=16_384)]  # a square matrix of 16,384 has a gigabyte
-Memory = Annotated[int, Range(above=0, most=2**31), Mark.MACHINE]  # items at once, which change no result
+Size = Annotated[int, Range(above=0, most=16_384)]  # a square float32 matrix of width 16,384 takes 1 GB
+Memory = Annotated[int, Range(above=0, most=2**31), Mark.MACHINE]  # items computed at once; no effect on results
 
 
 class EnvArgs(TypedDict):
-    """Arguments of environments that are more than numbers and switches; the environment's yaml gives their types."""
+    """Arguments of environments that need marks. The environment's yaml gives the types of all others."""
 
     map_name: Annotated[Name, Mark.LABEL]
     key: Annotated[str | None, TASK, Mark.LABEL]
@@ -109,9 +111,9 @@ class LanguageModel(TypedDict):
     quantization: Annotated[Name, Choice("none", "8bit", "4bit")]
     token_budget: Memory | None
     share_prefix: Annotated[bool, Mark.MACHINE]
-    product: Annotated[Name, Choice("auto", "torch", "onednn"), Mark.MACHINE]
+    matmul: Annotated[Name, Choice("auto", "torch", "onednn"), Mark.MACHINE]
     recompute: Annotated[bool, Mark.MACHINE]
-    trunk_cache_gb: Annotated[float, Range(least=0, most=1_000_000), Mark.MACHINE]
+    frozen_cache_gb: Annotated[float, Range(least=0, most=1_000_000), Mark.MACHINE]
     keep_rollout_states: Annotated[bool, Mark.MACHINE]
     read_positions: Annotated[bool, Mark.MACHINE]
 
@@ -232,7 +234,7 @@ class Configuration(TypedDict):
     test_interval: Annotated[PositiveWhole, PPO, Mark.MACHINE]
     test_greedy: bool
     greedy_rule: Annotated[Name, Choice("argmax", "grouped"), ReadIf(("test_greedy",), bool)]
-    test_sampled: Annotated[bool, ReadIf(("test_greedy",), bool), Mark.LABEL]  # adds series of its own
+    test_sampled: Annotated[bool, ReadIf(("test_greedy",), bool), Mark.LABEL]  # adds separate series
     log_interval: Annotated[Interval, Mark.MACHINE]
     runner_log_interval: Annotated[Interval, Mark.MACHINE]
     learner_log_interval: Annotated[Interval, Mark.MACHINE]
@@ -319,7 +321,7 @@ class Configuration(TypedDict):
     critic: Critic
     imitate: Annotated[Imitate, IMITATION]
 
-    # Of EPyMARL's own algorithms, where the yaml files do not give the type
+    # Keys of EPyMARL's own algorithms whose yaml files do not give the type
     mixer: Name | None
     target_update_interval_or_tau: int | float
 
@@ -333,7 +335,7 @@ def with_mark(mark: Mark) -> frozenset[str]:
 
 
 def field_of(key: str, like: Any = None) -> Field:
-    """Return a key's field. Where the schema gives no type, it is that of ``like``, the yaml's value."""
+    """Return a key's field. If the schema gives no type, it is the type of ``like``, the value in the yaml."""
     field = FIELDS.get(key, Field(key, ()))
     if field.types or like is None or isinstance(like, list):
         return field

@@ -1,9 +1,8 @@
 """Find settings without effect: keys that a run never reads, and keys that another key switches off.
 
-A key that this policy, critic, learner or environment never reads is refused where a user sets it; one that it would
-read if another key were different is named in the log. The rules stand in the schema.
-``tests/configuration/test_unread_keys.py`` runs every kind of policy and checks that each key of the defaults is read
-or has a rule.
+Setting a key that this policy, critic, learner or environment never reads is an error. A key that another key switches
+off is named in the log. The rules are in the schema. ``tests/configuration/test_unread_keys.py`` runs every kind of
+policy and checks that each key of the defaults is read or has a rule.
 """
 
 import functools
@@ -18,8 +17,11 @@ from lolm_plugin.errors import ConfigError
 
 Config = Mapping[str, Any]
 
-HOLDS_ANYWAY = {"obs_agent_id": False, "obs_last_action": False}  # where nothing reads them; a copy of our yaml says so
-REFUSED_BY_CHECK = ("kl.enabled", "kl.reference")  # where nothing reads them; config_check says it in better words
+ACCEPTED_IF_UNREAD = {
+    "obs_agent_id": False,
+    "obs_last_action": False,
+}  # copies of our yaml have them
+REFUSED_BY_CHECK = ("kl.enabled", "kl.reference")  # if unread: config_check has a clearer error
 EVERYWHERE = (
     *("name", "env", "mac", "agent", "learner", "action_selector", "agent_output_type", "critic_type", "seed"),
     *("preset", "learner_preset"),
@@ -27,7 +29,7 @@ EVERYWHERE = (
 
 
 def never_read(config: Config, key: str) -> str:
-    """Return why no run of this kind reads ``key``, for a sentence; empty if one does."""
+    """Return the reason why no run of this kind reads ``key``; empty if one does."""
     section, dot, _ = key.partition(".")
     if dot and section in registry.TRUNKS and section not in trunks(config["agent"], str(config["critic_type"])):
         return f"agent={config['agent']} and critic_type={config['critic_type']}"
@@ -35,7 +37,7 @@ def never_read(config: Config, key: str) -> str:
 
 
 def switched_off(config: Config, key: str) -> str:
-    """Return which other setting leaves ``key`` without effect; empty if none does."""
+    """Return the setting that switches ``key`` off; empty if there is none."""
     return _unmet(config, key, never=False)
 
 
@@ -50,27 +52,27 @@ def _unmet(config: Config, key: str, never: bool) -> str:
 
 
 def check(config: Config, given: Config, without: Config, where: str) -> None:
-    """Raise ConfigError for a key that a run of ``config`` never reads although ``given`` sets it.
+    """Raise ConfigError for a key of ``given`` that a run of ``config`` never reads.
 
-    ``without`` is the configuration without what users set. A value that is the same there is accepted, so that a
-    command line may repeat a default.
+    ``without`` is the configuration without users' settings. A value that is the same there is accepted, so that a
+    command line may repeat a default. Errors name ``where``, the source of ``given``.
     """
     final, before = flatten(config), flatten(without)
     if "env_args.seed" in flatten(given) and final["env_args.seed"] not in (None, config.get("seed")):
         raise ConfigError(
-            f"env_args.seed={final['env_args.seed']} {where} would have no effect, as the run's own seed takes its "
-            "place; set seed."
+            f"env_args.seed={final['env_args.seed']} {where} would have no effect, because the run's seed is used "
+            "instead; set seed."
         )
     for key in flatten(given):
         if key not in final or key.startswith("env_args") or (key in before and before[key] == final[key]):
             continue
-        if key in HOLDS_ANYWAY and final[key] == HOLDS_ANYWAY[key]:
+        if key in ACCEPTED_IF_UNREAD and final[key] == ACCEPTED_IF_UNREAD[key]:
             continue
         shipped = key in before or key in EVERYWHERE
         if config.get("mac") in registry.ENTRIES["mac"]:
             reason = never_read(config, key) or ("" if shipped else "only other algorithms have it")
         else:
-            reason = "" if shipped or key not in _own_keys() else "EPyMARL's own run it"
+            reason = "" if shipped or key not in _own_keys() else "EPyMARL's own algorithms do not read it"
         if reason:
             raise ConfigError(
                 f"{key}={final[key]} {where} would have no effect with name={config['name']} ({reason}); leave it out."
@@ -89,5 +91,5 @@ def notes(config: Config, given: Config) -> list[str]:
 @functools.cache
 def _own_keys() -> frozenset[str]:
     """Return the keys that lolm_plugin adds to EPyMARL's."""
-    shared = {"mongo", "worker_timeout", "worker_restarts"}  # of the record and of a runner that any algorithm may use
+    shared = {"mongo", "worker_timeout", "worker_restarts"}  # any algorithm may use them
     return frozenset(flatten(read(plugin_config_dir() / "default.yaml"))) - shared

@@ -1,4 +1,4 @@
-"""Parse the words after ``with`` on a command line, and check what a value may be, wherever it is set."""
+"""Parse the words after ``with`` on a command line, and check that the values of all sources are plain data."""
 
 import ast
 import math
@@ -8,15 +8,15 @@ from typing import Any
 from lolm_plugin.configuration.config_files import flatten, merge
 from lolm_plugin.errors import ConfigError
 
-LARGEST = 2**63  # torch, numpy and MongoDB hold whole numbers below it
+LARGEST = 2**63  # torch, numpy and MongoDB store whole numbers below it
 FOR_EXAMPLE = "a number, a text, True, False, None, or a list of these"
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what ``KEY=VALUE ...`` sets, nested; of a key that stands twice the last value counts, as in EPyMARL.
+    """Parse ``KEY=VALUE ...`` to nested settings. If a key appears twice, the last value counts, as in EPyMARL.
 
-    Values are read as Sacred reads them: Python's literals, anything else as a text. Sacred itself is not asked, since
-    it also builds the objects that a value such as ``[{"py/object": ...}]`` names, and a suite may be a stranger's.
+    Values are read as Sacred reads them: Python literals, and anything else as a text. Sacred's parser is not used,
+    because it builds any object that a value such as ``[{"py/object": ...}]`` names. Suites may come from other people.
     """
     updates: dict[str, Any] = {}
     for key, value in _assignments(arguments):
@@ -30,14 +30,14 @@ def repeated(arguments: Sequence[str]) -> list[str]:
     for key, value in _assignments(arguments):
         values.setdefault(key, []).append(value)
     return [
-        f"{key} stands {len(given)} times after `with`: the last one, {key}={given[-1]}, counts."
+        f"{key} appears {len(given)} times after `with`: the last one, {key}={given[-1]}, counts."
         for key, given in values.items()
         if any(value != given[-1] for value in given)
     ]
 
 
 def literal(text: str) -> Any:
-    """Return the value that a text stands for: a Python literal, with lists for tuples, or the text itself."""
+    """Return the Python literal in a text, with tuples as lists, or else the text itself."""
     try:
         return _lists(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -45,12 +45,12 @@ def literal(text: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """Return ``value`` as ``literal`` reads it again."""
+    """Write ``value`` so that ``literal`` reads it back."""
     return value if isinstance(value, str) and literal(value) == value == value.strip() else repr(value)
 
 
 def nested(flat: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return ``{"kl.eps": 1}`` as ``{"kl": {"eps": 1}}``. ConfigError if a key is both a value and a section."""
+    """Nest ``{"kl.eps": 1}`` as ``{"kl": {"eps": 1}}``. Raises ConfigError if a key is both a value and a section."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, last = key.split(".")
@@ -68,9 +68,9 @@ def nested(flat: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def check_plain(key: str, value: Any, where: str) -> None:
-    """Raise ConfigError for a value that no key takes: a record could not keep it, or nothing could compute with it."""
+    """Raise ConfigError for a value that no key takes, because it cannot be recorded or used."""
     if isinstance(value, str):
-        if any(0xD800 <= ord(sign) < 0xE000 for sign in value):  # what Python makes of other bytes
+        if any(0xD800 <= ord(sign) < 0xE000 for sign in value):  # Python's encoding of bytes that are not UTF-8
             raise ConfigError(f"{key} {where} has bytes that are not UTF-8 text; set {key} to {FOR_EXAMPLE}.")
         if "\0" in value:
             raise ConfigError(f"{key} {where} has a NUL character; set {key} to {FOR_EXAMPLE}.")
@@ -82,7 +82,7 @@ def check_plain(key: str, value: Any, where: str) -> None:
             raise ConfigError(f"{key} {where} is a whole number beyond 64 bits; set {key} to one below 2**63.")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ConfigError(f"{key}={value} {where} is not a finite number; set {key} to one that is.")
+            raise ConfigError(f"{key}={value} {where} is not a finite number; set {key} to a finite one.")
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             if not isinstance(name, str):

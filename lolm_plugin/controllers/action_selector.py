@@ -1,4 +1,4 @@
-"""Greedy or sampled actions, with keyed draws, so that no generator state has to be stored or restored."""
+"""Greedy or sampled actions. Random draws are keyed, so no generator state has to be saved."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -10,24 +10,27 @@ from lolm_plugin.randomness import KeyedDraws, keyed_generator
 
 
 class KeyedActionSelector:
-    """Sample actions while training; in a test, take greedy actions or, with ``test_greedy=False``, sample them.
+    """Action selector: samples in training; in a test greedy, or sampled with ``test_greedy=False``.
 
-    ``greedy_rule`` says which action is the greedy one:
+    ``greedy_rule`` defines the greedy action:
 
-    - ``argmax``: the action with the largest probability, the first among equal ones, as in EPyMARL.
+    - ``argmax``: the action with the largest probability; of equal ones the first, as in EPyMARL.
     - ``grouped``: the target actions (attacks or heals) compete with the base actions as one action, with the sum of
-      their probabilities. If they win, the most probable target is taken. Among exactly equal targets one is drawn
-      uniformly: with ``head.attack_keys=shared`` all are equal.
+      their probabilities. If this sum is the largest, the most probable target is taken. Of exactly equal targets one
+      is drawn uniformly: with ``head.attack_keys=shared`` all are equal.
 
-    Draws of a test are keyed by the episode's number in the test and by the step, so that they do not depend on how
-    many episodes are played at once. Tests draw nothing from the generators of training.
+    Draws of a test are keyed by the episode's number in the test and the timestep. So they do not depend on how many
+    episodes are played at once, and they do not change the draws of training.
     """
 
     def __init__(self, args: SimpleNamespace, n_base_actions: int | None = None) -> None:
-        """``n_base_actions`` is the index of the first target action; None: there are no target actions."""
+        """Read ``seed``, ``test_greedy`` and ``greedy_rule`` from ``args``.
+
+        ``n_base_actions`` is the index of the first target action; None: there are no target actions.
+        """
         self.seed = args.seed
         self.test_greedy = args.test_greedy
-        self.greedy_rule = getattr(args, "greedy_rule", "argmax")  # absent where the host's own algorithms use it
+        self.greedy_rule = getattr(args, "greedy_rule", "argmax")  # algorithms of EPyMARL lack this key
         self.n_base_actions = n_base_actions
         self._draws = KeyedDraws(args.seed, "action")
 
@@ -42,12 +45,12 @@ class KeyedActionSelector:
     ) -> Tensor:
         """Select actions [batch, agents], int64, from probabilities and masks [batch, agents, actions].
 
-        A row with nothing available (a finished episode) gets action 0. ``episodes`` [batch] are the episodes' numbers
-        in the test (default 0, 1, ...) and ``t_ep`` is the timestep; both are read in test mode only.
+        An agent without an available action (its episode is over) gets action 0. ``episodes`` [batch] are the episodes'
+        numbers in the test (default 0, 1, ...) and ``t_ep`` is the timestep. Both are used in test mode only.
         """
         available = avail_actions > 0
         if not test_mode:
-            # float64: in float32 a draw could round up to 1, past every action.
+            # float64: in float32 a draw could round up to 1, which selects no action.
             draw = torch.from_numpy(self._draws.generator("train", t_env).random(tuple(probabilities.shape[:-1])))
             return _sampled(probabilities * available, draw)
         key = (t_env, range(len(probabilities)) if episodes is None else episodes, t_ep)
@@ -67,7 +70,7 @@ class KeyedActionSelector:
         return torch.where(wins, n_base + target, base.argmax(-1))
 
     def _test_draw(self, purpose: str, deciding: Tensor, t_env: int, episodes: Sequence[int], t_ep: int) -> Tensor:
-        """Draw uniform numbers, float64 [batch, agents], for episodes with an agent in ``deciding`` [batch, agents]."""
+        """Draw uniform numbers, float64 [batch, agents]; 0 for episodes where ``deciding`` [batch, agents] is False."""
         draw = torch.zeros(deciding.shape, dtype=torch.float64)
         for i in deciding.any(-1).nonzero().flatten().tolist():
             generator = keyed_generator(self.seed, purpose, t_env, episodes[i], t_ep)
@@ -76,7 +79,7 @@ class KeyedActionSelector:
 
 
 def _sampled(probabilities: Tensor, draw: Tensor) -> Tensor:
-    """Invert the cumulative distribution: probabilities [..., actions], draws [...] in [0, 1) -> actions [...]."""
+    """Sample by the inverse CDF: probabilities [..., actions], draws [...] in [0, 1) -> actions [...]."""
     cumulative = probabilities.cumsum(-1)
     threshold = draw.to(cumulative.device) * cumulative[..., -1]
     return (cumulative > threshold.unsqueeze(-1)).int().argmax(-1)

@@ -1,4 +1,4 @@
-"""The base of every controller: the host's contract, and what a policy-gradient learner needs beyond it."""
+"""Base class of all controllers: EPyMARL's interface, and the interface that a policy-gradient learner needs."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,13 +20,34 @@ D = TypeVar("D", bound=Decisions)
 
 
 class Controller(Generic[D]):
-    """Acts for all agents with one shared policy; subclasses say how a policy reads a batch.
+    """Base class of controllers, which act for all agents with one policy. Subclasses define how it reads a batch.
 
-    ``fields`` are the fields of a batch, as in its scheme, that training episodes are recorded in beside the host's:
-    the log-probabilities of the actions taken and, for a policy that draws noise, the noise.
+    A subclass that only plays, such as a teacher, implements ``act``. One that MAPPO trains also implements
+    ``decisions``, ``microbatches``, ``evaluate``, ``parameter_groups``, ``fingerprint``, ``save_models`` and
+    ``load_models``, and with a KL ``reference_states`` and ``reference_logits``. The learner calls the other methods as
+    hooks; their defaults do nothing. Register the class in ``registry.ENTRIES["mac"]`` and set ``mac`` in the
+    algorithm's yaml. A controller that chooses uniformly among the available actions::
+
+        class RandomController(Controller):
+            def act(self, ep_batch, t, t_env, running, test_mode):
+                available = (ep_batch["avail_actions"][:, t] > 0) & running[:, None, None]
+                log_probs, index = certain_log_probs(available)
+                log_probs[index] = masked_log_softmax(torch.zeros(available[index].shape), available[index])
+                return Acting(log_probs)
+
+    ``fields`` are the fields that this controller adds to the batch's scheme for training episodes: the
+    log-probabilities of the actions taken and, for a policy that draws noise, the noise.
+
+    Args:
+        scheme: fields of the batch, as in EPyMARL: name -> ``vshape`` and more.
+        groups: sizes of the scheme's groups: ``agents``.
+        args: the configuration.
+
+    Raises:
+        ConfigError: the environment's sizes do not fit the layout of its observations.
     """
 
-    MEMORY_KEYS = "the network's widths"  # see ``memory.UsesMemory``
+    MEMORY_KEYS = "the network's widths"  # named in the error when memory runs out; see ``memory.UsesMemory``
     agent: nn.Module
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -42,17 +63,31 @@ class Controller(Generic[D]):
         self._sampled_test = False
         self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
 
-    # The host's contract.
+    # EPyMARL's interface.
 
     def init_hidden(self, batch_size: int) -> None:
-        """Start new episodes: a policy with memory forgets."""
+        """Start new episodes: clear the memory of a policy that has one."""
 
     def select_actions(
         self, ep_batch: Batch, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
-        """Choose actions [len(bs), agents] for the running episodes ``bs`` at timestep ``t_ep``.
+        """Choose actions for the running episodes ``bs`` at timestep ``t_ep``.
 
-        In training, the ``fields`` of these episodes are written into ``ep_batch``.
+        In training this also writes the ``fields`` of these episodes into ``ep_batch``.
+
+        Args:
+            ep_batch: the episodes played so far [batch, time, ...].
+            t_ep: the timestep.
+            t_env: environment steps so far; a key of the random draws.
+            bs: indices of the running episodes.
+            test_mode: True in a test; see ``KeyedActionSelector``.
+
+        Returns:
+            Actions int64 [len(bs), agents].
+
+        Raises:
+            NonFiniteError: an observation or a log-probability is NaN or infinite.
+            ConfigError: the first observations contradict their layout.
         """
         self.first_episodes.check(ep_batch, t_ep, bs)
         available = ep_batch["avail_actions"][:, t_ep] > 0
@@ -61,7 +96,7 @@ class Controller(Generic[D]):
         obs = ep_batch["obs"][:, t_ep].where(running[:, None, None], 0.0)
         check_finite("obs", obs, t_env, ("episode", "agent", "number"), ep_batch)
         acting = self.act(ep_batch, t_ep, t_env, running, test_mode)
-        log_probs = acting.log_probs.where(available & running[:, None, None], 0.0)  # elsewhere -inf is right
+        log_probs = acting.log_probs.where(available & running[:, None, None], 0.0)  # -inf is correct elsewhere
         check_finite("log_probs of the policy", log_probs, t_env, ("episode", "agent", "action"), ep_batch)
         episodes = self._test_episodes.of(ep_batch, t_ep) if test_mode else None
         actions = self.action_selector.select_action(
@@ -79,22 +114,22 @@ class Controller(Generic[D]):
             "behaviour_noise": acting.noise,
         }
         for name, field in self.fields.items():
-            # A teacher plays into the batch of the student, whose policy may draw other noise or none.
+            # A teacher writes into its student's batch, which may have a noise field of another width, or none.
             if batch.scheme.get(name) == field and (value := values[name]) is not None:
                 batch[name][bs, t] = value[bs]
 
     def begin_test(self, sampled: bool) -> None:
-        """Start a test: ``sampled`` draws actions also where ``test_greedy`` is set, and writes no decisions."""
+        """Start a test. ``sampled`` draws actions even if ``test_greedy`` is set, and logs no decisions."""
         self._test_episodes = EpisodeNumbers()
         self._sampled_test = sampled
         self.action_selector.test_greedy = self.args.test_greedy and not sampled
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return everything that is trained."""
+        """Return all trained parameters."""
         return [parameter for group in self.parameter_groups() for parameter in group["params"]]
 
     def cuda(self) -> None:
-        """Move to the GPU."""
+        """Move the policy to the GPU."""
         self.agent.cuda()
 
     def save_models(self, path: str) -> None:
@@ -102,68 +137,76 @@ class Controller(Generic[D]):
         raise NotImplementedError
 
     def load_models(self, path: str) -> None:
-        """Load strictly what ``save_models`` wrote; a missing or unexpected tensor is a ConfigError."""
+        """Load what ``save_models`` wrote. Raises ConfigError for a missing, unexpected or misshapen tensor."""
         raise NotImplementedError
 
-    # What a policy-gradient learner needs.
+    # The interface that a policy-gradient learner needs.
 
     def act(self, ep_batch: Batch, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
-        """Evaluate the policy at timestep ``t`` of the episodes ``running`` (bool [batch]).
+        """Evaluate the policy at timestep ``t``, without gradient.
 
-        In the others action 0 is certain.
+        Args:
+            ep_batch: the episodes played so far [batch, time, ...].
+            t: the timestep.
+            t_env: environment steps so far; a key of the random draws.
+            running: bool [batch]. In other episodes action 0 is certain.
+            test_mode: True in a test.
+
+        Returns:
+            Log-probabilities [batch, agents, actions], and what else is recorded.
         """
         raise NotImplementedError
 
     def decisions(self, batch: Batch, valid: Tensor, t_env: int = 0) -> D:
-        """Find the decisions of a batch within ``valid`` bool [batch, time], ready to evaluate."""
+        """Return the decisions of a batch within ``valid`` bool [batch, time], ready for ``evaluate``."""
         raise NotImplementedError
 
     def microbatches(self, decisions: D, subset: Tensor) -> list[Tensor]:
-        """Split ``subset`` int64 [n] of the decisions into parts that are evaluated one by one to save memory."""
+        """Split ``subset`` int64 [n] of the decisions into microbatches, evaluated one by one to save memory."""
         raise NotImplementedError
 
     def evaluate(self, decisions: D, subset: Tensor) -> Evaluation:
-        """Evaluate the current policy on ``subset`` int64 [n] of the decisions."""
+        """Evaluate the current policy, with gradient, on ``subset`` int64 [n] of the decisions."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained, in groups for an optimiser: ``name``, ``params`` and ``lr``."""
+        """Return the trained parameters as groups for an optimiser, each with ``name``, ``params`` and ``lr``."""
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the settings that the weights depend on beyond the shapes of their tensors, for checkpoints."""
+        """Return the settings that give the weights their meaning, apart from tensor shapes; saved in checkpoints."""
         raise NotImplementedError
 
     def fixed_sizes(self) -> dict[str, int]:
-        """Return the sizes of the map that the weights are tied to; empty if they play on any map."""
+        """Return the map sizes that the weights require; empty if they fit any map."""
         return {}
 
     def ratio_tolerance(self) -> float:
-        """Return how far from 1 ``ratio_epoch0`` may be; infinity if a setting makes it differ."""
+        """Return the largest deviation of ``ratio_epoch0`` from 1; infinity if a setting makes the ratio differ."""
         return 1e-2
 
     def use_less_memory(self) -> str | None:
-        """Halve the microbatch; returns the new setting for the log, None if it cannot be smaller."""
+        """Halve the microbatch. Return the new setting for the log, or None if it cannot be smaller."""
         if self.args.microbatch <= 1:
             return None
         self.args.microbatch //= 2
         return f"microbatch={self.args.microbatch}"
 
     def resolved_settings(self) -> dict[str, Any]:
-        """Return the values of ``auto`` settings, nested, where another value would change the last digits."""
+        """Return the values chosen for ``auto`` settings that affect the last digits of results; nested."""
         return {}
 
     def prepare(self, decisions: D) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
 
     def transferred(self) -> None:
-        """Run once after another run's policy has been loaded to start from."""
+        """Adapt the policy, once, after it was loaded from another run (transfer)."""
 
     def end_update(self) -> None:
-        """Free what was kept from the rollout for an update that is over."""
+        """Free the cached states after an update."""
 
     def pop_usage(self) -> dict[str, float]:
-        """Return and reset the language model's usage: ``rows``, ``tokens``, ``seconds``; empty without one."""
+        """Return the language model's usage (``rows``, ``tokens``, ``seconds``) and reset it; empty without one."""
         return {}
 
     def reference_states(self, decisions: D) -> Any:
@@ -171,12 +214,12 @@ class Controller(Generic[D]):
         raise NotImplementedError
 
     def reference_logits(self, states: Any) -> Tensor:
-        """Compute the reference's logits from some of these states, detached: [decisions, n_actions]."""
+        """Compute the reference's logits from such hidden states, detached: [decisions, n_actions]."""
         raise NotImplementedError
 
 
 class EpisodeNumbers:
-    """Number the episodes of a test 0, 1, ... in the order of their batches, for draws that are keyed by the number."""
+    """Numbers of a test's episodes: 0, 1, ... in the order of their batches. They are keys of random draws."""
 
     def __init__(self) -> None:
         self._first = self._size = 0

@@ -1,4 +1,4 @@
-"""Decisions of test episodes, for analysis: one line of JSON each, readable while they are played."""
+"""Log of the decisions in test episodes, for analysis: one JSON line per decision, written during play."""
 
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,28 @@ from lolm_plugin.protocols import Batch
 
 
 class DecisionLog:
-    """Append a line to ``path`` for each decision of an agent that had a choice, with where its policy attended.
+    """Log file ``path`` with one line per decision, that is, per agent-step with a choice.
 
     A line has ``t_env``, ``test_episode`` (counted from 0 in this process), ``step``, ``agent``, ``unit``, ``action``,
-    ``probability`` of that action and ``entropy`` in nats; with an entity policy ``attention``, the shares by name
-    (``self``, ``ally 1``, ``enemy 0``; absent units are left out); with DT2GS ``subtask``.
+    ``probability`` of that action and ``entropy`` in nats. An entity policy adds ``attention``: weights by name
+    (``self``, ``ally 1``, ``enemy 0``), without absent units. DT2GS adds ``subtask``.
     """
 
     def __init__(self, path: str, layout: Description) -> None:
         self.wanted = bool(path)
         self.path = Path(path)
         self.layout = layout
-        self._begun = 0  # test episodes of the batches before this one
+        self._begun = 0  # number of test episodes in earlier batches
         self._size = 0
-        # Runners ask once more in the state after an episode's last step, so a decision counts as played only when its
-        # episode continues.
+        # Runners ask for one more action after the last step of an episode. It is never played, so a decision is
+        # written only when its episode continues.
         self._unplayed: dict[int, list[str]] = {}
 
     def write(self, batch: Batch, t: int, t_env: int, running: Tensor, acting: Acting, actions: Tensor) -> None:
         """Log the decisions of the episodes ``running`` (bool [batch]) at timestep ``t``; actions [batch, agents]."""
         if t == 0:
             self._begun += self._size
-            self._size = int(running.nonzero().max()) + 1  # the last batch of a test may have idle episodes
+            self._size = int(running.nonzero().max()) + 1  # in the last batch of a test some episodes may be empty
             self._unplayed = {}
         continuing = running.nonzero().flatten().tolist()
         self._append([line for episode in continuing for line in self._unplayed.pop(episode, [])])
@@ -71,11 +71,11 @@ class DecisionLog:
                 file.writelines(lines)
         except OSError as error:
             raise ConfigError(
-                f"decisions_file={self.path} cannot be written ({error.strerror}); set it to a file in a folder that "
-                "can be, or to nothing."
+                f"decisions_file={self.path} cannot be written ({error.strerror}); set it to a file in a "
+                "writable folder, or leave it empty."
             ) from error
 
     def _names(self, agent: int) -> list[str]:
-        """List the entities in the order of an agent's tokens."""
+        """Return the entities' names in the order of an agent's entity features."""
         others = [block.label(i, agent) for block in self.layout.entities for i in range(len(block.starts))]
         return ["self", *others]

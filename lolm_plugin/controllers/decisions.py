@@ -1,4 +1,4 @@
-"""The decisions in a batch, and what a policy returns for them."""
+"""Decisions of a batch, and a policy's outputs for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lolm_plugin.protocols import Batch
 class Decisions:
     """Agent-steps of a batch with at least two available actions, in a fixed order.
 
-    Dead agents (one action) and padding (none) are not among them: their action is forced, so their log-probability
+    Dead agents (one available action) and padding (none) are excluded. Their action is forced, so their log-probability
     and entropy are 0 and they have no gradient.
     """
 
@@ -26,9 +26,10 @@ class Decisions:
 
     @property
     def group_ids(self) -> Tensor | None:
-        """Return int64 [decisions]: a minibatch holds whole groups; None: every decision is a group of its own.
+        """Return each decision's group, int64 [decisions]; None: every decision is a separate group.
 
-        The groups of a policy with memory are episodes: each step needs those before it.
+        A minibatch consists of whole groups. For a policy with memory a group is an episode, because each step needs
+        the steps before it.
         """
         return None
 
@@ -37,31 +38,31 @@ class Evaluation(NamedTuple):
     """Output of the current policy for some decisions, with gradient."""
 
     logits: Tensor  # [decisions, n_actions], unavailable actions not yet masked
-    losses: Mapping[str, Tensor] = {}  # name -> [decisions], weighted: auxiliary losses
-    stats: Mapping[str, Tensor] = {}  # name -> [decisions], without gradient: logged as means
+    losses: Mapping[str, Tensor] = {}  # auxiliary losses by name, already weighted: [decisions] each
+    stats: Mapping[str, Tensor] = {}  # statistics by name, without gradient, logged as means: [decisions] each
 
 
 class Acting(NamedTuple):
     """Output of the policy for the current step of every episode, without gradient."""
 
     log_probs: Tensor  # [batch, agents, actions], -inf where unavailable
-    noise: Tensor | None = None  # [batch, agents, noise_width], drawn in training
+    noise: Tensor | None = None  # [batch, agents, noise_width]
     attention: Tensor | None = None  # [batch, agents, entities]: self, other allies, enemies
     subtask: Tensor | None = None  # int64 [batch, agents]
 
 
 def find_decisions(batch: Batch, valid: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Find the decisions of a batch within ``valid`` bool [batch, time]: ``Decisions.index`` and ``.available``."""
+    """Return ``Decisions.index`` and ``Decisions.available`` of a batch, within ``valid`` bool [batch, time]."""
     available = batch["avail_actions"][:, : valid.shape[1]] > 0
     episode, step, agent = torch.nonzero((available.sum(-1) > 1) & valid.unsqueeze(-1), as_tuple=True)
     return (episode, step, agent), available[episode, step, agent]
 
 
 def certain_log_probs(available: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Compute log-probabilities [..., actions] of forced actions, and the index of the agents with a choice.
+    """Return log-probabilities [..., actions] for forced actions, and the indices of the agents with a choice.
 
-    ``available`` is bool [..., actions]. The only available action is certain; where there is none (padding),
-    action 0 is.
+    ``available`` is bool [..., actions]. Every available action has log-probability 0, all others -inf; the caller
+    overwrites agents with a choice. Without an available action (padding), action 0 is certain.
     """
     padding = ~available.any(-1)
     available = torch.cat([available[..., :1] | padding.unsqueeze(-1), available[..., 1:]], dim=-1)

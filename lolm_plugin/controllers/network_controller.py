@@ -1,6 +1,6 @@
-"""The multi-agent controller of small networks: observation vectors in, actions and logits out.
+"""Multi-agent controller of small networks: observation vectors in, actions and logits out.
 
-Serves policies with and without memory, and policies that draw noise (DT2GS).
+Supports policies with and without memory, and policies that draw noise (DT2GS).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from lolm_plugin.tensor_files import load_tensors, save_tensors
 
 @dataclass(frozen=True)
 class NetworkDecisions(Decisions):
-    """The decisions of a batch, and the whole episodes that a policy with memory reads."""
+    """Decisions of a batch, and the inputs of their whole episodes, which a policy with memory needs."""
 
     inputs: Tensor  # [batch, time, agents, input_size]
     noise: Tensor | None  # [batch, time, agents, noise_width]
@@ -37,7 +37,7 @@ class NetworkDecisions(Decisions):
 
 
 class NetworkMAC(Controller[NetworkDecisions]):
-    """Shares one small network between all agents; with memory, one hidden state an agent."""
+    """Controller with one small network for all agents. With memory, each agent has one hidden state."""
 
     agent: Policy
 
@@ -53,7 +53,7 @@ class NetworkMAC(Controller[NetworkDecisions]):
         self.init_hidden(0)
 
     def init_hidden(self, batch_size: int) -> None:
-        """Start new episodes: every agent's memory [batch, agents, hidden_width] is empty."""
+        """Start new episodes: set every agent's hidden state [batch, agents, hidden_width] to zero."""
         self.hidden = self._empty_memory(batch_size, self.n_agents)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -63,14 +63,14 @@ class NetworkMAC(Controller[NetworkDecisions]):
         return {"agent": self.args.agent, **network_settings(self.args.agent, self.args)}
 
     def fixed_sizes(self) -> dict[str, int]:
-        """Return the sizes of the map, if the network reads flat observations."""
+        """Return the sizes of the map if the network reads flat observations, else nothing."""
         if self.args.agent in registry.TRUNKS:
             return {}
         size = self.layouts.observation.size
         return {"agents": self.n_agents, "actions": self.args.n_actions, "numbers an observation": size}
 
     def ratio_tolerance(self) -> float:
-        """Return infinity if the policy learns with other noise than it played with."""
+        """Return infinity if the update draws new noise, so that the ratio differs from 1."""
         redrawn = self.agent.noise_width and self.agent.noise_mode != "stored"
         return float("inf") if redrawn else super().ratio_tolerance()
 
@@ -87,7 +87,7 @@ class NetworkMAC(Controller[NetworkDecisions]):
             self.init_hidden(ep_batch.batch_size)
         noise = self._noise_to_act(ep_batch, t, t_env, test_mode)
         log_probs, deciding = certain_log_probs(available)
-        # Memory is updated for the dead, too; without memory only agents with a choice are evaluated.
+        # Memory is updated for dead agents, too. Without memory only agents with a choice are evaluated.
         evaluated = torch.nonzero(running, as_tuple=True) if self.recurrent else deciding
         output = self.agent.evaluate(
             self._inputs(ep_batch, t)[evaluated],
@@ -98,7 +98,7 @@ class NetworkMAC(Controller[NetworkDecisions]):
         )
 
         def scatter(values: Tensor) -> Tensor:
-            """Put the values of what was evaluated into [batch, agents, ...], 0 elsewhere."""
+            """Write the evaluated agents' values into [batch, agents, ...]; 0 elsewhere."""
             width = values.shape[(2 if self.recurrent else 1) :]
             result = torch.zeros(ep_batch.batch_size, self.n_agents, *width, dtype=values.dtype, device=values.device)
             result[evaluated] = values
@@ -134,13 +134,13 @@ class NetworkMAC(Controller[NetworkDecisions]):
         return [subset[torch.isin(episode, part)] for part in episode.unique().split(at_once)]
 
     def evaluate(self, decisions: NetworkDecisions, subset: Tensor) -> Evaluation:
-        """Evaluate the current policy on ``subset`` [n]; with memory, all of their episodes are unrolled again."""
+        """Evaluate the current policy on ``subset`` [n]. With memory, their episodes are unrolled from step 0."""
         episode, step, agent = (axis[subset] for axis in decisions.index)
         if not self.recurrent:
             inputs, memory = decisions.inputs[episode, step, agent], self._empty_memory(len(subset))
             output = self.agent.evaluate(inputs, memory, agent, available=decisions.available[subset])
             return Evaluation(output.logits, output.losses, output.stats)
-        episodes, row = episode.unique(return_inverse=True)
+        episodes, batch_index = episode.unique(return_inverse=True)
         noise = decisions.noise
         if noise is not None and self.agent.noise_mode == "redraw":
             noise = self._noise(noise.shape[:3], "redraw", decisions.t_env)
@@ -150,9 +150,9 @@ class NetworkMAC(Controller[NetworkDecisions]):
         output = self.agent.unroll(inputs, self._empty_memory(len(episodes), self.n_agents), self._agents, drawn)
 
         def select(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value[step, row, agent] for name, value in values.items()}
+            return {name: value[step, batch_index, agent] for name, value in values.items()}
 
-        return Evaluation(output.logits[step, row, agent], select(output.losses), select(output.stats))
+        return Evaluation(output.logits[step, batch_index, agent], select(output.losses), select(output.stats))
 
     def _empty_memory(self, *leading: int) -> Tensor:
         return torch.zeros(1, self.agent.hidden_width, device=self.device).expand(*leading, -1)
@@ -173,7 +173,7 @@ class NetworkMAC(Controller[NetworkDecisions]):
     def _noise_to_act(self, ep_batch: Batch, t: int, t_env: int, test_mode: bool) -> Tensor | None:
         """Draw noise [batch, agents, noise_width]; None for a policy without noise and in a greedy test.
 
-        In a test it is keyed by episode and step, so that it does not depend on how many are played at once.
+        In a test the noise is keyed by episode and step, so it does not depend on how many episodes are played at once.
         """
         if not self.agent.noise_width or (test_mode and self.action_selector.test_greedy):
             return None

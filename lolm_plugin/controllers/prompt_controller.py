@@ -1,4 +1,4 @@
-"""The multi-agent controller of language-model policies: batches in, actions and logits out."""
+"""Multi-agent controller of language-model policies: batches in, actions and logits out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ from lolm_plugin.modules.heads import masked_log_softmax
 from lolm_plugin.protocols import Batch
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 
-LEAST_TOKENS = 16  # smallest budget: a single prompt is read whole, however long
-# Tolerance of ratio_epoch0 with bfloat16 or quantized weights [here: logits differ by some hundredths].
+LEAST_TOKENS = 16  # smallest token budget; a longer prompt is still read whole
+# Tolerance of ratio_epoch0 with bfloat16 or quantized weights, whose logits were measured to differ by some hundredths.
 COARSE = 0.5
 INITIAL_HEAD, SOURCE_ADAPTER = "initial_head.safetensors", "source_adapter.safetensors"
-# A CPU is fastest with what fits its caches, a GPU with large batches.
+# Tokens of a microbatch. A CPU is fastest if they fit its caches, a GPU with large batches.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
 
 
 @dataclass(frozen=True)
 class PromptDecisions(Decisions):
-    """The decisions of a batch and their prompts, each distinct one once."""
+    """Decisions of a batch and their prompts. Equal prompts are stored once."""
 
     prompts: PromptBatch
     prompt_ids: Tensor  # int64 [decisions]: index of each decision's prompt
 
 
 class PromptMAC(Controller[PromptDecisions]):
-    """Shares one LLM agent between all agents. Every prompt holds all that its agent knows: there is no memory."""
+    """Controller with one language model for all agents. It has no memory: a prompt has all that its agent knows."""
 
     agent: LLMAgent
     MEMORY_KEYS = "llm.recompute=True, lora.layers to fewer, llm.quantization=8bit, prompt.style=compact"
@@ -53,7 +53,7 @@ class PromptMAC(Controller[PromptDecisions]):
         keep_initial_head = args.kl["head"] == "initial" or self.reference_is_source
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
-        self.example = ""  # the first prompt that was read, for the record
+        self.example = ""  # the first prompt, for the run's record
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         trained = "lora" if self.agent.backbone.has_reference else "backbone"
@@ -71,7 +71,7 @@ class PromptMAC(Controller[PromptDecisions]):
         return self.agent.pop_usage()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the language model, its adapter and head; and the seed if it drew weights that are not saved."""
+        """Return the settings of language model, adapter and head, and the seed if unsaved weights depend on it."""
         keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features")}
         if self.agent.backbone.has_reference:
             keys["lora"] = ("rank", "alpha", "targets", "layers")
@@ -80,14 +80,14 @@ class PromptMAC(Controller[PromptDecisions]):
         return {**settings, "seed": self.args.seed} if drawn else settings
 
     def resolved_settings(self) -> dict[str, Any]:
-        return {"llm": {"product": matmul.backend()}} if self.device.type == "cpu" else {}
+        return {"llm": {"matmul": matmul.backend()}} if self.device.type == "cpu" else {}
 
     def ratio_tolerance(self) -> float:
-        """Return a wide tolerance for weights of three digits, whose sums depend on how prompts are packed."""
+        """Return a wide tolerance for weights of low precision: their logits depend on how prompts are packed."""
         return super().ratio_tolerance() if self.agent.backbone.precise else COARSE
 
     def save_models(self, path: str) -> None:
-        """Adapter in PEFT's own format, or the whole language model, and action head, as safetensors."""
+        """Write the action head, and the adapter (PEFT's format) or the whole language model, as safetensors."""
         self.agent.backbone.save(path)
         save_tensors(f"{path}/head.safetensors", self.agent.head.state_dict())
         if self.agent.initial_head is not None:
@@ -99,14 +99,14 @@ class PromptMAC(Controller[PromptDecisions]):
         self.agent.backbone.load(path)
         heads = {"head.safetensors": self.agent.head, INITIAL_HEAD: self.agent.initial_head}
         for name, head in heads.items():
-            # A run without a KL to the initial head saved none.
+            # Only a run with a KL to the initial head saves one.
             if head is not None and (name != INITIAL_HEAD or Path(path, name).is_file()):
                 head.load_state_dict(load_tensors(f"{path}/{name}", expected=head.state_dict()))
         if self.reference_is_source and (file := Path(path, SOURCE_ADAPTER)).is_file():
             self.source_adapter = load_tensors(file, expected=self.agent.backbone.adapter_state())
 
     def transferred(self) -> None:
-        """Copy the policy that was just loaded, as the KL's reference, with ``kl.reference=source``."""
+        """Keep a copy of the loaded policy as the KL's reference, with ``kl.reference=source``."""
         if self.reference_is_source:
             self.source_adapter = self.agent.backbone.adapter_state()
             assert self.agent.initial_head is not None, "kept with kl.reference=source"
@@ -124,36 +124,36 @@ class PromptMAC(Controller[PromptDecisions]):
         return Acting(log_probs)
 
     def decisions(self, batch: Batch, valid: Tensor, t_env: int = 0) -> PromptDecisions:
-        """Find the decisions of a batch within ``valid`` bool [batch, time], and precompute their frozen layers."""
+        """Return the decisions of a batch within ``valid`` bool [batch, time], with precomputed frozen layers."""
         index, available = find_decisions(batch, valid)
         prompts, prompt_ids = self._prompts(batch["obs"][:, : valid.shape[1]][index], available, index[2])
         return PromptDecisions(index, available, self._precompute(prompts), prompt_ids)
 
     def prepare(self, decisions: PromptDecisions) -> None:
-        """Measure the feature statistics on the first batch of decisions."""
-        if self.agent.head.needs_played_statistics and len(decisions) > 1:
+        """Measure the head's feature statistics on the first batch of decisions."""
+        if self.agent.head.needs_collected_statistics and len(decisions) > 1:
             states = self._read(decisions.prompts, reference=self.agent.backbone.has_reference)
-            self.agent.measure_played(states[decisions.prompt_ids])
+            self.agent.measure_collected(states[decisions.prompt_ids])
 
     def end_update(self) -> None:
         self.agent.backbone.encoder.drop_frozen_states()
 
     def microbatches(self, decisions: PromptDecisions, subset: Tensor) -> list[Tensor]:
-        """Split ``subset`` [n] into parts that fit the token budget, similar lengths together."""
+        """Split ``subset`` [n] into microbatches within the token budget, with prompts of similar length together."""
         prompt_ids = decisions.prompt_ids[subset]
         distinct = prompt_ids.unique()
         packs = decisions.prompts.take(distinct).plan(self.token_budget)
         return [subset[torch.isin(prompt_ids, distinct[members(pack)])] for pack in packs]
 
     def evaluate(self, decisions: PromptDecisions, subset: Tensor) -> Evaluation:
-        """Evaluate the current policy on ``subset`` [n], with gradient; equal prompts are read once."""
+        """Evaluate the current policy on ``subset`` [n], with gradient. Equal prompts are read once."""
         distinct, prompt_ids = decisions.prompt_ids[subset].unique(return_inverse=True)
         return Evaluation(self.agent.logits(self.agent.read(decisions.prompts.take(distinct))[prompt_ids]))
 
     def reference_states(self, decisions: PromptDecisions) -> HiddenStates:
-        """Compute the reference's hidden states of each decision, once an update.
+        """Compute the reference's hidden states for each decision; called once per update.
 
-        The reference is the frozen pretrained LM, or with ``kl.reference=source`` the transferred policy's LM.
+        The reference is the frozen pretrained LM or, with ``kl.reference=source``, the transferred policy's LM.
         """
         if not self.reference_is_source:
             return self._read(decisions.prompts, reference=True)[decisions.prompt_ids]
@@ -178,16 +178,16 @@ class PromptMAC(Controller[PromptDecisions]):
         return f"llm.token_budget={self.token_budget}"
 
     def _precompute(self, prompts: PromptBatch) -> PromptBatch:
-        """Compute the frozen layers' states, which are kept until ``end_update``."""
-        return self.agent.precompute(prompts, self.args.llm["trunk_cache_gb"] * 2**30, self.token_budget)
+        """Compute the frozen layers' states and cache them until ``end_update``."""
+        return self.agent.precompute(prompts, self.args.llm["frozen_cache_gb"] * 2**30, self.token_budget)
 
     def _read(self, prompts: PromptBatch, keep: bool = False, reference: bool = False) -> HiddenStates:
-        """Compute the hidden states of prompts, without gradient; ``keep`` keeps those of the frozen layers."""
+        """Compute the hidden states of prompts, without gradient. ``keep`` caches those of the frozen layers."""
         prompts = self._precompute(prompts) if keep else prompts
         return self.agent.read(prompts, reference=reference, token_budget=self.token_budget)
 
     def _prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
-        """Write the prompts of obs [decisions, obs_size], each distinct one once, and each decision's index of them."""
+        """Return the distinct prompts of obs [decisions, obs_size], and the index of each decision's prompt."""
         prompts, prompt_ids = self.agent.prompts(obs, available, agent)
         if not self.example:
             self.example = self.agent.prompter.tokenizer.decode([*prompts.prefix, *prompts.ids[0].tolist()])

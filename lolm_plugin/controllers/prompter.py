@@ -1,4 +1,4 @@
-"""From configuration to prompter, and whether its prompts fit the model, before any weights are loaded."""
+"""Build the prompter from the configuration, and check that its prompts fit the model before weights are loaded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,11 @@ from lolm_plugin.prompts.style import BattleWriter, Writer, build_style
 
 
 def build_writer(prompt: Mapping[str, Any], layout: Description) -> Writer:
-    """Who writes the prompts of a task: ``prompt`` is the section of the configuration."""
+    """Return the writer of a task's prompts. ``prompt`` is that section of the configuration.
+
+    Raises:
+        ConfigError: ``prompt.source=written``, but the environment has no written prompts.
+    """
     style, dynamic, source = build_style(prompt["style"]), prompt["dynamic"], prompt["source"]
     if isinstance(layout, BattleLayout) and source != "auto":
         return BattleWriter(layout, style, dynamic)
@@ -30,7 +34,11 @@ def build_writer(prompt: Mapping[str, Any], layout: Description) -> Writer:
 
 
 def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: Description) -> Prompter:
-    """The prompter of a map; ConfigError if its longest prompt is longer than ``llm.model`` reads."""
+    """Return the prompter of a map.
+
+    Raises:
+        ConfigError: there is no tokenizer, or the longest prompt exceeds the context of ``llm.model``.
+    """
     source = resolve(llm["model"])
     writer, tokenizer = build_writer(prompt, layout), source.load_tokenizer()
     prompter = Prompter(ChatWriter(writer, tokenizer, llm["model"]) if prompt["chat"] else writer, tokenizer)
@@ -39,9 +47,12 @@ def build_prompter(llm: Mapping[str, Any], prompt: Mapping[str, Any], layout: De
 
 
 def check_prompts(config: Mapping[str, Any]) -> list[str]:
-    """Raise ConfigError if the tokenizer cannot be had or prompts cannot fit, before any environment is built.
+    """Check the tokenizer and the length of prompts before any environment is built; return notes for the log.
 
-    Where a map's sizes are known only to a running game, the controller checks later. Returns what the log should say.
+    If only the running game knows a map's sizes, the controller makes these checks later.
+
+    Raises:
+        ConfigError: as ``build_prompter``.
     """
     env, env_args = config["env"], config["env_args"]
     if env in registry.MAP_SIZES:
@@ -49,5 +60,5 @@ def check_prompts(config: Mapping[str, Any]) -> list[str]:
         layout = build_layouts(env, env_args, n_agents, n_actions, config["layout"]).observation
         prompter = build_prompter(config["llm"], config["prompt"], layout)
         note = layout.note and f"Prompts: {layout.note}; see docs/prompts.md."
-        return [sentence for sentence in (prompter.whole_because, note) if sentence]
+        return [sentence for sentence in (prompter.whole_text_reason, note) if sentence]
     return []

@@ -1,4 +1,4 @@
-"""Policies without weights, as teachers: SMAX's scripted enemy playing our side, and the known optimum of a probe."""
+"""Teachers without weights: SMAX's scripted enemy, playing the allies, and the optimal policy of a probe."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -15,18 +15,26 @@ from lolm_plugin.protocols import Batch
 
 # x and y of stop, then north, south, east and west, which are the actions 1 to 5.
 MOVES = ((0.0, 0.0), (0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0))
-# Log-probability of an available action that the rule does not choose. -inf would make the KL of a student NaN or
-# infinite; exp(-30) = 1e-13 is never drawn.
+# Log-probability of an available action that the rule does not choose. -inf would make a student's KL NaN or infinite.
+# exp(-30) = 1e-13 is never drawn.
 NEVER = -30.0
 CENTRE = 0.5  # of the map, in the observation's units
 
 
 class ScriptedController(Controller[Decisions]):
-    """Acts by a rule: subclasses choose one action for every agent."""
+    """Controller that acts by a rule. Subclasses implement ``choose``, which returns one action per agent.
+
+    Register a rule as ``teacher`` of an environment (``registry.Env``) for ``lolm imitate --teacher=heuristic``. This
+    one takes the available action with the highest index::
+
+        class LastAction(ScriptedController):
+            def choose(self, obs, available, t):
+                return available.shape[-1] - 1 - available.flip(-1).int().argmax(-1)
+    """
 
     @torch.no_grad()
     def act(self, ep_batch: Batch, t: int, t_env: int, running: Tensor, test_mode: bool) -> Acting:
-        """Make the rule's action certain wherever there is a choice."""
+        """Return log-probabilities that make the rule's action certain for each agent with a choice."""
         available = (ep_batch["avail_actions"][:, t] > 0) & running[:, None, None]
         log_probs, deciding = certain_log_probs(available)
         chosen = self.choose(ep_batch["obs"][:, t], available, t)[deciding]
@@ -35,23 +43,29 @@ class ScriptedController(Controller[Decisions]):
         return Acting(log_probs)
 
     def choose(self, obs: Tensor, available: Tensor, t: int) -> Tensor:
-        """Choose actions int64 [batch, agents] at timestep ``t``; available is bool [batch, agents, actions].
+        """Choose an action for every agent; called with the states of all episodes.
 
-        The choice of an agent with fewer than two available actions is not used.
+        Args:
+            obs: [batch, agents, obs_size].
+            available: bool [batch, agents, actions].
+            t: the timestep.
+
+        Returns:
+            Actions int64 [batch, agents]. Those of agents with fewer than two available actions are ignored.
         """
         raise NotImplementedError
 
 
 class SMAXHeuristic(ScriptedController):
-    """The rules of jaxmarl's heuristic enemy, from an agent's own observation.
+    """Rules of jaxmarl's heuristic enemy, applied to an agent's observation.
 
-    Attack the last target while it is in range, else the closest enemy in range; else go to the closest enemy in
-    sight, else to the point opposite of the own start through the map's centre. Two differences from jaxmarl: it
-    follows the closest visible enemy, where jaxmarl draws one at random, and takes the best available move near a wall.
+    In this order: attack the last target if it is in range; attack the closest enemy in range; move to the closest
+    visible enemy; move to the point opposite the agent's start through the map's centre. Two differences from jaxmarl:
+    it moves to the closest visible enemy instead of a random one, and near a wall it takes the best available move.
     """
 
     def init_hidden(self, batch_size: int) -> None:
-        """Start new episodes: no target was attacked and no start is known."""
+        """Start new episodes: forget targets and start positions."""
         self._target = torch.full((batch_size, self.n_agents), -1, device=self.device)
         self._goal: Tensor | None = None
 
@@ -61,7 +75,7 @@ class SMAXHeuristic(ScriptedController):
         if self._goal is None:
             self._goal = 2 * CENTRE - position
         attack = self._attack(scene, available)
-        # Distances to enemies are fractions of the sight, positions fractions of the map: only directions matter here.
+        # Distances are fractions of the sight range and positions fractions of the map. Only directions are used here.
         enemies = scene.enemies
         nearest = enemies.fields["dist"].masked_fill(~enemies.present, torch.inf).argmin(-1, keepdim=True)
         toward = torch.stack([enemies.fields[axis].gather(-1, nearest).squeeze(-1) for axis in ("dx", "dy")], dim=-1)
@@ -71,7 +85,7 @@ class SMAXHeuristic(ScriptedController):
         return torch.where(attack >= 0, N_BASE_ACTIONS + attack, moves)
 
     def _attack(self, scene: Observed, available: Tensor) -> Tensor:
-        """Choose the enemy to attack, int64 [batch, agents], -1 where none is in range."""
+        """Choose the enemy to attack, int64 [batch, agents]; -1 if none is in range."""
         in_range = available[..., N_BASE_ACTIONS:]
         closest = scene.enemies.fields["dist"].masked_fill(~in_range, torch.inf).argmin(-1)
         last = self._target.clamp(min=0)
@@ -81,13 +95,17 @@ class SMAXHeuristic(ScriptedController):
 
 
 class ProbeOptimum(ScriptedController):
-    """The best action in every situation of a probe, by backward induction."""
+    """Optimal policy of a probe, computed by backward induction.
+
+    Raises:
+        ConfigError: ``env_args.shuffle_obs=True``, so that observations do not show the true situation.
+    """
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
         if args.env_args.get("shuffle_obs"):
             raise ConfigError(
-                "--teacher=heuristic cannot be used with env_args.shuffle_obs=True, where observations show other "
-                "situations than the true ones; set env_args.shuffle_obs=False."
+                "--teacher=heuristic cannot be used with env_args.shuffle_obs=True, where observations do not show "
+                "the true situations; set env_args.shuffle_obs=False."
             )
         super().__init__(scheme, groups, args)
         map_name = args.env_args["map_name"]

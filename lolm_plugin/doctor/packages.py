@@ -1,4 +1,4 @@
-"""What is installed in this Python, found out without importing it here, and the result of a check."""
+"""Queries about the packages of this Python, without importing them here, and the result of a check."""
 
 import importlib.metadata
 import importlib.util
@@ -18,11 +18,11 @@ except BaseException as error:
     print(f"{type(error).__name__}: {reason.splitlines()[0]}")
     sys.exit(1)
 """
-IMPORT_TIMEOUT = 20.0  # seconds; an import that works takes a fraction of one
+IMPORT_TIMEOUT = 20.0  # seconds; a working import takes less than one
 
 
 class CheckResult(NamedTuple):
-    """One line of ``lolm doctor``: whether ``what`` is usable; ``detail`` says what to do if not."""
+    """One line of ``lolm doctor``. If ``what`` is not usable, ``detail`` says what to do."""
 
     usable: bool
     what: str
@@ -41,9 +41,10 @@ def version(package: str) -> str | None:
 
 
 def folder(module: str) -> Path | None:
-    """Return where a top-level module lives; None if there is none.
+    """Return the folder or file of a top-level module; None if there is none.
 
-    A folder on the path counts even without an ``__init__.py``: such a folder, say a clone, hides some packages.
+    A folder on the path counts even without an ``__init__.py``: such a folder, for example a git clone, may hide a
+    package.
     """
     spec = importlib.util.find_spec(module)
     if spec is None:
@@ -66,7 +67,7 @@ def import_error(module: str) -> str | None:
 
 
 class Packages(NamedTuple):
-    """The three questions above; tests replace the answers."""
+    """The three functions above; tests replace them."""
 
     version: Callable[[str], str | None] = version
     folder: Callable[[str], Path | None] = folder

@@ -1,4 +1,4 @@
-"""Measure one batch and one update of a run in a child process, and say what follows for the whole run."""
+"""Measure one batch and one update of a run in a child process, and estimate the cost of the whole run."""
 
 import json
 import os
@@ -24,13 +24,13 @@ from lolm_plugin.wording import duration, several
 MEASURED = "measured.json"
 DONE = "done"  # the stage after each round
 TIME_LIMIT = 300.0  # seconds; a batch and an update of lolm_mappo_smol take about 20
-MEMORY_SHARE = 0.9  # of what is free: the child is ended before the machine swaps or the kernel ends something else
-POLL = 0.1  # seconds between looks at the child's memory
+MEMORY_SHARE = 0.9  # of the free memory: the child is killed before the machine swaps or other processes are killed
+POLL = 0.1  # seconds between two checks of the child's memory
 CGROUP = Path("/sys/fs/cgroup")
-# What to change, in this order, where the memory does not hold a run with a language model, or one without.
+# Keys to change, in this order, if the memory is too small for a run with a language model, or for one without.
 LESS_MEMORY = {
-    True: "set llm.token_budget to less, then llm.recompute=True, lora.layers to fewer, batch_size_run to less",
-    False: "set microbatch to less, then batch_size_run to less",
+    True: "lower llm.token_budget, then set llm.recompute=True, then lower lora.layers, then batch_size_run",
+    False: "lower microbatch, then batch_size_run",
 }
 # The child writes nothing outside its temporary folder, loads no checkpoint, and logs its first update.
 CHILD_SETTINGS: Mapping[str, Any] = {
@@ -41,10 +41,10 @@ CHILD_SETTINGS: Mapping[str, Any] = {
 
 @dataclass
 class Measured:
-    """What the child measured; if it made several batches and updates, the mean of one."""
+    """Measurements of the child: the mean batch and the mean update."""
 
     stage: str = "starting"
-    error: str = ""  # what ended the run early
+    error: str = ""  # the error that ended the run early
     out_of_memory: bool = False
     start_seconds: float = 0.0  # until the first step
     batch_seconds: float = 0.0
@@ -54,21 +54,21 @@ class Measured:
     decisions: float = 0.0  # agent-steps with more than one available action
     tokens_per_decision: float | None = None  # None: no language model
     checkpoint_bytes: int = 0
-    peak_bytes: float = 0.0  # with the processes of its environments
+    peak_bytes: float = 0.0  # including the processes of its environments
     peak_gpu_bytes: float = 0.0
 
 
 def available_memory() -> float:
-    """Return the free bytes of main memory, or of what a container may use."""
+    """Return the free main memory in bytes; in a container, at most what it may still use."""
     free = float(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):  # no container, or one without a limit, which says "max"
+    with suppress(OSError, ValueError):  # no container, or one whose limit is "max"
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, max(0, limit - used))
     return free
 
 
 def title(config: Mapping[str, Any]) -> str:
-    """Name the run: its algorithm, environment and map."""
+    """Return a name of the run: its algorithm, environment and map."""
     env_args = config["env_args"]
     return f"{config['name']} on {config['env']} {env_args.get('map_name') or env_args.get('key')}"
 
@@ -116,10 +116,12 @@ def _require_model(model: str, weights: bool) -> None:
 
 
 def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, memory: float) -> Measured:
-    """Train for a few batches in a child process of at most ``seconds`` and ``memory`` bytes, which leaves no file.
+    """Train for a few batches in a child process, for at most ``seconds`` and with at most ``memory`` bytes.
+
+    No file is left behind.
 
     Raises:
-        ConfigError: the run ended early or passed a limit; the sentence says what to change.
+        ConfigError: the run ended early or passed a limit. The message says what to change.
     """
     with tempfile.TemporaryDirectory(prefix="lolm-doctor-") as name:
         folder = Path(name)
@@ -141,7 +143,7 @@ def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, me
                     **{**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": name},
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 },
-                start_new_session=True,  # Ctrl-C is for this process, which ends the child
+                start_new_session=True,  # only this process gets Ctrl-C; it ends the child
             )
         try:
             peak, passed = _watch(child, folder, seconds, memory)
@@ -150,7 +152,7 @@ def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, me
         measured = _read(folder)
         measured.peak_bytes = max(peak, measured.peak_bytes)
         printed = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
-    # Later rounds only make the first one's numbers better.
+    # One round is enough; further rounds only make its numbers more accurate.
     if measured.checkpoint_bytes and not measured.error and (measured.stage == DONE or passed == "time"):
         return measured
     while_ = f"while {measured.stage}"
@@ -159,23 +161,23 @@ def measure(config: Mapping[str, Any], checkout: Path | None, seconds: float, me
         limit = humanize.naturalsize(memory)
         why = f"needs more memory than the limit of {limit}, reached {while_}; {less}, or raise --memory-limit."
     elif measured.out_of_memory or (child.returncode == -9 and not passed):
-        died = f"the child process died of it {while_}, after {humanize.naturalsize(measured.peak_bytes)}"
+        died = f"the child process died {while_}, at {humanize.naturalsize(measured.peak_bytes)}"
         why = f"does not fit into memory: {died}; {less}."
     elif passed == "time":
         batch = f"; the batch took {measured.batch_seconds:.0f} s" if measured.batch_seconds else ""
         why = (
             f"did not end one batch and one update within --time-limit={seconds:g} (it was {measured.stage}{batch}); "
-            "raise --time-limit, or set batch_size_run to less."
+            "raise --time-limit, or lower batch_size_run."
         )
     elif measured.error:
         raise ConfigError(measured.error)
     else:
-        why = f"broke off {while_} (exit code {child.returncode}): {one_line(printed[-1] if printed else '')}"
+        why = f"failed {while_} (exit code {child.returncode}): {one_line(printed[-1] if printed else '')}"
     raise ConfigError(f"{title(config)} {why}")
 
 
 def _watch(child: psutil.Popen, folder: Path, seconds: float, memory: float) -> tuple[float, str]:
-    """Show progress until the child ends or passes a limit; return its peak of memory in bytes and that limit."""
+    """Show progress until the child ends or passes a limit; return its peak memory in bytes and that limit."""
     from rich.console import Console
 
     console, began, peak, shown = Console(stderr=True), time.monotonic(), 0.0, {DONE}
@@ -197,7 +199,7 @@ def _watch(child: psutil.Popen, folder: Path, seconds: float, memory: float) -> 
 
 
 def _end(child: psutil.Popen) -> None:
-    """Kill the child and the processes of its environments, as far as they are there."""
+    """Kill the child and the processes of its environments."""
     processes = _tree(child)
     for process in processes:
         with suppress(psutil.Error):
@@ -219,26 +221,26 @@ def _read(folder: Path) -> Measured:
 
 
 def report(config: Mapping[str, Any], measured: Measured) -> str:
-    """Return a table of what was measured and of what follows for the whole run."""
+    """Return a table of the measurements and of the estimate for the whole run."""
     memory = f"{humanize.naturalsize(measured.peak_bytes)}, environments included"
     if measured.peak_gpu_bytes:
         memory += f", and {humanize.naturalsize(measured.peak_gpu_bytes)} on the GPU"
     counts = f"{measured.episodes:,.0f} episodes, {measured.env_steps:,.0f} steps, {measured.decisions:,.0f} decisions"
-    busy = f", while other work takes the cores (load {psutil.getloadavg()[0]:.1f})" if tuning.busy() else ""
+    busy = f", while other work uses the cores (load {psutil.getloadavg()[0]:.1f})" if tuning.busy() else ""
     rows = {
         f"Measured{busy}": "",
         "  start": f"{measured.start_seconds:.1f} s, once: imports, model, environments",
         "  one batch": f"{measured.batch_seconds:.2f} s: {counts}",
         "  one update": f"{measured.update_seconds:.2f} s",
         "  peak memory": memory,
-        f"What follows for t_max={config['t_max']:,}": "",
+        f"Estimate for t_max={config['t_max']:,}": "",
         **extrapolate(config, measured),
     }
     return "\n".join(f"{what:<13}  {value}".rstrip() for what, value in rows.items())
 
 
 def extrapolate(config: Mapping[str, Any], measured: Measured) -> dict[str, str]:
-    """Say what the whole run takes if all its batches are like the measured one."""
+    """Estimate time, disk space and tokens of the whole run if all its batches are like the measured one."""
     updates = int(config["t_max"] // measured.env_steps) + 1
     tests = _times(updates, config["test_interval"], measured.env_steps)
     episodes = config["test_nepisode"] * (2 if config["test_sampled"] and config["test_greedy"] else 1)
@@ -247,7 +249,7 @@ def extrapolate(config: Mapping[str, Any], measured: Measured) -> dict[str, str]
         "start": measured.start_seconds,
         "play": updates * measured.batch_seconds,
         "learn": updates * measured.update_seconds,
-        "test": test_batches * measured.batch_seconds,  # tests play as fast as the batch was played
+        "test": test_batches * measured.batch_seconds,  # tests play as fast as the measured batch
     }
     seconds = sum(parts.values())
     shares = ", ".join(f"{what} {part / seconds:.0%}" for what, part in parts.items())
@@ -255,7 +257,7 @@ def extrapolate(config: Mapping[str, Any], measured: Measured) -> dict[str, str]
     rows = {"  time": f"{duration(seconds)}: {shares}; {counts}", "  disk": "no checkpoints (save_model=False)"}
     if config["save_model"]:
         saved, keep = _times(updates, config["save_model_interval"], measured.env_steps), config["keep_checkpoints"]
-        kept = saved if keep is None else min(saved, keep + 1)  # beside the newest the one that tested best
+        kept = saved if keep is None else min(saved, keep + 1)  # the newest ones and the one that tested best
         one = measured.checkpoint_bytes
         each = f"{several(kept, 'checkpoint')} of {humanize.naturalsize(one)}"
         rows["  disk"] = f"{humanize.naturalsize(kept * one)}: {each}"
@@ -266,5 +268,5 @@ def extrapolate(config: Mapping[str, Any], measured: Measured) -> dict[str, str]
 
 
 def _times(updates: int, interval: int, steps: float) -> int:
-    """Return how often something happens at the start, every ``interval`` steps, and at the end of ``updates``."""
+    """Count events that happen at the start, every ``interval`` steps, and at the end of ``updates``."""
     return 1 + -(-updates // max(1, -int(-interval // steps)))

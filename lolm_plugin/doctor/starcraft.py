@@ -1,7 +1,7 @@
 """Check whether this machine can play StarCraft II: the game, its maps, and the packages that talk to it.
 
-The checks look where pysc2 3.0.0, SMAC and SMACv2 look; the game is not started. Each check is a function of its
-arguments, so that each sentence has a test.
+The checks look where pysc2 3.0.0, SMAC and SMACv2 look. They do not start the game. Each check depends only on its
+arguments, so that each message has a test.
 """
 
 import os
@@ -20,7 +20,7 @@ GET_GAME = "https://battle.net"
 GET_MAPS = "unzip https://github.com/oxwhirl/smac/releases/download/v0.1-beta1/SMAC_Maps.zip"
 GET_MAPS_V2 = "unzip SMAC_Maps.zip of https://github.com/oxwhirl/smacv2/releases/tag/maps"
 
-# The names that pysc2 starts below Versions/BaseNNNNN.
+# Names of the executable that pysc2 starts, below Versions/BaseNNNNN.
 EXECUTABLES = {"Windows": "SC2_x64.exe", "Darwin": "SC2.app/Contents/MacOS/SC2"}
 LINUX_EXECUTABLE = "SC2_x64"
 OLDEST_BUILD = 55958  # 3.16.1, the first with the interface that pysc2 needs
@@ -30,18 +30,18 @@ KNOWN_BUILDS = {
 }
 
 MAPS = tuple(sc2.MAPS)
-MAPS_V2 = ("32x32_flat",)  # every scenario of SMACv2 plays on it
+MAPS_V2 = ("32x32_flat",)  # all scenarios of SMACv2 use it
 
-# The checks that an environment can do without.
+# The checks that an environment does not need.
 NOT_NEEDED = {"sc2": ("SMACv2's map", "smacv2"), "sc2v2": ("SMAC's maps", "smac")}
 
-PYSC2 = "3.0.0"  # what EPyMARL asks for
+PYSC2 = "3.0.0"  # the version that EPyMARL requires
 _OLD_PROTOBUF = '"protobuf<3.21"'
 _MESSAGES = "s2clientprotocol.sc2api_pb2"
 
 
 class Machine(NamedTuple):
-    """Where the checks look."""
+    """Environment variables, folders, system and packages that the checks read."""
 
     environ: Mapping[str, str]
     cwd: Path
@@ -56,7 +56,7 @@ def this_machine() -> Machine:
 
 
 def check_all(machine: Machine) -> list[CheckResult]:
-    """Run every check: the section "StarCraft II" of ``lolm doctor``."""
+    """Run every check of the section "StarCraft II" of ``lolm doctor``."""
     game, result = game_folder(machine)
     return [
         result,
@@ -78,7 +78,7 @@ def first_failure(env: str, map_name: str, machine: Machine | None = None) -> Ch
 
 
 def require(env: str, map_name: str, machine: Machine | None = None) -> None:
-    """Raise ConfigError with what keeps ``env`` (``sc2`` or ``sc2v2``) from playing a map, before a game is started."""
+    """Raise ConfigError if ``env`` (``sc2`` or ``sc2v2``) cannot play a map here. No game is started."""
     if failure := first_failure(env, map_name, machine):
         raise ConfigError(
             f"env={env} cannot be played on this machine: {failure.what}: {failure.detail}; `lolm doctor` lists "
@@ -87,7 +87,7 @@ def require(env: str, map_name: str, machine: Machine | None = None) -> None:
 
 
 def _needed(env: str, map_name: str, machine: Machine) -> Iterator[CheckResult]:
-    """Run the checks of one map in order. A map that only the user's SMAC knows is left to that."""
+    """Run the checks for one map in order. A map that only the user's SMAC has is not checked."""
     game, result = game_folder(machine)
     yield result
     yield game_version(game, machine.system)
@@ -100,7 +100,7 @@ def _needed(env: str, map_name: str, machine: Machine) -> Iterator[CheckResult]:
 
 
 def game_folder(machine: Machine) -> tuple[Path, CheckResult]:
-    """Return the folder that a run would take the game from, or else the one to put it in."""
+    """Return the folder of the game that a run would use, or else the folder to install it in."""
     default, get = _default_folder(machine), f"install StarCraft II ({_get_game(machine.system)})"
     name = machine.environ.get("SC2PATH")
     if name:
@@ -117,12 +117,12 @@ def game_folder(machine: Machine) -> tuple[Path, CheckResult]:
 
 
 def _without_sc2path(inside: Path, default: Path, get: str, empty: bool) -> tuple[Path, bool, str]:
-    """On Linux EPyMARL sets SC2PATH to ``inside`` when it is not set, so that pysc2 never falls back on ``default``."""
+    """Return the game folder on Linux without SC2PATH: EPyMARL then uses ``inside``, and pysc2 alone ``default``."""
     if empty:
         how = f"set it to the game's folder, such as {default}"
-        return default, False, f"SC2PATH is set to nothing, which stands for the current folder; {how}"
+        return default, False, f"SC2PATH is empty, which means the current folder; {how}"
     if inside.is_dir():
-        why = "where EPyMARL looks from here as SC2PATH is not set"
+        why = "where EPyMARL looks if SC2PATH is not set"
         return inside, True, f"{inside}, {why}; outside EPyMARL it is {default}"
     if default.is_dir():
         why = f"SC2PATH is not set, so EPyMARL looks in {inside}, not in {default}, where the game is"
@@ -132,7 +132,7 @@ def _without_sc2path(inside: Path, default: Path, get: str, empty: bool) -> tupl
 
 
 def game_version(game: Path, system: str) -> CheckResult:
-    """Check which build would be started, and whether it can be."""
+    """Check the build that pysc2 would start."""
 
     def failed(why: str) -> CheckResult:
         return CheckResult(False, "game version", why)
@@ -150,18 +150,18 @@ def game_version(game: Path, system: str) -> CheckResult:
     if build < OLDEST_BUILD:
         return failed(f"Base{build:05d} is too old for pysc2; install 3.16.1 or newer, such as 4.10")
     other = f"Base{build:05d}; works, but its win rates are not comparable with those on 4.6.2 (SMAC's paper) or 4.10"
-    more = f"; the newest of {len(builds)} here, sc2's env_args.game_version takes another" if len(builds) > 1 else ""
+    more = f"; the newest of {len(builds)} here; sc2's env_args.game_version selects another" if len(builds) > 1 else ""
     return CheckResult(True, "game version", KNOWN_BUILDS.get(build, other) + more)
 
 
 def maps(game: Path, what: str, names: Sequence[str], how: str) -> CheckResult:
-    """Check which map files are where SMAC and SMACv2 both look: ``Maps/SMAC_Maps``."""
+    """Check for map files in ``Maps/SMAC_Maps``, where SMAC and SMACv2 both look."""
     right = game / "Maps/SMAC_Maps"
     missing = [name for name in names if not (right / f"{name}.SC2Map").is_file()]
     if not missing:
         return CheckResult(True, what, f"all {len(names)} in {right}" if len(names) > 1 else f"{names[0]} in {right}")
     if (game / "maps").is_dir() and not (game / "Maps").is_dir():
-        renamed = f"{game / 'Maps'}, which is called maps; mv {game / 'maps'} {game / 'Maps'}"
+        renamed = f"{game / 'Maps'}, but the folder is called maps; mv {game / 'maps'} {game / 'Maps'}"
         return CheckResult(False, what, f"pysc2 looks in {renamed}")
     strays = [path for path in (game / "Maps").rglob("*.SC2Map") if path.stem in missing]
     listed = f"all {len(names)}" if len(missing) == len(names) > 1 else ", ".join(missing)
@@ -170,7 +170,7 @@ def maps(game: Path, what: str, names: Sequence[str], how: str) -> CheckResult:
 
 
 def s2clientprotocol(packages: Packages) -> CheckResult:
-    """Check the game's messages; their old generated code does not load with a newer protobuf."""
+    """Check the game's messages. Their old generated code does not load with a newer protobuf."""
     what = "s2clientprotocol"
     version, protobuf = packages.version(what), packages.version("protobuf")
     if not version:
@@ -187,7 +187,7 @@ def s2clientprotocol(packages: Packages) -> CheckResult:
 
 
 def pysc2(packages: Packages) -> CheckResult:
-    """Check what starts the game and talks to it; ``run_configs`` draws in its protocol and its websocket too."""
+    """Check pysc2, which starts the game. Importing ``run_configs`` also imports its protocol and its websocket."""
     what, version = "pysc2", packages.version("pysc2")
     if not version:
         return CheckResult(False, what, f"not installed; pip install pysc2=={PYSC2} {_OLD_PROTOBUF}")
@@ -200,7 +200,7 @@ def pysc2(packages: Packages) -> CheckResult:
 
 
 def smac(packages: Packages) -> CheckResult:
-    """Check SMAC itself; PyPI has another project of that name, which pip installs if asked for ``smac``."""
+    """Check SMAC. On PyPI ``smac`` is another project, which ``pip install smac`` would install."""
     other = "another package of that name, PyPI's optimiser of hyper-parameters"
     return _benchmark(packages, "smac", "env/starcraft2/starcraft2.py", "", other)
 
@@ -212,14 +212,14 @@ def smacv2(packages: Packages) -> CheckResult:
 
 
 def _benchmark(packages: Packages, name: str, file: str, use: str, other: str) -> CheckResult:
-    """Check whether module ``name`` is the one with ``file`` in it, without importing it (and with it pysc2)."""
+    """Check that module ``name`` contains ``file``. It is not imported, because it would import pysc2."""
     path, install = packages.folder(name), f"pip install git+https://github.com/oxwhirl/{name}.git"
     if path is None:
         return CheckResult(False, name, f"not installed{use}; {install}")
     if (path / file).is_file():
         return CheckResult(True, name, f"the StarCraft one, in {path}")
     if path.is_dir() and not (path / "__init__.py").is_file():
-        return CheckResult(False, name, f"{path} is a mere folder, which may hide the package; rename it, or {install}")
+        return CheckResult(False, name, f"{path} is only a folder, which may hide the package; rename it, or {install}")
     return CheckResult(False, name, f"{path} is {other}; pip uninstall {name} && {install}")
 
 
@@ -228,9 +228,9 @@ def _get_game(system: str) -> str:
 
 
 def _default_folder(machine: Machine) -> Path:
-    """Return where pysc2 looks when SC2PATH is not set.
+    """Return the folder where pysc2 looks if SC2PATH is not set.
 
-    On Windows and macOS it reads a note that the game leaves when it runs: ``executable = .../Versions/...``.
+    On Windows and macOS it reads a file that the game writes when it runs: ``executable = .../Versions/...``.
     """
     if machine.system == "Linux":
         return machine.home / "StarCraftII"

@@ -1,4 +1,4 @@
-"""The two interfaces of our environments: many copies stepped at once, and EPyMARL's one environment."""
+"""The two interfaces of an environment: many copies stepped at once, and EPyMARL's single environment."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -10,24 +10,34 @@ from lolm_plugin.randomness import keyed_seeds
 
 
 class Transition(NamedTuple):
-    """Results of one step of every copy. An episode is over once it is terminated or truncated."""
+    """Results of one step of every copy. An episode is over if it is terminated or truncated."""
 
     reward: np.ndarray  # float32 [n_envs], shared by the team
     terminated: np.ndarray  # bool [n_envs]: ended by the rules
-    truncated: np.ndarray  # bool [n_envs]: cut off by the time limit, so never terminated as well
-    info: dict[str, np.ndarray]  # name -> float [n_envs]; read at the last step of an episode
+    truncated: np.ndarray  # bool [n_envs]: cut off by the time limit; never True together with terminated
+    info: dict[str, np.ndarray]  # name -> float [n_envs]; used at the last step of an episode only
 
     @property
     def over(self) -> np.ndarray:
-        """Whether the episode of each copy is over: bool ``[n_envs]``."""
+        """Return True for each copy whose episode is over: bool ``[n_envs]``."""
         return self.terminated | self.truncated
 
 
 class VectorEnv(Protocol):
-    """``n_envs`` copies of one battle, stepped together.
+    """``n_envs`` copies of one battle, stepped together by the ``vector`` runner.
 
-    Actions follow SMAC: 0 no-op (the dead only), 1 stop, 2 north, 3 south, 4 east, 5 west, 6+j attack enemy j.
-    ``reset`` and ``step`` replace the three arrays of what the agents see and never write into them.
+    Actions follow SMAC: 0 no-op (dead agents only), 1 stop, 2 north, 3 south, 4 east, 5 west, 6+j attack enemy j.
+    ``reset`` and ``step`` replace ``obs``, ``state`` and ``avail_actions`` by new arrays and never modify old ones. The
+    constructor takes ``n_envs`` and the ``env_args`` except ``seed``. Register it as ``vector`` of ``registry.Env``.
+
+    Four battles of one decision, with an arbitrary available action in each:
+
+    >>> from lolm_plugin.envs.probe import ProbeVectorEnv
+    >>> env = ProbeVectorEnv("retreat", n_envs=4)
+    >>> env.reset(np.arange(4, dtype=np.uint32))
+    >>> transition = env.step(env.avail_actions.argmax(-1))
+    >>> transition.over.tolist()
+    [True, True, True, True]
     """
 
     n_envs: int
@@ -43,20 +53,23 @@ class VectorEnv(Protocol):
     avail_actions: np.ndarray  # int32 [n_envs, n_agents, n_actions]
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Start one new episode per copy, each fully determined by its seed: uint32 ``[n_envs]``."""
+        """Start one new episode per copy. Each is fully determined by its seed: uint32 ``[n_envs]``."""
         ...
 
     def step(self, actions: np.ndarray) -> Transition:
-        """Take int64 ``[n_envs, n_agents]``; results of a copy whose episode is over are meaningless."""
+        """Step every copy with int64 actions ``[n_envs, n_agents]``.
+
+        Results of a copy whose episode was already over are meaningless.
+        """
         ...
 
     def close(self) -> None:
-        """Release what the copies hold."""
+        """Release the resources of all copies."""
         ...
 
 
 def env_info(env: VectorEnv) -> dict[str, int]:
-    """Return the sizes that EPyMARL asks a runner or an environment for before it builds its buffers."""
+    """Return the sizes from which EPyMARL builds its buffers."""
     return {
         "state_shape": env.state_size,
         "obs_shape": env.obs_size,
@@ -67,9 +80,11 @@ def env_info(env: VectorEnv) -> dict[str, int]:
 
 
 class KeyedEnv:
-    """EPyMARL's ``MultiAgentEnv``, whose episode ``i`` is drawn from ``(seed, i)`` alone.
+    """Base class for EPyMARL's ``MultiAgentEnv`` interface. Episode ``i`` depends on ``(seed, i)`` only.
 
-    ``episode`` is the number of the episode that the next reset starts; set it to continue another run's episodes.
+    ``episode`` is the number of the episode that the next reset starts. Set it to continue another run's episodes. A
+    subclass implements the methods that raise NotImplementedError, ``step`` (see ``SingleEnv.step``) and ``close``.
+    This base class is optional: the environment of ``examples/add_an_env`` is a single file without it.
     """
 
     n_agents: int
@@ -79,12 +94,12 @@ class KeyedEnv:
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Go to episode 0 of another seed."""
+        """Set the seed, and continue with episode 0."""
         self._seed = seed
         self.episode = 0
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[list[np.ndarray], dict]:
-        """Start the next episode; return each agent's observation ``[obs_size]`` and an empty info."""
+        """Start the next episode. Return each agent's observation ``[obs_size]`` and an empty info."""
         if seed is not None:
             self.seed(seed)
         self._begin(keyed_seeds(self._seed, "episode", self.episode, count=1))
@@ -108,7 +123,7 @@ class KeyedEnv:
         raise NotImplementedError
 
     def get_env_info(self) -> dict[str, int]:
-        """Return the sizes that a runner asks for before it builds its buffers."""
+        """Return ``state_shape obs_shape n_actions n_agents episode_limit``, as ``env_info``."""
         raise NotImplementedError
 
     def get_obs_agent(self, agent_id: int) -> np.ndarray:
@@ -128,23 +143,23 @@ class KeyedEnv:
         return self.get_env_info()["state_shape"]
 
     def get_total_actions(self) -> int:
-        """Return the number of actions that an agent can ever take."""
+        """Return the number of actions."""
         return self.get_env_info()["n_actions"]
 
     def get_stats(self) -> dict[str, float]:
-        """Return no statistics beyond each episode's info."""
+        """Return an empty dict: all statistics are in an episode's info."""
         return {}
 
     def render(self) -> None:
-        """Draw nothing: an exception here would hang EPyMARL's parallel runner for ever."""
+        """Do nothing: an exception here would block EPyMARL's parallel runner forever."""
 
     def save_replay(self) -> None:
-        """Refuse, since no replay is kept."""
+        """Raise ConfigError: no replay is recorded."""
         raise ConfigError("save_replay=True cannot be used because this env records no replay: set it to False.")
 
 
 class SingleEnv(KeyedEnv):
-    """One copy of a ``VectorEnv`` as EPyMARL's ``MultiAgentEnv``."""
+    """Adapter from a ``VectorEnv`` with one copy to EPyMARL's ``MultiAgentEnv``."""
 
     def __init__(self, vector_env: VectorEnv, seed: int) -> None:
         assert vector_env.n_envs == 1, vector_env.n_envs
@@ -157,9 +172,10 @@ class SingleEnv(KeyedEnv):
         self.vector_env.reset(seeds)
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], float, bool, bool, dict[str, float]]:
-        """Take one action per agent (``[n_agents]``, also a tensor).
+        """Execute one action per agent: ``[n_agents]``, a sequence, array or tensor.
 
-        Returns observations, the team's reward, terminated, truncated (by the time limit) and info.
+        Returns:
+            Observations, the team's reward, terminated, truncated (by the time limit), and info.
         """
         transition = self.vector_env.step(np.array([[int(action) for action in actions]], dtype=np.int64))
         info = {name: float(value[0]) for name, value in transition.info.items()}
@@ -179,7 +195,7 @@ class SingleEnv(KeyedEnv):
         return list(self.vector_env.avail_actions[0])
 
     def get_env_info(self) -> dict[str, int]:
-        """Return the sizes that a runner asks for before it builds its buffers."""
+        """Return ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return env_info(self.vector_env)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Multi-agent tasks of Gymnasium and PettingZoo behind EPyMARL's interface, for the bundled host.
+"""Multi-agent tasks of Gymnasium and PettingZoo with EPyMARL's interface, for the bundled host.
 
-Keys, sizes, masks and rewards are those of EPyMARL's own ``gymma``.
+Keys, sizes, masks and rewards equal those of EPyMARL's ``gymma``.
 """
 
 import importlib
@@ -16,15 +16,28 @@ from lolm_plugin.envs.base import KeyedEnv
 from lolm_plugin.errors import ConfigError
 
 PETTING_ZOO = re.compile(r"pz-(\w+?)-([\w-]+)")  # pz-mpe-simple-spread-v3
-OWN_ARGUMENTS = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not handed to the task
+OWN_ARGUMENTS = ("key", "time_limit", "pretrained_wrapper", "seed")  # env_args that are not passed to the task
 SCALARISATIONS = {"sum": np.sum, "mean": np.mean}
 
-# Observations (None of an agent that has left), rewards, terminated, truncated, info.
+# Observations (None for an agent that has left), rewards, terminated, truncated, info.
 Step = tuple[Sequence[Any], Sequence[float], bool, bool, Mapping[str, Any]]
 
 
 class GymmaEnv(KeyedEnv):
-    """One task for the host's runners."""
+    """One task of Gymnasium or PettingZoo, for the bundled host's runners.
+
+    Args:
+        key: the task, such as ``lbforaging:Foraging-8x8-2p-3f-v3`` or ``pz-mpe-simple-spread-v3``.
+        time_limit: longest episode, in environment steps.
+        seed: seed of all episodes; None: 0.
+        pretrained_wrapper: must be empty; only EPyMARL has such wrappers.
+        common_reward: True for one reward of the team, False for one per agent.
+        reward_scalarisation: ``sum`` or ``mean`` of the agents' rewards, with ``common_reward``.
+        options: passed to the task.
+
+    Raises:
+        ConfigError: there is no such task, a package is missing, or a setting cannot be used.
+    """
 
     def __init__(
         self,
@@ -38,7 +51,7 @@ class GymmaEnv(KeyedEnv):
     ) -> None:
         if pretrained_wrapper:
             raise ConfigError(
-                f"env_args.pretrained_wrapper={pretrained_wrapper} needs an EPyMARL checkout, whose wrapper it is: "
+                f"env_args.pretrained_wrapper={pretrained_wrapper} needs an EPyMARL checkout, which has this wrapper: "
                 "set it to null, or EPYMARL_HOME to a checkout."
             )
         if reward_scalarisation not in SCALARISATIONS:
@@ -51,7 +64,7 @@ class GymmaEnv(KeyedEnv):
         self.episode_limit = time_limit
         self._obs_size = max(map(_flatdim, self._task.observation_spaces))
         self._counts = [int(space.n) for space in self._task.action_spaces]  # actions of each agent
-        self._first_actions = [int(space.start) for space in self._task.action_spaces]  # ours are counted from 0
+        self._first_actions = [int(space.start) for space in self._task.action_spaces]  # agents count from 0
         super().__init__(seed or 0)
 
     def _begin(self, seeds: np.ndarray) -> None:
@@ -59,13 +72,14 @@ class GymmaEnv(KeyedEnv):
         self._step = 0
 
     def step(self, actions: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], Any, bool, bool, dict[str, float]]:
-        """Take one action per agent.
+        """Execute one action per agent.
 
-        Returns observations, the reward (one, or a list ``[n_agents]``), terminated, truncated and info.
+        Returns:
+            Observations, the reward (a number, or a list ``[n_agents]``), terminated, truncated and info.
         """
         chosen = [int(action) + first for action, first in zip(actions, self._first_actions, strict=True)]
         observations, rewards, terminated, truncated, info = self._task.step(chosen)
-        if any(one is not None for one in observations):  # no agent is left at the end of some tasks
+        if any(one is not None for one in observations):  # at the end of some tasks no agent is left
             self._show(observations)
         self._step += 1
         reward = [float(one) for one in rewards]
@@ -79,20 +93,20 @@ class GymmaEnv(KeyedEnv):
         )
 
     def get_obs(self) -> list[np.ndarray]:
-        """Return every agent's observation, float32 ``[obs_size]`` each; zeros end a shorter one."""
+        """Return every agent's observation, float32 ``[obs_size]`` each; shorter ones are padded with zeros."""
         return self._obs
 
     def get_state(self) -> np.ndarray:
-        """Return all observations, one after the other: float32 ``[n_agents * obs_size]``."""
+        """Return all observations, concatenated: float32 ``[n_agents * obs_size]``."""
         return np.concatenate(self._obs)
 
     def get_avail_actions(self) -> list[list[int]]:
-        """Return every agent's action mask. An agent that has left the task has only action 0, which is not sent."""
+        """Return every agent's action mask. An agent that has left has only action 0, which the task never receives."""
         counts = [count if present else 1 for count, present in zip(self._counts, self._present, strict=True)]
         return [[int(action < count) for action in range(max(self._counts))] for count in counts]
 
     def get_env_info(self) -> dict[str, int]:
-        """Return the sizes that a runner asks for before it builds its buffers."""
+        """Return ``state_shape obs_shape n_actions n_agents episode_limit``."""
         return {
             "state_shape": self.n_agents * self._obs_size,
             "obs_shape": self._obs_size,
@@ -106,7 +120,7 @@ class GymmaEnv(KeyedEnv):
         self._task.close()
 
     def _show(self, observations: Sequence[Any]) -> None:
-        """Keep what each agent observes; an agent that has left (None) observes zeros from now on."""
+        """Store each agent's observation, flat and padded; zeros for an agent that has left (None)."""
         flatten = importlib.import_module("gymnasium.spaces").flatten
         self._present = [one is not None for one in observations]
         flat = [
@@ -117,11 +131,11 @@ class GymmaEnv(KeyedEnv):
 
 
 class _Gymnasium:
-    """A Gymnasium environment with a tuple of spaces, one an agent."""
+    """A Gymnasium environment with a tuple of spaces, one per agent."""
 
     def __init__(self, key: str, options: Mapping[str, Any]) -> None:
         gymnasium = importlib.import_module("gymnasium")
-        # EPyMARL's TimeLimit is ours; Gymnasium's checker knows nothing of several agents.
+        # ``GymmaEnv`` applies the time limit. Gymnasium's checker does not support several agents.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._env = gymnasium.make(key, disable_env_checker=True, **options)
@@ -129,8 +143,8 @@ class _Gymnasium:
         if not all(type(space).__name__ == "Tuple" for space in spaces):
             self.close()
             raise ConfigError(
-                f"env_args.key={key} has one agent: gymma plays tasks with a tuple of spaces, one an agent, such as "
-                "lbforaging:Foraging-8x8-2p-3f-v3."
+                f"env_args.key={key} has one agent, but env=gymma needs a tuple of spaces, one per agent: set it to a "
+                "multi-agent task such as lbforaging:Foraging-8x8-2p-3f-v3."
             )
         self.observation_spaces, self.action_spaces = (list(space.spaces) for space in spaces)
 
@@ -148,7 +162,7 @@ class _Gymnasium:
 
 
 class _PettingZoo:
-    """A PettingZoo environment whose agents act at once; those that leave early stay as agents without a choice."""
+    """A PettingZoo environment whose agents act at once. Agents that leave early stay, without a choice."""
 
     def __init__(self, module: str, options: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():
@@ -178,26 +192,25 @@ class _PettingZoo:
 
 
 def make_env(**env_args: Any) -> GymmaEnv:
-    """Build a task for the bundled host's runners."""
+    """Build a task for the bundled host's runners; see ``GymmaEnv``."""
     return GymmaEnv(**env_args)
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many agents and actions a task has."""
+    """Return a task's numbers of agents and actions. Raises ConfigError as ``GymmaEnv``."""
     observation_spaces, action_spaces = _spaces(env_args)
     return len(observation_spaces), max(int(space.n) for space in action_spaces)
 
 
 def observation_space(env_args: Mapping[str, Any]) -> Any:
-    """Return the observation space of an agent, the longest if they differ."""
+    """Return an agent's observation space; if they differ, the one with the largest flat size."""
     return max(_spaces(env_args)[0], key=_flatdim)
 
 
 def _spaces(env_args: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     if not env_args.get("key"):
         raise ConfigError(
-            "env_args.key is missing, by which env=gymma knows its tasks: set it to one such as "
-            "lbforaging:Foraging-8x8-2p-3f-v3."
+            "env_args.key is missing, so env=gymma has no task: set it to one such as lbforaging:Foraging-8x8-2p-3f-v3."
         )
     options = sorted((name, value) for name, value in env_args.items() if name not in OWN_ARGUMENTS)
     return _spaces_of(str(env_args["key"]), tuple(options))
@@ -211,7 +224,7 @@ def _spaces_of(key: str, options: tuple[tuple[str, Any], ...]) -> tuple[list[Any
 
 
 def _make(key: str, options: Mapping[str, Any]) -> _Gymnasium | _PettingZoo:
-    """Build the task of a key. Raises ConfigError if there is none, a package is missing or it cannot be played."""
+    """Build the task of a key. Raises ConfigError if it does not exist, a package is missing, or it is unsupported."""
     zoo = PETTING_ZOO.fullmatch(key)
     try:
         task = (
@@ -222,12 +235,12 @@ def _make(key: str, options: Mapping[str, Any]) -> _Gymnasium | _PettingZoo:
     except ModuleNotFoundError as error:
         missing = error.name or key.split(":")[0]
         if missing.startswith("pettingzoo."):
-            raise ConfigError(f"env_args.key={key} is no task of PettingZoo's: change the key.") from error
+            raise ConfigError(f"env_args.key={key} is not a task of PettingZoo: change the key.") from error
         raise ConfigError(
             f"env_args.key={key} needs the Python package {missing}, which is not installed: "
-            "pip install 'lolm_plugin[gymma]' brings level-based foraging, the warehouse and MPE; others come apart."
+            "pip install 'lolm_plugin[gymma]' installs level-based foraging, the warehouse and MPE, but no other tasks."
         ) from error
-    except Exception as error:  # whatever a task objects to
+    except Exception as error:  # a task may raise any exception
         raise ConfigError(
             f"env_args.key={key} cannot be made ({type(error).__name__}: {error}); change the key."
         ) from error
@@ -242,15 +255,15 @@ def _make(key: str, options: Mapping[str, Any]) -> _Gymnasium | _PettingZoo:
 def _check_spaces(key: str, task: _Gymnasium | _PettingZoo) -> None:
     if not all(type(space).__name__ == "Discrete" for space in task.action_spaces):
         raise ConfigError(
-            f"env_args.key={key} has actions that are no plain numbers: set it to a task with Discrete ones."
+            f"env_args.key={key} has actions that are not Discrete: set it to a task with Discrete action spaces."
         )
     for space in task.observation_spaces:
         try:
             _flatdim(space)
         except (NotImplementedError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"env_args.key={key} has observations of no fixed size ({space}), where a policy needs as many numbers "
-                "in every step: set it to a task with spaces such as Box, Discrete or a Dict of these."
+                f"env_args.key={key} has observations without a fixed size ({space}), but a policy needs equally "
+                "many numbers in every step: set it to a task with spaces such as Box, Discrete or a Dict of these."
             ) from error
 
 

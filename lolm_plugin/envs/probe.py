@@ -1,7 +1,7 @@
-"""Known-answer battles: an algorithm should learn the optimum, and nothing where nothing can be learned.
+"""Known-answer battles: an algorithm should learn the optimum, and nothing in the control without information.
 
-``retreat``, ``approach`` and ``target`` are one decision each, ``duel`` is a short fight (rules: ``probe_tasks``).
-Every task is a table, so that a step of thousands of copies is a look-up.
+``retreat``, ``approach`` and ``target`` have one decision each; ``duel`` is a short fight (rules: ``probe_tasks``).
+Every task is a table, so stepping thousands of copies is a look-up.
 """
 
 from typing import Any
@@ -16,24 +16,23 @@ from lolm_plugin.errors import ConfigError
 class ProbeVectorEnv:
     """``n_envs`` copies of one known-answer battle with one agent; see ``VectorEnv``.
 
-    ``info`` has ``battle_won`` (the right action was taken, or the duel won), ``dead_allies`` and
-    ``dead_enemies``.
+    ``info`` has ``battle_won`` (the right action was taken, or the duel was won), ``dead_allies`` and ``dead_enemies``.
 
     Args:
         map_name: one of ``probe_tasks.MAPS``.
         n_envs: number of copies.
-        shuffle_obs: a control in which observation and state show an unrelated situation, drawn at every step from all
-            that have the same action mask; mask, reward and dynamics stay true. Nothing can then be learned beyond
-            ``blind_return``, while every prompt stays consistent with its mask.
+        shuffle_obs: True for a control without information. Observation and state show an unrelated situation, drawn
+            at every step from all situations with the same action mask; mask, reward and dynamics stay true. No policy
+            can then exceed ``blind_return``, and every prompt is still consistent with its mask.
 
     Raises:
-        ConfigError: there is no such map, or a key is unknown.
+        ConfigError: the map or a key is unknown.
     """
 
     def __init__(self, map_name: str, n_envs: int, shuffle_obs: bool = False, **unknown: Any) -> None:
         if unknown:
             raise ConfigError(
-                f"env_args.{next(iter(unknown))} means nothing to env=probe, whose env_args are map_name, "
+                f"env_args.{next(iter(unknown))} is unknown to env=probe, whose env_args are map_name, "
                 "seed and shuffle_obs: remove it."
             )
         self._task = table(map_name)
@@ -45,7 +44,7 @@ class ProbeVectorEnv:
         self.state_size = self._task.state.shape[1]
         self.episode_limit = self._task.episode_limit
         self._shuffle_obs = shuffle_obs
-        # Situations sorted by what a shuffled one must share, and where the run of each kind begins and its length.
+        # Situations sorted by kind (same mask, decided or not), with start and length of each kind's run.
         decided = self._task.dead_enemies == self.n_enemies
         shared = np.column_stack([self._task.available, decided])
         kind = np.unique(shared, axis=0, return_inverse=True)[1]
@@ -55,7 +54,7 @@ class ProbeVectorEnv:
         self._run_start = (np.cumsum(counts) - counts)[kind]
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Start one episode per copy: ``seeds`` uint32 ``[n_envs]``."""
+        """Start one episode per copy; see ``VectorEnv.reset``."""
         assert seeds.shape == (self.n_envs,), seeds.shape
         self._key = _scramble(seeds.astype(np.uint64))
         self._situation = _below(self._key, self._task.n_starts)
@@ -64,7 +63,7 @@ class ProbeVectorEnv:
         self._show()
 
     def step(self, actions: np.ndarray) -> Transition:
-        """One step of every copy: ``actions`` int64 ``[n_envs, 1]``."""
+        """Step every copy: ``actions`` int64 ``[n_envs, 1]``."""
         action = np.asarray(actions)[:, 0]
         allowed = self._task.available[self._situation, action] == 1
         assert (allowed | self._over).all(), "an action was taken that avail_actions rules out"
@@ -83,7 +82,7 @@ class ProbeVectorEnv:
         return Transition(self._task.reward[at], terminated, truncated, info)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
     def _show(self) -> None:
         shown = self._situation
@@ -102,7 +101,7 @@ def make_env(
     reward_scalarisation: str = "sum",
     **env_args: Any,
 ) -> SingleEnv:
-    """Build one battle for EPyMARL's own runners. Its one agent has all the reward: scalarisation has no effect.
+    """Build one battle for EPyMARL's runners. It has one agent, so ``reward_scalarisation`` has no effect.
 
     Raises:
         ConfigError: as ``ProbeVectorEnv``, and for ``common_reward=False``.
@@ -115,7 +114,7 @@ def make_env(
 
 
 def _scramble(numbers: np.ndarray) -> np.ndarray:
-    """Hash each number by itself with splitmix64, uint64 ``[n]`` -> ``[n]``: neighbours become unrelated."""
+    """Hash each number with splitmix64, so that neighbouring numbers become unrelated: uint64 ``[n]`` -> ``[n]``."""
     mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -123,5 +122,5 @@ def _scramble(numbers: np.ndarray) -> np.ndarray:
 
 
 def _below(numbers: np.ndarray, limit: int | np.ndarray) -> np.ndarray:
-    """Turn scrambled numbers into uniform draws from ``range(limit)``: int64 ``[n]``."""
+    """Map scrambled numbers to uniform draws from ``range(limit)``: int64 ``[n]``."""
     return ((numbers >> np.uint64(32)) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)

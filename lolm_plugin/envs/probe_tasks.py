@@ -1,6 +1,6 @@
-"""Battles of a handful of situations: their rules, their tables, and the best actions.
+"""Battles with few situations: their rules, their tables, and the best actions.
 
-Each is small enough to be written out, so that what an algorithm should learn is computed rather than guessed.
+Each is small enough to enumerate, so that the optimal return is computed exactly.
 Positions are cells from the agent, +x east and +y north.
 """
 
@@ -18,14 +18,14 @@ from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.observations.probe import SHOOT_RANGE, SIGHT
 
 NO_OP, STOP, NORTH, SOUTH, EAST, WEST = range(N_BASE_ACTIONS)
-ATTACK = N_BASE_ACTIONS  # the first of one action per enemy
+ATTACK = N_BASE_ACTIONS  # the first attack action; there is one per enemy
 STEPS = {NORTH: (0, 1), SOUTH: (0, -1), EAST: (1, 0), WEST: (-1, 0)}
 
 DIRECTIONS = (NORTH, SOUTH, EAST, WEST)  # where the enemy of retreat and approach may stand
-NEAR, FAR = 3, 8  # cells, in range and out of it but still in sight
+NEAR, FAR = 3, 8  # cells: in shooting range; out of range but in sight
 HURT, HEALTHY = 0.2, 0.9
 
-DUEL_MOVE = 2  # cells the agent moves in the time its enemy moves one
+DUEL_MOVE = 2  # cells that the agent moves while its enemy moves one
 DUEL_SHOT, DUEL_BLOW = 0.25, 0.5  # health taken by the agent's attack and by the enemy's
 DUEL_WIN = 1.0  # reward on top of the damage dealt
 
@@ -41,7 +41,7 @@ class Enemy(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """One agent at the origin and its enemies; health is the fraction left, 0 for the dead."""
+    """One agent at the origin and its enemies. Health is a fraction of the maximum; 0 means dead."""
 
     health: float
     enemies: tuple[Enemy, ...]
@@ -64,7 +64,7 @@ class Task:
     moves: tuple[int, ...] = tuple(STEPS)
 
     def available(self, situation: Situation) -> list[int]:
-        """Return the action mask, SMAC's ``[6 + n_enemies]``: a dead agent has no-op alone."""
+        """Return the action mask ``[6 + n_enemies]``, as in SMAC: a dead agent has no-op only."""
         if not situation.health:
             return [1] + [0] * (N_BASE_ACTIONS - 1 + len(situation.enemies))
         base = [action == STOP or action in self.moves for action in range(N_BASE_ACTIONS)]
@@ -86,7 +86,7 @@ def _away(enemy: Enemy) -> int:
 
 
 def _one_step(starts: tuple[Situation, ...], right: Callable[[Situation], int]) -> Task:
-    """Make a task of one decision with one right answer: no unit moves or dies."""
+    """Return a task with one decision and one right action. No unit moves or dies."""
 
     def play(situation: Situation, action: int) -> Outcome:
         won = action == right(situation)
@@ -129,7 +129,7 @@ def _target() -> Task:
 
 
 def _duel() -> Task:
-    """A melee enemy that hits harder than the agent but is slower: shoot, and step back whenever it is adjacent."""
+    """Return a duel with a stronger but slower melee enemy. Optimal: shoot, and step back when it is adjacent."""
 
     def play(situation: Situation, action: int) -> Outcome:
         enemy = situation.enemies[0]
@@ -139,7 +139,7 @@ def _duel() -> Task:
             if not enemy.health:
                 return Outcome(situation._replace(enemies=(enemy,)), reward + DUEL_WIN, True, True)
         elif action in STEPS:
-            # The agent bumps into the enemy, as a mask would reveal its side, and cannot run out of sight.
+            # A move toward the enemy stops next to it. It is not masked: the mask would reveal the enemy's side.
             gap = min(FAR, max(1, gap - side * STEPS[action][0] * DUEL_MOVE))
         health = situation.health - DUEL_BLOW if gap == 1 else situation.health
         gap = max(1, gap - 1)
@@ -155,14 +155,14 @@ MAPS = tuple(_TASKS)
 
 @dataclass(frozen=True)
 class Table:
-    """A task written out: S situations, the first ``n_starts`` of them the starts, A actions."""
+    """A task as arrays: S situations, of which the first ``n_starts`` are the starts, and A actions."""
 
     episode_limit: int
     n_starts: int
     obs: np.ndarray  # float32 [S, obs_size]
     state: np.ndarray  # float32 [S, state_size]
     available: np.ndarray  # int32 [S, A]
-    after: np.ndarray  # int64 [S, A], the situation an action leads to
+    after: np.ndarray  # int64 [S, A], index of the next situation
     reward: np.ndarray  # float32 [S, A]
     over: np.ndarray  # bool [S, A]
     won: np.ndarray  # bool [S, A]
@@ -172,20 +172,20 @@ class Table:
 
 @cache
 def table(map_name: str) -> Table:
-    """Write out every situation that a task can reach.
+    """Return the table of all situations that a task can reach.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: the task is unknown.
     """
     if map_name not in MAPS:
         raise ConfigError(
-            f"env_args.map_name={map_name} is no battle of env=probe: set it to one of {', '.join(MAPS)}."
+            f"env_args.map_name={map_name} is not a battle of env=probe: set it to one of {', '.join(MAPS)}."
         )
     task = _TASKS[map_name]()
     situations = list(task.starts)
     index = {situation: i for i, situation in enumerate(situations)}
     outcomes: list[list[Outcome]] = []
-    for situation in situations:  # grows as it is read: a breadth-first search
+    for situation in situations:  # the list grows during the loop: a breadth-first search
         outcomes.append([_outcome(task, situation, a) for a in range(len(task.available(situation)))])
         for outcome in outcomes[-1]:
             if outcome.after not in index:
@@ -212,7 +212,7 @@ def table(map_name: str) -> Table:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many agents and actions a task has. Raises ConfigError as ``table``."""
+    """Return a task's numbers of agents and actions. Raises ConfigError as ``table``."""
     return 1, table(env_args["map_name"]).available.shape[1]
 
 
@@ -224,7 +224,7 @@ def _outcome(task: Task, situation: Situation, action: int) -> Outcome:
 
 
 def _observe(situation: Situation, available: list[int]) -> list[float]:
-    """Observe in SMAC's order: 4 moves, (can_target, dist, dx, dy, health) of each enemy, own health."""
+    """Return the observation in SMAC's order: 4 moves, (can_target, dist, dx, dy, health) of each enemy, own health."""
     if not situation.health:
         return [0.0] * (5 + 5 * len(situation.enemies))
     values: list[float] = list(available[NORTH:ATTACK])
@@ -238,7 +238,7 @@ def _observe(situation: Situation, available: list[int]) -> list[float]:
 
 
 def _survey(situation: Situation) -> list[float]:
-    """Return the state: (health, x, y) of the agent, then of each enemy, visible or not; zeros for the dead."""
+    """Return the state: (health, x, y) of the agent, then of each enemy, visible or not. Dead units are zeros."""
     values = [situation.health, 0.0, 0.0]
     for enemy in situation.enemies:
         values += [enemy.health, enemy.x / SIGHT, enemy.y / SIGHT] if enemy.health else [0.0] * 3
@@ -246,7 +246,7 @@ def _survey(situation: Situation) -> list[float]:
 
 
 def optimal_actions(map_name: str) -> np.ndarray:
-    """Return the best action at each timestep and situation, int64 [episode_limit, S]; of equals the first."""
+    """Return the best action at each timestep and situation, int64 [episode_limit, S]; the first of equal ones."""
     task = table(map_name)
     value, actions = np.zeros(len(task.obs)), []
     for _ in range(task.episode_limit):
@@ -257,6 +257,6 @@ def optimal_actions(map_name: str) -> np.ndarray:
 
 
 def action_values(task: Table, value: np.ndarray) -> np.ndarray:
-    """Return the value of each action [S, A] that leads to situations of ``value`` [S]; -inf if not available."""
+    """Return action values [S, A], given the values ``value`` [S] of the next situations; -inf if not available."""
     values = task.reward + np.where(task.over, 0, value[task.after])
     return np.where(task.available, values, -np.inf)

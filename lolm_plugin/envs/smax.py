@@ -1,7 +1,7 @@
 """SMAX (jaxmarl): StarCraft-like battles without StarCraft, with SMAC's actions, observations and results.
 
-SMAX numbers actions and orders observations in another way and reports no winner; the jitted call that steps every copy
-translates all of it. jax is imported on construction only: a child process forked after its parent has used jax hangs.
+SMAX numbers actions and orders observations differently and reports no winner; the jitted step translates all of it.
+jax is imported only when an environment is built: a process forked after its parent has used jax hangs.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
 N_TYPES = len(UNIT_TYPES)
-_SMAX_BASE_ACTIONS = (4, 4, 0, 2, 1, 3)  # no-op and stop are one order in SMAX
+_SMAX_BASE_ACTIONS = (4, 4, 0, 2, 1, 3)  # no-op and stop are the same action in SMAX
 INFO = ("battle_won", "dead_allies", "dead_enemies", "draw", "timeout")
 REWARD_SCALE = 10.0  # SMAX pays 2 for a won battle, SMAC about 20
-# SMAX kills what touches a wall, and a crowd pushes: a move must end this far from the wall ahead. Random play then
-# stays about 2 away from every wall, and a team that crowds into a corner hardly ever touches it.
+# SMAX kills a unit that touches a wall, and units push each other. So a move must end this far from the wall. Random
+# play then stays about 2 away from every wall, and a team crowded into a corner hardly ever touches it.
 WALL_MARGIN = 3.0
-# Packages whose own __init__ is not run: it takes about two thirds of the time to the first step of a battle (storm and
-# jaxnav build arrays when imported).
+# Packages whose __init__ is skipped. It takes about two thirds of the time to a battle's first step (storm and jaxnav
+# build arrays on import).
 JAXMARL = ("jaxmarl", "jaxmarl.environments")
 
 
@@ -44,12 +44,12 @@ class UnitTypes(NamedTuple):
 
 
 class Units(NamedTuple):
-    """One battle's units, allies first: ``[units]`` each, ``position`` ``[units, 2]`` in ``0..map_size``."""
+    """Units of one battle, allies first: ``[units]`` each; ``position`` is ``[units, 2]`` in ``0..map_size``."""
 
     position: Any
     alive: Any
     health: Any
-    cooldown: Any  # seconds, below 0 once the weapon is ready
+    cooldown: Any  # seconds; below 0: the weapon is ready
     kind: Any
 
 
@@ -62,13 +62,13 @@ class View(NamedTuple):
 
 
 def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size: float) -> View:
-    """Show one battle in SMAC's layout; ``xp`` is numpy or jax.numpy.
+    """Return observations, state and masks of one battle in SMAC's layout; ``xp`` is numpy or jax.numpy.
 
-    Observation: 4 move bits; a row per enemy (can target, distance, dx, dy, health, cooldown, type bits); a row per
+    Observation: 4 move bits; for each enemy (can target, distance, dx, dy, health, cooldown, type bits); for each
     other ally (visible, then the same); own health, cooldown, x, y, type bits. Distances are fractions of the
-    observer's sight, x and y of the map, health and cooldown of the type's maximum. A row is zero when its unit is dead
-    or unseen, the whole observation when the observer is dead.
-    State: health, cooldown, x, y from the map's centre and type bits of every unit, zero when dead.
+    observer's sight, x and y of the map, health and cooldown of the type's maximum. The features of a dead or invisible
+    unit are zeros, and so is the whole observation of a dead agent.
+    State: for each unit health, cooldown, x and y relative to the map's centre, and type bits; zeros if dead.
     """
     kind_bits = xp.eye(N_TYPES, dtype=xp.float32)[units.kind]
     health = (units.health / types.health[units.kind])[:, None]
@@ -108,28 +108,28 @@ def view(xp: ModuleType, units: Units, types: UnitTypes, n_agents: int, map_size
 class SMAXVectorEnv:
     """``n_envs`` copies of one SMAX battle against its heuristic enemy; see ``VectorEnv``.
 
-    ``info`` has ``battle_won``, ``dead_allies``, ``dead_enemies``, ``draw`` (the last units of both teams fell
-    together) and ``timeout``; a lost battle is none of won, draw and timeout.
+    ``info`` has ``battle_won``, ``dead_allies``, ``dead_enemies``, ``draw`` (the last units of both teams died in the
+    same step) and ``timeout``. A battle is lost if none of won, draw and timeout is 1.
 
     Args:
         map_name: a battle as in ``smax_scenarios``.
         n_envs: number of copies.
-        time_limit: env steps after which a battle ends; None takes the map's own.
+        time_limit: environment steps after which a battle ends; None: the map's default.
 
     Raises:
-        ConfigError: the map or the limit cannot be used, a key is unknown, or jaxmarl is not installed.
+        ConfigError: the map, the limit or a key is invalid, or jaxmarl is not installed.
     """
 
     def __init__(self, map_name: str, n_envs: int, time_limit: int | None = None, **unknown: Any) -> None:
         if unknown:
             raise ConfigError(
-                f"env_args.{next(iter(unknown))} means nothing to env=smax, whose env_args are map_name, "
+                f"env_args.{next(iter(unknown))} is unknown to env=smax, whose env_args are map_name, "
                 "seed and time_limit: remove it."
             )
         battle = scenario(map_name)
         if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
             raise ConfigError(
-                f"env_args.time_limit={time_limit} is no number of steps: set it to 1 or more, or to null "
+                f"env_args.time_limit={time_limit} is not a number of steps: set it to 1 or more, or to null "
                 f"for the {battle.episode_limit} of {map_name}."
             )
         self.n_envs = n_envs
@@ -142,15 +142,15 @@ class SMAXVectorEnv:
         self._reset, self._step, self._to_host = _compile(battle, self.episode_limit)
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Start one episode per copy: ``seeds`` uint32 ``[n_envs]``."""
+        """Start one episode per copy; see ``VectorEnv.reset``."""
         assert seeds.shape == (self.n_envs,), seeds.shape
         self._battles, shown = self._reset(seeds.astype(np.uint32))
         self.obs, self.state, self.avail_actions = self._to_host(shown)
         self._over = np.zeros(self.n_envs, dtype=bool)
 
     def step(self, actions: np.ndarray) -> Transition:
-        """One env step of every copy: ``actions`` int64 ``[n_envs, n_agents]``."""
-        # SMAX carries out a masked action as nothing at all, which would hide a broken mask.
+        """Step every copy; see ``VectorEnv.step``."""
+        # SMAX silently ignores a masked action, which would hide a wrong mask.
         allowed = np.take_along_axis(self.avail_actions, np.asarray(actions)[..., None], axis=-1)
         assert allowed[~self._over].all(), "an action was taken that avail_actions rules out"
         self._battles, shown, outcome = self._step(self._battles, np.asarray(actions, dtype=np.int32))
@@ -162,7 +162,7 @@ class SMAXVectorEnv:
         return Transition(reward, (over > 0) & ~truncated, truncated, info)
 
     def close(self) -> None:
-        """Nothing is held outside this process."""
+        """Do nothing: there is nothing to release."""
 
 
 def make_env(
@@ -173,7 +173,7 @@ def make_env(
     reward_scalarisation: str = "sum",
     **unknown: Any,
 ) -> SingleEnv:
-    """Build one SMAX battle for EPyMARL's own runners. The team shares its reward: scalarisation has no effect.
+    """Build one SMAX battle for EPyMARL's runners. Agents share one reward, so ``reward_scalarisation`` has no effect.
 
     Raises:
         ConfigError: as ``SMAXVectorEnv``, and for ``common_reward=False``.
@@ -188,16 +188,16 @@ def make_env(
 def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callable, Callable]:
     """Compile ``reset(seeds) -> (battles, View)`` and ``step(battles, actions) -> (battles, View, outcome)``.
 
-    The third function copies their results to NumPy at once. An outcome is reward, terminated and ``INFO`` of every
-    copy in one array, since every array costs time to copy: float32 ``[n_envs, 2 + INFO]``.
+    The third function copies all their results to NumPy. An outcome is reward, terminated and ``INFO`` of every copy,
+    float32 ``[n_envs, 2 + INFO]``. It is a single array because each array costs time to copy.
     """
-    # A GPU build of jax would take most of the GPU from the language model at its first call.
+    # A GPU build of jax would reserve most of the GPU's memory at its first call.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         import jax
         import jax.experimental
 
-        # SMAX mixes 32 and 64 bits where JAX_ENABLE_X64 is set, which jax refuses.
+        # With JAX_ENABLE_X64, SMAX would mix 32 and 64 bits, which jax rejects.
         switch: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
         in_32_bits = partial(switch.enable_x64, False)
         with in_32_bits():
@@ -209,7 +209,7 @@ def _compile(battle: SMAXScenario, episode_limit: int) -> tuple[Callable, Callab
         ) from error
 
     def over_copies(one_battle: Callable) -> Callable:
-        # A vmap would be a little faster, but rounds differently with the number of copies.
+        # vmap would be slightly faster, but its rounding depends on the number of copies.
         compiled = jax.jit(lambda *batched: jax.lax.map(lambda one: one_battle(*one), batched))
 
         @wraps(compiled)
@@ -237,7 +237,7 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
             smacv2_position_generation=battle.random_units,
             smacv2_unit_type_generation=battle.random_units,
         ),
-        # SMAX compares its counter before it counts the step, and would end one step late.
+        # SMAX checks its step counter before it increments it, so it would end one step late.
         max_steps=episode_limit - 1,
     )
     types = UnitTypes(
@@ -262,9 +262,9 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
 
     def reset(seed: Any) -> tuple[Any, View]:
         key = jax.random.PRNGKey(seed)
-        # Step t draws from fold_in(key, t), t = 1, 2, ...: an episode depends on its seed alone.
+        # Step t = 1, 2, ... draws from fold_in(key, t), so an episode depends only on its seed.
         _, outer = game.reset(jax.random.fold_in(key, 0))
-        # Fresh states hold weakly typed numbers, with which the first two steps would each compile.
+        # Initial states have weakly typed numbers. With them the first two steps would each be compiled.
         outer = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), outer)
         return (key, outer), look(outer.state)
 
@@ -272,7 +272,7 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
         key, before = key_and_outer
         orders = smax_action[actions]
         step_key = jax.random.fold_in(key, before.state.step + 1)
-        # Not game.step: it returns the next episode's first state in place of this one's last.
+        # Not game.step: at the end of an episode it returns the first state of the next one.
         _, after, rewards, dones, _ = game.step_env(
             step_key, before, {agent: orders[i] for i, agent in enumerate(game.agents)}
         )
@@ -292,7 +292,7 @@ def _rules(battle: SMAXScenario, episode_limit: int, game_class: Any, scenario_c
 
 
 def load_jaxmarl() -> tuple[Any, Any]:
-    """Import SMAX alone; return ``HeuristicEnemySMAX`` and ``Scenario``. Raises ImportError without jaxmarl."""
+    """Import only SMAX; return ``HeuristicEnemySMAX`` and ``Scenario``. Raises ImportError without jaxmarl."""
     with _silenced(), _without_init(JAXMARL):
         from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
         from jaxmarl.environments.smax.smax_env import Scenario
@@ -301,7 +301,7 @@ def load_jaxmarl() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _without_init(packages: tuple[str, ...]) -> Iterator[None]:
-    """Stand in for packages that are not imported yet, so that their modules can be; remove the stand-ins after."""
+    """Replace packages by empty stand-ins, so that their modules can be imported without their ``__init__``."""
     stand_ins = []
     try:
         for name in packages:
@@ -323,8 +323,8 @@ def _without_init(packages: tuple[str, ...]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide jaxmarl's greeting; it also points both standard streams back at the terminal, past their captors."""
-    system: Any = sys  # whose __stdout__ is declared final
+    """Suppress jaxmarl's import messages, and undo its redirection of stdout and stderr to the terminal."""
+    system: Any = sys  # Any: sys.__stdout__ is declared final
     streams = system.stdout, system.stderr, system.__stdout__
     system.stdout = system.__stdout__ = io.StringIO()
     try:

@@ -1,7 +1,7 @@
-"""SMAX battles by name: ``3s_vs_4z`` is three stalkers against four zealots, for any numbers.
+"""SMAX battles by name, with any numbers of units: ``3s_vs_4z`` is three stalkers against four zealots.
 
-A name is counts and letters, for one team (``2s3z``: the enemy has the same) or two (``A_vs_B``). Agents are numbered
-in the order of their types in the name, which is SMAC's order on SMAC's maps.
+A name has counts and letters, for one team (``2s3z``: both teams are equal) or two (``A_vs_B``). Agents are numbered in
+the order of their types in the name. On SMAC's maps this is SMAC's order.
 """
 
 import difflib
@@ -13,10 +13,10 @@ from typing import Any
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
-# The position in this tuple is SMAX's type number, and the type bit in observations and state.
+# The index in this tuple is SMAX's type number, and the index of the type bit in observations and state.
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 
-# Suggested for a name that cannot be read.
+# Suggested for an invalid name.
 KNOWN_MAPS = (
     *("3m", "8m", "25m", "2m_vs_1m", "3m_vs_2m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m", "2m_vs_1z"),
     *("2s3z", "3s5z", "3s5z_vs_3s6z", "3s_vs_3z", "3s_vs_4z", "3s_vs_5z", "6h_vs_8z"),
@@ -25,13 +25,13 @@ KNOWN_MAPS = (
 
 _UNIT_OF_LETTER = {
     **{"m": "marine", "M": "marauder", "s": "stalker", "z": "zealot", "zg": "zergling", "h": "hydralisk"},
-    **{"c": "colossus", "b": "baneling", "sc": "spine crawler"},  # which SMAX lacks
+    **{"c": "colossus", "b": "baneling", "sc": "spine crawler"},  # not in SMAX
 }
 _GROUP = re.compile(r"([1-9][0-9]*)(zg|sc|[mMszhcb])")
 _TEAM = re.compile(rf"(?:{_GROUP.pattern})+")
 _RANDOM_TEAMS = re.compile(r"smacv2_([1-9][0-9]*)_units")
 
-# Time limits of all of SMAC's maps in environment steps, so that a map is as long here as there.
+# Time limits of all SMAC maps, in environment steps: the same map has the same limit in SMAX.
 SMAC_LIMITS = {
     **{"3m": 60, "8m": 120, "25m": 150, "5m_vs_6m": 70, "8m_vs_9m": 120, "10m_vs_11m": 150, "27m_vs_30m": 180},
     **{"MMM": 150, "MMM2": 180, "2s3z": 120, "3s5z": 150, "3s5z_vs_3s6z": 170, "1c3s5z": 180, "2m_vs_1z": 150},
@@ -40,7 +40,7 @@ SMAC_LIMITS = {
 }
 _SMAX_LIMIT = 100  # of all other maps
 
-# SMAC maps whose names do not tell what SMAX lacks, and the maps that SMAClite has.
+# SMAC maps with something that SMAX lacks and their names do not show; then the maps that SMAClite has.
 _LACKING = {
     "MMM": "medivac",
     "MMM2": "medivac",
@@ -53,7 +53,7 @@ _IN_SMACLITE = {"MMM", "MMM2", "bane_vs_bane", "corridor", "2c_vs_64zg", "2s_vs_
 
 @dataclass(frozen=True)
 class SMAXScenario:
-    """Two teams and a time limit. With ``random_units`` types are drawn for each episode, and only sizes are fixed."""
+    """Two teams and a time limit. With ``random_units`` unit types are drawn per episode; only team sizes are fixed."""
 
     name: str
     ally_types: tuple[str, ...]
@@ -66,7 +66,7 @@ def scenario(map_name: str) -> SMAXScenario:
     """Return the battle called ``map_name``.
 
     Raises:
-        ConfigError: the name cannot be read, or asks for a unit or terrain that SMAX does not have.
+        ConfigError: the name is invalid, or needs a unit or terrain that SMAX does not have.
     """
     map_name = str(map_name)
     if map_name in _LACKING:
@@ -85,7 +85,7 @@ def scenario(map_name: str) -> SMAXScenario:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many agents and actions a map has. Raises ConfigError as ``scenario``."""
+    """Return a map's numbers of agents and actions. Raises ConfigError as ``scenario``."""
     battle = scenario(env_args["map_name"])
     return len(battle.ally_types), N_BASE_ACTIONS + len(battle.enemy_types)
 
@@ -105,7 +105,7 @@ def _lacks(map_name: str, what: str) -> ConfigError:
 def _unreadable(map_name: str) -> ConfigError:
     nearest = difflib.get_close_matches(map_name, KNOWN_MAPS, n=1, cutoff=0.0)[0]
     return ConfigError(
-        f"env_args.map_name={map_name} is not a battle SMAX can read (nearest known: {nearest}): set "
+        f"env_args.map_name={map_name} is not the name of an SMAX battle (nearest known: {nearest}): set "
         "env_args.map_name to counts of m marine, M marauder, s stalker, z zealot, zg zergling or "
         "h hydralisk, such as 3m, 2s3z or 3s_vs_4z, or to smacv2_5_units."
     )

@@ -1,6 +1,6 @@
-"""Open the program that the plugin plugs into: the user's EPyMARL checkout, or the bundled host.
+"""Open the host program: the user's EPyMARL checkout, or the bundled host.
 
-``paths.locate`` finds it; torch and the host are imported by ``open_host`` alone.
+``paths.locate`` finds it. Only ``open_host`` imports torch and the host.
 """
 
 from functools import partial
@@ -18,8 +18,8 @@ def open_host(path: Path | None) -> Host:
     """Import the host that ``paths.locate`` found.
 
     Raises:
-        ConfigError: the checkout cannot be imported, as a package that it needs is not installed or another module has
-            taken one of its top-level names.
+        ConfigError: the checkout cannot be imported. A package is missing, or another module has one of its top-level
+            names.
     """
     use_host_config_dir(config_dir(path))
     if path is None:
@@ -32,13 +32,13 @@ def open_host(path: Path | None) -> Host:
 
 
 def register(host: Host) -> None:
-    """Put every entry of ``registry.ENTRIES`` into the host's dicts; doing so again changes nothing."""
+    """Add every entry of ``registry.ENTRIES`` to the host's registries; a second call changes nothing."""
     for kind, entries in registry.ENTRIES.items():
         table = host.registries[kind]
         for name, where in entries.items():
             assert name not in table or _where(table[name]) == where, f"{host.name} has its own {kind} {name!r}"
             entry = registry.Deferred(where)
-            # A runner fills the batches of the host and builds its environments, and imports no host for it.
+            # A runner needs the host's batches and environments; it gets the host here and imports none.
             table[name] = partial(entry, host=host) if kind == "runner" else entry
 
 

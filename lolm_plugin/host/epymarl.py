@@ -1,7 +1,7 @@
 """EPyMARL as the host: the only file that touches ``sys.path`` or imports EPyMARL's top-level modules.
 
-A checkout is imported unchanged and never written to. EPyMARL imports packages of environments when it is imported
-itself; stand-ins for missing packages keep the runs alive that do not need them.
+A checkout is imported unchanged and never written to. EPyMARL always imports the packages of some environments.
+Stand-ins replace the missing ones, so that runs that do not need them still work.
 """
 
 import importlib
@@ -30,12 +30,12 @@ OPTIONAL: dict[str, tuple[str, ...]] = {"smaclite": (), "gymnasium": ("spaces", 
 ENV_PACKAGES = {"smaclite": "smaclite", "gymma": "gymnasium", "sc2": "smac", "sc2v2": "smacv2"}
 
 NOT_INSTALLED = "is not installed"
-# Environments that EPyMARL registers only when a runner is built for them: both of them break pysc2.
+# EPyMARL registers these environments only when a runner needs one, because pysc2 fails if both are registered.
 REGISTERED_LATE = {"sc2": "register_smac", "sc2v2": "register_smacv2"}
 
 
 class CheckoutEnv:
-    """Constructor of one of EPyMARL's environments for a fresh process, which imports nothing else of EPyMARL."""
+    """Constructor of one of EPyMARL's environments. It can be sent to a fresh process and imports only ``envs``."""
 
     def __init__(self, env: str, checkout: Path) -> None:
         self.env = env
@@ -50,7 +50,7 @@ class CheckoutEnv:
 
 
 class MissingEnv:
-    """Picklable registry entry of an environment whose package is unusable; ``why`` ends "the package, which ..."."""
+    """Picklable registry entry of an environment with an unusable package; ``why`` completes "PACKAGE, which ..."."""
 
     def __init__(self, env: str, package: str, checkout: Path, why: str = NOT_INSTALLED) -> None:
         self.env = env
@@ -68,7 +68,7 @@ class MissingEnv:
 
 
 class _Absent:
-    """A name imported from a package that cannot be used: may be subclassed, raises ConfigError when called."""
+    """Stand-in for a name of an unusable package: it can be subclassed, and a call raises ConfigError."""
 
     full_name = ""
     why = ""
@@ -81,7 +81,7 @@ class _Absent:
 
 
 class _Placeholder(ModuleType):
-    """Stand in for a module that cannot be used while EPyMARL is imported."""
+    """Stand-in for an unusable module while EPyMARL is imported."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name)
@@ -105,7 +105,7 @@ def load(path: Path) -> Host:
     unusable = _unusable()
     with _importable(path):
         host = _import(path)
-    # Its batches index with lists, which torch deprecates; a user cannot change that.
+    # EPyMARL's batches index with lists, which torch deprecates. A user cannot change that.
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", module=r"components\.episode_buffer")
     _mark_missing_envs(host, unusable)
     return host
@@ -113,7 +113,7 @@ def load(path: Path) -> Host:
 
 @contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Make the modules of the checkout importable; an error removes those imported. Raises ConfigError as ``load``."""
+    """Make the checkout's modules importable; after an error, forget the imported ones. Raises as ``load``."""
     src = path / "src"
     _check_names(path)
     loaded = set(sys.modules)
@@ -121,7 +121,7 @@ def _importable(path: Path) -> Iterator[None]:
     sys.path.insert(0, str(src))
     sys.modules.update(placeholders)
     if "utils" not in loaded and not (src / "utils/__init__.py").exists():
-        # Without an __init__.py it would lose to any other installed package called utils.
+        # Without an __init__.py, any other installed package called utils would be imported instead.
         utils = ModuleType("utils")
         utils.__path__ = [str(src / "utils")]
         sys.modules["utils"] = utils
@@ -147,7 +147,7 @@ def _importable(path: Path) -> Iterator[None]:
             f"run `pip install -r {path / 'requirements.txt'}`."
         ) from error
     finally:
-        # No one else may take a stand-in for the package.
+        # Other code must not import a stand-in instead of the package.
         for name in placeholders:
             del sys.modules[name]
 
@@ -170,7 +170,7 @@ def _import(path: Path) -> Host:
     }
 
     def checked_run(_run: Any, config: dict[str, Any], log: Any) -> None:
-        # EPyMARL would wait for ever for a worker that cannot build its environment.
+        # EPyMARL would wait forever for a worker that cannot build its environment.
         env = registries["env"].get(config["env"])
         if isinstance(env, MissingEnv):
             env()
@@ -178,7 +178,7 @@ def _import(path: Path) -> Host:
 
     def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
         logger = logging_module.Logger(log)
-        if args.use_tensorboard:  # into the results: EPyMARL's own loop writes into the checkout
+        if args.use_tensorboard:  # into the results folder; EPyMARL's own loop writes into the checkout
             logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
         if args.use_wandb:
             logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
@@ -199,7 +199,7 @@ def _import(path: Path) -> Host:
 
 
 def _env_maker(registry: dict[str, Any], checkout: Path, env: str) -> Callable[..., Any]:
-    """See ``Host.env_maker``. Returns an entry that EPyMARL did not register itself unchanged."""
+    """Return an environment's constructor; see ``Host.env_maker``. Entries of other programs stay unchanged."""
     entry = registry.get(env)
     if entry is None and env not in REGISTERED_LATE:
         raise ConfigError(f"env={env} is not known to EPyMARL, which has {', '.join(sorted(registry))}; change env.")
@@ -216,8 +216,8 @@ def _check_names(path: Path) -> None:
         file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "a built-in")
         if path / "src" not in Path(file).resolve().parents:
             raise ConfigError(
-                f"The module {name} was already imported from {file}, but EPyMARL at {path} needs that name "
-                f"for its own; rename that file or start Python where it is not found."
+                f"The module {name} was already imported from {file}, but EPyMARL at {path} has its own module of that "
+                f"name; rename that file or start Python where it is not found."
             )
 
 
@@ -228,9 +228,9 @@ def _installed(package: str) -> bool:
 
 
 def _unusable() -> dict[str, str]:
-    """Return the packages of environments that cannot be used, each with the end of the sentence "which ..."."""
+    """Return the unusable packages of environments; each value completes the sentence "PACKAGE, which ..."."""
     missing = {package: NOT_INSTALLED for package in ENV_PACKAGES.values() if not _installed(package)}
-    # EPyMARL imports these for every environment: a broken one would end every run.
+    # EPyMARL imports these for every environment, so a broken one would end every run.
     tried = {package: _import_failure(package) for package in OPTIONAL if package not in missing}
     return missing | {package: why for package, why in tried.items() if why}
 
@@ -239,7 +239,7 @@ def _unusable() -> dict[str, str]:
 def _import_failure(package: str) -> str:
     try:
         importlib.import_module(package)
-    except Exception as error:  # whatever a package may raise, such as OSError for a library of the system
+    except Exception as error:  # a package may raise anything, such as OSError for a missing system library
         return f"cannot be imported ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     return ""
 
@@ -260,7 +260,7 @@ def _mark_missing_envs(host: Host, unusable: dict[str, str]) -> None:
         host.registries["env"][env] = MissingEnv(env, package, host.path, unusable[package])
         if package in OPTIONAL and unusable[package] != NOT_INSTALLED:
             _log.warning("%s %s; EPyMARL runs without env=%s.", package, unusable[package], env)
-    # A missing smac or smacv2 is no surprise and gets no line.
+    # A missing smac or smacv2 is usual and is not logged.
     needless = [env for env, package in envs.items() if package in OPTIONAL and unusable[package] == NOT_INSTALLED]
     if needless:
         packages = ", ".join(envs[env] for env in needless)
@@ -270,7 +270,7 @@ def _mark_missing_envs(host: Host, unusable: dict[str, str]) -> None:
 def commit(path: Path) -> str:
     """Return the full git commit of the checkout, or "unknown".
 
-    Reads its own ``.git``, as git would answer for a repository around a checkout that has none.
+    Reads ``.git`` directly. The git command would answer for an outer repository if the checkout has no ``.git``.
     """
     git = path / ".git"
     try:

@@ -1,4 +1,4 @@
-"""What the plugin needs of the program that it plugs into."""
+"""Interface between the plugin and its host program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ KINDS = ("env", "runner", "mac", "agent", "critic", "learner", "action_selector"
 class Host:
     """EPyMARL, or the bundled host in its place.
 
-    registries: the host's own dicts under each of ``KINDS``; what is put there can be named in a configuration
-    env_maker: name of an environment -> its constructor ``(**env_args) -> env``, which cloudpickle can carry to a fresh
-        process, where it imports what it needs; ConfigError if there is no such environment
-    open_logger: ``(log, args, config, _run) -> logger`` of statistics, which writes wherever ``args`` asks for
-    run: ``(_run, config, log)`` trains or evaluates with a learner of the host's own; ``_run`` is Sacred's run object.
-        None: the host has no learner of its own
+    registries: the host's own dicts, one for each of ``KINDS``; a configuration can name every entry
+    env_maker: name of an environment -> its constructor ``(**env_args) -> env``. cloudpickle can send it to a fresh
+        process, where it imports what it needs. ConfigError if there is no such environment
+    open_logger: ``(log, args, config, _run)`` -> a logger of statistics with the outputs that ``args`` selects
+    run: ``(_run, config, log)`` trains or evaluates with one of the host's own learners; ``_run`` is Sacred's run
+        object. None: the host has no learners
     version: the git commit of a checkout ("unknown" without git data), or the version of the plugin
     """
 
@@ -45,7 +45,7 @@ class Host:
         )
 
     def describe(self) -> str:
-        """Return a line for the log: which host runs, from where."""
+        """Return a log line with the host's name, path and commit."""
         if self.name == "bundled":
             return "Host: bundled (no EPyMARL checkout in use; set EPYMARL_HOME or --epymarl to use one)"
         return f"Host: {self.name} at {self.path} (commit {self.version[:7]})"

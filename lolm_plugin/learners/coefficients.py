@@ -1,13 +1,13 @@
-"""Weights of the policy loss's two further terms, the KL to the reference and the entropy bonus, over a training."""
+"""Coefficients of the policy loss: weight of the KL to the reference, and weight of the entropy bonus."""
 
 import math
 
 from lolm_plugin.learners.ppo_core import linear
 
-# Half a nat below its target the entropy coefficient is exp(GAIN / 2) = 7 times as large, half a nat above it a
-# seventh. A smaller gain lets the entropy drift, a larger one makes the coefficient jump between updates.
+# If the entropy is half a nat below its target, the coefficient is exp(GAIN / 2) = 7 times as large; half a nat above,
+# a seventh. With a smaller gain the entropy drifts; with a larger one the coefficient jumps between updates.
 GAIN = 4.0
-HIGHEST = 0.3  # above this the bonus outweighs the advantages, whose standard deviation is 1
+MAX_ENTROPY_COEF = 0.3  # above this the bonus outweighs the advantages (standard deviation 1)
 
 
 def balanced_coef(policy_loss: float, kl_loss: float, eps: float, coef_max: float) -> float:
@@ -16,16 +16,16 @@ def balanced_coef(policy_loss: float, kl_loss: float, eps: float, coef_max: floa
 
 
 def annealed(initial: float, t_env: int, anneal_steps: int) -> float:
-    """Go linearly from ``initial`` at step 0 to exactly 0 from ``anneal_steps`` on (paper, section 4.3)."""
+    """Decay linearly from ``initial`` at step 0 to 0 at ``anneal_steps``, then stay at 0 (paper, section 4.3)."""
     return initial * max(0.0, 1.0 - t_env / anneal_steps)
 
 
 class KLCoefficient:
-    """lambda(t), the weight of the KL: balanced with the policy loss at the start, then linearly down to 0.
+    """Weight lambda(t) of the KL: balanced with the policy loss at the start, then annealed linearly to 0.
 
-    It is 0 until the two losses are measured at the first steps where the policies differ. Waiting costs nothing: LoRA
-    starts at zero, so at first the two policies are the same, the KL has no gradient, and |L_mappo| of normalised
-    advantages is rounding noise. With ``balance_steps=1`` the KL is still tiny when it is measured (about 1e-6), so the
+    The weight is 0 until both losses are measured, at the first steps where the policies differ. The delay has no cost:
+    LoRA starts at zero, so at first both policies are the same. The KL then has no gradient, and |L_mappo| of
+    normalised advantages is rounding noise. With ``balance_steps=1`` the measured KL is tiny (about 1e-6), so the
     weight is almost always ``coef_max``. More steps balance the means of |L_mappo| and L_kl over that many optimiser
     steps, as equation 10 intends.
     """
@@ -36,11 +36,11 @@ class KLCoefficient:
         self.eps = eps
         self.coef_max = coef_max
         self.balance_steps = balance_steps
-        self.initial: float | None = None  # lambda_0; saved in checkpoints, as is ``measured``
-        self.measured: list[tuple[float, float]] = []  # |policy loss| and KL of each step so far
+        self.initial: float | None = None  # lambda_0; saved in checkpoints, like ``measured``
+        self.measured: list[tuple[float, float]] = []  # (|policy loss|, KL) of each measured optimiser step
 
     def active(self, t_env: int) -> bool:
-        """Tell whether the KL still counts at this step, so that the reference has to be evaluated."""
+        """Return True if the KL is still in the loss at this step. Otherwise the reference is not evaluated."""
         return self.enabled and t_env < self.anneal_steps
 
     def measure(self, policy_loss: float, kl_loss: float) -> None:
@@ -60,13 +60,13 @@ class KLCoefficient:
 
 
 class EntropyCoefficient:
-    """The coefficient of the entropy bonus, at least 0: a linear schedule, or adapted to hold a target entropy.
+    """Coefficient of the entropy bonus (at least 0): a linear schedule, or adapted to hold a target entropy.
 
-    Without a target it goes linearly from ``coef`` to ``coef_end`` over ``t_max`` environment steps (None: constant). A
-    target goes linearly from ``target`` to ``target_end``, in nats. The coefficient then is
-    coef * exp(GAIN * (target - entropy)), where entropy is the mean of the update before. The policy keeps sampling
-    actions that could turn out better, even where the advantages alone would make it deterministic. The coefficient
-    depends on one update only: an integral over updates was tried and oscillates.
+    Without a target the coefficient changes linearly from ``coef`` to ``coef_end`` over ``t_max`` environment steps
+    (None: constant). A target changes linearly from ``target`` to ``target_end``, in nats. The coefficient is then
+    coef * exp(GAIN * (target - entropy)), with the mean entropy of the previous update, at most MAX_ENTROPY_COEF. This
+    keeps the policy exploring where the advantages alone would make it deterministic. The coefficient depends on one
+    update only: an integral over updates was tried and oscillates.
     """
 
     def __init__(
@@ -90,4 +90,4 @@ class EntropyCoefficient:
             return linear(self.start, self.end, t_env / self.t_max)
         if self.measured is None:
             return self.start
-        return min(self.start * math.exp(GAIN * (target - self.measured)), HIGHEST)
+        return min(self.start * math.exp(GAIN * (target - self.measured)), MAX_ENTROPY_COEF)

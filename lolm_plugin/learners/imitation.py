@@ -1,6 +1,6 @@
-"""Supervised learning from a teacher's decisions: losses as pure functions, and the student's optimiser steps.
+"""Imitation learning: train a policy on a teacher's decisions, with a supervised loss.
 
-Beyond the paper: LoLM-MARL learns by reinforcement alone.
+Not in the paper: LoLM-MARL uses reinforcement learning only.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from lolm_plugin.modules.heads import kl_divergence, masked_log_softmax
 from lolm_plugin.protocols import Batch
 from lolm_plugin.randomness import keyed_generator
 
-LABELLED_AT_ONCE = 64  # episodes; more need more memory for the teacher's hidden states, fewer cost time
+LABELLED_AT_ONCE = 64  # episodes; more need more memory for the teacher's hidden states, fewer are slower
 SAME_RETURN = 1e-4  # standard deviation below which returns count as equal
 
 
@@ -32,7 +32,7 @@ def policy_loss(log_student: Tensor, log_teacher: Tensor, actions: Tensor, loss:
 
     Args:
         log_student: log-probabilities [decisions, n_actions], -inf where unavailable.
-        log_teacher: the teacher's, over the same available actions.
+        log_teacher: log-probabilities of the teacher, over the same available actions.
         actions: int64 [decisions], the teacher's actions.
         loss: ``kl`` for KL(teacher || student), ``ce`` for the cross-entropy on ``actions``.
     """
@@ -47,9 +47,9 @@ def agreement(log_student: Tensor, log_teacher: Tensor) -> Tensor:
 
 
 def discounted_returns(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
-    """Compute the discounted sum of rewards to go [B, T, A]; rewards [B, T, A], valid [B, T, 1].
+    """Compute discounted returns [B, T, A] from rewards [B, T, A] and valid [B, T, 1].
 
-    An episode cut off by its time limit is not bootstrapped: there is no trained critic yet.
+    An episode cut off by its time limit is not bootstrapped, because no critic is trained yet.
     """
     no_values = rewards.new_zeros(rewards.shape[0], rewards.shape[1] + 1, rewards.shape[2])
     return ppo_core.gae(rewards, no_values, torch.zeros_like(valid), valid, gamma, gae_lambda=1.0)[1]
@@ -57,9 +57,9 @@ def discounted_returns(rewards: Tensor, valid: Tensor, gamma: float) -> Tensor:
 
 @torch.no_grad()
 def teacher_log_probs(teacher: Controller, batch: Batch) -> Tensor:
-    """Compute the teacher's log-probabilities [batch, time, agents, actions] in every state of whole episodes.
+    """Compute the teacher's log-probabilities [batch, time, agents, actions] for every step of whole episodes.
 
-    The teacher sees each episode from its first step, so policies with memory are evaluated as in play.
+    The teacher reads each episode from its first step, so a policy with memory has the same hidden states as in play.
     """
     log_probs = []
     for start in range(0, batch.batch_size, LABELLED_AT_ONCE):
@@ -72,42 +72,42 @@ def teacher_log_probs(teacher: Controller, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Decisions with the teacher's answers, and the episodes they come from with their returns."""
+class ImitationData:
+    """Training data of an imitation: decisions with the teacher's actions, and their episodes with returns."""
 
     batch: Batch
     decisions: Decisions
     log_teacher: Tensor  # [decisions, n_actions]
     actions: Tensor  # int64 [decisions]
     returns: Tensor  # [batch, time, agents]
-    counts: Tensor  # [batch, time, agents], 1 where a return counts
+    counts: Tensor  # [batch, time, agents]: 1 for a step of an episode, 0 for padding
 
     def __len__(self) -> int:
         return len(self.decisions)
 
 
-def lessons(
+def build_imitation_data(
     mac: Controller,
     batch: Batch,
     log_teacher: Tensor,
     actions: Tensor,
     gamma: float,
     show_progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> Lessons:
-    """Prepare the decisions of a batch for learning; the controller keeps its frozen layers' states until it ends.
+) -> ImitationData:
+    """Build the training data of a batch. The controller caches the frozen layers' states until ``end_update``.
 
     Args:
         mac: the student's controller.
         batch: whole episodes [batch, time].
         log_teacher: [batch, time, agents, actions].
-        actions: int64 [batch, time, agents], the teacher's.
+        actions: int64 [batch, time, agents], chosen by the teacher.
         gamma: discount of the returns.
-        show_progress: wraps the loop over the battles, which takes minutes with a language model, in a progress bar.
+        show_progress: wraps the loop over episodes in a progress bar. With a language model the loop takes minutes.
     """
-    valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if another one follows
+    valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step is valid if another one follows
     counted = valid.squeeze(-1) > 0
     for start in show_progress(range(0, batch.batch_size, LABELLED_AT_ONCE)):
-        # The controller keeps the frozen layers' states of these battles, so the whole batch below takes seconds.
+        # Fills the cache of frozen layers' states in parts that can show progress; the whole batch below takes seconds.
         few = slice(start, start + LABELLED_AT_ONCE)
         retry_on_oom(partial(mac.decisions, batch[few], counted[few]), mac)
     decisions = retry_on_oom(partial(mac.decisions, batch, counted), mac)
@@ -115,13 +115,13 @@ def lessons(
     rewards = batch["reward"][:, :-1].expand(-1, -1, mac.n_agents)
     returns = discounted_returns(rewards, valid, gamma)
     index = decisions.index
-    return Lessons(batch, decisions, log_teacher[index], actions[index], returns, valid.expand_as(returns))
+    return ImitationData(batch, decisions, log_teacher[index], actions[index], returns, valid.expand_as(returns))
 
 
 class Student:
-    """Optimises the policy and critic of a learner on lessons, with optimisers that are dropped after the imitation.
+    """Supervised training of a learner's policy and critic.
 
-    The learner's own optimisers stay untouched, so that PPO starts with fresh ones.
+    The optimisers are separate and are dropped after the imitation, so PPO starts with fresh ones.
     """
 
     def __init__(self, learner: MAPPOLearner) -> None:
@@ -138,12 +138,12 @@ class Student:
         self._groups = [*self.policy_optimiser.param_groups, *self.critic_optimiser.param_groups]
         self._rates = [group["lr"] for group in self._groups]
 
-    def n_steps(self, data: Lessons) -> int:
-        """Return the optimiser steps of one epoch."""
+    def n_steps(self, data: ImitationData) -> int:
+        """Return the number of optimiser steps of one epoch."""
         return max(1, round(len(data) / self.settings["minibatch"]))
 
-    def epoch(self, data: Lessons, t_env: int, epoch: int) -> Iterator[dict[str, float]]:
-        """Make one pass over ``data``; yields the losses of each optimiser step.
+    def epoch(self, data: ImitationData, t_env: int, epoch: int) -> Iterator[dict[str, float]]:
+        """Train on ``data`` once and yield the losses of each optimiser step.
 
         The learning rates fall linearly to 0 over ``imitate.epochs``.
         """
@@ -160,10 +160,10 @@ class Student:
             yield {"loss": loss, "value_loss": self._step(critic, self.critic_optimiser, "critic", data, t_env)}
 
     @torch.no_grad()
-    def evaluate(self, data: Lessons) -> dict[str, float]:
-        """Compute loss, agreement and explained variance on lessons that are not learned from.
+    def evaluate(self, data: ImitationData) -> dict[str, float]:
+        """Compute loss, agreement and explained variance on data that is not trained on.
 
-        The variance of returns that are all equal, as of a perfect teacher, cannot be explained; it is left out then.
+        The explained variance is left out if all returns are equal, as with a perfect teacher: it is then undefined.
         """
         sums: dict[str, float] = defaultdict(float)
         for micro in self.mac.microbatches(data.decisions, torch.arange(len(data), device=self.mac.device)):
@@ -178,39 +178,39 @@ class Student:
         explained = ppo_core.explained_variance(values, data.returns, data.counts)
         return {**sums, "explained_variance": float(explained)}
 
-    def _losses(self, data: Lessons, micro: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        """Evaluate some decisions: the student's log-probabilities, losses [n], and the policy's auxiliary losses."""
+    def _losses(self, data: ImitationData, micro: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """Return log-probabilities [n, n_actions], losses [n] and auxiliary losses of the decisions ``micro`` [n]."""
         policy = self.mac.evaluate(data.decisions, micro)
         log_student = masked_log_softmax(policy.logits, data.decisions.available[micro])
         losses = policy_loss(log_student, data.log_teacher[micro], data.actions[micro], self.settings["loss"])
         return log_student, losses, policy.losses
 
     def _step(
-        self, gradients: Callable[[], float], optimiser: torch.optim.Adam, part: str, data: Lessons, t_env: int
+        self, gradients: Callable[[], float], optimiser: torch.optim.Adam, part: str, data: ImitationData, t_env: int
     ) -> float:
-        """Make one step of an optimiser, on ``gradients`` that are safe to recompute; returns the loss."""
+        """Make one optimiser step and return the loss. ``gradients`` must be safe to rerun."""
         loss = retry_on_oom(gradients, self.mac)
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.grad_norm_clip)
-        check_finite(f"loss's gradient norm of the {part}", norm, t_env, batch=data.batch)
+        check_finite(f"gradient norm of the {part}", norm, t_env, batch=data.batch)
         optimiser.step()
-        # The fused step does not tell autograd that it changed the weights; the language model keeps states by version.
+        # A fused step does not increment the weights' versions, by which the language model finds stale cached states.
         torch.autograd.graph.increment_version(parameters)
         return loss
 
-    def _policy_gradients(self, data: Lessons, subset: Tensor) -> float:
-        """Accumulate gradients over microbatches; returns the loss. Safe to rerun."""
+    def _policy_gradients(self, data: ImitationData, subset: Tensor) -> float:
+        """Accumulate gradients over microbatches and return the loss. Safe to rerun."""
         total = 0.0
         self.policy_optimiser.zero_grad(set_to_none=True)
         for micro in self.mac.microbatches(data.decisions, subset):
             _, losses, auxiliary = self._losses(data, micro)
             loss = losses.sum() / len(subset)
-            (loss + sum(own.sum() / len(subset) for own in auxiliary.values())).backward()
+            (loss + sum(term.sum() / len(subset) for term in auxiliary.values())).backward()
             total += loss.item()
         return total
 
-    def _critic_gradients(self, data: Lessons, episodes: Tensor, t_env: int) -> float:
-        """Accumulate gradients over a few episodes at a time; returns the loss. Safe to rerun."""
+    def _critic_gradients(self, data: ImitationData, episodes: Tensor, t_env: int) -> float:
+        """Accumulate gradients over a few episodes at a time and return the loss. Safe to rerun."""
         total, count = 0.0, data.counts[episodes].sum().clamp(min=1)
         self.critic_optimiser.zero_grad(set_to_none=True)
         for micro in self._few_episodes(episodes, data):
@@ -220,16 +220,16 @@ class Student:
                 values.squeeze(-1)[:, :-1], targets, reduction="none", delta=self.args.huber_delta
             )
             loss = (errors * data.counts[micro]).sum() / count
-            extra = sum((own[:, :-1] * data.counts[micro]).sum() / count for own in auxiliary.values())
+            extra = sum((term[:, :-1] * data.counts[micro]).sum() / count for term in auxiliary.values())
             (loss + extra).backward()
             total += loss.item()
         return total
 
-    def _few_episodes(self, episodes: Tensor, data: Lessons) -> tuple[Tensor, ...]:
+    def _few_episodes(self, episodes: Tensor, data: ImitationData) -> tuple[Tensor, ...]:
         return episodes.split(max(1, self.args.microbatch // data.counts[0].numel()))
 
-    def _minibatches(self, data: Lessons, n_parts: int, t_env: int, epoch: int) -> Iterator[Tensor]:
-        """Split the decisions into random parts of whole groups."""
+    def _minibatches(self, data: ImitationData, n_parts: int, t_env: int, epoch: int) -> Iterator[Tensor]:
+        """Split the decisions into random minibatches of whole groups."""
         group_ids = data.decisions.group_ids
         if group_ids is None:
             yield from self._random_parts(len(data), n_parts, "imitate", t_env, epoch)
@@ -238,7 +238,7 @@ class Student:
             yield torch.isin(group_ids, groups).nonzero().squeeze(-1)
 
     def _random_parts(self, count: int, n_parts: int, purpose: str, t_env: int, epoch: int) -> list[Tensor]:
-        """Split ``range(count)`` into exactly ``n_parts`` random parts, which repeat if ``count`` is smaller."""
+        """Split ``range(count)`` into exactly ``n_parts`` random parts. Indices repeat if ``count`` is smaller."""
         order = torch.from_numpy(keyed_generator(self.args.seed, purpose, t_env, epoch).permutation(count))
         if count < n_parts:
             order = order.repeat(-(-n_parts // count))

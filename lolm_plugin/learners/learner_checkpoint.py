@@ -1,4 +1,4 @@
-"""The facts of a checkpoint about its weights, and whether they fit the run that loads them."""
+"""Metadata of a checkpoint about its weights, and the check that they fit the run that loads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lolm_plugin import registry
-from lolm_plugin.checkpoints import MANIFEST, facts_alone, note_facts
+from lolm_plugin.checkpoints import MANIFEST, add_facts, read_facts_unchecked
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.trunks.trunk import network_settings
@@ -31,7 +31,7 @@ TYPES = {
 
 
 def write_facts(path: str, args: SimpleNamespace, mac: Controller, measured: Mapping[str, Any]) -> None:
-    """Note the facts; ``measured`` are the values of the coefficients with which a resumed run continues."""
+    """Write the metadata. ``measured`` holds the coefficients' values from which a resumed run continues."""
     facts = {
         "algorithm": args.name,
         "map": _map(args),
@@ -39,18 +39,18 @@ def write_facts(path: str, args: SimpleNamespace, mac: Controller, measured: Map
         "shape": {**_policy_shape(args, mac), **_critic_shape(args)},
         **measured,
     }
-    note_facts(Path(path), learner=facts)
+    add_facts(Path(path), learner=facts)
 
 
 def check_fits(path: str, setting: str, args: SimpleNamespace, mac: Controller, with_critic: bool) -> dict[str, Any]:
-    """Read the facts and check that the policy, and ``with_critic`` the critic, mean the same in this run.
+    """Read the metadata and check that the policy's weights, and optionally the critic's, fit this run.
 
     Args:
         path: the checkpoint's folder.
-        setting: what the user set to have it loaded, for an error.
+        setting: the key and value by which the user chose it, for error messages.
         args: this run's configuration.
         mac: this run's controller.
-        with_critic: whether the critic is loaded, too.
+        with_critic: True if the critic is loaded, too.
 
     Raises:
         ConfigError: the map, the algorithm or a setting does not fit, or the manifest is damaged.
@@ -64,7 +64,7 @@ def check_fits(path: str, setting: str, args: SimpleNamespace, mac: Controller, 
         )
     _check_sizes(setting, facts, args, mac)
     for key, value in {**_policy_shape(args, mac), **(_critic_shape(args) if with_critic else {})}.items():
-        # A setting that the checkpoint does not name did not exist when it was written.
+        # A setting that the checkpoint lacks did not exist when it was written.
         if (theirs := facts["shape"].get(key, value)) != value:
             raise ConfigError(
                 f"{setting} was trained with {key}={theirs} but this run has {key}={value}; "
@@ -74,16 +74,17 @@ def check_fits(path: str, setting: str, args: SimpleNamespace, mac: Controller, 
 
 
 def read_facts(path: str, advice: str = "set load_step to another checkpoint") -> dict[str, Any]:
-    """Read what ``write_facts`` noted, with every key of ``TYPES``.
+    """Read the metadata that ``write_facts`` wrote, and check the type of each key in ``TYPES``.
 
     Raises:
-        ConfigError: the manifest is missing or damaged, or a key is missing or of another type; ends with ``advice``.
+        ConfigError: the manifest is missing or damaged, or a key is missing or has a wrong type. The message ends
+            with ``advice``.
     """
-    facts = facts_alone(Path(path)).get("learner")
+    facts = read_facts_unchecked(Path(path)).get("learner")
     if facts is None:
         raise ConfigError(f"{path}/{MANIFEST} is missing or damaged; {advice}.")
     if wrong := first_of_another_type(facts, TYPES) or min(TYPES.keys() - facts.keys(), default=None):
-        raise ConfigError(f"{path}/{MANIFEST} says nothing about the learner's {wrong} that can be read; {advice}.")
+        raise ConfigError(f"{path}/{MANIFEST} has no readable value of the learner's {wrong}; {advice}.")
     return facts
 
 
@@ -94,9 +95,9 @@ def _check_sizes(setting: str, facts: Mapping[str, Any], args: SimpleNamespace, 
     sizes = [", ".join(f"{value} {name}" for name, value in side.items()) for side in (theirs, ours)]
     raise ConfigError(
         f"{setting} was trained on {facts['map']} ({sizes[0]}) and cannot play {_map(args)} "
-        f"({sizes[1]}): {args.name} reads the whole observation and writes all actions through layers of fixed "
-        "width, which fit one map alone; to transfer, train a policy that reads units, such as --config=updet_mappo, "
-        "or set env_args.map_name to the checkpoint's map."
+        f"({sizes[1]}): the input and output layers of {args.name} have a fixed width and fit only one map; to "
+        "transfer, train a policy that reads units, such as --config=updet_mappo, or set env_args.map_name to the "
+        "checkpoint's map."
     )
 
 

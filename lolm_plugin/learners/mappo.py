@@ -1,4 +1,4 @@
-"""One MAPPO for every algorithm, with a KL to a frozen reference that anneals to zero (paper, section 4.3)."""
+"""MAPPO learner of all algorithms. The KL to a frozen reference is annealed to zero (paper, section 4.3)."""
 
 import time
 from collections import defaultdict
@@ -35,12 +35,12 @@ KL_KEYS = ("enabled", "anneal_steps", "eps", "coef_max", "balance_steps")
 
 @dataclass(frozen=True)
 class UpdateBatch:
-    """What one update learns from: B episodes of T steps and A agents, with D decisions."""
+    """Data of one update: B episodes of T steps and A agents, with D decisions."""
 
     episodes: Batch
     t_env: int
     # For the critic.
-    old_values: Tensor  # [B, T + 1, A] before the update, in the critic's units
+    old_values: Tensor  # [B, T + 1, A], computed before the update, in the critic's units
     values: Tensor  # the same in the environment's units
     returns: Tensor  # [B, T, A]
     counts: Tensor  # [B, T, A]: 1 for a step of an episode, 0 for padding
@@ -49,17 +49,31 @@ class UpdateBatch:
     actions: Tensor  # int64 [D]
     advantages: Tensor  # [D]
     behaviour_log_probs: Tensor  # [D], of the actions, as recorded in the rollout
-    old_log_probs: Tensor  # [D], of the policy before its first step; filled when it is first evaluated
+    old_log_probs: Tensor  # [D], of the policy before its first optimiser step; filled at its first evaluation
     reference: Any  # hidden states of the frozen reference model for each decision; None: no KL
-    weight: float  # agent-steps that one decision stands for in a mean: 1, or more if the dead count
+    weight: float  # agent-steps per decision in the policy's means: 1, or more with mask_dead=False
 
 
 class MAPPOLearner:
-    """On-policy: each call of ``train`` gets exactly the episodes that the current policy has just played.
+    """On-policy MAPPO. Each call of ``train`` must get exactly the episodes that the current policy has just played.
 
-    No old copy of the policy is kept. Before its first step the policy is the behaviour policy, so the first epoch's
-    log-probabilities are the old ones; ``ratio_epoch0`` compares them with those recorded in the rollout and has to be
-    1. Memory, auxiliary losses and noise of a policy are its controller's business.
+    No copy of the old policy is kept. Before its first optimiser step the policy is still the behaviour policy, so the
+    log-probabilities of the first epoch are the old ones. ``ratio_epoch0`` compares them with those recorded in the
+    rollout and must be 1. The controller handles a policy's memory, auxiliary losses and noise.
+
+    To change the learner, register a subclass in ``registry.ENTRIES["learner"]`` and set ``learner`` in the algorithm's
+    yaml. This one logs one more series::
+
+        class RewardLearner(MAPPOLearner):
+            def train(self, batch, t_env, episode_num):
+                super().train(batch, t_env, episode_num)
+                self.logger.log_stat("reward_max", batch["reward"].max().item(), t_env)
+
+    Args:
+        mac: the controller of the policy.
+        scheme: fields of the batch, as in EPyMARL: name -> ``vshape`` and more.
+        logger: the host's logger.
+        args: the configuration.
     """
 
     def __init__(
@@ -84,7 +98,17 @@ class MAPPOLearner:
         self._last_time = time.perf_counter()
 
     def train(self, batch: Batch, t_env: int, episode_num: int) -> None:
-        """Make one update: ``epochs`` passes over a batch of whole episodes [batch, time, ...]."""
+        """Make one update: ``epochs`` passes over a batch of whole episodes [batch, time, ...].
+
+        Args:
+            batch: the episodes.
+            t_env: environment steps so far, including this batch.
+            episode_num: episodes so far; not used.
+
+        Raises:
+            NonFiniteError: a number is NaN or infinite, or ``ratio_epoch0`` is not 1 within the controller's tolerance.
+            ConfigError: the smallest microbatch does not fit into the GPU's memory.
+        """
         rollout_usage, started = self.mac.pop_usage(), time.perf_counter()
         self._decay_learning_rates(t_env)
         check_batch(batch, t_env)
@@ -92,10 +116,10 @@ class MAPPOLearner:
 
         stats: dict[str, list[float]] = defaultdict(list)
         stats["ratio_epoch0"] = [1.0]
-        if self.args.minibatches > 1:  # later minibatches of the first epoch are not evaluated by the old policy
+        if self.args.minibatches > 1:  # the policy has changed before it evaluates the second minibatch
             retry_on_oom(partial(self._fill_old_log_probs, update), self.mac)
             stats["ratio_epoch0"] = [self._check_ratio(update)]
-        # The policy stops once it is ``target_kl`` from the one that played; the critic continues.
+        # The policy's updates stop when its KL to the behaviour policy exceeds ``target_kl``; the critic's continue.
         approx_kl, limit = 0.0, self.args.target_kl or float("inf")
         for epoch in range(self.args.epochs):
             first = epoch == 0 and self.args.minibatches == 1
@@ -116,19 +140,19 @@ class MAPPOLearner:
         if entropies := stats.get("entropy"):
             self.entropy.measured = sum(entropies) / len(entropies)
         self.mac.end_update()
-        self.mac.pop_usage()  # this update's own forward passes are in its wall time already
+        self.mac.pop_usage()  # the forward passes of this update are already in its wall time
         self._last_time = time.perf_counter()
 
     def _prepare(self, batch: Batch, t_env: int) -> UpdateBatch:
         """Compute everything that stays the same during an update."""
-        valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step counts if another one follows
+        valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step is valid if another one follows
         old_values = retry_on_oom(partial(self._old_values, batch, t_env), self.mac)
         check_finite("values of the critic", old_values, t_env, ("episode", "step", "agent"), batch)
         values = self.value_normaliser.denormalise(old_values)
 
         rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
         terminated = batch["terminated"][:, :-1].float()
-        if self.args.bootstrap_time_limit is False:  # else the runner has stored what ended; see Runner.stored_end
+        if self.args.bootstrap_time_limit is False:  # otherwise Runner.stored_terminated has set it
             terminated = torch.maximum(terminated, ppo_core.last_steps(valid))
         advantages, returns = ppo_core.gae(rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda)
         counts = valid.expand_as(returns)
@@ -155,11 +179,11 @@ class MAPPOLearner:
         )
 
     def _normalised_advantages(self, advantages: Tensor, counts: Tensor, decisions: Decisions) -> Tensor:
-        """Select the advantages [D] of the decisions from [B, T, A], normalised if ``normalise_advantages``."""
+        """Select the advantages [D] of the decisions from [B, T, A]; normalise them if ``normalise_advantages``."""
         if not self.args.normalise_advantages:
             return advantages[decisions.index]
-        # If the critic predicts every return, advantages are its noise. Scaled to variance 1 they made policies forget
-        # (probe retreat, seed 3: from the optimum to .83).
+        # If the critic predicts every return, the advantages are only its noise. Scaled to variance 1, this noise made
+        # policies worse again (probe retreat, seed 3: return from the optimum to .83).
         least = self.args.advantage_floor * self.value_normaliser.deviation
         if not self.args.mask_dead:
             return ppo_core.normalise(advantages, counts, least_deviation=least)[decisions.index]
@@ -180,7 +204,7 @@ class MAPPOLearner:
         return ratio
 
     def _update_actor(self, update: UpdateBatch, subset: Tensor, first: bool, stats: dict[str, list[float]]) -> float:
-        """Make one optimiser step on ``subset`` [n] of the decisions; return ``approx_kl`` before it."""
+        """Make one optimiser step on ``subset`` [n] of the decisions; return ``approx_kl`` before this step."""
         sums = retry_on_oom(partial(self._actor_gradients, update, subset, first), self.mac)
         if first:
             stats["ratio_epoch0"] = [self._check_ratio(update)]
@@ -191,16 +215,16 @@ class MAPPOLearner:
             sums[f"{name}_grad_norm"] = float(torch.nn.utils.get_total_norm(gradients))
         for parameters in groups.values() if self.args.clip_per_group else [self.mac.parameters()]:
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.grad_norm_clip)
-            check_finite("loss's gradient norm of the policy", norm, update.t_env, batch=update.episodes)
+            check_finite("gradient norm of the policy", norm, update.t_env, batch=update.episodes)
         self.actor_optimiser.step()
-        # The fused step does not tell autograd that it changed the weights; the language model keeps states by version.
+        # A fused step does not increment the weights' versions, by which the language model finds stale cached states.
         torch.autograd.graph.increment_version(self.mac.parameters())
         for name, value in sums.items():
             stats[name].append(value)
         return sums["approx_kl"]
 
     def _actor_gradients(self, update: UpdateBatch, subset: Tensor, first: bool) -> dict[str, float]:
-        """Accumulate the policy's gradients over microbatches; return what is logged. Safe to rerun."""
+        """Accumulate the policy's gradients over microbatches; return the statistics to log. Safe to rerun."""
         kl_coef, entropy_coef = self.kl.coef(update.t_env), self.entropy.coef(update.t_env)
         count = len(subset) * update.weight
         sums: dict[str, float] = defaultdict(float)
@@ -239,16 +263,16 @@ class MAPPOLearner:
     def _update_critic(
         self, update: UpdateBatch, episodes: Tensor, targets: Tensor, stats: dict[str, list[float]]
     ) -> None:
-        """Make one optimiser step of the critic on ``episodes`` [n]; ``targets`` [B, T, A] are in its units."""
+        """Make one optimiser step of the critic on ``episodes`` [n]; ``targets`` [B, T, A] are in critic units."""
         sums = retry_on_oom(partial(self._critic_gradients, update, episodes, targets), self.mac)
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.grad_norm_clip)
-        check_finite("loss's gradient norm of the critic", norm, update.t_env, batch=update.episodes)
+        check_finite("gradient norm of the critic", norm, update.t_env, batch=update.episodes)
         self.critic_optimiser.step()
         for name, value in (sums | {"critic_grad_norm": float(norm)}).items():
             stats[name].append(value)
 
     def _critic_gradients(self, update: UpdateBatch, episodes: Tensor, targets: Tensor) -> dict[str, float]:
-        """Accumulate the critic's gradients over a few episodes at a time; return what is logged. Safe to rerun."""
+        """Accumulate the critic's gradients over a few episodes at a time; return the losses to log. Safe to rerun."""
         count = update.counts[episodes].sum().clamp(min=1)
         clip = self.args.value_clip if self.args.clip_values else torch.inf
         sums: dict[str, float] = defaultdict(float)
@@ -272,17 +296,17 @@ class MAPPOLearner:
 
     @torch.no_grad()
     def _old_values(self, batch: Batch, t_env: int) -> Tensor:
-        """Compute values [B, T + 1, A] before the first step, in the critic's units."""
+        """Compute the values [B, T + 1, A] before the update, in the critic's units."""
         everything = torch.arange(batch.batch_size, device=self.mac.device)
         values = [self.critic.evaluate(batch, t_env, few)[0] for few in self._few_episodes(everything, batch)]
         return torch.cat(values).squeeze(-1)
 
     def _few_episodes(self, episodes: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-        """Split episodes into parts of at most ``microbatch`` agent-steps, or of one episode."""
+        """Split episodes into microbatches of at most ``microbatch`` agent-steps, but of at least one episode."""
         return episodes.split(max(1, self.args.microbatch // (batch.max_seq_length * self.n_agents)))
 
     def _minibatches(self, decisions: Decisions, t_env: int, epoch: int) -> Iterator[Tensor]:
-        """Split the decisions into ``minibatches`` random parts of whole groups; one part keeps their order."""
+        """Split the decisions into ``minibatches`` random parts of whole groups. A single part keeps their order."""
         if decisions.group_ids is None:
             yield from self._random_parts(len(decisions), self.args.minibatches, "minibatch", t_env, epoch)
             return
@@ -293,7 +317,7 @@ class MAPPOLearner:
                 yield subset
 
     def _random_parts(self, count: int, n_parts: int, purpose: str, t_env: int, epoch: int) -> Iterator[Tensor]:
-        """Split ``range(count)`` into ``n_parts`` random parts; one part keeps its order."""
+        """Split ``range(count)`` into ``n_parts`` random parts. A single part keeps the order."""
         order = torch.arange(count)
         if n_parts > 1:
             order = torch.from_numpy(keyed_generator(self.args.seed, purpose, t_env, epoch).permutation(count))
@@ -310,7 +334,7 @@ class MAPPOLearner:
     def _log(
         self, update: UpdateBatch, stats: dict[str, list[float]], rollout_usage: dict[str, float], started: float
     ) -> None:
-        """Log means of an update, and its speed; ``started`` is when the update did."""
+        """Log the means and the speed of an update. ``started`` is its start time (``time.perf_counter``)."""
         t_env, elapsed = update.t_env, time.perf_counter() - self._last_time
         explained = ppo_core.explained_variance(update.values[:, :-1], update.returns, update.counts)
         means = {name: sum(values) / len(values) for name, values in stats.items()}
@@ -329,7 +353,7 @@ class MAPPOLearner:
             part.cuda()
 
     def save_models(self, path: str) -> None:
-        """Write everything that training has changed: policy, critic, optimisers, value normaliser, coefficients."""
+        """Write policy, critic, optimisers, value normaliser and coefficients into a folder."""
         self.mac.save_models(path)
         for name in MODULES:
             save_tensors(f"{path}/{name}.safetensors", getattr(self, name).state_dict())
@@ -339,10 +363,10 @@ class MAPPOLearner:
         learner_checkpoint.write_facts(path, self.args, self.mac, measured)
 
     def load_models(self, path: str) -> None:
-        """Load strictly; unless the policy is tied to its map's sizes, a checkpoint of another map loads too.
+        """Load what ``save_models`` wrote. A checkpoint of another map loads too if the policy fits any map.
 
         Raises:
-            ConfigError: the map, a setting or a tensor does not fit.
+            ConfigError: the map, a setting or a tensor does not fit, or a file is missing or damaged.
         """
         facts = learner_checkpoint.check_fits(path, f"checkpoint_path={path}", self.args, self.mac, with_critic=True)
         self.mac.load_models(path)
@@ -357,7 +381,7 @@ class MAPPOLearner:
         self.logger.console_logger.info(f"Loaded {path}: no tensor missing, none unexpected.")
 
     def load_critic(self, path: str) -> None:
-        """Load critic and value normaliser, strictly."""
+        """Load critic and value normaliser. Raises ConfigError for a missing, unexpected or misshapen tensor."""
         for name in MODULES:
             module = getattr(self, name)
             module.load_state_dict(load_tensors(f"{path}/{name}.safetensors", expected=module.state_dict()))

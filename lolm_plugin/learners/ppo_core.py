@@ -1,6 +1,6 @@
-"""The mathematics of PPO as pure functions of tensors.
+"""The mathematics of PPO, as pure functions of tensors.
 
-Shapes: B episodes, T timesteps, A agents. ``mask`` is 1 where something counts and 0 where not.
+Shapes: B episodes, T timesteps, A agents. ``mask`` is 1 for the entries that count and 0 for all others.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Compute the mean of x where mask is 1, a scalar; 0 where nothing counts."""
+    """Return the mean of x over the entries with mask 1, a scalar; 0 if there are none."""
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -20,38 +20,38 @@ def gae(
 
     Args:
         rewards: [B, T, A].
-        values: [B, T + 1, A]; the last is of the state after the last step.
-        terminated: [B, T, 1], 1 where the episode ended by its rules, so that no value follows. An episode cut short by
-            a time limit has 0 there, and its last value is bootstrapped.
+        values: [B, T + 1, A]; the last one is the value of the state after the last step.
+        terminated: [B, T, 1], 1 at a step that ended the episode by its rules, so no value follows. An episode cut off
+            by a time limit has 0 there, and its last value is bootstrapped.
         valid: [B, T, 1], 0 on padding.
         gamma: discount.
-        gae_lambda: 0 trusts the values alone, 1 the rewards alone.
+        gae_lambda: 0 gives one-step TD errors, 1 gives discounted returns minus values.
     """
     advantages = torch.zeros_like(rewards)
     advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
         continues = 1 - terminated[:, t]
         delta = rewards[:, t] + gamma * continues * values[:, t + 1] - values[:, t]
-        # Padding after a time limit is not valid, so nothing leaks over the end of an episode.
+        # The step after a time limit is padding (valid 0), so no advantage leaks past the end of an episode.
         advantage = (delta + gamma * gae_lambda * continues * advantage) * valid[:, t]
         advantages[:, t] = advantage
     return advantages, (advantages + values[:, :-1]) * valid
 
 
 def last_steps(valid: Tensor) -> Tensor:
-    """Mark the last valid step of each episode with 1; valid and result [B, T, 1]."""
+    """Return 1 at the last valid step of each episode, else 0; ``valid`` and result are [B, T, 1]."""
     following = torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], dim=1)
     return valid * (1 - following)
 
 
 def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5, least_deviation: float = 0.0) -> Tensor:
-    """Shift and scale x to mean 0 and variance 1 over the entries that count; the others become meaningless.
+    """Shift and scale x to mean 0 and variance 1 over the entries with mask 1; the others become meaningless.
 
     Args:
         x: any shape.
-        mask: 1 where an entry counts, 0 elsewhere; the shape of x.
+        mask: same shape as x.
         eps: added to the standard deviation.
-        least_deviation: x is divided by at least this, in x's units, so that its variance may stay below 1.
+        least_deviation: lower bound of the divisor, in x's units. With it the variance may stay below 1.
     """
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
@@ -61,7 +61,7 @@ def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5, least_deviation: float
 def clipped_policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """Compute PPO's pessimistic surrogate, negated, and where the clip is active; both of the inputs' shape."""
+    """Return PPO's clipped surrogate loss and a bool mask of the clipped entries, both in the inputs' shape."""
     ratio = (log_probs - old_log_probs).exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
@@ -69,7 +69,7 @@ def clipped_policy_loss(
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float, huber_delta: float) -> Tensor:
-    """Compute the Huber loss against ``targets``, the larger of free values and of those clipped to ``old_values``."""
+    """Return the larger Huber loss to ``targets``, of ``values`` and of ``values`` clipped around ``old_values``."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     losses = (functional.huber_loss(x, targets, reduction="none", delta=huber_delta) for x in (values, clipped))
     return torch.max(*losses)
@@ -90,5 +90,5 @@ def farthest_ratio(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
 
 
 def linear(start: float, end: float | None, share: float) -> float:
-    """Go from ``start`` at share 0 to ``end`` at share 1 and stay there; None: stay at ``start``."""
+    """Interpolate from ``start`` at share 0 to ``end`` at share 1 and above; return ``start`` if ``end`` is None."""
     return start if end is None else start + (end - start) * min(1.0, share)

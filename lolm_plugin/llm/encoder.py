@@ -1,14 +1,14 @@
-"""From token ids to final hidden states, with one Hugging Face model.
+"""Encoders: from token ids to final hidden states, with one Hugging Face model.
 
-``PackedEncoder.encode`` is the way of a pack of prompts:
+``PackedEncoder.encode`` runs a pack of prompts in these steps:
 
     token ids            [tokens] of each prompt
-    frozen layers        [tokens, hidden] of each prompt: kept from the rollout, or computed now
+    frozen layers        [tokens, hidden] of each prompt: stored during the rollout, or computed now
     one sequence         [prefix + padded tokens of all prompts, hidden]
-    trained layers       [reads, hidden]: the last layer only where it is read
+    trained layers       [reads, hidden]: the last layer runs only on the tokens that are read
 
-Linear layers see one long sequence; which tokens see which is in ``packing.py``. ``PaddedEncoder`` is for architectures
-that cannot run like this. Neither changes the numbers of plain transformers (``trial.py``).
+Linear layers see one long sequence. ``packing.py`` defines which tokens attend to which. ``PaddedEncoder`` is for
+architectures that cannot run packed. Both compute the same numbers as plain transformers, which ``trial.py`` checks.
 """
 
 import copy
@@ -31,13 +31,13 @@ ATTENTION = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How a model runs; the numbers are the same.
+    """Settings that change the speed and memory of an encoder, but not its hidden states.
 
     Attributes:
-        frozen_layers: lower layers that nothing trains.
-        recompute: keep no activations of the trained layers for the backward pass.
-        read_positions: compute the last layer only where its states are read.
-        share_prefix: compute a prefix that all prompts continue once, and in frozen layers whatever several begin with.
+        frozen_layers: number of lowest layers that are not trained.
+        recompute: recompute activations of the trained layers in the backward pass instead of storing them.
+        read_positions: compute the last layer only for the tokens whose states are read.
+        share_prefix: compute the prefix of all prompts once. Frozen layers compute any common beginning once.
     """
 
     frozen_layers: int = 0
@@ -47,22 +47,23 @@ class EncoderSettings:
 
 
 class PackedEncoder:
-    """Runs packs of prompts without padding, each thing once.
+    """Encoder that runs each pack of prompts as one sequence, with the shared prefix computed once.
 
     Attributes:
         settings: see ``EncoderSettings``.
-        kept_bytes: memory of the frozen states that ``precompute_frozen_layers`` keeps.
+        stored_bytes: memory of the states that ``precompute_frozen_layers`` has stored.
     """
 
     packed = True
 
     def __init__(self, model: PreTrainedModel, settings: EncoderSettings, version: Callable[[bool], int]) -> None:
-        """Divide ``model`` into frozen and trained layers; its weights are shared, not copied.
+        """Split ``model`` into frozen and trained layers. The weights are shared, not copied.
 
         Args:
-            model: without a language-model head; if it has an adapter, the base model that the adapter is in.
+            model: the model without a language-model head. If it has an adapter, the base model that contains it.
             settings: see ``EncoderSettings``.
-            version: of the weights, by whether the reference is meant; another number after every change of them.
+            version: ``version(reference)`` returns a number that differs after every change of the weights: those of
+                the reference (True) or of the policy (False).
 
         Raises:
             UnsupportedAttentionError: the model's attention cannot be replaced.
@@ -73,19 +74,19 @@ class PackedEncoder:
         with quiet():
             model.set_attn_implementation(PACKED)
         if model.config._attn_implementation != PACKED:
-            raise UnsupportedAttentionError("its attention cannot be chosen through transformers' interface")
+            raise UnsupportedAttentionError("its attention cannot be replaced through transformers' interface")
         trained = [RecomputedLayer(layer) if settings.recompute else layer for layer in layers[split:-1]]
         last = LastLayer(layers[-1]) if settings.read_positions else layers[-1]
         self._frozen = with_layers(model, layers[:split], range(split), final_norm=False)
         self._trained = with_layers(model, [*trained, last], range(split, len(layers)), final_norm=True)
-        # The prefix through the frozen layers never changes; through the trained ones until the weights do.
+        # States of the prefix: always valid in the frozen layers, valid for one version of the weights in the trained.
         self._frozen_prefix: dict[tuple[int, ...], tuple[Tensor, KeysAndValues]] = {}
         self._trained_prefix: dict[tuple[tuple[int, ...], bool], tuple[int, KeysAndValues]] = {}
         self._kept: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
-        self.kept_bytes = 0
+        self.stored_bytes = 0
 
     def encode(self, batch: PromptBatch, pack: Pack, reference: bool) -> Tensor:
-        """Compute the final hidden states that are read, in the order of ``pack``: [reads, hidden]."""
+        """Compute the final hidden states that are read: [reads, hidden], in the order of ``pack``."""
         # Token ids -> states after the frozen layers, [tokens, hidden] of each prompt.
         states = {prompt: kept for prompt in members(pack) if (kept := batch.frozen_states[prompt]) is not None}
         missing = [prompt for prompt in members(pack) if prompt not in states]
@@ -93,7 +94,7 @@ class PackedEncoder:
         # -> one sequence: of each group [prompts * longest, hidden].
         sequence = [pad([states[prompt] for prompt in group]) for group in pack]
         past = None
-        if batch.prefix and torch.is_grad_enabled():  # in the sequence, as the gradients of all prompts add up in it
+        if batch.prefix and torch.is_grad_enabled():  # in the sequence: all prompts add to its gradient
             sequence.insert(0, self._prefix_states(batch.prefix))
         elif batch.prefix:
             past = self._prefix_keys_values(batch.prefix, reference)
@@ -105,10 +106,10 @@ class PackedEncoder:
 
     @torch.no_grad()
     def precompute_frozen_layers(self, batch: PromptBatch, keep_bytes: float, token_budget: int | None) -> PromptBatch:
-        """Add the frozen layers' states to a batch, and keep them for other batches until ``drop_frozen_states``.
+        """Add the states after the frozen layers to a batch, and store them for later batches.
 
-        States that are kept already are not computed again. The longest prompts come first, until all states that are
-        kept take ``keep_bytes``; ``encode`` then computes the others each time.
+        Stored states are not computed again until ``drop_frozen_states``. The longest prompts are stored first, until
+        all stored states take ``keep_bytes``. ``encode`` computes the states of the other prompts each time.
         """
         if not self.settings.frozen_layers:
             return batch
@@ -118,27 +119,27 @@ class PackedEncoder:
             prompts = [missing[index] for index in members(pack)]
             states = self._frozen_states(batch.take(prompts))
             nbytes = sum(of_prompt.nbytes for of_prompt in states)
-            if self.kept_bytes + nbytes > keep_bytes:
+            if self.stored_bytes + nbytes > keep_bytes:
                 break
             self._kept.update(zip((keys[prompt] for prompt in prompts), states, strict=True))
-            self.kept_bytes += nbytes
+            self.stored_bytes += nbytes
         return replace(batch, frozen_states=[self._kept.get(key) for key in keys])
 
     def drop_frozen_states(self) -> None:
-        """Free what ``precompute_frozen_layers`` keeps.
+        """Delete the states that ``precompute_frozen_layers`` has stored.
 
-        Frozen layers never change, so their states stay right. They are dropped after each update all the same: a
-        resumed run starts without them, and must compute the same last digits as one that was not stopped.
+        Frozen layers never change, so the states would stay valid. They are deleted after each update for another
+        reason: a resumed run starts without them, and must compute the same last digits as an uninterrupted run.
         """
         self._kept.clear()
-        self.kept_bytes = 0
+        self.stored_bytes = 0
 
     def run_frozen_layers(self, ids: Tensor, packing: Packing) -> Tensor:
-        """Token ids [tokens] -> states after the frozen layers [tokens, hidden]."""
+        """Compute the states after the frozen layers [tokens, hidden] from token ids [tokens]."""
         return self._run(self._frozen, packing, input_ids=ids.unsqueeze(0))
 
     def run_trained_layers(self, states: Tensor, packing: Packing) -> Tensor:
-        """States after the frozen layers [tokens, hidden] -> final states that are read [reads, hidden]."""
+        """Compute final states that are read [reads, hidden] from states after the frozen layers [tokens, hidden]."""
         final = self._run(self._trained, packing, inputs_embeds=states.unsqueeze(0))
         return final if self.settings.read_positions else final[packing.read_index.to(final.device)]
 
@@ -147,18 +148,18 @@ class PackedEncoder:
         return layers(
             **inputs,
             position_ids=packing.position_ids(device),
-            # Four dimensions mean that the mask is made already: the packing knows which tokens see which.
+            # transformers takes a mask of four dimensions as complete and builds none. The real one is the packing's.
             attention_mask=torch.empty(1, 1, 0, 0, device=device),
             use_cache=False,
             packing=packing,
         ).last_hidden_state[0]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Token ids [tokens] -> states below the first layer [tokens, hidden]."""
+        """Compute the states below the first layer [tokens, hidden] from token ids [tokens]."""
         return self._model.get_input_embeddings()(ids)
 
     def _frozen_states(self, batch: PromptBatch) -> list[Tensor]:
-        """Run all prompts through the frozen layers at once: [tokens, hidden] each."""
+        """Compute the states of all prompts after the frozen layers, in one pass: [tokens, hidden] each."""
         if not len(batch):
             return []
         if not self.settings.frozen_layers:
@@ -185,7 +186,7 @@ class PackedEncoder:
 
     @torch.no_grad()
     def _frozen_layers_of_prefix(self, prefix: tuple[int, ...]) -> tuple[Tensor, KeysAndValues]:
-        """Run the prefix through the frozen layers: states after them, and keys and values in them."""
+        """Compute the prefix's states after the frozen layers, and its keys and values in these layers."""
         if prefix not in self._frozen_prefix:
             packing = Packing(len(prefix), [])
             states = self.run_frozen_layers(torch.tensor(prefix, device=self._model.device), packing)
@@ -194,7 +195,7 @@ class PackedEncoder:
 
     @torch.no_grad()
     def _prefix_keys_values(self, prefix: tuple[int, ...], reference: bool) -> KeysAndValues:
-        """Compute keys and values of the prefix in the trained layers, or take them from before the weights changed."""
+        """Return the prefix's keys and values in the trained layers, cached until the weights change."""
         version, known = self._version(reference), self._trained_prefix.get((prefix, reference))
         if known is None or known[0] != version:
             packing = Packing(len(prefix), [])
@@ -204,40 +205,40 @@ class PackedEncoder:
 
 
 class PaddedEncoder:
-    """Runs whole prompts as transformers would, for architectures whose attention or layers cannot be reached."""
+    """Encoder of padded whole prompts, for architectures whose attention or layers cannot be replaced."""
 
     packed = False
     settings = EncoderSettings()
-    kept_bytes = 0
+    stored_bytes = 0
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
 
     def encode(self, batch: PromptBatch, pack: Pack, reference: bool) -> Tensor:
-        """Compute the final hidden states that are read, in the order of ``pack``: [reads, hidden]."""
+        """Compute the final hidden states that are read: [reads, hidden], in the order of ``pack``."""
         return padded_states(self._model, batch.take(members(pack)))
 
     def precompute_frozen_layers(self, batch: PromptBatch, keep_bytes: float, token_budget: int | None) -> PromptBatch:
-        """Return the batch as it is: whole models run padded."""
+        """Return the batch unchanged: frozen layers cannot run separately here."""
         return batch
 
     def drop_frozen_states(self) -> None:
-        """Do nothing: none are kept."""
+        """Do nothing: no states are stored."""
 
 
 def padded_states(model: PreTrainedModel, batch: PromptBatch) -> Tensor:
-    """Run prompts without a prefix, padded to the longest, by plain transformers: [reads, hidden].
+    """Run prompts without a shared prefix, padded to the longest, with plain transformers: [reads, hidden].
 
-    Prompts are padded on the right. No attention mask: a causal model's real tokens cannot see what is to their right.
+    Padding is on the right, so a causal model needs no attention mask: no token sees the padding after it.
     """
-    # Padding with 0, which every model has an embedding for; a tokenizer's pad id may lie beyond them.
+    # Pad with 0, which every model has an embedding for. A tokenizer's pad id may have none.
     ids = nn.utils.rnn.pad_sequence(list(batch.ids), batch_first=True).to(model.device)
     states = model(input_ids=ids, use_cache=False).last_hidden_state
     return torch.cat([row[reads.to(row.device)] for row, reads in zip(states, batch.read_positions, strict=True)])
 
 
 class RecomputedLayer(nn.Module):
-    """A layer whose activations are computed again for the backward pass and not kept (gradient checkpointing)."""
+    """Layer whose activations are recomputed in the backward pass, not stored (gradient checkpointing)."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -257,21 +258,21 @@ class _Attention(Protocol):
 
 
 class _DecoderLayer(Protocol):
-    """The parts of transformers' layers that ``LastLayer`` reaches into."""
+    """Attributes of transformers' layers that ``LastLayer`` uses."""
 
     self_attn: _Attention
     input_layernorm: Callable[[Tensor], Tensor]
 
 
 class LastLayer(nn.Module):
-    """The last layer: keys and values of all tokens, everything else of the tokens that are read alone.
+    """Last layer that computes keys and values of all tokens, and the rest only for the tokens that are read.
 
-    Of a prompt of 100 tokens one state is read, so queries, attention output and MLP, 15/16 of a layer's products for
-    SmolLM2, would be wasted on the other 99. The layer's own forward runs on the positions that are read, so its order
-    of norms and residuals stays the model's; only the path to keys and values is repeated here.
+    Of a prompt of 100 tokens one state is read. Queries, attention output and MLP (15/16 of a layer's products for
+    SmolLM2) would be wasted on the other 99. The layer's own ``forward`` runs on the positions that are read, so the
+    model's order of norms and residuals is kept. Only the computation of keys and values is repeated here.
 
-    Raises AttributeError for an architecture without ``input_layernorm``, ``k_proj``, ``v_proj`` or a rotary embedding
-    in the usual places. Whether the result is right is tried at the start (``trial.py``).
+    The constructor raises AttributeError for an architecture without ``input_layernorm``, ``k_proj``, ``v_proj`` or a
+    rotary embedding in the usual places. ``trial.py`` checks the results when a run starts.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -281,7 +282,7 @@ class LastLayer(nn.Module):
         self._rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
         for name in ("q_proj", "k_proj", "v_proj", "head_dim", "layer_idx"):
             getattr(attention, name)
-        self._parts.input_layernorm  # noqa: B018  raises where there is none
+        self._parts.input_layernorm  # noqa: B018  raises AttributeError if absent
 
     @property
     def _parts(self) -> _DecoderLayer:
@@ -290,7 +291,7 @@ class LastLayer(nn.Module):
     def forward(
         self, hidden_states: Tensor, packing: Packing, position_embeddings: tuple[Tensor, Tensor], **context: Any
     ) -> Tensor:
-        """States [1, tokens, hidden] -> states at the positions that are read [1, reads, hidden]."""
+        """Compute the states at the positions that are read [1, reads, hidden] from states [1, tokens, hidden]."""
         keys, values = self._keys_and_values(hidden_states, position_embeddings)
         packing.collect(self._parts.self_attn.layer_idx, keys, values)
         read = packing.read_index.to(hidden_states.device)
@@ -305,7 +306,7 @@ class LastLayer(nn.Module):
         )
 
     def _keys_and_values(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Keys and values of all tokens: [1, key heads, tokens, width] each."""
+        """Compute keys and values of all tokens: [1, key heads, tokens, width] each."""
         attention = self._parts.self_attn
         states = self._parts.input_layernorm(hidden_states)
         keys = attention.k_proj(states).unflatten(-1, (-1, attention.head_dim))
@@ -313,18 +314,18 @@ class LastLayer(nn.Module):
         if key_norm is not None:  # Qwen3, Gemma 3
             keys = key_norm(keys)
         keys = keys.transpose(1, 2)
-        no_heads = keys[:, :0]  # the function rotates queries and keys together
+        no_heads = keys[:, :0]  # the function rotates queries and keys together; queries are not needed
         keys = self._rotate(no_heads, keys, *position_embeddings)[1]
         return keys, attention.v_proj(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the layers of a model for which ``obstacle`` finds nothing."""
+    """Return the layers of a model for which ``obstacle`` returns ""."""
     return cast(nn.ModuleList, model.layers)
 
 
 def obstacle(model: PreTrainedModel) -> str:
-    """Name a part that the model lacks and ``PackedEncoder`` needs, or return ""."""
+    """Return the reason why ``PackedEncoder`` cannot run the model, or ""."""
     kind, types = type(model).__name__, set(getattr(model.config, "layer_types", None) or [])
     if not isinstance(getattr(model, "layers", None), nn.ModuleList):
         return f"{kind} has no layers in the usual place"
@@ -338,9 +339,10 @@ def obstacle(model: PreTrainedModel) -> str:
 def with_layers(
     model: PreTrainedModel, layers: Sequence[nn.Module], indices: Sequence[int], final_norm: bool
 ) -> PreTrainedModel:
-    """Return ``model`` with ``layers`` for its own, of which they are those at ``indices``.
+    """Return a shallow copy of ``model`` that runs ``layers``, which have ``indices`` in the original model.
 
-    Everything else is the same modules, and the architecture's own forward; the final norm only with ``final_norm``.
+    All other modules are shared, and the architecture's own ``forward`` runs. Without ``final_norm``, the final norm is
+    left out.
     """
     part = copy.copy(model)
     part.__dict__["_modules"] = dict(model._modules)

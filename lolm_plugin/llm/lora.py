@@ -1,6 +1,6 @@
-"""LoRA by PEFT, in PEFT's own modules and format, computed with fewer passes over memory.
+"""LoRA in PEFT's modules and file format, computed with fewer passes over memory.
 
-Only the arithmetic of a layer is replaced: its modules, and what is saved, stay PEFT's.
+Only a layer's arithmetic is replaced. Its modules and the saved files are PEFT's.
 """
 
 import re
@@ -29,15 +29,15 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
     """Add an adapter to ``model``.
 
     Args:
-        model: frozen.
+        model: the frozen base model.
         lora: section ``lora`` of the configuration: rank, alpha, targets, layers.
-        name: what the adapter's file calls the model.
+        name: the base model's name in the adapter's file.
 
     Raises:
-        ConfigError: the section asks for what the model or PEFT does not have.
+        ConfigError: the model or PEFT does not support a value of the section.
     """
     if not isinstance(lora["rank"], int) or lora["rank"] < 1:
-        raise ConfigError(f"lora.rank={lora['rank']} is no positive integer: set lora.rank to 1 or more.")
+        raise ConfigError(f"lora.rank={lora['rank']} is not a positive integer: set lora.rank to 1 or more.")
     config = LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
@@ -52,7 +52,7 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about GPT-2's transposed layers, which PEFT then handles
+            warnings.simplefilter("ignore")  # PEFT warns of GPT-2's transposed layers, but handles them
             peft = get_peft_model(model, config)
     except ValueError as error:
         raise _refused(model, lora["targets"], name, error) from error
@@ -67,7 +67,7 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
 
 
 def first_layer(model: PreTrainedModel, top: int | None) -> int:
-    """Return the index of the lowest layer with an adapter if the ``top`` ones have it (None: all)."""
+    """Return the index of the lowest layer with an adapter, if the ``top`` highest layers have one (None: all)."""
     layers = model.config.num_hidden_layers
     if top is None:
         return 0
@@ -90,16 +90,16 @@ def _forward(self: LoraLinear, x: Tensor) -> Tensor:
     if self.disable_adapters:
         return base(x)
     if x.numel() * (base.in_features + base.out_features) < base.weight.numel() * x.shape[-1]:
-        # So few tokens that adding up the weights would cost more than the two narrow products.
+        # For few tokens, adding up the weights would cost more than the two narrow products.
         return base(x) + self.scaling[ADAPTER] * functional.linear(functional.linear(x, down), up)
     return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[ADAPTER])
 
 
 class _Adapted(torch.autograd.Function):
-    """x (weight + scale · up · down)ᵀ + bias: x [..., in], weight [out, in] frozen, down [rank, in], up [out, rank].
+    """Linear layer with an adapter: x (weight + scale · up · down)ᵀ + bias, with gradients for x, down and up.
 
-    The sum of weights is made for each product and never stored: merging in place and unmerging would accumulate
-    rounding errors in the frozen weights.
+    Shapes: x [..., in], weight [out, in] frozen, down [rank, in], up [out, rank]. The sum of weights is computed for
+    each product and never stored: merging in place and unmerging would accumulate rounding errors in them.
     """
 
     @staticmethod
@@ -123,7 +123,7 @@ class _Adapted(torch.autograd.Function):
 
 
 def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -> list[str]:
-    """List the names of the linear layers that ``targets`` mean, in layers from ``first`` on."""
+    """List the names of the linear layers that ``targets`` selects, in layer ``first`` and above."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     if targets != "all-linear":
         wanted = [targets] if isinstance(targets, str) else list(targets)
@@ -131,8 +131,8 @@ def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -
             if not any(f".{name}".endswith(f".{target}") for name in names):
                 kinds = sorted({_kind(name) for name in names})
                 raise ConfigError(
-                    f"lora.targets names {target}, which no linear layer of the model is called: set lora.targets to "
-                    f"all-linear or to some of {', '.join(kinds)}."
+                    f"lora.targets names {target}, but no linear layer of the model has this name: set lora.targets "
+                    f"to all-linear or to some of {', '.join(kinds)}."
                 )
         if not first:
             return wanted
@@ -141,7 +141,7 @@ def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -
 
 
 def _refused(model: PreTrainedModel, targets: str | Sequence[str], name: str, error: ValueError) -> ConfigError:
-    """Explain an error of PEFT's, such as that the kernels of Mamba read ``out_proj`` without its adapter."""
+    """Convert an error of PEFT, such as that Mamba's kernels read ``out_proj`` without its adapter."""
     reason = " ".join(str(error).split())
     with torch.no_grad(), called_linear_layers(model) as called:
         model(input_ids=torch.tensor([[0, 0]], device=model.device), use_cache=False)
@@ -156,7 +156,8 @@ def _refused(model: PreTrainedModel, targets: str | Sequence[str], name: str, er
 def called_linear_layers(model: nn.Module) -> Iterator[set[str]]:
     """Collect the kinds (``q_proj`` ...) of the linear layers that are called inside the ``with`` block.
 
-    A layer whose weight is read by other code, such as Mamba's ``dt_proj``, is computed without its adapter.
+    Other code may read a layer's weight without calling the layer, as for Mamba's ``dt_proj``. Its adapter then has no
+    effect.
     """
     kinds = {module: _kind(name) for name, module in model.named_modules() if _is_linear(name, module)}
     called: set[str] = set()
@@ -174,7 +175,7 @@ def adapted_kinds(model: nn.Module) -> set[str]:
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
-    """Tell whether a module is a whole linear layer, with its adapter if it has one."""
+    """Return True if a module is a complete linear layer, with or without an adapter."""
     part_of_another = ".base_layer" in name or ".lora_" in name
     return isinstance(module, nn.Linear | Conv1D | LoraLayer) and not part_of_another
 
@@ -184,5 +185,5 @@ def _kind(name: str) -> str:
 
 
 def _layer_index(name: str) -> int:
-    """Return which layer a module such as ``layers.7.mlp.up_proj`` belongs to."""
+    """Return the index of the layer that contains a module: 7 for ``layers.7.mlp.up_proj``."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)

@@ -1,7 +1,7 @@
-"""Matrix products on a CPU by the backend that is faster on this machine.
+"""Matrix products on a CPU with the backend that is faster on this machine.
 
-PyTorch's own products on a CPU are MKL's, which leaves the wide instructions of some processors unused; oneDNN, which
-PyTorch carries too, was seen to be twice as fast on one processor and slower on another. So it is tried.
+PyTorch multiplies with MKL on a CPU. MKL does not use the widest instructions of some processors. oneDNN, which is also
+part of PyTorch, was twice as fast on one processor and slower on another. So both are timed.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply x [..., in] by weight [out, in] transposed and add bias, without gradient, by the selected backend."""
+    """Compute x weightᵀ + bias with the selected backend, without gradient: x [..., in], weight [out, in]."""
     if uses_onednn(x) and weight.dtype == torch.float32:
         return onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
 def select_backend(name: str) -> None:
-    """Select what ``linear`` multiplies by in this process: ``torch``, ``onednn`` or ``auto``, the faster."""
+    """Select the backend of ``linear`` for this process: ``torch``, ``onednn`` or ``auto`` (the faster one)."""
     global _selected
     _selected = fastest_backend() if name == "auto" else name
 
@@ -38,30 +38,30 @@ def backend() -> str:
 
 @cache
 def fastest_backend() -> str:
-    """Try both backends; ``onednn`` only if it also agrees."""
+    """Time both backends and return the faster one; ``onednn`` only if its result agrees with PyTorch's."""
     generator = torch.Generator().manual_seed(0)
     rows, width = tuning.TYPICAL["language models"]
     x, weight = torch.randn(rows, width, generator=generator), torch.randn(width, width, generator=generator)
     try:
         agrees = torch.allclose(onednn(x, weight, None), functional.linear(x, weight), atol=1e-3)
-    except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or one that calls it otherwise
+    except (AttributeError, RuntimeError):  # a PyTorch without oneDNN, or with another signature
         agrees = False
     plain, other = (lambda: functional.linear(x, weight)), (lambda: onednn(x, weight, None))
     return "onednn" if agrees and tuning.faster("onednn", plain, other) else "torch"
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply by oneDNN: float32 on a CPU, without gradient."""
-    # On anything but a dense matrix or its transpose oneDNN is a hundred times slower.
+    """Compute x weightᵀ + bias with oneDNN, without gradient; float32 on a CPU only."""
+    # oneDNN is a hundred times slower if the weight is neither a dense matrix nor the transpose of one.
     weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, tokens: int, scale: float) -> Tensor:
-    """Compute softmax attention of the last ``tokens`` of a sequence by ``linear``, without gradient.
+    """Compute causal softmax attention of the last ``tokens`` of a sequence with ``linear``, without gradient.
 
     query [prompts, heads, repeats * tokens, width], key and value [prompts, heads, all tokens, width]. PyTorch's own
-    kernel multiplies by MKL whatever the backend is; without gradient this one is faster where oneDNN is.
+    kernel always multiplies with MKL. If oneDNN is the faster backend, this function is faster than the kernel.
     """
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
@@ -74,7 +74,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, tokens: int, sca
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Tell whether ``linear`` multiplies x by oneDNN."""
+    """Return True if ``linear`` uses oneDNN for x."""
     return _selected == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32
 
 
@@ -82,7 +82,7 @@ _selected = "torch"
 
 
 class _Linear(torch.autograd.Function):
-    """``linear`` with a gradient for x and, where weight and bias are trained, for these."""
+    """``linear`` with gradients for x and, if they are trained, for weight and bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -102,7 +102,7 @@ class _Linear(torch.autograd.Function):
 
 
 def replace_linear_layers(model: nn.Module) -> None:
-    """Make every plain linear layer of ``model`` multiply by ``linear``."""
+    """Make every plain linear layer of ``model`` use ``linear``."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__dict__["forward"] = MethodType(_forward, module)

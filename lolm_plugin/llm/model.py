@@ -1,6 +1,6 @@
-"""The language model: pretrained weights with LoRA on top and their frozen self as reference, or trained in full.
+"""The language model: pretrained weights with a LoRA adapter, or trained in full.
 
-With LoRA one set of weights is both the policy's model (adapter on) and the reference (adapter off).
+With LoRA the same weights are the policy's model (adapter on) and the frozen reference model (adapter off).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,31 +27,31 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Backbone(nn.Module):
-    """A causal language model without its language-model head: prompts in, hidden states out.
+    """Causal language model without its language-model head: prompts in, hidden states out.
 
     Attributes:
-        lm: the Hugging Face model, under PEFT's if it has an adapter.
-        tokenizer: the model's own.
-        encoder: how it runs, packed or padded (``encoder.py``).
+        lm: the Hugging Face model, wrapped by PEFT if it has an adapter.
+        tokenizer: the model's tokenizer.
+        encoder: runs the model packed or padded (``encoder.py``).
         hidden_size: width of a hidden state.
-        num_layers: layers that are kept.
+        num_layers: number of layers after ``llm.num_layers``.
         context_length: the longest prompt, in tokens.
-        has_reference: the pretrained model is still there, under an adapter.
-        precise: sums are float32.
+        has_reference: True with LoRA: without its adapter the model is still the pretrained one.
+        precise: True if the model computes in float32, without quantization.
     """
 
     def __init__(self, llm: Mapping, lora: Mapping, seed: int, device: str | torch.device = "cpu") -> None:
-        """Load the model, add the adapter, and try how it can run.
+        """Load the model, add the adapter, and choose an encoder that computes the right numbers.
 
         Args:
             llm: section ``llm`` of ``config/default.yaml``.
             lora: section ``lora``; see ``with_lora``.
-            seed: decides the adapter, and the model's weights if they are not pretrained. The global random state is
-                left as it was.
-            device: of the weights.
+            seed: seed of the adapter, and of the model's weights if they are not pretrained. The global random state
+                does not change.
+            device: device of the weights.
 
         Raises:
-            ConfigError: any of these cannot be used.
+            ConfigError: a setting or the model cannot be used.
         """
         super().__init__()
         source = sources.resolve(llm["model"])
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         tried = trial.TriedModel(model, source.model, self.context_length)
         self.hidden_size = trial.check_runs(tried)
         if torch.device(device).type == "cpu":
-            matmul.select_backend(llm["product"])
+            matmul.select_backend(llm["matmul"])
             matmul.replace_linear_layers(self.lm)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
@@ -91,19 +91,20 @@ class Backbone(nn.Module):
         read_positions: Sequence[Tensor] | None = None,
         targets: Tensor | None = None,
     ) -> PromptBatch:
-        """Collect prompts for ``encode``.
+        """Build a batch of prompts for ``encode``.
 
         Args:
-            prefix: token ids that all prompts begin with; may be empty.
-            sequences: each prompt's other token ids, at least one.
-            read_positions: see ``PromptBatch``, as are ``targets``.
+            prefix: token ids at the start of all prompts; may be empty.
+            sequences: each prompt's token ids after the prefix, at least one.
+            read_positions: see ``PromptBatch``.
+            targets: see ``PromptBatch``.
 
         Raises:
             ConfigError: a prompt is longer than the context.
         """
         ids = [torch.as_tensor(sequence, dtype=torch.int64) for sequence in sequences]
         shortest, longest = min(map(len, ids), default=1), max(map(len, ids), default=1) + len(prefix)
-        assert shortest > 0, "a prompt without tokens of its own has no last token"
+        assert shortest > 0, "every prompt needs at least one token after the prefix"
         if longest > self.context_length:
             raise ConfigError(
                 f"A prompt of {longest} tokens does not fit the {self.context_length} tokens of the language "
@@ -118,15 +119,15 @@ class Backbone(nn.Module):
 
         Args:
             batch: the prompts.
-            reference: switch the adapter off and record no gradient; a model trained in full has no reference.
-            token_budget: tokens that run at once, which changes no result; None: all.
+            reference: switch the adapter off and record no gradient. A model trained in full has no reference.
+            token_budget: number of tokens that run at once, without effect on the result; None: all.
         """
         packs = batch.plan(token_budget)
         with torch.no_grad() if reference else nullcontext(), self._adapter(on=not reference), self._precision():
             states = [self.encoder.encode(batch, pack, reference).float() for pack in packs]
         if not packs:
             return torch.zeros(0, self.hidden_size, device=self.device)
-        # From the order of the packs to that of the batch. Stable, so that the states of a prompt stay in their order.
+        # Restore the order of the batch. The sort is stable, so the states of each prompt keep their order.
         counts = torch.tensor([len(reads) for reads in batch.read_positions])
         prompts = torch.tensor([prompt for pack in packs for prompt in members(pack)])
         order = prompts.repeat_interleave(counts[prompts]).argsort(stable=True)
@@ -140,68 +141,68 @@ class Backbone(nn.Module):
             return self.encoder.precompute_frozen_layers(batch, keep_bytes, token_budget)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stay in evaluation mode: dropout would make the policy differ from itself between passes."""
+        """Keep evaluation mode: with dropout the policy would differ between passes."""
         return super().train(False)
 
     def version(self, reference: bool) -> int:
-        """Return another number after every change of the policy's weights; the reference never changes."""
-        # Every change in place, such as an optimiser's step or a loaded checkpoint, raises a tensor's version.
+        """Return a number that differs after every change of the policy's weights; 0 for the frozen reference."""
+        # Every in-place change, such as an optimiser step or a loaded checkpoint, increments a tensor's version.
         return 0 if reference else sum(parameter._version for parameter in self.trainable())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def trainable(self) -> list[nn.Parameter]:
-        """List what is trained: the adapter's parameters, float32, or every weight."""
+        """Return the trained parameters: those of the adapter (float32), or all weights."""
         return self.lora_parameters() if self.has_reference else list(self.lm.parameters())
 
     def lora_parameters(self) -> list[nn.Parameter]:
-        """List the adapter's parameters, float32; none where every weight is trained."""
+        """Return the adapter's parameters, float32; none if the model is trained in full."""
         return [parameter for name, parameter in self.lm.named_parameters() if "lora_" in name]
 
     def save(self, folder: str | Path) -> None:
-        """Write what is trained: the adapter in PEFT's format to ``adapter``, or all weights to one file."""
+        """Write the trained weights: the adapter in PEFT's format to ``adapter``, or all weights to one file."""
         if self.has_reference:
             self.save_adapter(Path(folder, "adapter"))
         else:
             save_tensors(Path(folder, FULL_MODEL), self.lm.state_dict())
 
     def load(self, folder: str | Path) -> None:
-        """Load what ``save`` wrote. Raises ConfigError for any tensor missing, unexpected or reshaped."""
+        """Load what ``save`` wrote. Raises ConfigError if a tensor is missing, unexpected or of another shape."""
         if self.has_reference:
             self.load_adapter_state(load_tensors(Path(folder, "adapter/adapter_model.safetensors")))
         else:
             self.lm.load_state_dict(load_tensors(Path(folder, FULL_MODEL), expected=self.lm.state_dict()))
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Copy the adapter to the CPU, under PEFT's names."""
+        """Return a copy of the adapter on the CPU, with PEFT's tensor names."""
         state = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load an ``adapter_state``. Raises ConfigError unless names and shapes are exactly this adapter's."""
+        """Load an ``adapter_state``. Raises ConfigError unless tensor names and shapes match this adapter's."""
         current = self.adapter_state()
         missing, unexpected = sorted(current.keys() - state.keys()), sorted(state.keys() - current.keys())
         reshaped = [name for name in current if name in state and current[name].shape != state[name].shape]
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
         if wrong := [f"{len(names)} {kind} (first {names[0]})" for kind, names in kinds.items() if names]:
             raise ConfigError(
-                f"The saved adapter does not fit this model, with tensors {', '.join(wrong)}: set lora.rank, "
-                "lora.targets, llm.model and llm.num_layers to what they were when it was saved."
+                f"The saved adapter does not fit this model (tensors: {', '.join(wrong)}): set lora.rank, "
+                "lora.targets, llm.model and llm.num_layers to their values when it was saved."
             )
         set_peft_model_state_dict(self._peft, dict(state))
 
     @contextmanager
     def with_adapter(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Use another adapter inside the ``with`` block, and restore the current one exactly after it.
+        """Use another adapter inside the ``with`` block, then restore the current one exactly.
 
         Args:
             state: an ``adapter_state``.
 
         Raises:
-            ConfigError: its names or shapes are not this adapter's.
+            ConfigError: its tensor names or shapes do not match this adapter's.
         """
         current = self.adapter_state()
         self.load_adapter_state(state)
@@ -220,7 +221,7 @@ class Backbone(nn.Module):
 
     @property
     def _peft(self) -> PeftModel:
-        assert isinstance(self.lm, PeftModel), "a model trained in full is no longer what it was at the start"
+        assert isinstance(self.lm, PeftModel), "a model trained in full has neither an adapter nor a reference"
         return self.lm
 
     def _precision(self) -> AbstractContextManager:
@@ -231,9 +232,9 @@ class Backbone(nn.Module):
 
 
 def _dtypes(name: str, device: torch.device, frozen: bool) -> tuple[torch.dtype, bool]:
-    """Return the dtype of the weights, and whether they are only multiplied in bfloat16.
+    """Return the dtype of the weights, and True if float32 weights are multiplied in bfloat16 (autocast).
 
-    bfloat16 has three digits, in which small steps of weights that are trained would be lost.
+    bfloat16 has three digits, so it would lose small steps of trained weights.
     """
     if name == "auto":
         cuda = device.type == "cuda"

@@ -1,6 +1,7 @@
-"""Check that a model folder holds one whole language model: no adapter beside it, no tensor missing, unused or NaN.
+"""Checks that a model folder contains one complete language model.
 
-transformers accepts most of what is refused here without a warning, and then trains another model than the named one.
+Refused are an adapter in addition to full weights, and missing, unused or NaN tensors. transformers accepts most of
+these folders without a warning, and then trains another model than the named one.
 """
 
 import json
@@ -16,46 +17,46 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 SHARD_INDEX = "model.safetensors.index.json"
-MOST_JSON_BYTES = 64 * 2**20  # the index of the largest models has under 10 MB; more is no index
+MOST_JSON_BYTES = 64 * 2**20  # larger index files are not read; those of the largest models have under 10 MB
 
 
 def check_no_adapter(folder: Path, model: str, complete: bool = True) -> None:
-    """Raise ConfigError if ``folder``, named by ``llm.model=model``, holds an adapter.
+    """Raise ConfigError if ``folder`` contains an adapter.
 
-    transformers would add an adapter that lies beside full weights to them, so that the policy before training and the
-    reference of the KL would be a model that no key names.
+    transformers would add an adapter to full weights in the same folder. The policy before training and the reference
+    of the KL would then be a model that no key names.
 
     Args:
-        folder: of the model.
+        folder: the model's folder.
         model: the value of ``llm.model``.
-        complete: the weights, if there are any, are in the folder already.
+        complete: False if the weights may not have been downloaded yet.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         return
     if not (folder / "config.json").is_file() or (complete and not _has_weights(folder)):
         raise ConfigError(
-            f"llm.model={model} is an adapter{_base(folder)} and no language model: merge it into that model by PEFT "
-            "(PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...)) and set llm.model to the merged "
-            "folder; a policy of this program is loaded by checkpoint_path or transfer_from instead."
+            f"llm.model={model} is an adapter{_base(folder)}, not a language model: merge it into its base model with "
+            "PEFT (PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...)) and set llm.model to the "
+            "merged folder; to load a policy of this program, set checkpoint_path or transfer_from instead."
         )
     raise ConfigError(
-        f"llm.model={model} holds full weights and an adapter beside them, so it names two models: set llm.model to a "
+        f"llm.model={model} contains full weights and an adapter, so it names two models: set llm.model to a "
         f"folder without {ADAPTER_CONFIG} and {ADAPTER_FILES[0]} to train the full weights, or merge the adapter into "
         "them first (merge_and_unload of PEFT)."
     )
 
 
 def check_shards(folder: Path, model: str) -> None:
-    """Raise ConfigError if the index of the weights is damaged or names a file that is not in ``folder`` itself."""
+    """Raise ConfigError if the weight index is damaged or names a file that is not directly in ``folder``."""
     if missing := missing_shards(folder, model):
         raise ConfigError(
             f"llm.model={model} lacks {missing[0]!r}, which its {SHARD_INDEX} names: set llm.model to a folder that "
-            "holds all of its weights."
+            "contains all of its weights."
         )
 
 
 def missing_shards(folder: Path, model: str) -> list[str]:
-    """List what the index of the weights, if there is one, names and is not in ``folder`` itself."""
+    """List the files that the weight index, if there is one, names and that are not directly in ``folder``."""
     index = folder / SHARD_INDEX
     if not index.is_file():
         return []
@@ -78,18 +79,18 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCon
         raise ConfigError(f"llm.model={model} has a tokenizer without tokens: set llm.model to a complete model.")
     if isinstance(size, int) and highest >= size:
         raise ConfigError(
-            f"llm.model={model} has a tokenizer with ids up to {highest} but embeddings for ids up to {size - 1} "
-            "alone, so its tokenizer is another model's: set llm.model to a folder with the model's own tokenizer."
+            f"llm.model={model} has a tokenizer with ids up to {highest} but embeddings only for ids up to "
+            f"{size - 1}, so the tokenizer is another model's: set llm.model to a folder with its own tokenizer."
         )
 
 
 def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str) -> None:
-    """Raise ConfigError for tensors that the configuration switches off, and for weights that are not finite.
+    """Raise ConfigError for tensors that config.json switches off, and for weights that are not finite.
 
     Args:
-        model: with the weights of the folder.
-        unexpected: names of the tensors in the folder that the model did not take.
-        name: ``llm.model``.
+        model: the model with the folder's weights.
+        unexpected: names of the tensors in the folder that the model did not load.
+        name: the value of ``llm.model``.
     """
     from torch import Tensor
 
@@ -97,14 +98,14 @@ def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str)
     prefix = f"{model.base_model_prefix}."
     for tensor in sorted(unexpected):
         owner, _, kind = tensor.removeprefix(prefix).rpartition(".")
-        # Heads for tasks and layers above llm.num_layers have no module here; a bias of a layer that is here does.
+        # Task heads and layers above llm.num_layers have no module here and may be unused. A bias of a layer may not.
         if kind in ("weight", "bias") and isinstance(getattr(modules.get(owner), "weight", None), Tensor):
             raise ConfigError(
                 f"llm.model={name} has weights for {tensor}, which its config.json switches off, so config.json and "
-                "weights are of two models: set llm.model to a folder whose files belong together."
+                "weights belong to two models: set llm.model to a folder whose files belong together."
             )
     for tensor, values in model.named_parameters():
-        # The sum is NaN or infinite if any number is: one pass over memory. Confirm it, as a sum can overflow.
+        # One pass over memory: the sum is NaN or infinite if any number is. A sum can also overflow, so confirm it.
         if values.is_floating_point() and not values.sum().isfinite() and not values.isfinite().all():
             raise ConfigError(
                 f"llm.model={name} has NaN or infinite numbers in its weights, first in {tensor}: set llm.model to an "
@@ -113,12 +114,12 @@ def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str)
 
 
 def context_length(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return how many tokens a prompt may have.
+    """Return the maximum number of tokens of a prompt.
 
-    With longrope (Phi-3's 128k models) a prompt longer than the original context changes the position embeddings of
-    all prompts in its batch, so that a state would depend on what is read beside it. Longer prompts are not read.
+    With longrope (Phi-3's 128k models), a prompt longer than the original context changes the position embeddings of
+    all prompts in its batch. States would then depend on the other prompts, so the original context is the limit.
     """
-    # Absent where positions are relative: the tokenizer knows what such a model was trained for.
+    # Models with relative positions do not have this value. Their tokenizer has the length they were trained on.
     limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
@@ -132,7 +133,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _base(folder: Path) -> str:
-    """Return the name of the base model in an adapter's configuration, as text for a message."""
+    """Return the base model that an adapter's configuration names, as text for a message."""
     try:
         path = folder / ADAPTER_CONFIG
         base = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 2**20 else {}

@@ -1,4 +1,4 @@
-"""Attention of many prompts in one sequence, with their shared prefix at its front.
+"""Attention over many prompts in one sequence that starts with their shared prefix.
 
 Linear layers, norms and activations see one long sequence without a batch dimension. Only attention has to know where a
 prompt begins. This is the mask of a prefix P, a group of two prompts a and b that are padded to the longer one, and a
@@ -12,16 +12,16 @@ group of one prompt c:
            a       x x  x x x
            b       x x         x
            b       x x         x x
-           .       x x         x x x          padding is computed, but nothing reads it
+           .       x x         x x x          padding is computed, but never read
            c       x x                x
            c       x x                x x
 
-The mask as a whole is never made: each group attends to the prefix and, prompt by prompt, to itself. Without gradient
-the prefix is not in the sequence (no P rows), as its keys and values are known from before. A sliding window removes
-the keys that are too far back. The last layer has queries for the tokens that are read alone (``ReadPositions``).
+The full mask is never built: each prompt attends to the prefix and to itself, group by group. Without gradient the
+prefix is not in the sequence (no P rows), because its keys and values are cached. A sliding window hides keys that are
+too far back. In the last layer only the tokens that are read have queries (``ReadPositions``).
 
-``packed_attention`` is registered with transformers under the name ``PACKED``, so that any architecture that lets its
-attention be chosen can run packed.
+``packed_attention`` is registered with transformers under the name ``PACKED``. Any architecture that supports a
+registered attention can run packed.
 """
 
 from collections.abc import Sequence
@@ -41,31 +41,31 @@ from lolm_plugin.llm import matmul
 from lolm_plugin.llm.prompt_batch import DistinctTokens
 
 PACKED = "lolm_packed"
-# Tokens of a prompt that attend at once; a GPU takes all of them. Larger: more scores that the mask hides are computed.
+# Query tokens of a prompt per attention call; a GPU takes all at once. Larger: more masked scores are computed.
 # Smaller: more calls.
 CHUNK = {"cpu": 128}
-# Arguments of attention that change nothing in a packed sequence: the mask is the packing's, positions matter to the
-# rotary embedding alone, and the others are what transformers passes down from its own forward.
+# Attention arguments without effect on a packed sequence: the packing makes the mask, only the rotary embedding uses
+# positions, and transformers passes the others down from its own forward.
 WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions"})
-KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # by layer: [1, key heads, tokens, head width] each
+KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, tokens, head width] each
 
 
 class UnsupportedAttentionError(NotImplementedError):
-    """An architecture asks attention for something that ``packed_attention`` does not compute."""
+    """Error for an architecture whose attention ``packed_attention`` cannot compute."""
 
 
 @dataclass
 class Packing:
-    """Where the prompts of one packed sequence lie.
+    """Positions of the prompts in one packed sequence.
 
     Attributes:
-        prefix: tokens before every prompt. They are the first of the sequence, unless ``past`` is given.
-        lengths: tokens of each prompt of each group, before padding. Empty: the sequence is the prefix alone.
-        read_positions: int64 [reads] for each prompt of each group, where in the prompt the last layer is read.
-        past: keys and values of the prefix, which then is not in the sequence.
-        distinct: the sequence holds each distinct token of the prompts once and no padding; needs ``past`` if there is
-            a prefix.
-        prefix_keys_values: collects the keys and values of a sequence that is the prefix alone.
+        prefix: number of tokens before every prompt. The sequence starts with them, unless ``past`` is given.
+        lengths: number of tokens of each prompt of each group, without padding. Empty: the sequence is only the prefix.
+        read_positions: int64 [reads] for each prompt of each group: the positions in the prompt whose states are read.
+        past: cached keys and values of the prefix, which is then not in the sequence.
+        distinct: if given, the sequence contains each distinct token of the prompts once, and no padding. A prefix then
+            needs ``past``.
+        prefix_keys_values: receives the keys and values of each layer if the sequence is only the prefix.
     """
 
     prefix: int
@@ -76,21 +76,21 @@ class Packing:
     prefix_keys_values: KeysAndValues = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.distinct is None or not self.lead, "distinct tokens are those of the prompts alone"
+        assert self.distinct is None or not self.lead, "with distinct tokens the prefix must be in past"
 
     @property
     def groups(self) -> list[tuple[int, int]]:
-        """Prompts and padded width of each group."""
+        """Number of prompts and padded width of each group."""
         return [(len(group), max(group)) for group in self.lengths]
 
     @property
     def lead(self) -> int:
-        """Tokens of the sequence before the first prompt."""
+        """Number of tokens of the sequence before the first prompt."""
         return 0 if self.past is not None else self.prefix
 
     @cached_property
     def read_index(self) -> Tensor:
-        """Where in the sequence the tokens are that are read, prompt by prompt: int64 [reads]."""
+        """Positions in the sequence of the tokens that are read, prompt by prompt: int64 [reads]."""
         index, start = [torch.zeros(0, dtype=torch.int64)], self.lead
         for (_, width), group in zip(self.groups, self.read_positions, strict=True):
             for positions in group:
@@ -99,7 +99,7 @@ class Packing:
         return torch.cat(index)
 
     def position_ids(self, device: torch.device) -> Tensor:
-        """Where in its own prompt each token stands: int64 [1, tokens]."""
+        """Return the position of each token in its own prompt: int64 [1, tokens]."""
         prompts = [torch.arange(self.prefix, self.prefix + width).repeat(count) for count, width in self.groups]
         positions = torch.cat([torch.arange(self.lead), *prompts]).to(device)
         return (positions[self.distinct.first] if self.distinct else positions).unsqueeze(0)
@@ -114,13 +114,13 @@ class Packing:
             self.prefix_keys_values[layer] = (keys[:, :, : self.lead].clone(), values[:, :, : self.lead].clone())
 
     def prefix_of(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefix: known from before, or the first of the sequence."""
+        """Return the keys and values of the prefix: cached, or those at the start of the sequence."""
         return self.past[layer] if self.past is not None else (keys[:, :, : self.lead], values[:, :, : self.lead])
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
-        """Attention of every token: the shapes of ``packed_attention`` in, [1, tokens, heads, width] out."""
+        """Compute the attention of every token: shapes of ``packed_attention`` -> [1, tokens, heads, width]."""
         query, key, value = self.pad(query), self.pad(key), self.pad(value)
         self.collect(layer, key, value)
         prefix_keys, prefix_values = self.prefix_of(layer, key, value)
@@ -138,9 +138,9 @@ class Packing:
 
 @dataclass(frozen=True)
 class ReadPositions:
-    """A packing whose queries are those of ``packing.read_index`` alone.
+    """Packing in which only the tokens of ``packing.read_index`` have queries.
 
-    ``keys`` and ``values`` [1, key heads, tokens, width] are of all tokens of the sequence.
+    ``keys`` and ``values`` [1, key heads, tokens, width] are those of all tokens of the sequence.
     """
 
     packing: Packing
@@ -150,9 +150,9 @@ class ReadPositions:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
-        """Query [1, heads, reads, width] -> [1, reads, heads, width].
+        """Compute the attention of the query [1, heads, reads, width]: [1, reads, heads, width].
 
-        ``key`` and ``value``, of the queries' own tokens, are among ``self.keys`` and ``self.values`` already.
+        ``key`` and ``value`` of these tokens are not used: ``self.keys`` and ``self.values`` contain them.
         """
         packing = self.packing
         prefix_keys, prefix_values = (x[0] for x in packing.prefix_of(layer, self.keys, self.values))
@@ -180,13 +180,13 @@ def packed_attention(
     packing: Packing | ReadPositions | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention of a packed sequence, with the arguments that transformers gives.
+    """Compute attention of a packed sequence, with the arguments that transformers passes.
 
     Args:
         module: the attention layer.
         query: [1, heads, tokens, width].
         key: [1, key heads, tokens, width]; ``value`` likewise.
-        packing: what the model's forward was called with; None: transformers' own attention.
+        packing: passed to the model's forward; None: use transformers' own attention.
 
     Returns:
         [1, tokens, heads, width].
@@ -198,12 +198,12 @@ def packed_attention(
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     for name, asked in others.items():
-        # None, False and 0.0 (dropout outside training) are how architectures ask for nothing.
+        # Architectures pass None, False or 0.0 (dropout outside training) for an unused feature.
         if name not in WITHOUT_EFFECT and asked is not None and (isinstance(asked, Tensor) or asked):
             shown = "a tensor" if isinstance(asked, Tensor) else asked
-            raise UnsupportedAttentionError(f"its attention takes {name}={shown}, which packed attention does not know")
+            raise UnsupportedAttentionError(f"its attention takes {name}={shown}, which cannot be packed")
     if others.get("is_causal") is False:
-        raise UnsupportedAttentionError("its attention takes is_causal=False, which packed attention does not know")
+        raise UnsupportedAttentionError("its attention takes is_causal=False, which cannot be packed")
     return packing.attend(cast(int, module.layer_idx), query, key, value, sliding_window, scaling), None
 
 
@@ -224,38 +224,38 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
     """Compute causal attention of prompts of equal width.
 
     Args:
-        query: [prompts, heads, tokens, width], of the last tokens.
+        query: [prompts, heads, tokens, width], of the last ``tokens`` tokens.
         key: [prompts, key heads, all tokens, width]; ``value`` likewise.
-        window: how many tokens back a query sees, itself included; None: all.
-        scale: of the scores; None: 1 / sqrt(width).
+        window: number of tokens that a query sees, itself and those just before it; None: all.
+        scale: factor on the scores; None: 1 / sqrt(width).
 
     Returns:
         [prompts * tokens, heads, width].
     """
     prompts, heads, tokens, width = query.shape
     key_heads, before = key.shape[1], key.shape[2] - tokens
-    # The heads that share keys are laid side by side as further queries, which is cheaper than repeating the keys.
+    # Heads that share keys become additional queries, which is cheaper than repeating the keys.
     query = query.unflatten(1, (key_heads, -1))
     repeats, chunk = query.shape[2], CHUNK.get(query.device.type, tokens)
     attended = []
     for first in range(0, tokens, chunk):
-        # No token sees a later one, so that early tokens need not be compared with late ones.
+        # No token sees a later one, so a chunk needs no keys after its own end.
         count = min(chunk, tokens - first)
         start, end = max(0, before + first - window + 1) if window else 0, before + first + count
         q = query[..., first : first + count, :].reshape(prompts, key_heads, -1, width)
         k, v = key[:, :, start:end], value[:, :, start:end]
         if window is None and not torch.is_grad_enabled() and matmul.uses_onednn(query):
-            found = matmul.causal_attention(q, k, v, count, scale or width**-0.5)
+            out = matmul.causal_attention(q, k, v, count, scale or width**-0.5)
         else:
             mask = _mask(before + first - start, count, window, repeats, query.device)
-            found = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-        attended.append(found.unflatten(2, (repeats, -1)))
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        attended.append(out.unflatten(2, (repeats, -1)))
     return torch.cat(attended, dim=3).permute(0, 3, 1, 2, 4).reshape(prompts * tokens, heads, width)
 
 
 @lru_cache(maxsize=64)
 def _mask(before: int, tokens: int, window: int | None, repeats: int, device: torch.device) -> Tensor:
-    """Which keys ``tokens`` tokens after ``before`` others see: bool [repeats * tokens, before + tokens]."""
+    """Build the mask of ``tokens`` tokens after ``before`` earlier ones: bool [repeats * tokens, before + tokens]."""
     query = torch.arange(before, before + tokens, device=device).unsqueeze(1)
     key = torch.arange(before + tokens, device=device)
     mask = (key <= query) & (key > query - window) if window else key <= query
@@ -274,11 +274,11 @@ def _attend_from(
     """Compute attention from a few tokens of each prompt to the prefix and to the prompt: [queries, heads, width].
 
     Args:
-        query: [queries, heads, width], scaled, prompt by prompt.
+        query: [queries, heads, width], already scaled, prompt by prompt.
         position: int64 [prompts, most queries of a prompt], each query's position in its prompt; -1 is padding.
         prefix_keys: [key heads, prefix, width], the same for all prompts, so not copied; ``prefix_values`` likewise.
         keys: [key heads, prompts, tokens, width]; ``values`` likewise.
-        window: how many tokens back a query sees, itself included; None: all.
+        window: number of tokens that a query sees, itself and those just before it; None: all.
     """
     key_heads, prompts, tokens, width = keys.shape
     prefix, most = prefix_keys.shape[1], position.shape[1]
@@ -286,7 +286,7 @@ def _attend_from(
     padded = not bool(real.all())
     if padded:
         query = query.new_zeros(prompts, most, *query.shape[1:]).index_put((real,), query)
-    # Heads that share keys lie side by side as further queries: [key heads, prompts, repeats * most, width].
+    # Heads that share keys become additional queries: [key heads, prompts, repeats * most, width].
     query = query.view(prompts, most, key_heads, -1, width).permute(2, 0, 3, 1, 4)
     repeats = query.shape[2]
     query = query.reshape(key_heads, prompts, repeats * most, width)

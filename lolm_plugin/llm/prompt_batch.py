@@ -1,4 +1,4 @@
-"""What the language model reads and what it answers: prompts as token ids, hidden states, and prompts in packs."""
+"""Prompts as token ids, their division into packs, and the hidden states that the language model returns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,24 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# Of the tokens of a group. Larger: more padding runs through the model. Smaller: more groups, so more attention calls.
+# Maximum share of padding in a group. Larger: more padding runs through the model. Smaller: more groups, so more
+# attention calls.
 PADDING_LIMIT = 0.05
 PADDING = -1  # no token has this id
 
-Pack = list[list[int]]  # groups of prompts, by index
+Pack = list[list[int]]  # groups of prompt indices
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts that all continue one shared prefix.
+    """Prompts that all begin with one shared prefix.
 
     Attributes:
         prefix: token ids of the prefix.
         ids: each prompt's token ids after the prefix, int64 [tokens], at least one.
-        read_positions: each prompt's tokens whose final hidden states are read, int64 [reads]; the first is its last.
-        targets: int64 [prompts, n_targets], the read that ends the sentence about each target; -1: none. None: no
-            prompt has such sentences.
-        frozen_states: what the frozen layers compute from ``ids``, [tokens, hidden]; None: not computed yet.
+        read_positions: each prompt's tokens whose final hidden states are read, int64 [reads]. The prompt's last token
+            comes first.
+        targets: int64 [prompts, n_targets], which of the prompt's reads ends the sentence about each target; -1: none.
+            None: no prompt has such sentences.
+        frozen_states: each prompt's states after the frozen layers, [tokens, hidden]; None: not computed yet.
     """
 
     prefix: tuple[int, ...]
@@ -43,7 +45,7 @@ class PromptBatch:
         read_positions: Sequence[Tensor] | None = None,
         targets: Tensor | None = None,
     ) -> "PromptBatch":
-        """Without frozen states; ``read_positions=None`` reads each prompt's last token alone."""
+        """Build a batch without frozen states. ``read_positions=None`` reads only each prompt's last token."""
         if read_positions is None:
             read_positions = [torch.tensor([len(prompt) - 1]) for prompt in ids]
         return cls(tuple(prefix), ids, read_positions, targets, [None] * len(ids))
@@ -53,7 +55,7 @@ class PromptBatch:
 
     @property
     def tokens(self) -> int:
-        """All tokens, with the prefix in every prompt."""
+        """Number of tokens, with the prefix counted in every prompt."""
         return sum(map(len, self.ids)) + len(self) * len(self.prefix)
 
     def take(self, prompts: Sequence[int] | Tensor) -> "PromptBatch":
@@ -84,8 +86,8 @@ class HiddenStates:
 
     Attributes:
         states: [reads, hidden] of all prompts.
-        last: int64 [prompts], the state of each prompt's last token.
-        targets: int64 [prompts, n_targets], the state at the end of the sentence about each target; -1: none.
+        last: int64 [prompts], index in ``states`` of each prompt's last token.
+        targets: int64 [prompts, n_targets], index in ``states`` of the end of the sentence about each target; -1: none.
     """
 
     states: Tensor
@@ -94,7 +96,7 @@ class HiddenStates:
 
     @classmethod
     def of(cls, batch: PromptBatch, states: Tensor) -> "HiddenStates":
-        """Label the ``states`` [reads, hidden] of all prompts of a batch."""
+        """Index the ``states`` [reads, hidden] of a batch by prompt and target."""
         counts = torch.tensor([len(reads) for reads in batch.read_positions], dtype=torch.int64, device=states.device)
         last = counts.cumsum(0) - counts
         targets = last.new_zeros(len(last), 0) if batch.targets is None else batch.targets
@@ -104,17 +106,17 @@ class HiddenStates:
         return len(self.last)
 
     def __getitem__(self, prompts: Tensor) -> "HiddenStates":
-        """Select prompts by index, int64 [n]; a prompt may come up several times."""
+        """Select prompts by index, int64 [n]; an index may be repeated."""
         return HiddenStates(self.states, self.last[prompts], self.targets[prompts])
 
     @property
     def last_states(self) -> Tensor:
-        """The states of the last tokens, [prompts, hidden]."""
+        """States of the last tokens, [prompts, hidden]."""
         return self.states[self.last]
 
     @property
     def sentence_states(self) -> Tensor:
-        """The states of all sentences about targets, [sentences, hidden]."""
+        """States at the ends of all sentences about targets, [sentences, hidden]."""
         return self.states[self.targets[self.targets >= 0]]
 
 
@@ -123,12 +125,12 @@ def plan_packs(
 ) -> list[Pack]:
     """Divide prompts into packs of groups of similar length, the longest first.
 
-    A group costs prompts x longest prompt; a new one begins where padding would be more than ``padding_limit`` of it. A
-    pack costs ``prefix_tokens``, run once, and its groups; a new one begins where that would pass ``token_budget``. A
-    prompt that alone passes the budget gets a pack of its own.
+    A group costs its number of prompts times its longest prompt. A new group begins if padding would exceed the share
+    ``padding_limit`` of this cost. A pack costs its groups and, once, ``prefix_tokens``. A new pack begins if this cost
+    would exceed ``token_budget``. A prompt that alone exceeds the budget gets a separate pack.
     """
     packs: list[Pack] = []
-    cost = real = 0  # of the last pack, padded; of the last group, without padding
+    cost = real = 0  # tokens of the last pack, with padding, and of the last group, without
     for prompt in sorted(range(len(lengths)), key=lambda prompt: -lengths[prompt]):
         group = packs[-1][-1] if packs else [prompt]
         width = lengths[group[0]]
@@ -149,25 +151,26 @@ def plan_packs(
 
 
 def members(pack: Pack) -> list[int]:
-    """List the prompts of a pack, in its order."""
+    """List the prompt indices of a pack, in its order."""
     return list(chain.from_iterable(pack))
 
 
 def pad(group: Sequence[Tensor]) -> Tensor:
-    """Pad the prompts of a group to its longest, end to end: [tokens, ...] each -> [prompts * longest, ...]."""
+    """Pad the prompts of a group to the longest and join them: [tokens, ...] each -> [prompts * longest, ...]."""
     return pad_sequence(list(group), batch_first=True).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class DistinctTokens:
-    """The distinct tokens of prompts that are padded in groups, one group after the other.
+    """Distinct tokens of prompts that are padded in groups, one group after the other.
 
-    A causal model's state of a token depends on the tokens up to it alone. Prompts of one task begin alike ("You marine
-    range5, ally marine 0 ..."), so what several begin with need be computed only once.
+    A causal model's state of a token depends only on the tokens up to it. Tokens are therefore the same if they and all
+    tokens before them have the same ids. Prompts of one task begin alike ("You marine range5, ally marine 0 ..."), so
+    this common beginning needs to be computed only once.
 
     Attributes:
-        inverse: int64 [padded positions], the distinct token at each position; at padding an arbitrary one.
-        first: int64 [distinct tokens], a position of each distinct token.
+        inverse: int64 [padded positions], the distinct token at each position; an arbitrary one at padding.
+        first: int64 [distinct tokens], the first position of each distinct token.
     """
 
     inverse: Tensor
@@ -175,25 +178,25 @@ class DistinctTokens:
 
 
 def find_distinct_tokens(groups: Sequence[Sequence[Tensor]], device: torch.device | str = "cpu") -> DistinctTokens:
-    """Find equal ids with equal ids before them in prompts, int64 [tokens] each, padded in groups."""
+    """Find the distinct tokens of prompts, int64 [tokens] each, that are padded in groups."""
     prompts = [prompt for group in groups for prompt in group]
     widths = np.array([max(map(len, group)) for group in groups for _ in group])
     ids = np.full((len(prompts), int(widths.max())), PADDING)
     for padded, prompt in zip(ids, prompts, strict=True):
         padded[: len(prompt)] = prompt.numpy()
-    # In lexicographic order, what two prompts have in common all prompts between them have too. So comparing each with
-    # the one before it finds every common beginning.
+    # In lexicographic order, all prompts between two others share the common beginning of these two. So comparing each
+    # prompt with the one before it finds every common beginning.
     order = np.lexsort(ids.T[::-1])
     ordered = ids[order]
     new = ordered != PADDING
     new[1:] &= ~np.logical_and.accumulate(ordered[1:] == ordered[:-1], axis=1)
-    # A token that is not new equals the latest new one in its column.
+    # A token that is not new equals the last new token above it in its column.
     inverse = np.empty_like(ids)
     inverse[order] = np.maximum.accumulate(np.where(new, new.cumsum().reshape(new.shape) - 1, 0), axis=0)
     in_group = np.arange(ids.shape[1]) < widths[:, None]
     inverse, real = inverse[in_group], (ids != PADDING)[in_group]
     first = np.empty(new.sum(), dtype=np.int64)
-    # From the end, so that of several positions the first is written last.
+    # In reverse, so that the first of several positions is written last.
     positions = real.nonzero()[0][::-1]
     first[inverse[positions]] = positions
     return DistinctTokens(torch.from_numpy(inverse).to(device), torch.from_numpy(first).to(device))

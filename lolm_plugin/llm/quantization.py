@@ -1,7 +1,7 @@
-"""Frozen weights in 8 or 4 bits by bitsandbytes, on a CUDA GPU: a half or a quarter of their memory.
+"""Frozen weights in 8 or 4 bits with bitsandbytes, on a CUDA GPU: a half or a quarter of their memory.
 
-A CPU has no quantisation: PyTorch's dynamic int8 products have no gradient, so the policy that plays would not be the
-policy that learns.
+There is no quantization on a CPU: PyTorch's dynamic int8 products have no gradient, so the policy that acts would
+differ from the policy that learns.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def check(quantization: str, train: str, use_cuda: bool) -> None:
-    """Raise ConfigError if ``llm.quantization`` cannot be used, before anything is loaded."""
+    """Raise ConfigError if ``llm.quantization`` cannot be used. Loads nothing."""
     if quantization == "none":
         return
     if not use_cuda:
         raise ConfigError(
-            f"llm.quantization={quantization} needs a CUDA GPU, and use_cuda is False or none is there; set "
+            f"llm.quantization={quantization} needs a CUDA GPU, but use_cuda is False or there is none; set "
             "llm.quantization=none."
         )
     if train == "full":
@@ -35,7 +35,7 @@ def check(quantization: str, train: str, use_cuda: bool) -> None:
 
 
 def loading(quantization: str, dtype: "torch.dtype", device: "str | torch.device") -> dict[str, Any]:
-    """Return the arguments for ``from_pretrained``; products are made in ``dtype``."""
+    """Return the arguments for ``from_pretrained``. Products are computed in ``dtype``."""
     if quantization == "none":
         return {}
     from transformers import BitsAndBytesConfig

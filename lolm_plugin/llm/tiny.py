@@ -1,4 +1,4 @@
-"""Random language models small enough for tests, and the tokenizer they share."""
+"""Random language models that are small enough for tests, and their shared tokenizer."""
 
 from functools import cache
 from typing import Any
@@ -31,9 +31,9 @@ CORPUS = (
 
 
 def config(name: str, **sizes: Any) -> PretrainedConfig:
-    """Make the configuration of ``tiny-llama``, ``tiny-qwen3`` or ``tiny-gemma3``; ``sizes`` replaces any field.
+    """Build the configuration of ``tiny-llama``, ``tiny-qwen3`` or ``tiny-gemma3``. ``sizes`` replaces any field.
 
-    Gemma's layers by turns see a sliding window and all tokens.
+    Gemma's layers alternate between a sliding window and full attention.
     """
     fields: dict[str, Any] = {
         "hidden_size": 64,
@@ -43,7 +43,7 @@ def config(name: str, **sizes: Any) -> PretrainedConfig:
         "head_dim": 16,
         "intermediate_size": 128,
         "max_position_embeddings": 2048,
-        # 1 / sqrt(hidden_size): at the usual 0.02 the states of so narrow a model hardly depend on the prompt.
+        # 1 / sqrt(hidden_size): at the usual 0.02 the states of such a narrow model hardly depend on the prompt.
         "initializer_range": 0.125,
         "vocab_size": VOCABULARY,
         "pad_token_id": SPECIALS.index("<pad>"),
@@ -58,7 +58,7 @@ def config(name: str, **sizes: Any) -> PretrainedConfig:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Make a byte-level BPE tokenizer of at most 512 tokens: any text, no unknowns, every digit a token."""
+    """Build a byte-level BPE tokenizer of at most 512 tokens. It encodes any text; every digit is a token."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained()),
         pad_token="<pad>",

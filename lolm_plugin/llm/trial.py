@@ -1,10 +1,10 @@
-"""Run a language model at the start in the shapes that training uses, and compare with plain transformers.
+"""Trials of a language model at the start of a run: its states are compared with those of plain transformers.
 
-Whether an architecture can be packed is seen from its numbers, not from its name. What does not agree runs padded, with
-a warning that says why. A model whose states depend on what is read beside a prompt is refused.
+An architecture can run packed if its numbers agree; its name does not matter. Otherwise it runs padded, with a warning
+that says why. A model whose states depend on the other prompts of a batch is refused.
 
-Two trials: the whole model as it is, on short prompts, and a few of its layers on long and many prompts, with large
-weights and gradients, which for the whole model would take too long.
+There are two trials. One runs the whole model on short prompts. The other runs a few of its layers on long prompts,
+with large weights and with gradients. For the whole model this would take too long.
 """
 
 import copy
@@ -33,37 +33,39 @@ from lolm_plugin.llm.packing import UnsupportedAttentionError
 from lolm_plugin.llm.prompt_batch import PromptBatch, members
 from lolm_plugin.llm.sources import quiet, seeded
 
-# What a model raises that is not built as PackedEncoder and LastLayer assume.
-BUILT_OTHERWISE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-# Relative, in float32. Rounding alone reaches 8e-6 and 9e-5 (SmolLM2; 35 tiny families: 3e-6 and 1e-5); the wrong
-# prefixes, rotations and scales of five families were 5e-2 and more. Lower limits would run good models padded.
+# Errors of a model that is not built as PackedEncoder and LastLayer assume.
+UNSUPPORTED_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+# Largest relative errors of states and gradients, in float32. Rounding reaches 8e-6 and 9e-5 for SmolLM2, 3e-6 and 1e-5
+# for 35 tiny families. Wrong prefixes, rotations and scales of five families gave 5e-2 and more. Lower limits would run
+# correct models padded; higher ones would accept small mistakes.
 VALUE_LIMIT, GRADIENT_LIMIT = 1e-4, 3e-3
-# Of the largest gradient: below it only rounding would be compared, as of a key's bias, whose gradient is 0.
-NO_GRADIENT = 1e-2
-# Times the weights, so attention scores are 9 times as large: a cap or a wrong scale shows. At 6 and more attention
-# becomes one-hot, and gradients of queries and keys vanish.
+# Share of the largest gradient's norm; errors of smaller gradients are relative to it. Smaller: rounding noise would be
+# compared, for example that of a key's bias, whose gradient is 0. Larger: mistakes in small gradients are missed.
+GRADIENT_FLOOR = 1e-2
+# Factor on the weights. Attention scores are then 9 times as large, so that a cap or a wrong scale has an effect. At 6
+# and more attention becomes one-hot, and gradients of queries and keys vanish.
 LARGE = 3.0
-ADAPTER_STD = 0.05  # of the adapters in the trial, which are zero before training and would hide errors
-WINDOW = 40  # tokens: sliding windows in the trial are no longer, so that its prompts pass them
-MOST_KINDS = 3  # different layers of the trial, of the frozen and of the trained ones each
+ADAPTER_STD = 0.05  # of the adapters in the trial; before training they are zero, which would hide errors
+WINDOW = 40  # tokens; largest sliding window in the trial, shorter than its prompts
+MOST_KINDS = 3  # kinds of layers in the trial, of the frozen and of the trained layers each
 PREFIX_TOKENS = 20
-# What a few layers have shown in this process. The trial is of the architecture, so that a second model of the same
-# configuration, as evaluations and tests build them, starts without it.
-PROVED: set[tuple[object, ...]] = set()
+# Successful trials of a few layers in this process. They test the architecture, so a second model of the same
+# configuration needs none. Evaluations and tests build such models.
+PASSED_TRIALS: set[tuple[object, ...]] = set()
 PADDED = "llm.model=%s runs padded, which changes no result but is several times slower: %s."
 WHOLE_LAST_LAYER = (
-    "llm.model=%s computes its last layer for every token and not only where it is read, which changes no result but "
-    "is slower: %s."
+    "llm.model=%s computes its last layer for all tokens, not only for those that are read, which changes no result "
+    "but is slower: %s."
 )
-# One prompt longer than the 128 queries that attend at once on a CPU, two that begin alike, some short ones.
+# One prompt is longer than the 128 queries of one attention call on a CPU, two begin alike, some are short.
 LENGTHS, ALIKE = (136, 130, 33, 30, 9, 1), 100
 
 
 @dataclass(frozen=True)
 class TriedModel:
-    """A model to try: ``lm`` is the base model, with its adapter if it has one.
+    """Model to try: ``lm`` is the base model, with its adapter if it has one.
 
-    ``name`` is ``llm.model``, ``context`` the most tokens of a prompt.
+    ``name`` is ``llm.model``. ``context`` is the maximum number of tokens of a prompt.
     """
 
     lm: PreTrainedModel
@@ -72,22 +74,22 @@ class TriedModel:
 
 
 class _DiffersError(ValueError):
-    """The packed model has other numbers than plain transformers."""
+    """Error for a packed model whose numbers differ from those of plain transformers."""
 
 
 def check_runs(model: TriedModel) -> int:
-    """Run the model once and return the width of its states. Warn of adapters that are never computed.
+    """Run the model once and return the width of its states. Warn of adapters that have no effect.
 
     Raises:
-        ConfigError: it cannot be run, computes NaN, or lets tokens see later ones. Right padding without a mask is
-            exact only if no token sees a later one.
+        ConfigError: the model cannot be run, computes NaN, or lets tokens see later ones. Right padding without a mask
+            is exact only if no token sees a later one.
     """
     lm, name = model.lm, model.name
     try:
         with torch.no_grad(), quiet(), called_linear_layers(lm) as called:
             ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=lm.device) % lm.config.vocab_size
             states = lm(input_ids=ids, use_cache=False).last_hidden_state[:, :3].float()
-    except BUILT_OTHERWISE as error:
+    except UNSUPPORTED_ERRORS as error:
         if is_out_of_memory(error):
             raise _no_memory(name, error) from error
         raise ConfigError(
@@ -98,7 +100,7 @@ def check_runs(model: TriedModel) -> int:
         raise ConfigError(f"llm.model={name} computes NaN or infinite states: set llm.model to another model.")
     if not _agree(states[0], states[1], lm.dtype):
         raise ConfigError(
-            f"llm.model={name} lets tokens see later ones, so it is no causal language model: set llm.model to "
+            f"llm.model={name} lets tokens see later ones, so it is not a causal language model: set llm.model to "
             "one that is, such as Qwen/Qwen3-0.6B."
         )
     if unused := adapted_kinds(lm) - called:
@@ -115,14 +117,14 @@ def check_runs(model: TriedModel) -> int:
 def choose_encoder(
     model: TriedModel, settings: EncoderSettings, version: Callable[[bool], int]
 ) -> PackedEncoder | PaddedEncoder:
-    """Return the encoder that runs the model with transformers' own numbers: packed, else padded.
+    """Return an encoder with the numbers of plain transformers: packed if possible, otherwise padded.
 
-    A warning says why it is padded, or why all of the last layer is computed although ``settings`` ask for the tokens
-    that are read alone.
+    A warning says why the model runs padded, or why its last layer is computed for all tokens although ``settings`` ask
+    only for those that are read.
 
     Raises:
-        ConfigError: the memory does not hold the model and a few short prompts, or the model computes other states for
-            a prompt that is padded beside a longer one.
+        ConfigError: the memory is too small for the model and a few short prompts, or padding changes the states of a
+            prompt.
     """
     if lacks := obstacle(model.lm):
         return _padded_encoder(model, lacks)
@@ -132,9 +134,9 @@ def choose_encoder(
         try:
             _try_few_layers(model, tried)
             _try_whole_model(model, tried)
-        except BUILT_OTHERWISE as error:
+        except UNSUPPORTED_ERRORS as error:
             model.lm.set_attn_implementation(attention)
-            if is_out_of_memory(error):  # says nothing about the architecture
+            if is_out_of_memory(error):  # has nothing to do with the architecture
                 raise _no_memory(model.name, error) from error
             reasons.append(_reason(error))
             if isinstance(error, UnsupportedAttentionError):
@@ -147,22 +149,22 @@ def choose_encoder(
 
 
 def _padded_encoder(model: TriedModel, reason: str) -> PaddedEncoder:
-    """Warn and return the encoder. Raises ConfigError if padded prompts have other states than one prompt at a time."""
+    """Warn and return a padded encoder. Raises ConfigError if padding changes the states of a prompt."""
     logging.getLogger("lolm").warning(PADDED, model.name, reason)
     batch = _prompts(model, 3, (30, 12, 2))
-    # transformers recommends a mask here, which right padding does not need: this is what is tried.
+    # quiet: transformers recommends a mask here. Right padding needs none, which this comparison checks.
     with torch.no_grad(), quiet():
         padded = padded_states(model.lm, batch.repeat_prefix().take(members(batch.plan()[0])))
         if not _agree(padded, _plain(model, batch), model.lm.dtype):
             raise ConfigError(
-                f"llm.model={model.name} computes other states for a prompt that is read beside a longer one, so the "
-                "policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
+                f"llm.model={model.name} computes other states for a prompt if its batch contains a longer one, so "
+                "the policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
             )
     return PaddedEncoder(model.lm)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; PyTorch raises a plain RuntimeError for a CPU's and for cuBLAS's."""
+    """Return True if memory ran out. PyTorch raises a plain RuntimeError for CPU memory and for cuBLAS."""
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(
         part in message for part in ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
@@ -170,32 +172,32 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _prompts(model: TriedModel, prefix_tokens: int, lengths: Sequence[int], alike: int = 0) -> PromptBatch:
-    """Make prompts up that fit the context; the first two share ``alike`` tokens."""
+    """Make up prompts that fit into the context. The first two begin with the same ``alike`` tokens."""
     vocabulary = model.lm.config.vocab_size
     prefix_tokens = min(prefix_tokens, model.context // 2)
     lengths = [min(length, model.context - prefix_tokens) for length in lengths]
     position = torch.arange(max(lengths))
     ids = [(5 + 7 * prompt + 11 * position[:length]) % vocabulary for prompt, length in enumerate(lengths)]
     ids[1][:alike] = ids[0][:alike]
-    # The last token first, then some before it, of which each prompt has another number.
+    # The last token first, then 0 to 3 earlier ones.
     reads = [torch.tensor([length - 1, *range(0, length - 1, 8)][: 1 + i % 4]) for i, length in enumerate(lengths)]
     prefix = (3 + 13 * torch.arange(prefix_tokens)).remainder(vocabulary).tolist()
     return PromptBatch.of(prefix, ids, reads)
 
 
 def _plain(model: TriedModel, batch: PromptBatch) -> Tensor:
-    """Return the states of plain transformers, one whole prompt at a time, in the order of a pack."""
+    """Compute states with plain transformers, one whole prompt at a time, in the order of a pack."""
     whole = batch.repeat_prefix()
     return torch.cat([padded_states(model.lm, whole.take([prompt])) for prompt in members(batch.plan()[0])])
 
 
 def _packed(encoder: PackedEncoder, batch: PromptBatch) -> Tensor:
-    """Return the states of the packed model in the same order."""
+    """Compute states with the packed model, in the same order."""
     return encoder.encode(batch, batch.plan()[0], reference=False)
 
 
 def _encoder(model: TriedModel, settings: EncoderSettings) -> PackedEncoder:
-    return PackedEncoder(model.lm, settings, version=lambda reference: 0)  # nothing trains it while it is tried
+    return PackedEncoder(model.lm, settings, version=lambda reference: 0)  # the weights do not change during a trial
 
 
 def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:
@@ -209,22 +211,22 @@ def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:
 
 
 def _try_few_layers(model: TriedModel, settings: EncoderSettings) -> None:
-    """Compare a few layers as they play, train and keep the frozen layers' states. Raises _DiffersError."""
+    """Compare a few layers with and without gradient, and with stored frozen states. Raises _DiffersError."""
     trained = sum(p.numel() for p in decoder_layers(model.lm).parameters() if p.requires_grad)
     config = model.lm.config.to_json_string(use_diff=False)
     proof = (type(model.lm), config, trained, model.lm.device.type, matmul.backend(), settings)
-    if proof in PROVED:
+    if proof in PASSED_TRIALS:
         return
     try:
         few, frozen_layers = _few_layers(model.lm, settings.frozen_layers)
         _compare(replace(model, lm=few), replace(settings, frozen_layers=frozen_layers))
-        PROVED.add(proof)
+        PASSED_TRIALS.add(proof)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        # The whole model's trial needs less and is still to come.
+        # The trial of the whole model follows and needs less memory.
         logging.getLogger("lolm").warning(
-            "The memory does not hold a trial of llm.model=%s on long prompts; it is tried on short ones alone.",
+            "The memory is too small to try llm.model=%s on long prompts; it is tried only on short ones.",
             model.name,
         )
 
@@ -237,26 +239,26 @@ def _compare(model: TriedModel, settings: EncoderSettings) -> None:
     expected = _gradients(plain, weights, trained)
     encoder = _encoder(model, settings)
     states = _packed(encoder, batch)
-    _check_values("to learn from", states, plain)
+    _check_values("with gradient", states, plain)
     _check_gradients(_gradients(states, weights, trained), expected)
     with torch.no_grad():
-        _check_values("to play, whose prefix is known,", _packed(encoder, batch), plain)
+        _check_values("with a cached prefix", _packed(encoder, batch), plain)
         if settings.frozen_layers:
             kept = encoder.precompute_frozen_layers(batch, keep_bytes=2**40, token_budget=None)
-            _check_values("kept from play", _packed(encoder, kept), plain)
+            _check_values("with stored frozen states", _packed(encoder, kept), plain)
 
 
 def _few_layers(model: PreTrainedModel, split: int) -> tuple[PreTrainedModel, int]:
-    """Copy a few of the model's layers, in float32, with large weights and adapters; and how many of them are frozen.
+    """Copy a few of the model's layers in float32, with large weights and adapters; return also how many are frozen.
 
-    The copy has short sliding windows. Embeddings and rotary embeddings are the model's own.
+    The copy has short sliding windows. It shares the model's embeddings and rotary embeddings.
     """
     own = decoder_layers(model)
     chosen = _different_layers(model, range(split)) + _different_layers(model, range(split, len(own)))
     layers, frozen = [own[index] for index in chosen], sum(index < split for index in chosen)
     few = with_layers(model, layers, chosen, final_norm=True)
     with seeded(0):
-        if getattr(model, "is_quantized", False):  # no float weights to copy: layers of the same code
+        if getattr(model, "is_quantized", False):  # no float weights to copy: new layers of the same classes
             kinds = [cast(Callable[..., nn.Module], type(layer)) for layer in layers]
             copies = nn.ModuleList(kind(few.config, index) for kind, index in zip(kinds, chosen, strict=True))
             copies.apply(model._init_weights)
@@ -284,7 +286,7 @@ def _enlarge(layers: nn.ModuleList) -> None:
 
 
 class _Float32(nn.Module):
-    """The model's own embedding, whose states are float32."""
+    """The model's embedding with float32 output."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
@@ -299,7 +301,7 @@ class _Float32(nn.Module):
 
 
 def _different_layers(model: PreTrainedModel, indices: range) -> list[int]:
-    """Return the first layer of each kind among ``indices``, and the last of them if it is the model's last."""
+    """Return the first layer of each kind in ``indices``, and the model's last layer if ``indices`` contain it."""
     kinds: dict[str, int] = {}
     for index in indices:
         kinds.setdefault(_kind(model, index), index)
@@ -309,7 +311,7 @@ def _different_layers(model: PreTrainedModel, indices: range) -> list[int]:
 
 
 def _kind(model: PreTrainedModel, index: int) -> str:
-    """Describe a layer apart from its weights, such as its window or the lack of a rotary embedding."""
+    """Describe a layer without its weights, for example its window or the lack of a rotary embedding."""
     layer = decoder_layers(model)[index]
     attention = getattr(layer, "self_attn", layer)
     types = [
@@ -331,15 +333,15 @@ def _gradients(states: Tensor, weights: Tensor, trained: Sequence[Tensor]) -> Se
 def _check_values(which: str, packed: Tensor, plain: Tensor) -> None:
     error = float((packed - plain).detach().norm() / plain.detach().norm())
     if not error <= VALUE_LIMIT:
-        raise _DiffersError(f"states {which} differ from those of plain transformers by {error:.1g} of their size")
+        raise _DiffersError(f"states {which} differ from those of plain transformers by {error:.1g} of their norm")
 
 
 def _check_gradients(packed: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
     norms = [float(gradient.norm()) for gradient in plain]
     for got, want, norm in zip(packed, plain, norms, strict=True):
-        error = float((got - want).norm()) / max(norm, NO_GRADIENT * max(norms), 1e-30)
+        error = float((got - want).norm()) / max(norm, GRADIENT_FLOOR * max(norms), 1e-30)
         if not error <= GRADIENT_LIMIT:
-            raise _DiffersError(f"gradients differ from those of plain transformers by {error:.1g} of their size")
+            raise _DiffersError(f"gradients differ from those of plain transformers by {error:.1g} of their norm")
 
 
 def _agree(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
@@ -356,6 +358,6 @@ def _reason(error: Exception) -> str:
 
 def _no_memory(name: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"The memory does not hold llm.model={name} and a few short prompts ({str(error).splitlines()[0][:200]}): set "
-        "llm.num_layers to fewer, llm.quantization=8bit, or llm.model to a smaller one."
+        f"The memory is too small for llm.model={name} and a few short prompts ({str(error).splitlines()[0][:200]}): "
+        "set llm.num_layers to fewer layers, llm.quantization=8bit, or llm.model to a smaller model."
     )

@@ -1,4 +1,4 @@
-"""Critics: from a batch to one value per agent and step, and the normaliser of these values."""
+"""Critics, which compute one value per agent and step of a batch, and the normaliser of these values."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -15,42 +15,87 @@ from lolm_plugin.modules.trunks.trunk import build_trunk
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.battle import Layouts
 from lolm_plugin.observations.checks import check_sizes
-from lolm_plugin.observations.entity_tokens import CriticTokenizer
+from lolm_plugin.observations.entity_tokens import CriticFeatures
 from lolm_plugin.protocols import Fields
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
 
 
 class Critic(nn.Module):
-    """Base class: one value of a step per agent; a team's value is repeated over its agents."""
+    """Base class of critics: one value per step and agent. A team's value is repeated over its agents.
 
-    reads: tuple[str, ...] = ("state", "obs", "avail_actions")  # the fields of a batch that it reads
+    To add a critic, subclass this class, register it in ``registry.ENTRIES["critic"]`` and set ``critic_type``. It is
+    built as ``Class(scheme, args)``: the fields of the batch, as in EPyMARL, and the configuration. This one computes a
+    linear value of the state::
+
+        class LinearCritic(Critic):
+            reads = ("state",)
+
+            def __init__(self, scheme, args):
+                super().__init__()
+                self.n_agents = args.n_agents
+                self.value = nn.Linear(scheme["state"]["vshape"], 1)
+
+            def forward(self, batch):
+                return self.value(batch["state"]).unsqueeze(2).expand(-1, -1, self.n_agents, 1)
+
+    For an entity network no class is needed: a trunk NAME of ``registry.TRUNKS`` also gives the critic NAME_critic.
+    """
+
+    reads: tuple[str, ...] = ("state", "obs", "avail_actions")  # names of the batch fields that the critic reads
 
     def forward(self, batch: Fields) -> Tensor:
-        """Compute values [batch, time, agents, 1], without noise."""
+        """Compute the values of whole episodes, without noise.
+
+        Args:
+            batch: tensors by name, [batch, time, ...] each; at least those in ``reads``.
+
+        Returns:
+            Values [batch, time, agents, 1], in the units of ``ValueNormaliser`` if ``normalise_values`` is set.
+
+        Raises:
+            NotImplementedError: the subclass does not override it.
+        """
         raise NotImplementedError
 
     def evaluate(self, batch: Fields, t_env: int, episodes: Any = slice(None)) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute values [n, time, agents, 1] of the ``episodes`` int64 [n], and the critic's auxiliary losses.
+        """Compute the values of some episodes, and the critic's auxiliary losses. The learner calls this method.
 
-        The losses are name -> [n, time, agents], weighted. A critic that draws noise draws the same for the same
-        ``t_env``, whichever episodes are evaluated.
+        Args:
+            batch: tensors by name, [batch, time, ...] each; at least those in ``reads``.
+            t_env: environment steps so far. A critic that draws noise draws the same noise for the same ``t_env``,
+                independent of ``episodes``.
+            episodes: indices of the episodes, int64 [n].
+
+        Returns:
+            Values [n, time, agents, 1], and the losses: name -> [n, time, agents], weighted.
         """
         return self({name: batch[name][episodes] for name in self.reads}), {}
 
 
 def build_critic(scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace) -> Critic:
-    """Build the critic that ``critic_type`` names. Raises ConfigError for one that is not ours."""
+    """Build the critic that ``critic_type`` names.
+
+    Args:
+        scheme: fields of the batch, as in EPyMARL: name -> ``vshape`` and more.
+        args: the configuration.
+
+    Returns:
+        The untrained critic.
+
+    Raises:
+        ConfigError: the plugin has no critic of this name.
+    """
     critics = registry.ENTRIES["critic"]
     if args.critic_type not in critics:
         raise ConfigError(
-            f"critic_type={args.critic_type} is tied to one map's sizes or unknown; "
+            f"critic_type={args.critic_type} is unknown, or a critic of EPyMARL that fits only one map; "
             f"set it to one of: {', '.join(critics)}."
         )
     return registry.load(critics[args.critic_type])(scheme, args)
 
 
 class EntityCritic(Critic):
-    """The state as each agent sees it -> entity tokens -> trunk -> mean over units -> V. Serves every map.
+    """Critic for every map: the state as seen by each agent -> entity tokens -> trunk -> mean over units -> V.
 
     ``args.critic_type`` names the trunk, as in ``updet_critic``.
     """
@@ -58,7 +103,7 @@ class EntityCritic(Critic):
     def __init__(self, scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace) -> None:
         super().__init__()
         self.seed = args.seed
-        self.tokenizer = CriticTokenizer(_layouts(scheme, args), args.entity)
+        self.tokenizer = CriticFeatures(_layouts(scheme, args), args.entity)
         with _seeded(args):
             self.trunk = build_trunk(args.critic_type.removesuffix("_critic"), self.tokenizer.width, args)
             self.value = linear(self.trunk.width, 1, gain=1.0)
@@ -77,7 +122,7 @@ class EntityCritic(Critic):
     def _values(
         self, state: Tensor, obs: Tensor, available: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute values and losses; state [batch, time, state_size], the others [batch, time, agents, ...]."""
+        """Compute values and losses from state [batch, time, state_size] and the others [batch, time, agents, ...]."""
         tokens = self.tokenizer(state.transpose(0, 1), obs.transpose(0, 1), available.transpose(0, 1))
         memory = state.new_zeros(len(obs), obs.shape[2], self.trunk.memory_width)
         features = self.trunk.unroll(tokens, memory, None if noise is None else noise.transpose(0, 1))
@@ -89,7 +134,7 @@ class EntityCritic(Critic):
 
 
 class MLPCritic(Critic):
-    """MAPPO's critic: state, own observation and agent id, flat -> two hidden layers -> V. Fits one map only.
+    """MAPPO's critic for one map: [state | own observation | agent id] -> two hidden layers -> V.
 
     Inputs and hidden layers are normalised as in MAPPO's released code.
     """
@@ -120,10 +165,9 @@ class MLPCritic(Critic):
 
 
 class TransformerCritic(Critic):
-    """State as a set of entities -> linear -> Transformer encoder -> mean over the living -> V (paper, section 4.4).
+    """Critic for every map: entities of the state -> linear -> Transformer encoder -> mean over living units -> V.
 
-    It is one value of the whole team. No parameter depends on how many units there are, so that a critic moves between
-    maps.
+    Paper, section 4.4. There is one value for the whole team. No parameter depends on the number of units.
     """
 
     reads = ("state",)
@@ -153,15 +197,15 @@ class TransformerCritic(Critic):
     def values(self, state: Tensor) -> Tensor:
         """Compute the values [...] of states [..., state_size]."""
         tokens, living = self.entities(state.flatten(0, -2))
-        # Padding, where no one lives, is a large part of a batch, and attention over nothing would be NaN.
-        some = living.any(1).nonzero().squeeze(1)
-        if not len(some):
+        # Skip states without living units: padding is a large part of a batch, and attention over no keys gives NaN.
+        occupied = living.any(1).nonzero().squeeze(1)
+        if not len(occupied):
             return self.value.bias.expand(state.shape[:-1])
-        living = living[some]
-        encoded = self.encoder(self.embed(tokens[some]), src_key_padding_mask=~living)
+        living = living[occupied]
+        encoded = self.encoder(self.embed(tokens[occupied]), src_key_padding_mask=~living)
         weight = living.unsqueeze(-1).to(encoded.dtype)
         mean = (encoded * weight).sum(1) / weight.sum(1)
-        means = mean.new_zeros(len(tokens), mean.shape[-1]).index_put((some,), mean)
+        means = mean.new_zeros(len(tokens), mean.shape[-1]).index_put((occupied,), mean)
         return self.value(means).squeeze(-1).unflatten(0, state.shape[:-1])
 
 
@@ -176,9 +220,9 @@ def _seeded(args: SimpleNamespace) -> Any:
 
 
 class ValueNormaliser(nn.Module):
-    """Keep the critic's targets near mean 0 and variance 1, whatever the map's returns are.
+    """Normaliser of returns: keeps the critic's targets near mean 0 and variance 1 on every map.
 
-    Debiased exponential moving mean and variance of returns (as in MAPPO, Yu et al. 2022).
+    It uses debiased exponential moving averages of mean and variance (as in MAPPO, Yu et al. 2022).
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Action heads: from a network's features to logits, and from logits to a categorical policy over available actions."""
+"""Action heads: from a network's features to logits, and from logits to log-probabilities of available actions."""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from lolm_plugin.modules.layers import linear
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 
-# A dimension whose deviation is below this share of the median one is not scaled up to 1: it holds rounding noise.
+# Smallest deviation that is scaled up to 1, as a share of the median deviation. Smaller: dimensions of rounding noise
+# become features. Larger: dimensions with information are damped.
 FLOOR = 1e-2
-MADE_UP, PLAYED = 1, 2  # source of the statistics: made-up observations or collected battles
+SAMPLED, COLLECTED = 1, 2  # source of the statistics: made-up observations, or collected battles
 
 
 def masked_log_softmax(logits: Tensor, available: Tensor) -> Tensor:
-    """Compute log-probabilities [..., actions] over the available actions, -inf elsewhere.
+    """Compute log-probabilities [..., actions] over the available actions; -inf for the others.
 
-    ``available`` is bool [..., actions] with at least one True in each row.
+    ``available`` is bool [..., actions] with at least one available action for each policy.
     """
     return logits.masked_fill(~available, -torch.inf).log_softmax(-1)
 
@@ -39,13 +40,13 @@ def _without_infinity(log_probs: Tensor) -> Tensor:
 
 
 class FeatureNormaliser(nn.Module):
-    """Standardise hidden states per dimension by the frozen model's statistics: (state - mean) / deviation.
+    """Standardisation of hidden states per dimension: (state - mean) / deviation, with the frozen model's statistics.
 
-    All prompts of a task end in the same words, so their last hidden states are nearly one constant vector: for
-    SmolLM2's first 4 layers on 3m the state-dependent share is 2 to 4 % of its norm. A head on raw states learns what
-    the constant says, the best policy that is blind to the state, long before it learns anything else.
+    All prompts of a task end with the same words, so their last hidden states are almost one constant vector. For
+    SmolLM2's first 4 layers on 3m, the state-dependent share is 2 to 4 % of the norm. A head on raw states first learns
+    from the constant vector, that is, the best policy that ignores the state. It learns anything else much later.
 
-    ``measured`` is 0 before any measurement (states pass unchanged), then ``MADE_UP`` or ``PLAYED``. Statistics are
+    ``measured`` is 0 before any measurement (states pass unchanged), then ``SAMPLED`` or ``COLLECTED``. Statistics are
     saved with the head.
     """
 
@@ -60,8 +61,8 @@ class FeatureNormaliser(nn.Module):
         self.register_buffer("measured", torch.zeros((), dtype=torch.uint8))
 
     @torch.no_grad()
-    def measure(self, states: Tensor, source: int = MADE_UP) -> None:
-        """Take mean and deviation from the frozen model's states [states, width]; fewer than two change nothing."""
+    def measure(self, states: Tensor, source: int = SAMPLED) -> None:
+        """Set mean and deviation from the frozen model's states [states, width]. Fewer than two states set neither."""
         self.measured.fill_(source)
         if len(states) < 2:
             return
@@ -72,24 +73,28 @@ class FeatureNormaliser(nn.Module):
             self.deviation.copy_(deviation.clamp(min=floor))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map states [..., width] to features of mean 0 and deviation 1 over the measured states."""
+        """Map states [..., width] to features with mean 0 and deviation 1 over the measured states."""
         return (states - self.mean) / self.deviation
 
 
 class AttentionActionHead(nn.Module):
-    """Logits by dot product of a hidden state with ``n_base`` base-action embeddings and one attack embedding.
+    """Action head of language-model policies: dot products of a hidden state with action embeddings (paper, 4.4).
 
-    The head of language-model policies (paper, section 4.4). The attack embedding is repeated once per target, so the
-    same weights serve any number of enemies. As published (``shared``) every attack therefore has the same logit: the
-    policy chooses to attack, not whom. With ``entity`` the key of a target is the attack embedding plus a projection of
-    the hidden state at the end of the sentence about that target; the projection starts at zero, where both are the
-    same policy.
+    There are ``n_base`` base-action embeddings and one attack embedding. The attack embedding is repeated for each
+    target, so the same weights serve any number of enemies.
 
-    ``features``: ``raw`` is the published product. ``normalised`` centres and scales the hidden states (see
-    ``FeatureNormaliser``) and divides by the square root of their width: a reparametrisation of the published product
-    with a bias, in which one optimiser step moves differences between states as much as their mean. Centred states have
-    mean 0, so their product with a target's sentence cannot prefer one kind of target in every state, such as the
-    weakest. With entity keys ``target_bias`` adds a linear function of the sentence for that.
+    Args:
+        hidden_size: width of a hidden state.
+        init_std: standard deviation of the initial embeddings.
+        attack_keys: ``shared``, as published: all attacks have the same logit. The policy decides to attack, but not
+            whom. ``entity``: a target's key is the attack embedding plus a projection of the hidden state at the end of
+            the sentence about this target. The projection starts at zero, so both start as the same policy.
+        n_base: number of base actions.
+        features: ``raw``: the published product. ``normalised``: hidden states are centred and scaled (see
+            ``FeatureNormaliser``) and divided by the square root of their width. This is the published product with a
+            bias, in another parametrisation: one optimiser step moves differences between states as much as their mean.
+            Centred states have mean 0, so their product with a target's sentence cannot prefer one kind of target in
+            every state, such as the weakest. For entity keys ``target_bias`` adds a linear function of the sentence.
     """
 
     def __init__(
@@ -112,15 +117,15 @@ class AttentionActionHead(nn.Module):
 
     @property
     def needs_statistics(self) -> bool:
-        """Tell whether ``measure`` has to be called before the first logits."""
+        """Return True if ``measure`` must be called before the first logits."""
         return self.normaliser is not None and not self.normaliser.measured
 
     @property
-    def needs_played_statistics(self) -> bool:
-        """Tell whether ``measure_played`` has something to do."""
-        return self.normaliser is not None and bool(self.normaliser.measured < PLAYED)
+    def needs_collected_statistics(self) -> bool:
+        """Return True if ``measure_collected`` still has to be called."""
+        return self.normaliser is not None and bool(self.normaliser.measured < COLLECTED)
 
-    def measure(self, hidden: Tensor, sentences: Tensor, source: int = MADE_UP) -> None:
+    def measure(self, hidden: Tensor, sentences: Tensor, source: int = SAMPLED) -> None:
         """Set the normalisers from the frozen model's states: hidden [states, width], sentences [sentences, width]."""
         assert self.normaliser is not None, "features=raw has no statistics"
         self.normaliser.measure(hidden, source)
@@ -128,13 +133,13 @@ class AttentionActionHead(nn.Module):
             self.sentence_normaliser.measure(sentences, source)
 
     @torch.no_grad()
-    def measure_played(self, hidden: Tensor, sentences: Tensor, *copies: "AttentionActionHead") -> None:
+    def measure_collected(self, hidden: Tensor, sentences: Tensor, *copies: "AttentionActionHead") -> None:
         """Measure the statistics again on collected battles, before the first optimiser step. No logit changes.
 
-        Made-up observations vary in everything that could be seen, so a real task's states differ less: scaled by
-        made-up statistics, features of the probe retreat have a mean of norm 38 and deviations of norm 3, which makes
-        the policy blind to the state. Embeddings and biases are rescaled with the features. A head whose target
-        projection is already trained keeps its statistics, because the projection cannot be rescaled exactly.
+        Made-up observations vary in all their fields, those of a real task in fewer. With the made-up statistics,
+        features of the probe retreat have a mean of norm 38 and deviations of norm 3: the policy hardly sees the state.
+        Embeddings and biases are rescaled with the features. A head whose target projection is already trained keeps
+        its statistics, because the projection cannot be rescaled exactly.
 
         Args:
             hidden: the frozen model's last hidden states [states, hidden].
@@ -144,10 +149,10 @@ class AttentionActionHead(nn.Module):
         normaliser = self.normaliser
         assert normaliser is not None, "features=raw has no statistics"
         if self.target is not None and self.target_bias is not None and (self.target.any() or self.target_bias.any()):
-            normaliser.measured.fill_(PLAYED)
+            normaliser.measured.fill_(COLLECTED)
             return
         mean, deviation = normaliser.mean.clone(), normaliser.deviation.clone()
-        self.measure(hidden, sentences, PLAYED)
+        self.measure(hidden, sentences, COLLECTED)
         moved = (normaliser.mean - mean) / deviation / len(mean) ** 0.5
         for head in (self, *copies):
             assert head.bias is not None
@@ -160,9 +165,9 @@ class AttentionActionHead(nn.Module):
         """Set the action embeddings from the model's states of the actions' words.
 
         Args:
-            words: [n_base + 1, hidden], of the base actions and of attack. Their mean says that they are actions, and
-                is taken out.
-            scale: root mean square of an embedding's numbers, and so about the deviation of a logit.
+            words: states of the words [n_base + 1, hidden]: base actions, then attack. Their mean is common to all
+                actions, so it is subtracted.
+            scale: root mean square of an embedding's numbers. It is about the deviation of a logit.
         """
         words = words - words.mean(0)
         words = words * (scale / words.square().mean().sqrt())
@@ -176,13 +181,16 @@ class AttentionActionHead(nn.Module):
     def forward(
         self, hidden: Tensor, n_targets: int, sentences: Tensor | None = None, sentence_of: Tensor | None = None
     ) -> Tensor:
-        """Map hidden states [prompts, hidden] to logits [prompts, n_base + n_targets].
+        """Compute the logits of prompts.
 
         Args:
-            hidden: state of each prompt's last token.
+            hidden: [prompts, hidden], state of each prompt's last token.
             n_targets: number of target actions.
-            sentences: [sentences, hidden], states at the end of targets' sentences. Not read by ``shared``.
-            sentence_of: int64 [prompts, n_targets], the index of each target's sentence, -1 where there is none.
+            sentences: [sentences, hidden], states at the end of targets' sentences. Not used with shared keys.
+            sentence_of: int64 [prompts, n_targets], index of each target's sentence; -1: none.
+
+        Returns:
+            Logits [prompts, n_base + n_targets]; unavailable actions are not masked.
         """
         width = hidden.shape[1]
         if self.normaliser is not None:
@@ -190,8 +198,8 @@ class AttentionActionHead(nn.Module):
         scores = hidden @ torch.cat([self.base, self.attack]).T
         if self.bias is not None:
             scores = scores + self.bias
-        # One column, copied: a product with repeated keys may round equal logits differently, depending on the number
-        # of prompts (measured: in 43 of 60 random heads with one prompt).
+        # Compute one column and copy it. A product with repeated keys may round equal logits differently, depending on
+        # the number of prompts (measured: in 43 of 60 random heads with one prompt).
         attack = scores[:, -1:].expand(-1, n_targets)
         logits = torch.cat([scores[:, :-1], attack], dim=1)
         if self.target is None or sentences is None or sentence_of is None:
@@ -200,7 +208,7 @@ class AttentionActionHead(nn.Module):
         sentence = sentence_of[prompt, target]
         if self.sentence_normaliser is not None:
             sentences = self.sentence_normaliser(sentences)
-        # Two large vectors meet in the projection: divided by their width, its steps are as large as an embedding's.
+        # The projection multiplies two large vectors. Divided by the width, its steps are as large as an embedding's.
         projected = sentences @ self.target.T / width
         scores = (hidden.index_select(0, prompt) * projected.index_select(0, sentence)).sum(-1)
         if self.target_bias is not None:
@@ -209,15 +217,46 @@ class AttentionActionHead(nn.Module):
 
 
 def build_head(hidden_size: int, head: Mapping[str, Any], n_base: int = N_BASE_ACTIONS) -> AttentionActionHead:
-    """Build the head that the configuration's section ``head`` describes."""
+    """Build the head of a language-model policy from the config section ``head``.
+
+    To try another head, return it here. It needs the methods and properties of ``AttentionActionHead``.
+
+    Args:
+        hidden_size: width of a hidden state.
+        head: config section ``head``: ``init_std``, ``attack_keys``, ``features`` and more.
+        n_base: number of base actions.
+
+    Returns:
+        The untrained head.
+    """
     return AttentionActionHead(hidden_size, head["init_std"], head["attack_keys"], n_base, head["features"])
 
 
 class MeanActionHead(nn.Module):
-    """UPDeT's head: one linear layer for the agent's own token and its targets' tokens.
+    """UPDeT's action head: one linear layer for the agent's own token and its targets' tokens.
 
-    Its six outputs for the own token are the base actions, their mean for a target's token is the target action. No
-    size depends on the number of targets.
+    Its six outputs for the own token are the logits of the base actions. The mean of its outputs for a target's token
+    is the logit of the target action. No size depends on the number of targets.
+
+    Another head of an entity network subclasses this one, and the trunk returns it from ``make_head``. Here a target's
+    logit is a bilinear form of the own features and those of the target::
+
+        class BilinearActionHead(MeanActionHead):
+            def __init__(self, width, gain):
+                super().__init__(width, gain)
+                self.match = linear(width, width, gain)
+
+            def target_logits(self, own, targets):
+                return (targets @ self.match(own).unsqueeze(-1)).squeeze(-1)
+
+
+        class BilinearUPDeT(UPDeT):
+            def make_head(self):
+                return BilinearActionHead(self.width, self.gains.head)
+
+    Args:
+        width: width of the features.
+        gain: gain of the linear layer's orthogonal initial weights.
     """
 
     def __init__(self, width: int, gain: float) -> None:
@@ -225,21 +264,35 @@ class MeanActionHead(nn.Module):
         self.actions = linear(width, N_BASE_ACTIONS, gain)
 
     def forward(self, own: Tensor, targets: Tensor, target_tokens: Tensor) -> Tensor:
-        """Map ``own`` [..., width] and ``targets`` [..., n_targets, width] to logits [..., 6 + n_targets].
+        """Compute the logits of all actions.
 
-        ``target_tokens`` int64 [..., n_targets] is -1 for a target that has no token; its logit is 0.
+        Args:
+            own: features of the agent [..., width].
+            targets: features of its targets [..., n_targets, width].
+            target_tokens: int64 [..., n_targets], index of each target's token; -1: none. The logit is then 0.
+
+        Returns:
+            Logits [..., 6 + n_targets]; unavailable actions are not masked.
         """
         target_logits = self.target_logits(own, targets).masked_fill(target_tokens < 0, 0.0)
         return torch.cat([self.actions(own), target_logits], dim=-1)
 
     def target_logits(self, own: Tensor, targets: Tensor) -> Tensor:
-        """Compute the logits [..., n_targets] of the target actions."""
+        """Compute the logits of the target actions; override it for another head.
+
+        Args:
+            own: features of the agent [..., width].
+            targets: features of its targets [..., n_targets, width].
+
+        Returns:
+            Logits [..., n_targets].
+        """
         # The mean of six linear outputs is one linear output with the mean weight.
         return targets @ self.actions.weight.mean(0) + self.actions.bias.mean()
 
 
 class InnerActionHead(MeanActionHead):
-    """The original ASN's head: a target action's logit is the inner product <own, target> / sqrt(width)."""
+    """Action head of the original ASN: a target action's logit is the inner product <own, target> / sqrt(width)."""
 
     def target_logits(self, own: Tensor, targets: Tensor) -> Tensor:
         return (targets @ own.unsqueeze(-1)).squeeze(-1) / math.sqrt(own.shape[-1])

@@ -1,4 +1,4 @@
-"""Building blocks of the small networks: initial weights, attention over entity tokens, Transformer block."""
+"""Building blocks of the small networks: initial weights, attention over entity tokens, a Transformer block."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ HEAD_GAIN = 0.01  # a near-uniform policy at the start
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains of linear layers: before a ReLU, before no nonlinearity, and of the action head."""
+    """Gains of linear layers: before a ReLU, without a nonlinearity, and of the action head."""
 
     relu: float = RELU_GAIN
     plain: float = 1.0
@@ -25,7 +25,7 @@ class Gains:
 
     @classmethod
     def of(cls, entity: Mapping[str, Any]) -> Self:
-        """Read the config section ``entity``: ``init_gain`` for every layer, as published; null: the defaults."""
+        """Return the gains of the config section ``entity``: ``init_gain`` everywhere, as published; null: defaults."""
         gain = entity["init_gain"]
         return cls() if gain is None else cls(gain, gain, gain)
 
@@ -36,7 +36,7 @@ def linear(inputs: int, outputs: int, gain: float, bias: bool = True) -> nn.Line
 
 
 def orthogonal(module: _Module, gain: float = 1.0) -> _Module:
-    """Make all weight matrices of ``module`` orthogonal and its biases 0; returns ``module``."""
+    """Make all weight matrices of ``module`` orthogonal and its biases 0. Return ``module``."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.orthogonal_(parameter, gain)
@@ -46,9 +46,9 @@ def orthogonal(module: _Module, gain: float = 1.0) -> _Module:
 
 
 class Attention(nn.Module):
-    """softmax(QK'/sqrt(head_width)) V in ``heads`` heads; the output has heads * head_width numbers a token.
+    """Multi-head attention: softmax(QK'/sqrt(head_width)) V, with heads * head_width output numbers per token.
 
-    With ``project``, a linear layer brings them back to ``width``.
+    With ``project``, a linear layer maps the output to ``width``.
     """
 
     def __init__(self, width: int, heads: int, head_width: int, gain: float, bias: bool, project: bool) -> None:
@@ -61,16 +61,16 @@ class Attention(nn.Module):
         self.project = linear(inner, width, gain) if project else nn.Identity()
 
     def forward(self, queries: Tensor, keys: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Let tokens ``queries`` [..., m, width] attend to ``keys`` [..., n, width].
+        """Compute attention from ``queries`` to ``keys``.
 
         Args:
-            queries: the tokens that attend.
-            keys: the tokens that are attended to.
+            queries: tokens [..., m, width].
+            keys: tokens [..., n, width], also the source of the values.
             allowed: bool [..., n], the keys that can be attended to; None: all.
 
         Returns:
-            The attended values [..., m, out_width]; and, without gradient, the weights of the first query [..., n],
-            averaged over heads.
+            The attended values [..., m, out_width], and the first query's weights [..., n], averaged over heads and
+            without gradient.
         """
         leading = queries.shape[:-2]
         query, key, value = (
@@ -85,12 +85,12 @@ class Attention(nn.Module):
         out = self.project(values.transpose(1, 2).flatten(2))
         return out.view(*leading, *out.shape[1:]), weights.view(*leading, weights.shape[-1])
 
-    def over_raw(
+    def attend_raw(
         self, embed: nn.Linear, queries: Tensor, keys: Tensor, allowed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute ``forward(embed(queries), embed(keys), allowed)`` of raw tokens [..., m, raw] and [..., n, raw].
+        """Compute ``forward(embed(queries), embed(keys), allowed)`` for raw tokens [..., m, raw] and [..., n, raw].
 
-        Raw tokens are far narrower than a head, so the keys are never embedded. The products of weights come first:
+        Raw tokens are much narrower than a head. So the keys are not embedded, but the weights are multiplied first:
         (x Wq)(y Wk)' = x (Wq Wk') y' and softmax (y Wv) = (softmax y) Wv.
         """
         leading = queries.shape[:-2]
@@ -101,18 +101,18 @@ class Attention(nn.Module):
         query, key, value = (
             folded(embed, layer).unflatten(0, (self.heads, -1)) for layer in (self.query, self.key, self.value)
         )  # [heads, head_width, raw + 1]
-        directions = queries @ (query.transpose(1, 2) @ key).transpose(0, 1).flatten(1)  # [rows, m, heads * (raw + 1)]
+        directions = queries @ (query.transpose(1, 2) @ key).transpose(0, 1).flatten(1)  # [batch, m, heads * (raw + 1)]
         directions = directions.unflatten(-1, (self.heads, -1)) / math.sqrt(query.shape[1])
         mask = None if allowed is None else allowed.reshape(-1, 1, allowed.shape[-1])
-        weights = _softmax(directions.flatten(1, 2) @ keys.transpose(1, 2), mask)  # [rows, m * heads, n]
+        weights = _softmax(directions.flatten(1, 2) @ keys.transpose(1, 2), mask)  # [batch, m * heads, n]
         mixed = (weights @ keys).view(-1, self.heads, keys.shape[-1]).transpose(0, 1)
-        values = (mixed @ value.transpose(1, 2)).transpose(0, 1)  # [rows * m, heads, head_width]
+        values = (mixed @ value.transpose(1, 2)).transpose(0, 1)  # [batch * m, heads, head_width]
         out = self.project(values.reshape(*leading, queries.shape[1], self.heads * query.shape[1]))
         return out, weights[:, : self.heads].detach().mean(1).view(*leading, keys.shape[1])
 
 
 def folded(first: nn.Linear, second: nn.Linear) -> Tensor:
-    """Fold ``second(first(x))`` into one matrix [out, in + 1], whose last column is the bias."""
+    """Fold ``second(first(x))`` into one matrix [out, in + 1]. Its last column is the bias."""
     both = second.weight @ torch.cat([first.weight, first.bias.unsqueeze(-1)], dim=-1)
     return both if second.bias is None else both + functional.pad(second.bias.unsqueeze(-1), (first.in_features, 0))
 
@@ -122,9 +122,9 @@ def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class AttentionBlock(nn.Module):
-    """x = norm(x + attention(x)); x = norm(x + feed_forward(x)). Without positions: the order of tokens means nothing.
+    """Transformer block of UPDeT and DT2GS: x = norm(x + attention(x)); x = norm(x + feed_forward(x)).
 
-    The Transformer block of UPDeT and DT2GS.
+    It has no position embeddings, so the order of tokens has no effect.
     """
 
     def __init__(self, attention: Attention, width: int, ff_width: int, gains: Gains) -> None:
@@ -144,22 +144,22 @@ class AttentionBlock(nn.Module):
         embed: nn.Linear | None = None,
         kept: tuple[Tensor, ...] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Transform tokens ``queries`` [..., m, width] that attend to ``keys`` [..., n, width].
+        """Transform ``queries``, which attend to ``keys``.
 
         Args:
-            queries: the tokens to transform.
-            keys: the tokens that they attend to.
+            queries: tokens to transform [..., m, width].
+            keys: tokens that they attend to [..., n, width].
             allowed: bool [..., n], the keys that can be attended to; None: all.
-            embed: if given, both are raw tokens that this layer embeds.
-            kept: index into [..., m] of the only tokens to continue with after attention; None: all.
+            embed: if given, queries and keys are raw tokens that this layer embeds.
+            kept: index into [..., m] of the tokens that are computed after attention; None: all.
 
         Returns:
-            The tokens [..., m, width], or [kept, width]; and where the first query attends [..., n].
+            The tokens [..., m, width], or [kept, width]; and the first query's attention weights [..., n].
         """
         if embed is None:
             attended, weights = self.attention(queries, keys, allowed)
         else:
-            attended, weights = self.attention.over_raw(embed, queries, keys, allowed)
+            attended, weights = self.attention.attend_raw(embed, queries, keys, allowed)
         if kept is not None:
             queries, attended = queries[kept], attended[kept]
         tokens = self.attention_norm((queries if embed is None else embed(queries)) + attended)

@@ -1,4 +1,4 @@
-"""Battles as descriptions that can be decoded: two teams of units, one agent a unit, targets that are units."""
+"""Battles as descriptions that can be decoded: two teams of units, one agent per unit, units as targets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,6 @@ from lolm_plugin.observations.description import (
     Number,
     Offset,
     Rule,
-    State,
     Targets,
     Word,
 )
@@ -31,33 +30,34 @@ from lolm_plugin.observations.layout import (
     Units,
     per_kind,
 )
+from lolm_plugin.observations.state import State
 from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
-NOT_IN_PROMPTS = {"can_target", "visible", "dx", "dy"}  # the actions tell the first; the last two are the offset
+NOT_IN_PROMPTS = {"can_target", "visible", "dx", "dy"}  # said by the actions, by presence, and by the offset (dx, dy)
 
 
-# What the observations of living agents keep to: name -> rule, and what most likely is wrong where it is broken.
+# Rules that the observations of living agents satisfy: name -> (rule, most likely cause of a violation).
 _SHIFTED = "the vectors have other fields than env_args says, or belong to another map of the same size"
 RULES: dict[str, tuple[str, str]] = {
     "moves": ("the first four numbers are the mask of the four moves", _SHIFTED),
     "distances": ("dist is the length of (dx, dy)", _SHIFTED),
-    "offsets": ("whoever is seen is within sight", _SHIFTED),
+    "offsets": ("a visible unit is within sight range", _SHIFTED),
     "shares": ("health, shield and cooldown are shares from 0 to 1", _SHIFTED),
     "own health": ("a living agent's own health is above 0", _SHIFTED),
     "one type bit": (
-        "a unit has exactly one type bit, an absent one has none",
-        "the map has other unit types, or a fork encodes them otherwise",
+        "a present unit has exactly one type bit, an absent unit has none",
+        "the map has other unit types, or a fork encodes them differently",
     ),
     "target flag": (
-        "an enemy's first number is the mask of attacking it",
-        "the enemies are in another order in the mask, or the rows belong to allies",
+        "an enemy's first number equals the mask of the action that attacks it",
+        "the mask has the enemies in another order, or these numbers belong to allies",
     ),
     "targets are seen": (
-        "who can be attacked is seen",
-        "the enemies are in another order in the mask than in the rows",
+        "an enemy that can be attacked is visible",
+        "the mask has the enemies in another order than the observation",
     ),
     "target range": (
-        "who can be attacked is within range",
+        "an enemy that can be attacked is within range",
         "this version divides distances by another sight range, or has other weapon ranges",
     ),
 }
@@ -65,15 +65,35 @@ RULES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BattleLayout(Description):
-    """A battle's observation: [move | enemies | allies | own | trailing], SMAC's order.
+    """A battle's observation in SMAC's order: [move | enemies | allies | own | trailing].
 
-    ``sight`` and ``shoot_range`` are in map cells: a number, or one per universe index where they depend on the
-    observer's own type. ``sight`` divides all distances; ``shoot_range`` is how far a target action reaches, None
-    (or NaN for a type) where that is not known. ``further_targets`` are target actions beyond one per enemy, which
-    healers with more allies than enemies have. ``trailing`` counts the numbers after the own block, such as the
-    timestep.
-    ``hidden_targets``: an enemy without a row may be in range all the same, so that it can be attacked unseen.
-    ``exceptions`` names the rules (``RULES``) that this environment does not keep.
+    ``sight`` and ``shoot_range`` are in map cells: one number, or one per universe index of the observer.
+
+    Args:
+        env: ``--env-config``, for error messages.
+        map_name: name of the map, for error messages.
+        enemies: the block of the enemies' numbers.
+        allies: the block of the allies' numbers, without the observer.
+        own: the block of the observer's numbers.
+        sight: sight range, by which the environment divides all distances.
+        shoot_range: range of target actions. None (or NaN for a type) if it is not known.
+        further_targets: number of target actions beyond one per enemy. Healers with more allies than enemies have them.
+        trailing: number of numbers after the own block, such as the timestep.
+        hidden_targets: True if an enemy that is not shown can be in range and attacked.
+        exceptions: names of the rules (``RULES``) that this environment does not satisfy.
+
+    Example: two marines against one, with SMAC's ranges::
+
+        marine = index("marine")
+        enemies, allies, own = contiguous(
+            4,
+            (1, ("can_target", "dist", "dx", "dy", "health"), (), marine),
+            (1, ("visible", "dist", "dx", "dy", "health"), (), marine),
+            (1, ("health",), (), marine),
+        )
+        BattleLayout("mine", "2m_vs_1m", enemies=enemies, allies=allies, own=own, sight=9.0, shoot_range=6.0)
+
+    ``examples/add_an_env`` adds a whole environment; ``tests/examples/test_add_an_env.py`` runs it.
     """
 
     enemies: Block
@@ -86,7 +106,7 @@ class BattleLayout(Description):
     hidden_targets: bool = False
     exceptions: frozenset[str] = frozenset()
 
-    # What a description says follows from the blocks.
+    # The fields of Description, computed from the blocks.
     size: int = field(init=False)
     n_agents: int = field(init=False)
     task: str = field(init=False, default="a battle")
@@ -98,10 +118,10 @@ class BattleLayout(Description):
     targets: tuple[Targets, ...] = field(init=False)
     n_targets: int = field(init=False)
 
-    advice = "Set env_args to what is played"
+    advice = "Set env_args to the map that is played"
 
     def __post_init__(self) -> None:
-        """Describe the blocks."""
+        """Compute the fields of ``Description`` from the blocks."""
         derived = {
             "size": self.own.end + self.trailing,
             "n_agents": self.allies.rows + 1,
@@ -119,25 +139,25 @@ class BattleLayout(Description):
 
     @property
     def kinds(self) -> frozenset[int]:
-        """Universe indices of all units that an observation can name, with ``UNKNOWN`` where a type is not shown."""
+        """Universe indices of all unit types that an observation can show; ``UNKNOWN`` if a block has no type."""
         return frozenset(kind for block in (self.own, self.allies, self.enemies) for kind in block.possible_kinds)
 
     @property
     def masks_range(self) -> bool:
-        """Whether the action mask offers only targets in range."""
+        """Return True if the action mask offers only targets in range."""
         return "target flag" not in self.exceptions
 
     @property
     def has_healers(self) -> bool:
-        """Whether an agent of this map can be a unit that heals."""
+        """Return True if an agent of this map can be a healer."""
         return any(kind in HEALERS for kind in self.own.possible_kinds)
 
     def agent_names(self, obs: Tensor) -> list[str]:
-        """The unit types of agents with observations [rows, size]."""
+        """Return the unit types of agents with observations [rows, size]."""
         return [KINDS[kind] for kind in self.decode(obs).own.kind[:, 0].tolist()]
 
     def names(self, agent: int) -> dict[int, str]:
-        """For people: what each number is that agent ``agent`` sees, by index."""
+        """Return a readable name of each number that agent ``agent`` sees, by index."""
         names = {i: f"can {action}" for i, action in enumerate(BASE_ACTIONS[2:]) if i < self.enemies.start}
         for side, block in (("enemy", self.enemies), ("ally", self.allies), ("own", self.own)):
             columns = (*block.fields, *(f"is a {NAMES[kind]}" for kind in block.kinds))
@@ -148,28 +168,28 @@ class BattleLayout(Description):
         return names
 
     def living(self, obs: Tensor) -> Tensor:
-        """Whether each observation [..., obs_size] is a living agent's: a dead agent's is zeros up to the timestep."""
+        """Return True for a living agent's observations [..., obs_size]. A dead agent's are 0 up to the timestep."""
         return (obs[..., : self.own.end] != 0).any(-1)
 
     def decode(self, obs: Tensor) -> Observed:
-        """Observations [..., obs_size] -> named entities."""
+        """Decode observations [..., obs_size] into units with named fields."""
         own = self.own.decode(obs, present=self.living(obs).unsqueeze(-1))
         enemies = self.enemies.decode(obs)
         heals = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
         if self.has_healers:
             heals = torch.isin(own.kind[..., 0], torch.tensor(HEALERS, device=obs.device))
-            # For a healer this column says whether it can heal the ally of that number: nothing about the enemy.
+            # For a healer, this number says whether it can heal the ally of the same index, nothing about the enemy.
             can_target = enemies.fields["can_target"].masked_fill(heals.unsqueeze(-1), 0.0)
             enemies = replace(enemies, fields={**enemies.fields, "can_target": can_target})
         sight = per_kind(self.sight, own.kind[..., 0])
         return Observed(own, self.allies.decode(obs), enemies, sight, heals)
 
     def as_published(self) -> Self:
-        """The same with the enemies' type bits as the released code of DT2GS reads them (``Block.published``)."""
+        """Return the layout with enemy type bits as the released code of DT2GS reads them (``Block.published``)."""
         return replace(self, enemies=self.enemies.published(self.allies))
 
     def rules(self, obs: Tensor, available: Tensor) -> Iterator[Rule]:
-        """Apply to observations [rows, size] of living agents what battles keep to: relations between numbers."""
+        """Yield the rules of ``RULES`` without ``exceptions`` for living agents' observations [rows, size]."""
         seen = self.decode(obs)
         others, everyone = (seen.allies, seen.enemies), (seen.own, seen.allies, seen.enemies)
         present, fields, heals = seen.enemies.present, seen.enemies.fields, seen.heals.unsqueeze(-1)
@@ -210,9 +230,9 @@ class BattleLayout(Description):
                 yield Rule(name, text, cause, holds[name])
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Made-up obs [rows, obs_size], available [rows, n_actions] and agent [rows]: noise with valid type bits.
+        """Sample obs [rows, obs_size], available [rows, n_actions] and agent [rows]: noise with valid type bits.
 
-        The first feature statistics of trainings come from this very noise; ``sample_fields`` keeps numbers in range.
+        The first feature statistics of a training are computed from it. ``sample_fields`` would keep numbers in range.
         """
         rng = np.random.default_rng(0)
         obs = rng.uniform(-1, 1, (rows, self.size)).astype(np.float32)
@@ -232,12 +252,12 @@ class BattleLayout(Description):
             name,
             starts=tuple(range(block.start, block.end, block.width)),
             fields=self._described(block),
-            shown_by=tuple(range(len(block.fields) + len(block.kinds))),
+            present_if_nonzero=tuple(range(len(block.fields) + len(block.kinds))),
             skips_self=name == "ally",
         )
 
     def _described(self, block: Block, start: int = 0) -> tuple[Field, ...]:
-        """The type, the offset and the other fields of a unit whose numbers begin at ``start``."""
+        """Return the type, the offset and the other fields of a unit whose numbers begin at ``start``."""
         fields: list[Field] = []
         if block.kinds:
             fields.append(Choice(start + len(block.fields), tuple(NAMES[kind] for kind in block.kinds)))
@@ -265,28 +285,28 @@ class BattleLayout(Description):
 
 @dataclass(frozen=True)
 class JointStateLayout(BattleState):
-    """A state that is all agents' observations, one after the other (SMAC's ``obs_instead_of_state``).
+    """A state that is the concatenation of all agents' observations (SMAC's ``obs_instead_of_state``).
 
-    Reads the team from the agents' own blocks, and an enemy from the first agent that sees it. Positions of others are
-    relative to each observer, so they are left out.
+    Allies are read from their own blocks. An enemy is read from the first agent that sees it. Positions of other units
+    are relative to each observer and are left out.
     """
 
     observation: BattleLayout
 
-    SHARED = ("health", "shield", "cooldown")  # what means the same whoever looks
+    SHARED = ("health", "shield", "cooldown")  # fields that do not depend on the observer
 
     @property
     def size(self) -> int:
         return self.observation.n_agents * self.observation.size
 
     def decode(self, state: Tensor) -> tuple[Units, Units]:
-        """States [..., n_agents * obs_size] -> (allies, enemies); own positions where the environment shows them."""
+        """Decode states [..., n_agents * obs_size] into (allies, enemies), with own positions if they are shown."""
         observed = self.observation.decode(state.unflatten(-1, (self.observation.n_agents, self.observation.size)))
         own, enemies = observed.own, observed.enemies
         fields = {name: own.fields[name][..., 0] for name in (*self.SHARED, "x", "y") if name in own.fields}
         allies = Units(own.present[..., 0], fields, own.kind[..., 0])
         seen = enemies.present.any(-2)
-        first = enemies.present.int().argmax(-2, keepdim=True)  # of the agents, who sees this enemy
+        first = enemies.present.int().argmax(-2, keepdim=True)  # the first agent that sees this enemy
 
         def by_first(values: Tensor) -> Tensor:
             return torch.gather(values, -2, first).squeeze(-2)
@@ -300,10 +320,10 @@ class JointStateLayout(BattleState):
 
 @dataclass(frozen=True)
 class Layouts:
-    """Observation and state of a map and, where its teams never change, their units (universe index -> count).
+    """Observation and state of a map, with the units of its teams (universe index -> count) if these never change.
 
-    ``swapped_types`` is the key to set where the enemies turn out to have each other's types. ``cells`` is how many
-    map cells one unit of the state's x and y is, None where the configuration does not say.
+    ``swapped_types`` is the key to set if the enemies' types turn out to be exchanged. ``cells`` is the number of map
+    cells per unit of the state's x and y, None if the configuration does not say it.
     """
 
     observation: Description
@@ -315,6 +335,6 @@ class Layouts:
 
     @property
     def battle(self) -> BattleLayout:
-        """The observation of a battle, for what plays nothing else; the configuration check refuses it elsewhere."""
-        assert isinstance(self.observation, BattleLayout), f"{self.observation.map_name} is no battle"
+        """Return the observation as a battle. The configuration check refuses other tasks before this is used."""
+        assert isinstance(self.observation, BattleLayout), f"{self.observation.map_name} is not a battle"
         return self.observation

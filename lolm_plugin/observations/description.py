@@ -1,11 +1,10 @@
-"""The one language for what an observation says: named fields with units and ranges, blocks of entities, actions.
+"""Descriptions of observations: named fields with units and ranges, blocks of entities, and actions.
 
-Prompts (``prompts/automatic.py``), the check of the first episodes (``checks.py``), made-up observations and what a
-critic reads come from a description. ``at`` counts from the first number of the field's entity, of the agent's own
-fields from the beginning of the observation. Battles are descriptions that can also be decoded (``battle.py``).
+Prompts (``prompts/automatic.py``), the check of the first episodes (``checks.py``), sample observations and a critic's
+features are derived from a description. An index ``at`` counts from the first number of the field's entity. For the
+agent's own fields it counts from the start of the observation. Battles can also be decoded (``battle.py``).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,45 +13,46 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-FARTHEST = 9999.0  # made-up values of numbers without bounds lie between minus this and this
-TOLERANCE = 1e-3  # float32 values up to 1, with the rounding of the game's own numbers
+FARTHEST = 9999.0  # sample values of numbers without bounds lie between -FARTHEST and FARTHEST
+# Allowed deviation from a rule. Smaller: rounding of float32 values up to 1 and of the game's own numbers breaks rules.
+# Larger: wrong layouts can pass.
+TOLERANCE = 1e-3
 
 
 class Field:
-    """What the numbers of an entity say. The methods read observations [..., size] for all entities of a block."""
+    """The meaning of some numbers of an entity. Methods read observations [..., size] for all entities of a block."""
 
     def numbers(self) -> list[tuple[int, str]]:
-        """Index and name of each number that the field reads."""
+        """Return index and name of each number that the field reads."""
         return []
 
     @property
     def n_features(self) -> int:
-        """How many features a critic reads."""
+        """Number of features that a critic reads."""
         return len(self.numbers())
 
     def features(self, block: "Entities", obs: Tensor) -> list[Tensor]:
-        """Features [..., entities] for a critic, about between -1 and 1."""
+        """Return features [..., entities] for a critic, approximately between -1 and 1."""
         return []
 
     def holds(self, block: "Entities", obs: Tensor) -> Tensor:
-        """Whether the numbers are as declared: bool [..., entities]."""
+        """Return True for each entity whose numbers are as declared: bool [..., entities]."""
         return torch.ones(*obs.shape[:-1], len(block.starts), dtype=torch.bool, device=obs.device)
 
     def declared(self) -> str:
-        """What ``holds`` checks, in words."""
+        """Return the condition that ``holds`` checks, as text."""
         return ""
 
-    def make_up(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
-        """Write made-up values for the entity at ``start`` into all rows; ``full``: the values with the most words."""
+    def write_sample(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
+        """Write sample values for the entity at ``start`` into all rows; ``full``: the values with the longest text."""
 
 
 @dataclass(frozen=True)
 class Number(Field):
-    """``name`` and the number, times ``scale``, to so many ``decimals``; it lies between ``low`` and ``high``.
+    """A number between ``low`` and ``high``, printed as ``name`` and the number times ``scale``, with ``decimals``.
 
-    ``unit`` is what the instruction says about it, such as "a share of the maximum".
+    ``unit`` is the text about it in the instruction, such as "a share of the maximum".
     """
 
     name: str
@@ -75,13 +75,13 @@ class Number(Field):
     def declared(self) -> str:
         return f"{self.name} lies between {self.low:g} and {self.high:g}"
 
-    def make_up(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
+    def write_sample(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
         obs[:, start + self.at] = _made_up(self, len(obs), rng, full)
 
 
 @dataclass(frozen=True)
 class Flag(Field):
-    """``yes`` where the number is not 0, ``no`` (or nothing) where it is."""
+    """A flag, printed as ``yes`` if the number is not 0, else as ``no`` (or not at all if ``no`` is empty)."""
 
     at: int
     yes: str
@@ -99,15 +99,15 @@ class Flag(Field):
     def declared(self) -> str:
         return f"{self.yes!r} is 0 or 1"
 
-    def make_up(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
+    def write_sample(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
         obs[:, start + self.at] = 1 if full else rng.random(len(obs)) < 0.5
 
 
 @dataclass(frozen=True)
 class Choice(Field):
-    """One of ``options``, after ``name`` if it has one. Of the numbers from ``at`` on, its own is 1 and the others 0.
+    """One of ``options``, one-hot encoded from index ``at`` and printed after ``name`` if it has one.
 
-    ``when``: it means something only where this number is not 0.
+    ``when``: the choice has a meaning only if the number at this index is not 0.
     """
 
     at: int
@@ -129,7 +129,7 @@ class Choice(Field):
     def declared(self) -> str:
         return f"exactly one of {', '.join(self.options)} is 1"
 
-    def make_up(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
+    def write_sample(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
         count, rows = len(self.options), len(obs)
         option = (np.arange(rows) if full else rng.integers(count, size=rows)) % count
         obs[:, start + self.at : start + self.at + count] = np.eye(count)[option]
@@ -137,11 +137,12 @@ class Choice(Field):
 
 @dataclass(frozen=True)
 class Offset(Field):
-    """Where something is, as an offset from the agent in ``words`` for +x, -x, +y and -y.
+    """A position, printed as an offset from the agent with ``words`` for +x, -x, +y and -y.
 
-    ``x`` and ``y`` are the indices of its numbers, which lie between ``low`` and ``high``. They are offsets already, or
-    positions like the agent's own, whose indices in the observation ``origin`` then has. ``points`` instead are fixed
-    positions, one an entity, that no number shows. ``beside`` is said of what is one step away, not diagonally.
+    ``x`` and ``y`` are the indices of its two numbers, each between ``low`` and ``high``. Without ``origin`` they are
+    offsets. With ``origin``, the indices of the agent's own position in the observation, they are positions.
+    ``points`` are fixed positions, one per entity, for entities whose position is not in the observation. ``beside``
+    is the text for an entity that is one step away, not diagonally.
     """
 
     words: tuple[str, str, str, str]
@@ -161,7 +162,7 @@ class Offset(Field):
         return 2
 
     def read(self, block: "Entities", obs: Tensor) -> tuple[Tensor, Tensor]:
-        """The offset (x, y) from the agent, each [..., entities], not yet scaled."""
+        """Return the unscaled offset (x, y) from the agent, each [..., entities]."""
         if self.points:
             x, y = (torch.tensor(axis, dtype=obs.dtype, device=obs.device) for axis in zip(*self.points, strict=True))
         else:
@@ -186,53 +187,55 @@ class Offset(Field):
     def declared(self) -> str:
         return f"its position lies between {self.low:g} and {self.high:g}"
 
-    def make_up(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
+    def write_sample(self, obs: np.ndarray, start: int, rng: np.random.Generator, full: bool) -> None:
         for at, _ in self.numbers():
             obs[:, start + at] = _made_up(self, len(obs), rng, full)
 
 
 @dataclass(frozen=True)
 class Word(Field):
-    """Always the same words, whatever the numbers."""
+    """A constant text that does not depend on the observation."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Entities:
-    """Things of one kind; the numbers of each begin at one of ``starts`` and have the same order.
+    """A block of entities of one kind. The numbers of each begin at one of ``starts`` and have the same order.
 
-    One is present if any of its numbers ``shown_by`` is not 0; with none, always. They are numbered from 0, or called
-    by ``labels``. ``skips_self``: they are the other agents, numbered by their ids.
+    An entity is present if any of its numbers ``present_if_nonzero`` is not 0, or always if that is empty. Entities
+    have the names ``labels``, or else ``name`` and a number from 0. ``skips_self``: they are the other agents, numbered
+    by their ids.
     """
 
     name: str
     starts: tuple[int, ...]
     fields: tuple[Field, ...]
-    shown_by: tuple[int, ...] = ()
+    present_if_nonzero: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     skips_self: bool = False
 
     def read(self, obs: Tensor, at: int) -> Tensor:
-        """The number at this index of each: observations [..., size] -> [..., entities]."""
+        """Return the number at index ``at`` of each entity: observations [..., size] -> [..., entities]."""
         return obs[..., torch.tensor(self.starts, dtype=torch.int64, device=obs.device) + at]
 
     def present(self, obs: Tensor) -> Tensor:
-        """Which of them are present: bool [..., entities]."""
-        if not self.shown_by:
+        """Return True for each entity that is present: bool [..., entities]."""
+        if not self.present_if_nonzero:
             return torch.ones(*obs.shape[:-1], len(self.starts), dtype=torch.bool, device=obs.device)
-        return torch.stack([self.read(obs, at) != 0 for at in self.shown_by]).any(0)
+        return torch.stack([self.read(obs, at) != 0 for at in self.present_if_nonzero]).any(0)
 
     def label(self, index: int, agent: int) -> str:
-        """What agent ``agent`` calls one of them."""
+        """Return the name of an entity in the prompt of agent ``agent``."""
         return self.labels[index] if self.labels else f"{self.name} {index + (self.skips_self and index >= agent)}"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Actions after the base actions: ``verb`` and one of the ``entities`` of that name.
+    """A meaning of the actions after the base actions: ``verb`` and one entity of the block named ``entities``.
 
-    They mean this where any of the agent's own numbers ``when`` is not 0; with none, always. The first match counts.
+    The actions have this meaning if any of the agent's own numbers ``when`` is not 0. If ``when`` is empty, they always
+    have it. The first match counts.
     """
 
     verb: str
@@ -241,9 +244,9 @@ class Targets:
 
 
 class Rule(NamedTuple):
-    """A rule, and where observations keep to it: ``holds`` is bool [rows] or [rows, entities].
+    """A rule, and which observations satisfy it: ``holds`` is bool [rows] or [rows, entities].
 
-    ``cause`` is what most likely is wrong where it does not hold. ``found`` tells by row and entity what is there.
+    ``cause`` is the most likely reason for a violation. ``found`` returns the numbers of a row and entity as text.
     """
 
     name: str
@@ -255,11 +258,41 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Description:
-    """An observation of ``size`` numbers; ``fields`` are the agent's own.
+    """The meaning of a task's observations and actions. A user writes one to add a task.
 
-    ``task`` is what is played and ``agent`` what an agent is, both without article; ``goal`` is what the team wants and
-    how it gets there, as whole sentences. ``actions`` are those that every agent has. ``n_targets`` more follow, and
-    ``targets`` tells what they are about. ``note`` is for people: where the description comes from, if not by hand.
+    Args:
+        env: ``--env-config``, for error messages.
+        map_name: name of the map or task, for error messages.
+        size: length of an observation.
+        n_agents: number of agents.
+        task: completes "You control one of 2 robots in ...", with its article: "a warehouse of 11 by 10 cells".
+        agent: a singular noun without article: "robot".
+        goal: what the team wants and how it gets there, in whole sentences.
+        fields: the agent's own fields.
+        entities: the blocks of other entities.
+        actions: names of the base actions, which every agent has and which have no target.
+        targets: the meanings of the target actions.
+        n_targets: number of target actions. They follow the base actions.
+        note: a remark for the log. Empty if a person wrote the description.
+
+    Example: two walkers on a grid. An observation is [own x, own y, other's x, other's y], each from 0 to 9::
+
+        def describe(env_args, n_agents, n_actions):
+            offset = Offset(("east", "west", "north", "south"), x=0, y=1, low=0, high=9, decimals=0, origin=(0, 1))
+            return Description(
+                env="gymma",
+                map_name=env_args["key"],
+                size=4,
+                n_agents=n_agents,
+                task="a grid of 10 by 10 cells",
+                agent="walker",
+                goal="Be in one cell.",
+                fields=(Number("x", at=0, high=9, decimals=0), Number("y", at=1, high=9, decimals=0)),
+                entities=(Entities("walker", starts=(2,), fields=(offset,), skips_self=True),),
+                actions=("wait", "west", "east", "south", "north"),
+            )
+
+    ``layout.description=MODULE:describe`` selects it. ``tests/cli/test_described_tasks.py`` trains on such a task.
     """
 
     env: str
@@ -276,17 +309,17 @@ class Description:
     n_targets: int = 0
     note: str = ""
 
-    # What to change where an observation is not as described.
-    advice = "Set env_args to what is described, layout.description to a description of your own"
+    # Which keys to change if an observation does not fit the description; part of an error.
+    advice = "Set env_args to the described task, layout.description to your own description"
 
     @property
     def n_base_actions(self) -> int:
-        """How many actions are about no target."""
+        """Number of actions without a target."""
         return len(self.actions)
 
     @property
     def n_actions(self) -> int:
-        """All actions."""
+        """Number of all actions."""
         return len(self.actions) + self.n_targets
 
     @cached_property
@@ -296,18 +329,18 @@ class Description:
 
     @property
     def blocks(self) -> tuple[Entities, ...]:
-        """The agent, then the others."""
+        """The agent's own block, then the blocks of other entities."""
         return (self.me, *self.entities)
 
     def action_names(self, meaning: int = 0) -> tuple[str, ...]:
-        """Words for every action index, target actions by the ``meaning``-th of ``targets``."""
+        """Return the name of every action. ``targets[meaning]`` names the target actions."""
         if not self.n_targets:
             return self.actions
         targets = self.targets[meaning]
         return (*self.actions, *(f"{targets.verb} {targets.entities} {i}" for i in range(self.n_targets)))
 
     def meaning(self, obs: Tensor) -> Tensor:
-        """Which of ``targets`` the target actions of each observation [..., size] mean: int64 [...]."""
+        """Return the index in ``targets`` that target actions mean in each observation [..., size]: int64 [...]."""
         meaning = torch.zeros(obs.shape[:-1], dtype=torch.int64, device=obs.device)
         for number, targets in reversed(list(enumerate(self.targets))):
             fits = (obs[..., list(targets.when)] != 0).any(-1) if targets.when else torch.ones_like(meaning) > 0
@@ -315,9 +348,9 @@ class Description:
         return meaning
 
     def target_entities(self, agent: np.ndarray, meaning: np.ndarray) -> np.ndarray:
-        """Which of all entities, counted through, each target action is about: int64 [rows, n_targets], -1 for none.
+        """Return the entity of each target action, counted over all blocks: int64 [rows, n_targets], -1 for none.
 
-        ``agent`` [rows] are the acting agents and ``meaning`` [rows] what their target actions mean.
+        ``agent`` [rows] are the acting agents. ``meaning`` [rows] are the meanings of their target actions.
         """
         actions, first = np.arange(self.n_targets), 0
         found = np.full((len(agent), self.n_targets), -1)
@@ -334,15 +367,15 @@ class Description:
         return found
 
     def agent_names(self, obs: Tensor) -> list[str]:
-        """What each of the agents with observations [rows, size] is."""
+        """Return the kind of each agent with observations [rows, size], as text."""
         return [self.agent] * len(obs)
 
     def names(self, agent: int) -> dict[int, str]:
-        """For people: what each number is that agent ``agent`` sees, by index; unread numbers have no name."""
+        """Return a readable name of each number that agent ``agent`` sees, by index. Unread numbers have no name."""
         names: dict[int, str] = {}
         for block in (*self.entities, self.me):
             numbers = [number for field in block.fields for number in field.numbers()]
-            numbers += [(at, "is there") for at in block.shown_by]
+            numbers += [(at, "is there") for at in block.present_if_nonzero]
             for i, start in enumerate(block.starts):
                 for at, name in numbers:
                     names.setdefault(start + at, f"{block.label(i, agent)}: {name}")
@@ -351,102 +384,39 @@ class Description:
         return names
 
     def living(self, obs: Tensor) -> Tensor:
-        """Which observations [..., size] can only be a living agent's: none, unless the description knows."""
+        """Return True for observations [..., size] that only a living agent can have. By default, none are known."""
         return torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
 
     def rules(self, obs: Tensor, available: Tensor) -> Iterator[Rule]:
-        """Apply to observations [rows, size] of living agents what they keep to: every number is as declared."""
+        """Yield one rule per field for living agents' observations [rows, size]: its numbers are as declared."""
         for block in self.blocks:
             present = block.present(obs)
             for field in block.fields:
                 yield _field_rule(block, field, obs, present)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Made-up obs [rows, obs_size], available [rows, n_actions] and agent [rows]: every kind and number occurs."""
+        """Sample obs [rows, obs_size], available [rows, n_actions] and agent [rows]; every kind and number occurs."""
         return sample_fields(self, rows)
 
 
 def sample_fields(description: Description, rows: int, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Make up obs [rows, obs_size], available [rows, n_actions] and agent [rows] from the declared fields.
+    """Sample obs [rows, obs_size], available [rows, n_actions] and agent [rows] from the declared fields.
 
-    Numbers lie in their ranges, entities are present or not. ``full``: everything is present, flags are set, numbers
-    are long, every row shows the next option, every action is available.
+    Numbers lie in their ranges, and entities are present at random. ``full``: all entities are present, flags are set,
+    numbers are long, every row shows the next option, and every action is available.
     """
     rng = np.random.default_rng(0)
     obs = np.zeros((rows, description.size), np.float32)
     for block in description.blocks:
         for start in block.starts:
-            present = full or not block.shown_by or rng.random(rows) < 0.7
+            present = full or not block.present_if_nonzero or rng.random(rows) < 0.7
             before = obs.copy()
             for field in block.fields:
-                field.make_up(obs, start, rng, full)
+                field.write_sample(obs, start, rng, full)
             obs = np.where(np.reshape(present, (-1, 1)), obs, before)
     available = (rng.random((rows, description.n_actions)) < 0.5) | full
     available[:, 0] |= ~available.any(1)  # an agent without any action has no prompt
     return torch.from_numpy(obs), torch.from_numpy(available), torch.arange(rows) % description.n_agents
-
-
-class State(ABC):
-    """What a critic reads of a global state."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Numbers of a state."""
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Features of an entity."""
-
-    @abstractmethod
-    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [rows, size] -> (features [rows, entities, width], present [rows, entities]); absent: zeros."""
-
-    def mismatch(self, state: Tensor, obs: Tensor) -> str:
-        """What is wrong with states [rows, size] beside the observations [rows, agents, obs_size]; empty if nothing."""
-        return ""
-
-
-@dataclass(frozen=True)
-class DescribedState(State):
-    """A global state that is all agents' observations, one after the other, as EPyMARL's ``gymma`` has it.
-
-    A critic reads one row an entity: [which block 1-hot, fields of all blocks], the fields of other blocks being 0. The
-    width depends on what kinds of things there are, not on how many, so that a critic moves between sizes of a task.
-    """
-
-    description: Description
-
-    @property
-    def size(self) -> int:
-        return self.description.n_agents * self.description.size
-
-    @property
-    def width(self) -> int:
-        blocks = self.description.blocks
-        return len(blocks) + sum(field.n_features for block in blocks for field in block.fields)
-
-    def mismatch(self, state: Tensor, obs: Tensor) -> str:
-        if torch.equal(state, obs.flatten(1)):
-            return ""
-        return "the state is all observations, one after the other, and it is another"
-
-    def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        obs = state.unflatten(-1, (self.description.n_agents, self.description.size))
-        blocks = self.description.blocks
-        before, features, present = len(blocks), [], []
-        for number, block in enumerate(blocks):
-            columns = [column for field in block.fields for column in field.features(block, obs)]
-            own = torch.stack(columns, -1) if columns else obs.new_zeros(*obs.shape[:-1], len(block.starts), 0)
-            kind = functional.one_hot(torch.tensor(number, device=obs.device), len(blocks)).to(obs.dtype)
-            after = self.width - before - own.shape[-1]
-            padded = functional.pad(own, (before - len(blocks), after))
-            features.append(torch.cat([kind.expand(*own.shape[:-1], -1), padded], -1))
-            present.append(block.present(obs))
-            before += own.shape[-1]
-        alive = torch.cat(present, -1)
-        return torch.cat(features, -2).masked_fill(~alive.unsqueeze(-1), 0.0).flatten(-3, -2), alive.flatten(-2)
 
 
 def _field_rule(block: Entities, field: Field, obs: Tensor, present: Tensor) -> Rule:
@@ -455,11 +425,11 @@ def _field_rule(block: Entities, field: Field, obs: Tensor, present: Tensor) -> 
         return f"{block.label(index, len(block.starts))} has {numbers}"
 
     holds = field.holds(block, obs) | ~present
-    return Rule(block.name, field.declared(), "it is another version or has other settings", holds, found)
+    return Rule(block.name, field.declared(), "the environment has another version or other settings", holds, found)
 
 
 def _to_one(low: float, high: float) -> float:
-    """What to multiply numbers between ``low`` and ``high`` with, so that the largest is 1."""
+    """Return the factor that scales numbers between ``low`` and ``high`` to at most 1; 1 without finite bounds."""
     largest = max(abs(low), abs(high))
     return 1 / largest if 0 < largest < float("inf") else 1.0
 
@@ -473,11 +443,11 @@ def _is_bit(values: Tensor) -> Tensor:
 
 
 def _made_up(field: Number | Offset, rows: int, rng: np.random.Generator, full: bool) -> np.ndarray:
-    """Values of a number in its range; ``full``: its ends by turns, of which one is longest in print."""
+    """Return sample values in a number's range. ``full``: its bounds in turn, one of which is the longest text."""
     low, high = (min(max(bound, -FARTHEST), FARTHEST) for bound in (field.low, field.high))
     if not full:
         values = rng.uniform(low, high, rows)
         return values.round() if field.decimals == 0 else values
-    # Digits that no tokenizer has one token for, unlike those of 1.00.
+    # No tokenizer has one token for these digits; some have one for those of 1.00.
     low, high = ((bound - np.sign(bound) * 0.12) if field.decimals else bound for bound in (low, high))
     return np.where(np.arange(rows) % 2, low, high)

@@ -1,8 +1,7 @@
-"""Every unit as one row of numbers of the same width on every map: what an entity network reads.
+"""Entity tokens: one feature vector per unit, of the same width on every map. Entity networks read them.
 
-The rows are those of the released code of DT2GS, 16 numbers for an actor and 20 for a critic, and what the ``entity``
-section of the configuration adds to them. A unit type is a bit of the unit universe, so that a marine is the same token
-on every map.
+The features are those of the released code of DT2GS (16 for an actor, 20 for a critic) and those that the ``entity``
+section of the configuration adds. A unit type is a bit of the unit universe. A marine is thus the same on every map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +17,19 @@ from lolm_plugin.observations.battle import BattleLayout, Layouts
 from lolm_plugin.observations.layout import N_BASE_ACTIONS, BattleState, Units
 from lolm_plugin.observations.units import UNKNOWN
 
-# Fields that some environment shows beyond the published ones.
+# Fields of at least one environment beyond the published ones.
 FURTHER_FIELDS = ("cooldown", "energy", "x", "y", "attack_level", "health_level")
 HEAL_MODES = ("ally_tokens", "ignore")
 NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
-class EntityTokens:
-    """What an entity network reads, whatever the leading dimensions ``[...]``; ``n`` is agents + enemies.
+class EntityFeatures:
+    """Input of an entity network, with any leading dimensions ``[...]``; ``n`` is agents + enemies.
 
-    ``tokens`` float [..., n, width] has the observer first, then its allies in the order of their ids, then the
-    enemies; the row of an absent unit is all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets]
-    is the token that each target action is about, -1 where there is none or no one asks for that action.
+    ``tokens`` float [..., n, width] has the observer first, then its allies by id, then the enemies. An absent unit is
+    all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets] is the index in ``tokens`` of the unit
+    that each target action is about, -1 if there is none.
     """
 
     tokens: Tensor
@@ -39,7 +38,7 @@ class EntityTokens:
 
 
 class _Tokenizer:
-    """What the tokens of actors and critics have in common: type bits, roles, further fields and targets."""
+    """Base class of the tokenizers of actors and critics: type bits, roles, further fields and targets."""
 
     def __init__(self, layout: BattleLayout, entity: Mapping[str, Any], published: int) -> None:
         assert entity["heal_mode"] in HEAL_MODES, entity["heal_mode"]
@@ -55,7 +54,7 @@ class _Tokenizer:
         self._enemy_targets = functional.pad(enemies, (0, layout.further_targets), value=NO_TOKEN)
 
     def _assemble(self, units: Units, columns: Sequence[Tensor]) -> Tensor:
-        """Units [..., n] and the ``columns`` [..., n] before their type bits -> tokens [..., n, width]."""
+        """Return tokens [..., n, width] of units [..., n]; ``columns`` [..., n] are the features before type bits."""
         numbers = torch.stack(list(columns), -1)
         parts = [numbers, functional.one_hot(units.kind, UNKNOWN + 1)[..., :UNKNOWN]]
         if self._role_flag:
@@ -64,29 +63,29 @@ class _Tokenizer:
         return torch.cat(parts, -1).masked_fill(~units.present.unsqueeze(-1), 0.0)
 
     def _role(self, units: Units, role: int) -> Tensor:
-        """1 for the units of a role (0 self, 1 ally, 2 enemy) and 0 for the others: [..., n]."""
+        """Return 1 for the units of a role (0 self, 1 ally, 2 enemy) and 0 for the others: [..., n]."""
         return self._roles[:, role].to(units.kind.device).expand_as(units.kind)
 
 
-class ActorTokenizer(_Tokenizer):
-    """One agent's observation as tokens: [flag, dist, dx, dy, health, shield, type bits 10, further].
+class ActorFeatures(_Tokenizer):
+    """One agent's observation as entity tokens: [flag, dist, dx, dy, health, shield, type bits 10, further].
 
-    The flag says of an enemy that it can be attacked now, of others that they are seen. ``dist``, ``dx`` and ``dy``
-    are shares of the observer's sight. A dead agent has no token at all.
+    An enemy's flag is 1 if it can be attacked now. Another unit's flag is 1 if it is visible. ``dist``, ``dx`` and
+    ``dy`` are shares of the observer's sight range. A dead agent has no tokens: all are zero and absent.
     """
 
     def __init__(self, layout: BattleLayout, entity: Mapping[str, Any]) -> None:
         super().__init__(layout, entity, published=6 + UNKNOWN)
         observer, ally = torch.meshgrid(torch.arange(layout.n_agents), torch.arange(layout.n_targets), indexing="ij")
-        # Token 0 is the observer's, whatever its id: the ids below its own move up by one.
+        # The observer always has index 0, so allies with a smaller id have index id + 1.
         token = ally + (ally < observer)
         self._ally_targets = token.masked_fill((ally == observer) | (ally >= layout.n_agents), NO_TOKEN)
 
-    def __call__(self, obs: Tensor, agents: Tensor) -> EntityTokens:
-        """Observations [..., obs_size] of the ``agents`` int64 [...] (ids, broadcastable) -> their tokens."""
-        assert obs.shape[-1] == self.layout.size, f"{obs.shape[-1]} numbers where the layout has {self.layout.size}"
+    def __call__(self, obs: Tensor, agents: Tensor) -> EntityFeatures:
+        """Return the tokens of observations [..., obs_size] of the ``agents`` int64 [...] (ids, broadcastable)."""
+        assert obs.shape[-1] == self.layout.size, f"{obs.shape[-1]} numbers, but the layout has {self.layout.size}"
         observed = self.layout.decode(obs)
-        # As published, the flag of a healer's enemies is what the environment wrote there: about the ally of that id.
+        # The published code keeps the environment's flag of a healer's enemies. It is about the ally of the same id.
         enemies = observed.enemies if self._heals_allies else self.layout.enemies.decode(obs)
         names = ("visible", "can_target", "dist", "dx", "dy", "health", "shield", *self.further)
         units = _joined((observed.own, observed.allies, enemies), names)
@@ -94,17 +93,17 @@ class ActorTokenizer(_Tokenizer):
         tokens = self._assemble(units, [flag, *(units.fields[name] for name in names[2:7])])
         heals = (observed.heals & self._heals_allies).unsqueeze(-1)
         of_healers = self._ally_targets.to(obs.device)[agents]
-        return EntityTokens(tokens, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device)))
+        return EntityFeatures(tokens, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device)))
 
 
-class CriticTokenizer(_Tokenizer):
-    """The global state as seen from each agent: what the critic of one agent reads.
+class CriticFeatures(_Tokenizer):
+    """The global state from the view of each agent, as entity tokens for that agent's critic.
 
     A token is [self, in sight, dist, dx, dy, readiness, health, shield, x, y, type bits 10, further]. Every living
-    unit has one, also out of sight. Readiness says of an enemy that it can be attacked now, of an ally its weapon
-    cooldown or energy, of the agent itself nothing. ``x`` and ``y`` are the state's. ``dist``, ``dx`` and ``dy`` are
-    shares of the agent's sight where the layouts know how long the state's unit of length is (``Layouts.cells``) and
-    are in that unit where not. They are 0 where the state has no positions. A dead agent has no token at all.
+    unit has one, also out of sight. Readiness is 1 for an enemy that can be attacked now, the weapon cooldown or energy
+    for an ally, and 0 for the agent itself. ``x`` and ``y`` are the state's. ``dist``, ``dx`` and ``dy`` are shares of
+    the agent's sight range if the length of the state's unit is known (``Layouts.cells``), else they are in that unit.
+    They are 0 if the state has no positions. A dead agent has no tokens: all are zero and absent.
     """
 
     def __init__(self, layouts: Layouts, entity: Mapping[str, Any]) -> None:
@@ -114,11 +113,14 @@ class CriticTokenizer(_Tokenizer):
         self.cells = layouts.cells
         units = torch.arange(len(self._roles)).expand(self.layout.n_agents, -1)
         others = units != torch.arange(self.layout.n_agents).unsqueeze(-1)
-        self._order = torch.argsort(others.int(), dim=-1, stable=True)  # [agents, n]: itself first, else by id
+        self._order = torch.argsort(others.int(), dim=-1, stable=True)  # [agents, n]: the agent, then others by id
 
-    def __call__(self, state: Tensor, obs: Tensor, available: Tensor) -> EntityTokens:
-        """States [..., state_size], obs [..., agents, obs_size], available [..., agents, n_actions] -> each agent's."""
-        assert state.shape[-1] == self.state.size, f"{state.shape[-1]} numbers where the state has {self.state.size}"
+    def __call__(self, state: Tensor, obs: Tensor, available: Tensor) -> EntityFeatures:
+        """Return each agent's tokens [..., agents, n, width] of the state.
+
+        Inputs: states [..., state_size], obs [..., agents, obs_size] and available [..., agents, n_actions].
+        """
+        assert state.shape[-1] == self.state.size, f"{state.shape[-1]} numbers, but the state has {self.state.size}"
         n_agents, n_enemies = self.layout.n_agents, self.layout.n_enemies
         observed, teams = self.layout.decode(obs), self.state.decode(state)
         order = self._order.to(state.device)
@@ -138,11 +140,11 @@ class CriticTokenizer(_Tokenizer):
         columns += [units.fields[name] for name in names[2:6]]
         tokens = self._assemble(units, columns)
         targets = self._enemy_targets.to(state.device).expand(*units.kind.shape[:-1], -1)
-        return EntityTokens(tokens, units.present, targets)
+        return EntityFeatures(tokens, units.present, targets)
 
 
 def _joined(teams: Sequence[Units], names: Sequence[str]) -> Units:
-    """Teams [..., k] one after the other, with the fields ``names``: 0 where a team lacks one."""
+    """Concatenate teams [..., k] with the fields ``names``. A field that a team lacks is 0."""
 
     def column(name: str) -> Tensor:
         none = [torch.zeros(team.kind.shape, device=team.kind.device) for team in teams]
@@ -153,7 +155,7 @@ def _joined(teams: Sequence[Units], names: Sequence[str]) -> Units:
 
 
 def _rearranged(units: Units, order: Tensor) -> Units:
-    """Units [..., n] in each of the orders [agents, n] -> [..., agents, n]."""
+    """Reorder units [..., n] by each of the orders [agents, n]: [..., agents, n]."""
     fields = {name: values[..., order] for name, values in units.fields.items()}
     return Units(units.present[..., order], fields, units.kind[..., order])
 

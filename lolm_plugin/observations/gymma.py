@@ -1,4 +1,4 @@
-"""The tasks of EPyMARL's ``gymma``, known by their descriptions: ours, the user's, or one from their spaces."""
+"""Descriptions of EPyMARL's ``gymma`` tasks: built in, written by the user, or generated from the spaces."""
 
 import re
 from collections.abc import Mapping
@@ -7,21 +7,35 @@ from typing import Any
 from lolm_plugin import registry
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.battle import Layouts
-from lolm_plugin.observations.description import Choice, DescribedState, Description, Field, Flag, Number
+from lolm_plugin.observations.description import Choice, Description, Field, Flag, Number
 from lolm_plugin.observations.gymma_tasks import TASKS
+from lolm_plugin.observations.state import DescribedState
 
 FUNCTION = re.compile(r"[\w.]+:\w+")
-NOTE = "no description of this task is known, so this one is made of its spaces"
+NOTE = "no description of this task is known, so this one is generated from its observation space"
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """The layouts of a task by its ``env_args.key``; ``options`` is the ``layout`` section of the configuration."""
+    """Build the layouts of the task ``env_args.key``; ``options`` is the ``layout`` section of the configuration."""
     description = describe(env_args, n_agents, n_actions, options.get("description") or "")
     return Layouts(description, DescribedState(description))
 
 
 def describe(env_args: Mapping[str, Any], n_agents: int, n_actions: int, own: str = "") -> Description:
-    """The description of a task; ``own`` names a function of the user's, ``"module:function"``, that makes it."""
+    """Return the description of a task.
+
+    Args:
+        env_args: ``key`` names the task.
+        n_agents: number of agents.
+        n_actions: number of actions.
+        own: ``"module:function"``, a function of the user that gets the other arguments and returns the description.
+
+    Returns:
+        The user's description, else the built-in one, else one from the spaces alone.
+
+    Raises:
+        ConfigError: ``own`` cannot be loaded.
+    """
     if own:
         return _load(own)(env_args, n_agents, n_actions)
     for pattern, task in TASKS.items():
@@ -43,10 +57,10 @@ def _load(where: str) -> Any:
 
 
 def describe_spaces(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Description:
-    """Describe a task by its spaces alone, and say so. Names are those of the spaces, where they have any.
+    """Describe a task by its observation space alone; the prompt says so. Fields have the names of the space, if any.
 
-    Builds the environment once to look at its observation space, the longest if agents' differ. Observations are as
-    ``gymma`` flattens them, in the spaces' order.
+    Builds the environment once to read its observation space, the longest if those of the agents differ. The numbers
+    have the order in which ``gymma`` flattens the space.
     """
     space = registry.load("lolm_plugin.envs.gymma:observation_space")(env_args)
     fields, size = _fields(space, "", 0)
@@ -66,7 +80,7 @@ def describe_spaces(env_args: Mapping[str, Any], n_agents: int, n_actions: int) 
 
 
 def _fields(space: Any, name: str, at: int) -> tuple[list[Field], int]:
-    """The fields of a space whose numbers begin at ``at``, and where they end."""
+    """Return the fields of a space whose numbers begin at ``at``, and the index after its last number."""
     kind = type(space).__name__
     if kind in ("Dict", "Tuple"):
         parts = space.spaces.items() if kind == "Dict" else enumerate(space.spaces)
@@ -87,7 +101,7 @@ def _fields(space: Any, name: str, at: int) -> tuple[list[Field], int]:
     count = registry.load("gymnasium.spaces:flatdim")(space)
     if kind == "MultiBinary":
         return [Flag(at + i, _numbered(name, i, count)) for i in range(count)], at + count
-    whole, bounds = 2, [(-float("inf"), float("inf"))] * count  # text, graphs: whatever they are flattened to
+    whole, bounds = 2, [(-float("inf"), float("inf"))] * count  # text, graphs: as they are flattened
     if kind == "Box":
         whole = 0 if space.dtype.kind in "iu" else 2
         bounds = list(zip(space.low.flatten().tolist(), space.high.flatten().tolist(), strict=True))
@@ -97,5 +111,5 @@ def _fields(space: Any, name: str, at: int) -> tuple[list[Field], int]:
 
 
 def _numbered(name: str, i: int, count: int) -> str:
-    """A name for one of ``count`` numbers of a space called ``name``."""
+    """Return the name of number ``i`` of ``count`` numbers of a space called ``name``."""
     return f"{name or 'number'} {i}" if count > 1 or not name else name

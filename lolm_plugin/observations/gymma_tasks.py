@@ -1,4 +1,4 @@
-"""What the observations of ``gymma``'s tasks say: foraging, warehouse and spread, known by ``env_args.key``."""
+"""Descriptions of the ``gymma`` tasks foraging, warehouse and spread, selected by ``env_args.key``."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,28 +8,28 @@ from lolm_plugin.observations.description import Choice, Description, Entities, 
 
 FORAGING = r"(?:lbforaging:)?Foraging-(2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?-v3"
 FORAGING_ACTIONS = ("wait", "move north", "move south", "move west", "move east", "load")
-MAX_LEVEL = 2  # of a player
-PLAYERS_OF_A_FOOD = 3  # a food's level is at most the sum of so many players' levels
+MAX_LEVEL = 2  # highest level of a player
+MAX_PLAYERS_PER_FOOD = 3  # a food's level is at most the sum of this number of players' levels
 
 WAREHOUSE = r"(?:rware:)?rware-(tiny|small|medium|large)-(\d+)ag(?:-easy|-hard)?-v2"
 WAREHOUSE_SIZES = {"tiny": (11, 10), "small": (20, 10), "medium": (20, 16), "large": (29, 16)}  # rows, columns
 WAREHOUSE_ACTIONS = ("wait", "move forward", "turn left", "turn right", "pick up or put down")
 FACING = ("up", "down", "left", "right")
 WAREHOUSE_WORDS = ("right", "left", "down", "up")
-OWN, CELL = 8, 7  # numbers about the robot itself, and of each of the 9 cells
+OWN, CELL = 8, 7  # count of numbers about the robot itself, and about each of the 9 cells
 
 SPREAD = r"pz-mpe-simple-spread-v3"
 SPREAD_ACTIONS = ("wait", "move left", "move right", "move down", "move up")
 SPREAD_WORDS = ("right", "left", "up", "down")
-FAR = 20.0  # nothing holds an agent back at the edge of the picture, which is 1 away
+FAR = 20.0  # bound of positions: an agent can leave the rendered picture, whose edge is at 1
 
 
 def foraging(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Description:
-    """Level-based foraging (lbforaging 2.0): players eat food whose level is at most the sum of theirs.
+    """Describe level-based foraging (lbforaging 2.0): players eat food whose level is at most the sum of theirs.
 
-    The key is such as ``lbforaging:Foraging-8x8-2p-3f-v3``. An observation is (row, column, level) of every food, then
-    of the agent, then of the other players it sees, so that an index in that list is not a player's name. Positions
-    count from the corner of what the agent sees: they mean something as offsets from its own alone.
+    A key is ``lbforaging:Foraging-8x8-2p-3f-v3``, for example. An observation is (row, column, level) of every food,
+    then of the agent, then of the other players that it sees. An index in the last list is thus not a player's id.
+    Positions count from the corner of the agent's view. Only offsets from its own position have a meaning.
     """
     key = str(env_args["key"])
     sight, rows, columns, players, foods, coop = _groups(FORAGING, key)
@@ -45,18 +45,18 @@ def foraging(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Desc
         origin=(own + 1, own),
         beside="next to you",
     )
-    highest = MAX_LEVEL * min(int(players), PLAYERS_OF_A_FOOD)
+    highest = MAX_LEVEL * min(int(players), MAX_PLAYERS_PER_FOOD)
     food = Entities(
         "food",
         starts=tuple(range(0, own, 3)),
         fields=(offset, Number("level", at=2, high=highest, decimals=0)),
-        shown_by=(2,),
+        present_if_nonzero=(2,),
     )
     others = Entities(
         "player",
         starts=tuple(range(own + 3, own + 3 * int(players), 3)),
         fields=(offset, Number("level", at=2, high=MAX_LEVEL, decimals=0)),
-        shown_by=(2,),
+        present_if_nonzero=(2,),
     )
     sees = ", of which you see 2 in each direction" if sight else ""
     together = "All players together" if coop else "Players who stand next to a food and load at the same time"
@@ -75,17 +75,17 @@ def foraging(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Desc
 
 
 def warehouse(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Description:
-    """Multi-robot warehouse (rware 2.0): robots bring requested shelves to the goals and put them back.
+    """Describe the multi-robot warehouse (rware 2.0): robots bring requested shelves to the goals and put them back.
 
-    The key is such as ``rware:rware-tiny-2ag-v2``. An observation is the robot's own state, then the cells around it,
-    row by row. x is the column and y the row, which grows downward. An empty cell's "facing up" means nothing.
+    A key is ``rware:rware-tiny-2ag-v2``, for example. An observation is the robot's own state, then the cells around
+    it, row by row. x is the column; y is the row and grows downward. "facing up" has no meaning in an empty cell.
     """
     key = str(env_args["key"])
     rows, columns = WAREHOUSE_SIZES[_groups(WAREHOUSE, key)[0]]
     cells = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     starts = {cell: OWN + CELL * number for number, cell in enumerate(cells)}
     around = [cell for cell in cells if cell != (0, 0)]
-    # Both goals lie in the middle of the bottom row.
+    # Both goals are in the middle of the bottom row.
     goals = tuple((x, rows - 1) for x in (columns // 2 - 1, columns // 2))
     here = starts[0, 0]
     return Description(
@@ -116,7 +116,7 @@ def warehouse(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Des
                     Flag(5, yes="a shelf"),
                     Flag(6, yes="requested"),
                 ),
-                shown_by=(0, 5),
+                present_if_nonzero=(0, 5),
                 labels=tuple(_label(*cell) for cell in around),
             ),
             Entities(
@@ -139,10 +139,10 @@ def warehouse(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Des
 
 
 def spread(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Description:
-    """MPE's simple spread (version 3): as many agents as landmarks cover them without running into each other.
+    """Describe MPE's simple spread (version 3): agents cover the same number of landmarks and avoid collisions.
 
-    An observation is the agent's velocity and position, the landmarks and the other agents as offsets, and the others'
-    messages, which are always 0 here.
+    An observation is the agent's velocity and position, the offsets of landmarks and other agents, and the others'
+    messages. The messages are always 0 in this task.
     """
     others, messages = 4 + 2 * n_agents, 4 + 2 * n_agents + 2 * (n_agents - 1)
     offset = Offset(SPREAD_WORDS, x=0, y=1, low=-FAR, high=FAR)
@@ -178,11 +178,11 @@ TASKS: dict[str, Callable[[Mapping[str, Any], int, int], Description]] = {
 
 def _groups(pattern: str, key: str) -> tuple[str, ...]:
     match = re.fullmatch(pattern, key)
-    assert match, f"{key} is no key of {pattern}"
+    assert match, f"{key} does not match {pattern}"
     return match.groups()
 
 
 def _label(x: int, y: int) -> str:
-    """The name of a cell around the robot."""
+    """Return the name of a cell around the robot."""
     vertical, horizontal = {-1: "up", 0: "", 1: "down"}[y], {-1: "left", 0: "", 1: "right"}[x]
     return f"cell {' '.join(word for word in (vertical, horizontal) if word)}"

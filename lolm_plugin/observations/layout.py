@@ -1,7 +1,7 @@
-"""Blocks of units in flat vectors, for whole tensors at once: where each field of each unit lies.
+"""Blocks of units in flat vectors: the index of each field of each unit. Methods read whole tensors at once.
 
-Layouts are built from the configuration alone, because controllers and learners never see the environment, and checked
-against the sizes in the scheme (``checks.py``).
+Layouts are built from the configuration alone, because controllers and learners never see the environment. They are
+checked against the sizes in the scheme (``checks.py``).
 """
 
 from abc import abstractmethod
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lolm_plugin.observations.description import State
+from lolm_plugin.observations.state import State
 from lolm_plugin.observations.units import HEALERS, NAMES, UNKNOWN
 
-# Actions that every battle has; after them one per target.
+# Actions of every battle. One action per target follows.
 BASE_ACTIONS = ("no-op", "stop", "move north", "move south", "move east", "move west")
 N_BASE_ACTIONS = len(BASE_ACTIONS)
-KINDS: tuple[str, ...] = (*NAMES, "unknown unit")  # words by universe index; UNKNOWN is the last
+KINDS: tuple[str, ...] = (*NAMES, "unknown unit")  # names by universe index; the last is for UNKNOWN
 
 
 @dataclass(frozen=True)
 class Units:
-    """Units of one kind with their fields, whatever the leading dimensions ``[...]``.
+    """Units of a block with their fields, with any leading dimensions ``[...]``.
 
     ``present`` [..., units] is false for a unit that is dead or out of sight. ``fields`` maps a name
     (``health``, ``dx``, ...) to [..., units]. ``kind`` [..., units] is the index in the unit universe,
-    ``UNKNOWN`` where the observation does not show it.
+    ``UNKNOWN`` if the observation does not show it.
     """
 
     present: Tensor
@@ -38,21 +38,21 @@ class Units:
 
 @dataclass(frozen=True)
 class Observed:
-    """What agents see: ``own`` has one unit, ``allies`` n_agents - 1 (self skipped), ``enemies`` n_enemies."""
+    """Decoded observations: ``own`` has one unit, ``allies`` n_agents - 1 (self skipped), ``enemies`` n_enemies."""
 
     own: Units
     allies: Units
     enemies: Units
     sight: Tensor  # [...], the observer's sight range: multiply dist, dx and dy by it to get cells
-    heals: Tensor  # bool [...]: the observer's target actions mean allies, not enemies
+    heals: Tensor  # bool [...]: the observer's target actions are about allies, not enemies
 
 
 @dataclass(frozen=True)
 class Block:
-    """``rows`` units of ``width`` numbers each, contiguous from ``start``: fields, type bits, then what is not read.
+    """``rows`` units of ``width`` numbers each, contiguous from ``start``: fields, type bits, then unread numbers.
 
-    ``kinds`` are the universe indices behind the one-hot type bits; with no type bits, ``only_kind`` is the
-    type of every unit of the block. ``unread`` is how many further numbers end each row.
+    ``kinds`` are the universe indices of the one-hot type bits. Without type bits, ``only_kind`` is the type of every
+    unit of the block. ``unread`` is the count of unread numbers at the end of each unit.
     """
 
     start: int
@@ -72,30 +72,31 @@ class Block:
 
     @property
     def possible_kinds(self) -> tuple[int, ...]:
-        """Universe indices that a unit of the block can have, ``UNKNOWN`` where no number shows it."""
+        """Universe indices that a unit of the block can have; ``UNKNOWN`` if the type is not shown."""
         return self.kinds or (self.only_kind,)
 
     def published(self, allies: "Block") -> "Block":
-        """Read the type bits of these enemies in the allies' order, as the released code of DT2GS does.
+        """Return this block of enemies with type bits in the allies' order, as in the released code of DT2GS.
 
-        On SMAC's maps with both, this takes Stalkers for Zealots. Nothing changes where the sides have other types.
+        On SMAC's maps with Stalkers and Zealots, this exchanges the two types. If the two sides have different types,
+        nothing changes.
         """
         return replace(self, kinds=allies.kinds) if set(self.kinds) == set(allies.kinds) else self
 
-    def rows_of(self, flat: Tensor) -> Tensor:
-        """Flat vectors [..., size] -> [..., rows, width]."""
+    def units_of(self, flat: Tensor) -> Tensor:
+        """Return the numbers of each unit [..., rows, width] in flat vectors [..., size]."""
         return flat[..., self.start : self.end].unflatten(-1, (self.rows, self.width))
 
     def type_bits(self, flat: Tensor) -> Tensor:
-        """Flat vectors [..., size] -> the one-hot type bits [..., rows, kinds]."""
-        return self.rows_of(flat)[..., len(self.fields) : len(self.fields) + len(self.kinds)]
+        """Return the one-hot type bits [..., rows, kinds] in flat vectors [..., size]."""
+        return self.units_of(flat)[..., len(self.fields) : len(self.fields) + len(self.kinds)]
 
     def decode(self, flat: Tensor, present: Tensor | None = None) -> Units:
-        """Flat vectors [..., size] -> this block's units.
+        """Decode flat vectors [..., size] into this block's units.
 
-        A row of zeros is a unit that is not there, unless ``present`` [..., rows] says otherwise.
+        A unit of zeros is absent, unless ``present`` [..., rows] is given.
         """
-        rows = self.rows_of(flat)
+        rows = self.units_of(flat)
         if present is None:
             present = (rows != 0).any(-1)
         fields = {name: rows[..., i] for i, name in enumerate(self.fields)}
@@ -109,7 +110,7 @@ class Block:
 
 
 class BattleState(State):
-    """A global state that decodes to the units of both teams; a critic's features are the same on every map."""
+    """A global state that decodes to the units of both teams. A critic's features are the same on every map."""
 
     FEATURES = ("health", "shield", "cooldown", "x", "y")
     WIDTH = 1 + len(FEATURES) + len(KINDS)  # side, features, type one-hot
@@ -120,11 +121,11 @@ class BattleState(State):
 
     @abstractmethod
     def decode(self, state: Tensor) -> tuple[Units, Units]:
-        """States [..., size] -> (allies, enemies)."""
+        """Decode states [..., size] into (allies, enemies)."""
 
     @abstractmethod
     def as_published(self) -> Self:
-        """The same with the enemies' type bits as the released code of DT2GS reads them (``Block.published``)."""
+        """Return the state with enemy type bits as the released code of DT2GS reads them (``Block.published``)."""
 
     def entities(self, state: Tensor) -> tuple[Tensor, Tensor]:
         allies, enemies = self.decode(state)
@@ -132,10 +133,10 @@ class BattleState(State):
         return features, torch.cat([allies.present, enemies.present], dim=1)
 
     def _features(self, units: Units, side: float) -> Tensor:
-        """Units [rows, units] -> [rows, units, width]; ``side`` is 1 for allies and -1 for enemies."""
+        """Return features [rows, units, width] of units [rows, units]; ``side`` is 1 for allies and -1 for enemies."""
         missing = torch.zeros(units.kind.shape, device=units.kind.device)
         known = dict(units.fields)
-        if "energy" in known:  # a healer's; it has no weapon, so its cooldown column is free
+        if "energy" in known:  # a healer has no weapon, so its cooldown feature is free for its energy
             known["cooldown"] = known["cooldown"] + known["energy"]
         fields = [known.get(name, missing) for name in self.FEATURES]
         kind = functional.one_hot(units.kind, UNKNOWN + 1).to(missing.dtype)
@@ -145,7 +146,7 @@ class BattleState(State):
 
 @dataclass(frozen=True)
 class StateLayout(BattleState):
-    """Where the global state keeps what: ally rows, enemy rows, then what is not read."""
+    """A global state of the allies' block, the enemies' block, then unread numbers."""
 
     allies: Block
     enemies: Block
@@ -156,7 +157,7 @@ class StateLayout(BattleState):
         return max(self.allies.end, self.enemies.end) + self.unread
 
     def decode(self, state: Tensor) -> tuple[Units, Units]:
-        """States [..., state_size] -> (allies, enemies), absolute."""
+        """Decode states [..., state_size] into (allies, enemies) with absolute positions."""
         return _split_energy(self.allies.decode(state)), self.enemies.decode(state)
 
     def as_published(self) -> Self:
@@ -164,14 +165,14 @@ class StateLayout(BattleState):
 
 
 def per_kind(values: float | tuple[float, ...], kind: Tensor) -> Tensor:
-    """A number, or one per universe index, looked up for ``kind`` [...]; of unknown units the largest known one."""
+    """Look up one value for all units, or one per universe index, for ``kind`` [...]; unknown units get the largest."""
     if isinstance(values, tuple):
         return torch.tensor((*values, max(value for value in values if value == value)), device=kind.device)[kind]
     return torch.full(kind.shape, values, device=kind.device)
 
 
 def contiguous(start: int, *blocks: tuple[int, Sequence[str], Sequence[int], int]) -> list[Block]:
-    """Blocks end to end from ``start``; each given as (rows, fields, kinds, only_kind)."""
+    """Return blocks end to end from ``start``; each is given as (rows, fields, kinds, only_kind)."""
     placed = []
     for rows, fields, kinds, only_kind in blocks:
         placed.append(Block(start, rows, tuple(fields), tuple(kinds), only_kind))
@@ -180,7 +181,7 @@ def contiguous(start: int, *blocks: tuple[int, Sequence[str], Sequence[int], int
 
 
 def _split_energy(allies: Units) -> Units:
-    """Healers have no weapon: where others keep their weapon cooldown, SMAC puts their energy."""
+    """Split the cooldown field: SMAC writes a healer's energy there, because a healer has no weapon."""
     if "cooldown" not in allies.fields:
         return allies
     column = allies.fields["cooldown"]

@@ -1,4 +1,4 @@
-"""The known-answer battles of ``envs/probe.py``: SMAC's order, every unit a marine."""
+"""Layouts of the known-answer battles of ``envs/probe.py``: SMAC's order, all units are marines."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ SHOOT_RANGE = 6.0  # map cells within which an enemy can be attacked, as in SMAC
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a probe task."""
+    """Build the layouts of a probe task."""
     n_enemies = n_actions - N_BASE_ACTIONS
     marine = index("marine")
     enemies, allies, own = contiguous(

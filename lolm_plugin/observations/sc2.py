@@ -1,6 +1,6 @@
-"""SMAC: its 23 maps, and the observation and state of every map and flag, as ``StarCraft2Env`` writes them.
+"""Layouts of SMAC's 23 maps with all flags, in the format of ``StarCraft2Env``.
 
-Adding a map is one line. Sources: ``smac_maps.py`` and the maps themselves.
+A new map needs one line in ``MAPS``. Sources: ``smac_maps.py`` and the maps themselves.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ MAPS: dict[str, Battle] = {
 
 
 def find(map_name: str) -> Battle:
-    """The map of that name; ConfigError with the nearest known one where there is none."""
+    """Return the map of that name; raise ConfigError with the nearest known name if there is none."""
     if map_name not in MAPS:
         raise ConfigError(
             f"env_args.map_name={map_name} is no map of env=sc2 whose units are known{did_you_mean(map_name, MAPS)}; "
@@ -51,9 +51,11 @@ def find(map_name: str) -> Battle:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions the map of ``env_args`` has; ConfigError where that cannot be played.
+    """Return the numbers of agents and actions of the map of ``env_args``.
 
-    ``obs_timestep_number`` is refused: SMAC then returns one number more than it declares, which no host can store.
+    Raises:
+        ConfigError: the map is unknown, or ``obs_timestep_number`` is set. SMAC then returns one number more than it
+            declares, and no host can store it.
     """
     battle = find(env_args["map_name"])
     if env_args.get("obs_timestep_number"):
@@ -65,7 +67,7 @@ def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks that fixed the enemies' type bits."""
+    """Build the layouts of a SMAC map; ``options.aligned_enemy_types`` is for forks with fixed enemy type bits."""
     battle = find(env_args["map_name"])
     aligned = options.get("aligned_enemy_types", False)
     layouts = map_layouts("sc2", env_args["map_name"], battle, type_bits(battle, aligned), Flags.of(env_args))
@@ -73,10 +75,10 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
 
 
 def type_bits(battle: Battle, aligned_enemy_types: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Universe indices behind the type bits of (allies, enemies); none where each side has one type of unit.
+    """Return the universe indices of the type bits of (allies, enemies); none if each side has one type of unit.
 
-    SMAC numbers the types of allies and of enemies by different rules, so that on the maps with Stalkers and
-    Zealots the enemies' two bits are the other way round.
+    SMAC numbers the types of allies and of enemies by different rules. On the maps with Stalkers and Zealots, the
+    enemies' two bits are therefore in the reverse order.
     """
     kinds = indices(*battle.allies) if len(battle.allies) > 1 else ()
     reverse = set(battle.allies) == {"stalker", "zealot"} and not aligned_enemy_types

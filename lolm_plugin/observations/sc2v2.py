@@ -1,7 +1,7 @@
-"""SMACv2: SMAC's order with more fields, read from the scenario file that EPyMARL gives the environment.
+"""Layouts of SMACv2: SMAC's order with more fields, from the scenario file that EPyMARL gives the environment.
 
-EPyMARL hands ``env_args`` to SMACv2 at the wrong level of that file, so that nothing but ``map_name`` has an effect:
-the scenario file is what says how the vectors look.
+EPyMARL passes ``env_args`` to SMACv2 at the wrong level of that file, so only ``map_name`` has an effect. The contents
+of the vectors follow from the scenario file alone.
 """
 
 from collections.abc import Mapping
@@ -22,20 +22,24 @@ TYPES = {
     "10gen_protoss": ("stalker", "zealot", "colossus"),
     "10gen_zerg": ("zergling", "hydralisk", "baneling"),
 }
-# Map cells, with use_unit_ranges; what is not here sees 9.
+# Map cells, with use_unit_ranges; 9 for other units.
 SIGHTS = {"stalker": 10.0, "colossus": 10.0, "marauder": 10.0, "medivac": 11.0, "zergling": 8.0, "baneling": 8.0}
 SHOOT_RANGES = {"stalker": 6.0, "colossus": 7.0, "hydralisk": 5.0, "marine": 5.0, "marauder": 6.0, "medivac": 4.0}
-TIME_LIMIT = 200  # env steps of every scenario, whatever EPyMARL's time_limit says
-EPYMARL_LIMIT = 150  # that time_limit in EPyMARL's sc2v2.yaml
+TIME_LIMIT = 200  # env steps of every scenario; EPyMARL's time_limit has no effect
+EPYMARL_LIMIT = 150  # time_limit in EPyMARL's sc2v2.yaml
 
 
 def scenario_dir() -> Path:
-    """Where the host keeps SMACv2's scenarios."""
+    """Return the host's folder of SMACv2 scenarios."""
     return host_config_dir() / "envs/smacv2_configs"
 
 
 def scenario(map_name: str) -> dict[str, Any]:
-    """The arguments that SMACv2 gets for a scenario; ConfigError where there is none or it cannot be put into words."""
+    """Return the arguments that SMACv2 gets for a scenario.
+
+    Raises:
+        ConfigError: there is no such scenario, or no prompts can be written for it.
+    """
     path = scenario_dir() / f"{map_name}.yaml"
     known = sorted(file.stem for file in scenario_dir().glob("*.yaml"))
     if map_name not in known:  # a name such as ../x would be a file elsewhere
@@ -62,14 +66,14 @@ def scenario(map_name: str) -> dict[str, Any]:
         )
     if arguments.get("conic_fov"):
         raise ConfigError(
-            f"The scenario env_args.map_name={map_name} has conic_fov=True, whose actions to look around have no place "
-            "in the action head; set conic_fov: False in it or choose another env_args.map_name."
+            f"The scenario env_args.map_name={map_name} has conic_fov=True, but the action head does not support "
+            "its actions to look around; set conic_fov: False in it or choose another env_args.map_name."
         )
     return arguments
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions the scenario has; ConfigError where it cannot be played."""
+    """Return the numbers of agents and actions of a scenario; raise ConfigError if it cannot be played."""
     arguments = scenario(env_args["map_name"])
     if env_args.get("time_limit", EPYMARL_LIMIT) != EPYMARL_LIMIT:
         raise ConfigError(
@@ -80,13 +84,13 @@ def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a SMACv2 scenario; its teams are drawn anew every episode."""
+    """Build the layouts of a SMACv2 scenario. Its teams are drawn anew in every episode."""
     map_name = env_args["map_name"]
     arguments = scenario(map_name)
     capabilities = arguments["capability_config"]
     shields, kinds = arguments["map_name"] == "10gen_protoss", indices(*TYPES[arguments["map_name"]])
     sides = (Side(capabilities["n_units"], shields, kinds), Side(capabilities["n_enemies"], shields, kinds))
-    # Random hit chances and health levels, shown or not, have a number of their own.
+    # Random hit chances and health levels each have a number, even if they are not shown.
     abilities = tuple(f"{name}_level" for name in ("attack", "health") if name in capabilities)
     return battle_layouts(
         "sc2v2",
@@ -95,7 +99,7 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
         Flags.of(arguments),
         _n_targets(arguments),
         abilities=abilities,
-        # The environment forgets all of an agent's enemy rows when it meets an enemy that no agent knows of.
+        # When an agent meets an enemy that no agent knows, the environment clears all enemies in its observation.
         hidden_targets=arguments.get("action_mask", True),
         exceptions=_exceptions(arguments),
         **_ranges(arguments),
@@ -103,17 +107,17 @@ def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: M
 
 
 def _n_targets(arguments: Mapping[str, Any]) -> int:
-    """Target actions: one per enemy; medivacs need as many as there are allies."""
+    """Return the number of target actions: one per enemy, and with medivacs at least one per ally."""
     capabilities = arguments["capability_config"]
     n_agents, n_enemies = capabilities["n_units"], capabilities["n_enemies"]
     return max(n_agents, n_enemies) if arguments["map_name"] == "10gen_terran" else n_enemies
 
 
 def _exceptions(arguments: Mapping[str, Any]) -> frozenset[str]:
-    """Which probes an unusual scenario does not keep."""
+    """Return the rules that an unusual scenario does not satisfy."""
     capabilities = arguments["capability_config"]
     broken = {"targets are seen"}
-    if "health" in capabilities:  # a share of what is above a level that kills: 0 or less for a moment
+    if "health" in capabilities:  # (share - level) / (1 - level) is 0 or less just before the unit is killed
         broken |= {"shares", "own health"}
     if "enemy_mask" in capabilities or not capabilities["team_gen"]["observe"]:
         broken.add("one type bit")

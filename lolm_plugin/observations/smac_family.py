@@ -1,4 +1,4 @@
-"""The layouts of SMAC and its relatives: same order of fields everywhere, switched on and off by flags.
+"""Layouts of SMAC and its relatives: the same order of fields, which flags switch on and off.
 
 Sources: ``get_obs_agent`` and ``get_state_dict`` of SMAC and SMACv2, ``SMACliteEnv``.
 """
@@ -12,13 +12,13 @@ from lolm_plugin.observations.layout import N_BASE_ACTIONS, Block, StateLayout
 from lolm_plugin.observations.units import UNIVERSE, UNKNOWN, index
 
 SIGHT = 9.0  # map cells, every unit
-SHOOT_RANGE = 6.0  # map cells, how far the mask offers targets, melee units included
+SHOOT_RANGE = 6.0  # map cells within which the mask offers targets, melee units included
 MOVE, PATHING, HEIGHT = 4, 8, 9  # numbers about moving: the mask, walkable points around, their heights
 
 
 @dataclass(frozen=True)
 class Battle:
-    """Who fights whom: units by name and count, allies in the order of their ids."""
+    """The two teams of a battle: units by name and count, allies in the order of their ids."""
 
     allies: Mapping[str, int]
     enemies: Mapping[str, int]
@@ -33,15 +33,15 @@ class Battle:
 
     @property
     def n_targets(self) -> int:
-        """Target actions: one per enemy, and healers' are among them."""
+        """Number of target actions: one per enemy. Healers use the same actions."""
         return self.n_enemies
 
 
 @dataclass(frozen=True)
 class Side:
-    """One team: how many units, whether they have shields, and what its type bits mean.
+    """One team: number of units, whether they have shields, and the meaning of its type bits.
 
-    ``kinds`` are universe indices; without type bits ``only_kind`` is every unit's.
+    ``kinds`` are universe indices. Without type bits, ``only_kind`` is the type of every unit.
     """
 
     count: int
@@ -57,7 +57,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Flags:
-    """What an environment was asked to put into its vectors; named as in SMAC's arguments."""
+    """Flags for the contents of an environment's vectors, named as SMAC's arguments."""
 
     obs_all_health: bool = True
     obs_own_health: bool = True
@@ -72,7 +72,7 @@ class Flags:
 
     @classmethod
     def of(cls, env_args: Mapping[str, Any]) -> "Flags":
-        """The flags among ``env_args``; SMAC's own defaults for those that are not there."""
+        """Return the flags in ``env_args``, with SMAC's defaults for missing ones."""
         return cls(**{name: bool(env_args[name]) for name in cls.__dataclass_fields__ if name in env_args})
 
 
@@ -85,9 +85,9 @@ def battle_layouts(
     abilities: Sequence[str] = (),
     **more: Any,
 ) -> Layouts:
-    """The layouts of a battle between ``sides`` (allies, enemies).
+    """Build the layouts of a battle between ``sides`` (allies, enemies).
 
-    ``abilities`` are further fields of ally rows and the own block; ``more`` goes to ``BattleLayout``.
+    ``abilities`` are further fields of the allies' block and the own block. ``more`` is passed to ``BattleLayout``.
     """
     allies, enemies = sides
 
@@ -128,7 +128,7 @@ def battle_layouts(
 def map_layouts(
     env: str, map_name: str, battle: Battle, kinds: tuple[tuple[int, ...], tuple[int, ...]], flags: Flags
 ) -> Layouts:
-    """The layouts of a map whose teams never change; ``kinds`` is what the type bits of (allies, enemies) mean."""
+    """Build the layouts of a map with fixed teams; ``kinds`` are those of the type bits of (allies, enemies)."""
     teams = (battle.allies, battle.enemies)
     allies, enemies = (_side(team, bits) for team, bits in zip(teams, kinds, strict=True))
     ally_team, enemy_team = ({index(name): count for name, count in team.items()} for team in teams)
@@ -144,5 +144,5 @@ def _side(team: Mapping[str, int], kinds: tuple[int, ...]) -> Side:
 
 
 def has_shields(team: Mapping[str, int]) -> bool:
-    """Whether the units of a team (name -> count) are Protoss, which have shields."""
+    """Return True if a unit of a team (name -> count) is Protoss. Protoss units have shields."""
     return any(UNIVERSE[index(name)].max_shield for name in team)

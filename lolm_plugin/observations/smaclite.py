@@ -1,4 +1,4 @@
-"""SMAClite: SMAC's order and numbers, one type table for both sides, no flags; custom maps from their JSON file."""
+"""Layouts of SMAClite: SMAC's order, one type table for both sides, no flags; custom maps from a JSON file."""
 
 import json
 from collections import Counter
@@ -14,18 +14,18 @@ from lolm_plugin.observations.smac_family import Battle, Flags, has_shields, map
 from lolm_plugin.observations.units import NAMES, UNIVERSE, index, indices
 
 CUSTOM = "custom"  # the map_name that reads map_file
-MAP_SIZE = 32.0  # cells, every map but custom ones, which may have another
+MAP_SIZE = 32.0  # cells, all maps except custom ones
 
 
 @dataclass(frozen=True)
 class Map(Battle):
-    """A battle and what the type bits of both sides mean: none on single-type maps."""
+    """A battle and the unit types of the type bits of both sides; none on single-type maps."""
 
     types: tuple[str, ...] = ()
 
     @property
     def n_targets(self) -> int:
-        """Target actions: one per enemy, or per ally that can be healed where there are healers and more of those."""
+        """Number of target actions: one per enemy, and with healers at least one per ally that can be healed."""
         healers = sum(count for name, count in self.allies.items() if UNIVERSE[index(name)].heals)
         return max(self.n_agents - healers, self.n_enemies) if healers else self.n_enemies
 
@@ -49,12 +49,12 @@ MAPS: dict[str, Map] = {
 
 
 def find(env_args: Mapping[str, Any]) -> Map:
-    """The map that ``env_args`` names, by ``map_name`` or, where that is ``custom``, by ``map_file``."""
+    """Return the map of ``env_args.map_name``, or of ``env_args.map_file`` if the name is ``custom``."""
     map_name, map_file = env_args["map_name"], env_args.get("map_file")
     if map_name == CUSTOM:
         if not map_file:
             raise ConfigError(
-                "env_args.map_name=custom reads its battle from a file, and none is named; set env_args.map_file to a "
+                "env_args.map_name=custom reads its battle from a file, but none is given; set env_args.map_file to a "
                 "SMAClite map in JSON."
             )
         return read(Path(map_file))
@@ -72,13 +72,17 @@ def find(env_args: Mapping[str, Any]) -> Map:
 
 
 def sizes(env_args: Mapping[str, Any]) -> tuple[int, int]:
-    """How many agents and actions the map of ``env_args`` has; ConfigError where there is no such map."""
+    """Return the numbers of agents and actions of the map of ``env_args``; raise ConfigError if there is none."""
     battle = find(env_args)
     return battle.n_agents, N_BASE_ACTIONS + battle.n_targets
 
 
 def read(path: Path) -> Map:
-    """A custom map's JSON file; ConfigError where SMAClite could not play it or a unit has no words."""
+    """Read a custom map from its JSON file.
+
+    Raises:
+        ConfigError: the file cannot be read, SMAClite cannot play the map, or a unit is not in the unit universe.
+    """
     try:
         content = json.loads(path.read_text())
         groups = [(group["faction"], group["units"]) for group in content["groups"]]
@@ -107,20 +111,20 @@ def read(path: Path) -> Map:
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a SMAClite map."""
+    """Build the layouts of a SMAClite map."""
     battle = find(env_args)
     kinds = indices(*battle.types)
-    # SMAClite has no flags: those are what it always does.
+    # SMAClite has no flags. It always behaves as SMAC with these defaults.
     layouts = map_layouts("smaclite", env_args["map_name"], battle, (kinds, kinds), Flags())
     return replace(layouts, cells=None if env_args["map_name"] == CUSTOM else MAP_SIZE)
 
 
 def _unit(name: str, path: Path) -> str:
-    """SMAClite's spelling (``SPINE_CRAWLER``) to ours."""
+    """Convert SMAClite's spelling of a unit (``SPINE_CRAWLER``) to ours."""
     words = name.lower().replace("_", " ")
     if words not in NAMES:
         raise ConfigError(
-            f"The unit {name} of env_args.map_file={path} has no place in prompts; use units among: {', '.join(NAMES)}."
+            f"The unit {name} of env_args.map_file={path} is not supported; use units among: {', '.join(NAMES)}."
         )
     return words
 
@@ -146,10 +150,10 @@ def _check_team(
 
 
 def _check_healers(path: Path, battle: Map, by_id: Sequence[str]) -> None:
-    """Every healer needs a target action for each other ally, other healers too; ``by_id`` are the allies in order."""
+    """Raise ConfigError if a healer has no target action for another ally; ``by_id`` are the allies in order."""
     healers = [i for i, name in enumerate(by_id) if UNIVERSE[index(name)].heals]
     if any(healers and healers != [i] for i in range(battle.n_targets, battle.n_agents)):
         raise ConfigError(
-            f"env_args.map_file={path} has {len(healers)} healers that SMAClite gives no action for some allies; list "
-            "the group with an only healer last, or have num_enemy_units be at least num_allied_units."
+            f"env_args.map_file={path} has {len(healers)} healers, but SMAClite gives them no action for some allies; "
+            "list the group with the only healer last, or set num_enemy_units to at least num_allied_units."
         )

@@ -1,4 +1,4 @@
-"""SMAX (jaxmarl), as ``envs/smax.py`` emits it: SMAC's order, six type bits on every map."""
+"""Layouts of SMAX (jaxmarl) as in ``envs/smax.py``: SMAC's order, six type bits on every map."""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from lolm_plugin.observations.units import NAMES, UNKNOWN, index
 
 TYPES = tuple(index(name) for name in ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"))
 SIGHT = {"marine": 9.0, "marauder": 10.0, "stalker": 10.0, "zealot": 9.0, "zergling": 8.0, "hydralisk": 9.0}
-# Map cells, jaxmarl's SMAX.unit_type_attack_ranges; a target is offered strictly within it.
+# Map cells, jaxmarl's SMAX.unit_type_attack_ranges; targets strictly within it are offered.
 SHOOT_RANGE = {"marine": 5.0, "marauder": 6.0, "stalker": 6.0, "zealot": 2.0, "zergling": 2.0, "hydralisk": 5.0}
 MAP_SIZE = 32.0  # cells, every map
 
 
 def build(env_args: Mapping[str, Any], n_agents: int, n_actions: int, options: Mapping[str, Any]) -> Layouts:
-    """Layouts of a SMAX map; every map has the same fields, so only the team sizes matter."""
+    """Build the layouts of a SMAX map. All maps have the same fields and differ only in team sizes."""
     n_enemies = n_actions - N_BASE_ACTIONS
     relative = ("dist", "dx", "dy", "health", "cooldown")
     enemies, allies, own = contiguous(

@@ -1,8 +1,8 @@
-"""The unit universe: one table of unit types for every environment and both sides.
+"""The unit universe: one table of unit types for all environments and both sides.
 
-An environment's own type bits differ from map to map, and in SMAC even between allies and enemies;
-layouts translate them into this universe, so that a marine is a marine to prompts, entity tokens and
-critics whatever it was trained on. Statistics are StarCraft II's, used only for wording.
+Type bits differ from map to map, and in SMAC even between allies and enemies. Layouts translate them into this
+universe. Prompts, entity tokens and critics therefore see the same marine on every map.
+Statistics are StarCraft II's. ``max_shield`` shows which units have shields.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Unit(NamedTuple):
     name: str
     max_health: float
     max_shield: float = 0.0
-    heals: bool = False  # its target actions mean allies
+    heals: bool = False  # its target actions are about allies
 
 
 UNIVERSE: tuple[Unit, ...] = (
@@ -31,16 +31,16 @@ UNIVERSE: tuple[Unit, ...] = (
 )
 NAMES: tuple[str, ...] = tuple(unit.name for unit in UNIVERSE)
 HEALERS: tuple[int, ...] = tuple(i for i, unit in enumerate(UNIVERSE) if unit.heals)
-UNKNOWN = len(UNIVERSE)  # index of a unit whose type the observation does not tell
+UNKNOWN = len(UNIVERSE)  # index of a unit whose type the observation does not show
 
 
 def index(name: str) -> int:
-    """Universe index of a unit name."""
+    """Return the universe index of a unit name; raise ConfigError if it is unknown."""
     if name not in NAMES:
-        raise ConfigError(f"Unit {name!r} is unknown, so it has no place in prompts; known: {', '.join(NAMES)}.")
+        raise ConfigError(f"Unit {name!r} is unknown; use one of: {', '.join(NAMES)}.")
     return NAMES.index(name)
 
 
 def indices(*names: str) -> tuple[int, ...]:
-    """Universe indices of several unit names, in their order."""
+    """Return the universe indices of several unit names, in their order."""
     return tuple(index(name) for name in names)

@@ -1,4 +1,4 @@
-"""Prompts without a written style: instruction, goal, state and actions from the description of an observation."""
+"""Automatic prompts: instruction, goal, state and actions from the description of an observation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from lolm_plugin.prompts.template import MAX_NUMBER, FragmentTable, Sentence, Wo
 
 @dataclass(frozen=True)
 class Form:
-    """How long the sentences are."""
+    """The texts of a long or short form of the sentences."""
 
     me: str  # begins the agent's own sentence
-    entity: str  # begins another's
-    label: str  # begins the sentence about one that has a label
+    entity: str  # begins the sentence about an entity
+    label: str  # the same for an entity with a label
     clause: str  # before each clause
     end: str
     offset: str
@@ -55,7 +55,7 @@ SHORT = Form(
     label="{label}:",
     clause=" ",
     end="\n",
-    offset="",  # leaves out what is 0
+    offset="",  # an offset of 0 is left out
     none_seen="",
     actions=Listing("Actions: ", ", ", "\n"),
     cue="Best:",
@@ -63,7 +63,7 @@ SHORT = Form(
 
 
 class AutomaticWriter(Writer):
-    """``short`` leaves out what a small model can do without; ``dynamic`` names only what is there."""
+    """Writer of automatic prompts; ``short`` chooses the short form, ``dynamic`` names only present entities."""
 
     def __init__(self, description: Description, short: bool, dynamic: bool) -> None:
         self.layout = description
@@ -74,7 +74,7 @@ class AutomaticWriter(Writer):
         self._blocks = [block for block in description.entities if block.starts]
 
     def write(self, table: FragmentTable, obs: Tensor, available: Tensor, agent: Tensor) -> Fragments:
-        """The agent, every kind of entities, the actions."""
+        """Write the agent, every block of entities, and the actions."""
         description, form = self.layout, self.form
         obs, number = obs.cpu(), agent.cpu().numpy()
         parts: dict[str, Sequence[Sentence]] = {"me": (self._me(obs),)}
@@ -90,11 +90,11 @@ class AutomaticWriter(Writer):
         return Fragments.of(table, parts, units, description.target_entities(number, meaning), len(number))
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers in their ranges, things there or not."""
+        """Sample numbers in their ranges, with entities present or absent."""
         return sample_fields(self.layout, rows)
 
     def fullest(self) -> list[str]:
-        """Everything is there with its longest numbers, once with each of its options."""
+        """Return texts with all entities and their longest numbers, at least once with each option."""
         obs, available, agent = sample_fields(self.layout, rows=64, full=True)
         described = self.describe(obs, available, agent)
         if not self.dynamic:
@@ -102,7 +102,7 @@ class AutomaticWriter(Writer):
         return ["".join(parts.values()) for parts in described]
 
     def _me(self, obs: Tensor) -> Sentence:
-        """The agent's own sentence, of [rows]."""
+        """Return the agent's own sentence, of [rows]."""
         me = self.layout.me
         clauses = sum((self._clause(me, field, obs) for field in me.fields), Sentence())
         own = Sentence((slot, value[..., 0] if np.ndim(value) else value) for slot, value in clauses.slots)
@@ -110,7 +110,7 @@ class AutomaticWriter(Writer):
         return template(self.form.me, name=name) + own + template(self.form.end)
 
     def _sentences(self, block: Entities, obs: Tensor, agent: np.ndarray, present: np.ndarray) -> Sentence:
-        """One sentence an entity, of [rows, entities]."""
+        """Return one sentence per entity, of [rows, entities]."""
         clauses = sum((self._clause(block, field, obs) for field in block.fields), Sentence())
         if not self.dynamic:
             clauses = where(present, clauses, template(f"{self.form.clause}not seen"))
@@ -125,7 +125,7 @@ class AutomaticWriter(Writer):
         return template(self.form.entity, name=block.name, Name=_capital(block.name), number=number.astype(np.float64))
 
     def _clause(self, block: Entities, field: Field, obs: Tensor) -> Sentence:
-        """What a field says, with what comes before it, of [rows, entities]."""
+        """Return the text of a field after the clause separator, of [rows, entities]."""
         clause = self.form.clause
 
         def read(at: int) -> np.ndarray:
@@ -135,7 +135,7 @@ class AutomaticWriter(Writer):
             case Word():
                 return constant(clause + field.text)
             case Number():
-                number = _sayable(read(field.at) * field.scale)
+                number = _printable(read(field.at) * field.scale)
                 return template(f"{clause}{field.name} {{number:.{field.decimals}f}}", number=number)
             case Flag():
                 yes, no = (text and clause + text for text in (field.yes, field.no))
@@ -148,14 +148,14 @@ class AutomaticWriter(Writer):
             case Offset():
                 shape = (len(obs), len(block.starts))
                 x, y = (
-                    _sayable(np.broadcast_to(axis.numpy().astype(np.float64), shape) * field.scale)
+                    _printable(np.broadcast_to(axis.numpy().astype(np.float64), shape) * field.scale)
                     for axis in field.read(block, obs)
                 )
                 return self._offset(field, x, y)
-        raise AssertionError(f"there are no words for {field}")
+        raise AssertionError(f"no text is defined for {field}")
 
     def _offset(self, field: Offset, x: np.ndarray, y: np.ndarray) -> Sentence:
-        """An offset in words: x and y [rows, entities]."""
+        """Return an offset as text; x and y are [rows, entities]."""
         clause, spec = self.form.clause, f":.{field.decimals}f"
         east, west, north, south = field.words
         axes = ((x, east, west), (y, north, south))
@@ -178,8 +178,8 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _sayable(numbers: np.ndarray) -> np.ndarray:
-    """Numbers that there are words for."""
+def _printable(numbers: np.ndarray) -> np.ndarray:
+    """Clip numbers to the range that prompts can show; NaN becomes 0."""
     return np.clip(np.nan_to_num(numbers), 0.01 - MAX_NUMBER, MAX_NUMBER - 0.01)
 
 
@@ -196,7 +196,7 @@ def _short_prefix(description: Description) -> str:
 
 
 def _units(description: Description) -> str:
-    """A sentence about every unit that numbers have."""
+    """Return a sentence about every unit of measurement of the numbers."""
     names: dict[str, list[str]] = {}
     for block in description.blocks:
         for field in block.fields:

@@ -1,4 +1,4 @@
-"""Prompts as a user's turn in an instruction model's own chat template."""
+"""Prompts as a user's turn in the chat template of an instruction model."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,10 +15,11 @@ MARKER = "PROMPT-GOES-HERE"
 
 
 class ChatWriter(Writer):
-    """Wraps another writer's prompts: instruction to actions are the user's turn, the cue begins the answer.
+    """Writer that puts another writer's prompts into a chat template.
 
-    The template's text before the turn becomes part of the shared ``prefix``. The text after it (end of turn, then
-    the generation prompt) stands before the cue. The turn does not end in a newline, because some templates strip it.
+    Instruction to actions are the user's turn. The cue begins the answer. The template's text before the turn becomes
+    part of the shared ``prefix``. The text after it (end of turn, then the generation prompt) comes before the cue. The
+    turn does not end in a newline, because some templates strip it.
 
     Args:
         writer: writes the prompts.
@@ -39,7 +40,7 @@ class ChatWriter(Writer):
         self._writer = writer
 
     def write(self, table: FragmentTable, obs: Tensor, available: Tensor, agent: Tensor) -> Fragments:
-        """The same parts, with the template's text before the cue and no newline at the end of the turn."""
+        """Write the same parts, with the template's text before the cue and no newline at the end of the turn."""
         prompts = self._writer.write(table, obs, available, agent)
         turn = prompts.parts["cue"].start
         fragments = prompts.fragments[:, :turn].copy()
@@ -47,23 +48,23 @@ class ChatWriter(Writer):
         rows = np.flatnonzero(named.any(1))
         last = turn - 1 - named[rows, ::-1].argmax(1)
         fragments[rows, last] = table.without_newline(fragments[rows, last])
-        # The cue is one fragment, as a tokenizer may join the end of the template's text with it.
+        # The cue is one fragment, because a tokenizer may join the end of the template's text with it.
         cue = table.fragments(constant(self.cue), len(fragments))
         parts = {**prompts.parts, "cue": slice(turn, turn + 1)}
         return replace(prompts, fragments=np.concatenate([fragments, cue], axis=1), parts=parts)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of the other writer."""
+        """Return the samples of the other writer."""
         return self._writer.sample(rows)
 
     def fullest(self) -> list[str]:
-        """Those of the other writer, with the template's text before the cue."""
+        """Return the texts of the other writer, with the template's text before the cue."""
         cue = self._writer.cue
         return [text.removesuffix(cue).removesuffix("\n") + self.cue for text in self._writer.fullest()]
 
 
 def _around(tokenizer: Any, model: str) -> tuple[str, str]:
-    """The texts of the chat template before and after what the user says."""
+    """Return the texts of the chat template before and after the user's content."""
     refused = f"prompt.chat=True cannot be used with llm.model={model}, whose"
     advice = "set prompt.chat=False, or llm.model to an instruction model."
     if not getattr(tokenizer, "chat_template", None):

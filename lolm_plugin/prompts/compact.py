@@ -1,4 +1,4 @@
-"""Less than half of the paper style's tokens: one short line a unit."""
+"""The compact style: one short line per unit, with less than half of the paper style's tokens."""
 
 import re
 
@@ -15,11 +15,11 @@ _SHORT_ACTION = {
     "move east": "east",
     "move west": "west",
 }
-_SIDE = re.compile(" (enemy|ally) ")  # of a target: who attacks does so to enemies, who heals to allies
+_SIDE = re.compile(" (enemy|ally) ")  # left out of target actions: attacks are on enemies, heals on allies
 
 
 class CompactStyle(PromptStyle):
-    """Names, health and offsets to one decimal (shares of health to two), nothing else."""
+    """Short lines with offsets to one decimal and shares to two decimals."""
 
     short = True
     instruction = "Battle. Pick one action for your unit.\n"
@@ -28,13 +28,13 @@ class CompactStyle(PromptStyle):
     cue = "Best:"
 
     def me(self, me: AgentBatch) -> Sentence:
-        """Kind, condition and range."""
+        """Return kind, condition, range and weapon cooldown (wait)."""
         reach = if_present(" range {attack_range:.0f}", me)
         wait = if_present(" wait {cooldown:.2f}", me).where(me.cooldown != 0)
         return template("You: {kind}{more}\n", kind=kinds(me.kind), more=_condition(me) + reach + wait)
 
     def unit(self, unit: UnitBatch) -> Sentence:
-        """One short line."""
+        """Return one short line."""
         east, north = _offset(unit.east, "east", "west"), _offset(unit.north, "north", "south")
         here = template(" here").where(_unmoved(unit.east) & _unmoved(unit.north))
         seen = template(
@@ -55,7 +55,7 @@ def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
 
 
 def _unmoved(cells: np.ndarray) -> np.ndarray:
-    """An offset that would print as 0.0 says nothing; a unit at the very same spot still needs words."""
+    """Return True for offsets that would print as 0.0. They are left out, or "here" if both are."""
     return abs(cells) < 0.05
 
 

@@ -1,6 +1,6 @@
-"""Which number of an observation became which words: found by changing each number and looking what else is said.
+"""Explanation of prompts: which number of an observation is printed as which words.
 
-So it holds whatever a writer does, and cannot disagree with it.
+Each number is changed, and the change of the prompt is observed. The result is therefore correct for any writer.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from lolm_plugin.prompts.style import Writer
 from lolm_plugin.prompts.template import FragmentTable
 
 UNREAD = "(not in the prompt)"
-SILENT = "(nothing now)"  # what it is about is absent, or not worth a word
+SILENT = "(nothing now)"  # its entity is absent, or the writer leaves the value out
 
 
 @dataclass(frozen=True)
 class NumberInWords:
-    """One number of an observation: ``name`` is what it is, ``words`` what it became."""
+    """One number of an observation: ``name`` is its meaning, ``words`` is its text in the prompt."""
 
     index: int
     value: float
@@ -27,7 +27,7 @@ class NumberInWords:
 
 
 def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[NumberInWords]:
-    """Every number of an agent's obs [obs_size], whose mask is ``available`` [n_actions]."""
+    """Explain every number of an agent's obs [obs_size] with mask ``available`` [n_actions]."""
     changed = [_changes(float(value)) for value in obs]
     rows = [obs]
     for index, values in enumerate(changed):
@@ -49,15 +49,15 @@ def explain(writer: Writer, obs: Tensor, available: Tensor, agent: int) -> list[
 
 
 def _changes(value: float) -> list[float]:
-    """What a number is changed to: a little, in its own steps, and as flags and bits change."""
+    """Return the changed values of a number: one small step up and down, and the values of flags."""
     step = 1.0 if value.is_integer() else 0.07
     return [value + step, value - step, 0.0, 1.0, 2.0]
 
 
 def _words(table: FragmentTable, row: np.ndarray, differs: np.ndarray) -> str:
-    """What ``row`` [width] says where the changes that alter least alter it: differs bool [changes, width].
+    """Return the text in ``row`` [width] that the smallest changes alter: differs bool [changes, width].
 
-    Those that alter more make something else come or go, and with it its whole sentence.
+    A larger change adds or removes an entity with its whole sentence.
     """
     counts = differs.sum(1)
     if not counts.any():

@@ -1,4 +1,4 @@
-"""Full sentences: instruction, goal, current state, available actions (paper, section 4.2)."""
+"""The paper style: full sentences for instruction, goal, current state and actions (paper, section 4.2)."""
 
 from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
 from lolm_plugin.prompts.style import Listing, PromptStyle
@@ -6,7 +6,7 @@ from lolm_plugin.prompts.template import Sentence, choose, if_present, kinds, te
 
 
 class PaperStyle(PromptStyle):
-    """The paper's four parts with numbers to two decimals, and a cue to answer after."""
+    """The paper's four parts with numbers to two decimals, and a cue for the answer."""
 
     instruction = (
         "Instruction: You control one unit of a team in a StarCraft II battle. Read the current state and "
@@ -22,7 +22,7 @@ class PaperStyle(PromptStyle):
     cue = "The best action is:"
 
     def me(self, me: AgentBatch) -> Sentence:
-        """Number, kind, condition, range and position."""
+        """Return number, kind, condition, range and position."""
         return template(
             "Current state:\nYou are ally {number}, {a_kind}{condition}{attack}{heal}{position}.\n",
             number=me.number,
@@ -34,7 +34,7 @@ class PaperStyle(PromptStyle):
         )
 
     def unit(self, unit: UnitBatch) -> Sentence:
-        """One sentence, numbers to two decimals."""
+        """Return one sentence with numbers to two decimals."""
         name = template("{side} {number}", side=unit.side.capitalize(), number=unit.number)
         seen = template(
             " is {a_kind} at distance {distance:.2f}, {east:.2f} {east_west} and {north:.2f} {north_south} of you"

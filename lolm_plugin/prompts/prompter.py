@@ -1,4 +1,4 @@
-"""From observations to token ids: every fragment of text is tokenised once, and prompts are put together from these."""
+"""Conversion of observations to token ids: each text fragment is tokenised once, then prompts are assembled."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +18,10 @@ Tokenize = Callable[[list[str]], list[list[int]]]
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Token sequences of different lengths end to end: ``ids`` int64 [tokens], ``lengths`` int64 [rows].
+    """Token sequences of different lengths, concatenated: ``ids`` int64 [tokens], ``lengths`` int64 [rows].
 
-    ``targets`` int64 [rows, n_targets] is the token of a row that ends the sentence about each target; -1: there is no
-    such sentence, or it was not asked for.
+    ``targets`` int64 [rows, n_targets] is the index in the row's sequence of the last token of the sentence about each
+    target. It is -1 if there is no such sentence, or if it was not requested.
     """
 
     ids: np.ndarray
@@ -33,15 +33,15 @@ class TokenBatch:
 
     @staticmethod
     def of(sequences: Sequence[Sequence[int]]) -> "TokenBatch":
-        """From one list of ids per row."""
+        """Build a batch from one list of ids per row."""
         flat = [token for sequence in sequences for token in sequence]
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         return TokenBatch(np.array(flat, np.int64), lengths, np.zeros((len(lengths), 0), np.int64))
 
     def distinct(self) -> tuple["TokenBatch", np.ndarray]:
-        """The different sequences as they first appear, and for each row which of them it is, int64 [rows].
+        """Return the distinct sequences in order of appearance, and the index of each row's sequence, int64 [rows].
 
-        Sequences are different, too, where the same words are about other targets.
+        Equal sequences with different ``targets`` are distinct.
         """
         ends = self.lengths.cumsum()
         rows = [self.ids[start:end] for start, end in zip(ends - self.lengths, ends, strict=True)]
@@ -53,7 +53,7 @@ class TokenBatch:
         return TokenBatch(ids, self.lengths[first], self.targets[first]), number
 
     def lists(self) -> list[list[int]]:
-        """One list of ids per row."""
+        """Return one list of ids per row."""
         ids, ends = self.ids.tolist(), self.lengths.cumsum().tolist()
         return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -61,35 +61,35 @@ class TokenBatch:
 class TokenTable(FragmentTable):
     """A fragment table with the token ids of every fragment.
 
-    Ids put together are those of the whole text where the tokenizer never merges the end of a fragment with the
-    beginning of the next (``keeps_cuts``): most split a text into words, signs and digits or numbers before all else,
-    and fragments end where such a one does.
+    Joined ids are those of the whole text if the tokenizer never merges the end of a fragment with the beginning of the
+    next (``keeps_cuts``). Most tokenizers first split a text into words, signs, and digits or numbers. Fragments end at
+    such splits.
     """
 
     def __init__(self, tokenize: Tokenize) -> None:
         super().__init__()
         self._tokenize = tokenize
-        self._ids = np.zeros(0, np.int64)  # of all fragments, end to end
+        self._ids = np.zeros(0, np.int64)  # of all fragments, concatenated
         self._lengths = np.zeros(0, np.int64)
         self._starts = np.zeros(0, np.int64)
 
     def lengths(self, fragments: np.ndarray) -> np.ndarray:
-        """How many tokens each of the fragments [...] has, int64 [...]."""
+        """Return the number of tokens of each fragment [...], int64 [...]."""
         self._tokenize_new()
         return self._lengths[fragments]
 
     def tokens(self, fragments: np.ndarray) -> TokenBatch:
-        """Prompts as fragments int64 [rows, width] -> their token ids."""
+        """Return the token ids of prompts as fragments int64 [rows, width]."""
         self._tokenize_new()
         flat = fragments[fragments > 0]
         lengths = self._lengths[flat]
-        # Where each token is read: its index in the result, moved by how far its fragment lies from where it goes.
+        # A token's index in _ids is its index in the result plus the shift of its fragment.
         shift = self._starts[flat] - (lengths.cumsum() - lengths)
         ids = self._ids[np.arange(lengths.sum()) + shift.repeat(lengths)]
         return TokenBatch(ids, self._lengths[fragments].sum(1), np.zeros((len(fragments), 0), np.int64))
 
     def _tokenize_new(self) -> None:
-        """Tokenise the fragments that came up since the last time."""
+        """Tokenise the fragments that are new since the last call."""
         if texts := self.texts[len(self._lengths) :]:
             new = TokenBatch.of(self._tokenize(texts))
             self._ids = np.concatenate([self._ids, new.ids])
@@ -98,11 +98,11 @@ class TokenTable(FragmentTable):
 
 
 class Prompter:
-    """Turns what agents see into a shared ``prefix`` and one token sequence per row.
+    """Converter from observations to a shared ``prefix`` and one token sequence per row.
 
-    A prompt is ``prefix + sequence``; it is never truncated: one that cannot fit is refused at the start.
-    Its ids are put together from fragments tokenised before, in a hundredth of the time that whole texts take; unless
-    the tokenizer could join two fragments, and ``whole_because`` then says why.
+    A prompt is ``prefix + sequence``. It is never truncated: a prompt that cannot fit is refused at the start. Its ids
+    are assembled from tokenised fragments, in a hundredth of the time of tokenising whole texts. If the tokenizer could
+    join two fragments, whole texts are tokenised, and ``whole_text_reason`` says why.
     """
 
     def __init__(self, writer: Writer, tokenizer: Any) -> None:
@@ -110,20 +110,20 @@ class Prompter:
         self.layout = writer.layout
         self.tokenizer = tokenizer
         self._table = TokenTable(self._ids)
-        self.whole_because = self._obstacle()
+        self.whole_text_reason = self._obstacle()
         self.prefix: list[int] = self._begin_token() + self._ids([writer.prefix])[0]
 
     @property
     def assembles(self) -> bool:
-        """Whether prompts are put together from fragments instead of tokenised as whole texts."""
-        return not self.whole_because
+        """Return True if prompts are assembled from fragments instead of tokenised as whole texts."""
+        return not self.whole_text_reason
 
     def encode(self, obs: Tensor, available: Tensor, agent: Tensor) -> list[list[int]]:
-        """Token ids of each row's own part, to be read after ``prefix``."""
+        """Return the token ids of each row that follow ``prefix``."""
         return self.tokens(obs, available, agent).lists()
 
     def tokens(self, obs: Tensor, available: Tensor, agent: Tensor, targets: bool = False) -> TokenBatch:
-        """The same as arrays; ``targets`` asks where the sentences about available targets end."""
+        """Return the ids of ``encode`` as arrays; ``targets`` adds where sentences about available targets end."""
         prompts = self.writer.write(self._table, obs, available, agent)
         if self.assembles:
             tokens = self._table.tokens(prompts.fragments)
@@ -137,16 +137,16 @@ class Prompter:
         return replace(tokens, targets=ends)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has."""
+        """Return the number of tokens of each text."""
         return [len(ids) for ids in self._ids(list(texts))]
 
     @property
     def max_tokens(self) -> int:
-        """Length of the longest prompt this map can need, with a small reserve."""
+        """Number of tokens of the longest prompt on this map, plus a reserve of 8."""
         return len(self.prefix) + max(self.count_tokens(self.writer.fullest())) + 8
 
     def check_fits(self, context_length: int, model: str) -> None:
-        """Raise ConfigError if the longest prompt of this map is longer than the model can read."""
+        """Raise ConfigError if the longest prompt on this map is longer than the model's context."""
         if self.max_tokens > context_length:
             raise ConfigError(
                 f"A prompt on map_name={self.layout.map_name} can have {self.max_tokens} tokens but "
@@ -155,7 +155,7 @@ class Prompter:
             )
 
     def _ends(self, prompts: Fragments) -> np.ndarray:
-        """The last token of each unit's sentence, int64 [rows, units]; -1 for a unit that is not named."""
+        """Return the last token of each unit's sentence, int64 [rows, units]; -1 for a unit that is not named."""
         begin, end = prompts.units.T
         before = np.pad((prompts.fragments > 0).cumsum(1), ((0, 0), (1, 0)))
         if self.assembles:
@@ -165,11 +165,11 @@ class Prompter:
         return np.where(before[:, end] > before[:, begin], last, -1)
 
     def _whole_ends(self, fragments: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """The same for texts that are tokenised whole: the token that the sentence's last letter is in."""
+        """Return the same for texts that are tokenised whole: the token with the last letter of the sentence."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise ConfigError(
-                "head.attack_keys=entity has to know where in a text a token lies, which this model's tokenizer does "
-                "not tell: set head.attack_keys=shared, or llm.model to one with a fast tokenizer."
+                "head.attack_keys=entity needs the position of each token in the text, but this model's tokenizer does "
+                "not return it; set head.attack_keys=shared, or llm.model to a model with a fast tokenizer."
             )
         letters = np.array([len(text) for text in self._table.texts])[fragments].cumsum(1)[:, end - 1] - 1
         spans = self.tokenizer(
@@ -182,17 +182,17 @@ class Prompter:
         return ["".join(self._table.split(row)) for row in fragments]
 
     def _obstacle(self) -> str:
-        """Why whole texts have to be tokenised; empty if they can only have the ids of their fragments."""
+        """Return why whole texts have to be tokenised; empty if they always have the ids of their fragments."""
         fragments = self.writer.write(self._table, *self.writer.sample(rows=32)).fragments
         whole = "Prompts are tokenised as whole texts, which takes longer"
         if not all(keeps_cuts(self.tokenizer, self._table.split(row)) for row in fragments):
             return f"{whole}: the tokenizer of this model can join words of two fragments."
         if self._table.tokens(fragments).lists() != self._ids(self._texts(fragments)):
-            return f"{whole}: the tokenizer of this model reads fragments of a text otherwise than the text."
+            return f"{whole}: the tokenizer of this model reads fragments differently from the whole text."
         return ""
 
     def _begin_token(self) -> list[int]:
-        """The begin-of-text token where the tokenizer puts one by itself; a chat template has its own."""
+        """Return the begin-of-text token if the tokenizer adds one by itself. A chat template has its own."""
         bos = self.tokenizer.bos_token_id if self.writer.adds_bos else None
         return [bos] if bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos] else []
 
@@ -201,11 +201,11 @@ class Prompter:
 
 
 def keeps_cuts(tokenizer: Any, fragments: Sequence[str]) -> bool:
-    """Whether a tokenizer splits the joined text at every cut between fragments before it looks for tokens.
+    """Return True if a tokenizer splits the joined text at every cut between fragments before it forms tokens.
 
-    No token reaches over such a split. Of a tokenizer that does not split texts first, or does not tell where, a
-    sample of texts cannot show that it never joins two fragments. Added tokens, such as those of a chat template, are
-    cut out of the text before all else.
+    No token reaches over such a split. If a tokenizer does not split texts first, or does not show where, the result is
+    False: no sample of texts can prove that it never joins two fragments. Added tokens, such as those of a chat
+    template, are cut out of the text first.
     """
     splits = getattr(getattr(tokenizer, "backend_tokenizer", None), "pre_tokenizer", None)
     if splits is None:
@@ -224,7 +224,7 @@ def keeps_cuts(tokenizer: Any, fragments: Sequence[str]) -> bool:
 
 
 def _any_of(added: Iterable[Any]) -> str:
-    """A pattern of all added tokens, the longest first, with the spaces that they take in."""
+    """Return a pattern of all added tokens, the longest first, with the spaces that they absorb."""
     tokens = sorted((token for token in added if token.content), key=lambda token: -len(token.content))
     each = [r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip for token in tokens]
     return "|".join(each) or r"(?!)"  # which matches nothing

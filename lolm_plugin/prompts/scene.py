@@ -1,4 +1,4 @@
-"""The decoded scene: what many agents see and may do, an array per field, so that no prompt needs a loop over units."""
+"""Decoded observations and actions of many agents, one array per field. Prompts need no loop over units."""
 
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
@@ -16,10 +16,10 @@ _Part = TypeVar("_Part", "AgentBatch", "UnitBatch", "ActionBatch")
 
 @dataclass(frozen=True)
 class AgentBatch:
-    """The observing agents: every field [rows], NaN where the environment does not show it.
+    """The observing agents. Every field is [rows], with NaN if the environment does not show it.
 
     ``kind`` is a universe index. Health, shield and cooldown are shares of the maximum, ``x`` and ``y`` of the map.
-    ``attack_range`` is in map cells, a healer's its healing range.
+    ``attack_range`` is in map cells. For a healer it is the healing range.
     """
 
     number: np.ndarray
@@ -33,17 +33,17 @@ class AgentBatch:
 
     @property
     def heals(self) -> np.ndarray:
-        """Tell healers from fighters: bool [rows]."""
+        """Return True for healers: bool [rows]."""
         return np.isin(self.kind, HEALERS)
 
 
 @dataclass(frozen=True)
 class UnitBatch:
-    """The other units of a side: every field [rows, units], NaN where the environment does not show it.
+    """The other units of a side. Every field is [rows, units], with NaN if the environment does not show it.
 
-    ``named`` tells which units the prompt names at all. One that is not ``seen`` is dead or out of sight, unless it is
-    ``in_range``: SMACv2 hides units that can be attacked. ``in_range`` tells whether the observer can attack it now, or
-    heal it if the observer is a healer. Distances and offsets are in map cells.
+    ``named`` is True for units that the prompt names. A unit that is not ``seen`` is dead or out of sight, unless it is
+    ``in_range``: SMACv2 hides units that can be attacked. ``in_range`` is True if the observer can attack the unit now,
+    or heal it if the observer is a healer. Distances and offsets are in map cells.
     """
 
     side: str  # "ally" or "enemy"
@@ -62,7 +62,7 @@ class UnitBatch:
 
 @dataclass(frozen=True)
 class ActionBatch:
-    """``available`` bool [rows, actions]; the words for action ``i`` are ``names[meaning][i]``, ``meaning`` [rows]."""
+    """Actions: ``available`` bool [rows, actions]; action ``i`` is named ``names[meaning][i]``, ``meaning`` [rows]."""
 
     names: tuple[tuple[str, ...], ...]
     meaning: np.ndarray
@@ -70,14 +70,14 @@ class ActionBatch:
 
     @staticmethod
     def of(description: Description, meaning: np.ndarray, available: np.ndarray) -> "ActionBatch":
-        """The actions of a task, whose target actions mean ``description.targets[meaning]``."""
+        """Build the actions of a task. Target actions mean ``description.targets[meaning]``."""
         names = tuple(description.action_names(i) for i in range(max(1, len(description.targets))))
         return ActionBatch(names, meaning, available)
 
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """What many agents see of their battles and may do."""
+    """Decoded observations and actions of many agents in battles."""
 
     me: AgentBatch
     allies: UnitBatch
@@ -88,22 +88,22 @@ class SceneBatch:
         return len(self.me.number)
 
     def take(self, rows: np.ndarray) -> "SceneBatch":
-        """The scenes of ``rows`` int64 [...]."""
+        """Return the scenes of ``rows`` int64 [...]."""
         return SceneBatch(
             _take(self.me, rows), _take(self.allies, rows), _take(self.enemies, rows), _take(self.actions, rows)
         )
 
 
 def decode(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True) -> SceneBatch:
-    """What each row sees: obs [rows, obs_size], available [rows, n_actions], agent [rows].
+    """Decode obs [rows, obs_size], available [rows, n_actions] and agent [rows] into scenes.
 
-    ``dynamic`` leaves out every unit that is dead or out of sight (paper, section 4.2); without it
-    they stay, with zeros, so that all prompts of a map have the same sentences.
+    ``dynamic`` leaves out every unit that is dead or out of sight (paper, section 4.2). Otherwise such units are kept
+    with zeros, and all prompts of a map have the same sentences.
     """
     observed = layout.decode(obs.cpu())
     can = available.cpu().numpy() > 0
     number = agent.cpu().numpy()
-    # Ally rows skip the observer, so the ids after its own are one higher.
+    # The allies' block skips the observer, so ids above its own are the index plus one.
     others = np.arange(layout.n_agents - 1)
     allies = others + (others >= number[:, None])
     enemies = np.broadcast_to(np.arange(layout.n_enemies), (len(number), layout.n_enemies))
@@ -111,7 +111,7 @@ def decode(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, 
     own = {name: _field(observed.own, name)[:, 0] for name in ("health", "shield", "cooldown", "x", "y")}
     kind = observed.own.kind[:, 0].numpy()
     heals = observed.heals.numpy()
-    # Where SMACv2 plays without action masks, every living target is offered, and only the flag tells the range.
+    # Without action masks, SMACv2 offers every living target. Only the flag shows which are in range.
     present, flagged = observed.enemies.present.numpy(), observed.enemies.fields["can_target"].numpy() > 0
     attackable = _offered(layout, can, enemies) & ~heals[:, None] & np.where(present, flagged, layout.hidden_targets)
     healable = _offered(layout, can, allies) & heals[:, None] & observed.allies.present.numpy() & layout.masks_range
@@ -124,10 +124,10 @@ def decode(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, 
 
 
 def fullest(layout: BattleLayout, dynamic: bool) -> SceneBatch:
-    """Scenes of which one has the longest prompt that this map allows, whatever the style and the tokenizer.
+    """Return scenes, one of which has the longest prompt of this map for any style and tokenizer.
 
-    In each, every unit is of one kind, or is absent but named (not ``dynamic``); every number is long and
-    every action but no-op is available.
+    In each scene, all units are of one kind, or are absent but named (not ``dynamic``). Every number is long, and every
+    action except no-op is available.
     """
     kind = np.repeat(sorted(layout.kinds), 1 if dynamic else 2)
     seen = np.tile([True] if dynamic else [True, False], len(layout.kinds))
@@ -138,7 +138,7 @@ def fullest(layout: BattleLayout, dynamic: bool) -> SceneBatch:
 
     def units(side: str, block: Block) -> UnitBatch:
         shape = (rows, block.rows)
-        # Only a healer has allies in range; which kinds these are is not known here.
+        # Only healers have allies in range. With healers on the map, every kind does here: an upper bound.
         near = np.broadcast_to(seen[:, None] & (side == "enemy" or layout.has_healers), shape)
         return UnitBatch(
             side=side,
@@ -164,10 +164,10 @@ def fullest(layout: BattleLayout, dynamic: bool) -> SceneBatch:
 
 
 def attack_range(layout: BattleLayout, kind: np.ndarray) -> np.ndarray:
-    """Look up the range in map cells of observers of ``kind`` [rows]; NaN where it is not known."""
+    """Look up the range in map cells of observers of ``kind`` [rows]; NaN if it is not known."""
     reach = layout.shoot_range
     table = reach if isinstance(reach, tuple) else (np.nan if reach is None else reach,) * len(NAMES)
-    # A range that does not depend on the kind is known for an unknown kind, too.
+    # A range that does not depend on the kind is also known for an unknown kind.
     return np.array((*table, np.nan if isinstance(reach, tuple) else table[0]))[kind]
 
 
@@ -176,7 +176,7 @@ def _units(
 ) -> UnitBatch:
     seen, kind = units.present.numpy(), units.kind.numpy()
     health, shield, cooldown = (_field(units, name) for name in ("health", "shield", "cooldown"))
-    # No unit that is there has no health: SMACv2 hides what it does not want an agent to know.
+    # A present unit has health. If it shows none, SMACv2 hides its condition from the agent.
     hidden = seen & (kind == UNKNOWN) & ~(np.abs(health) > 0)
     if hidden.any():
         health, shield = np.where(hidden, np.nan, health), np.where(hidden, np.nan, shield)
@@ -197,20 +197,20 @@ def _units(
 
 
 def _field(units: Units, name: str) -> np.ndarray:
-    """Float64 [rows, units]: the numbers that Python would print; NaN where the environment has no such field."""
+    """Return a field as float64 [rows, units], for printing as Python does; NaN if there is no such field."""
     if name not in units.fields:
         return np.broadcast_to(np.nan, tuple(units.present.shape))
     return units.fields[name].numpy().astype(np.float64)
 
 
 def _offered(layout: BattleLayout, available: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Look up whether the action about each target number [rows, units] is available: bool [rows, units]."""
+    """Return True if the action about a target number [rows, units] is available: bool [rows, units]."""
     action = layout.n_base_actions + np.minimum(number, layout.n_targets - 1)
     return np.take_along_axis(available, action, axis=1) & (number < layout.n_targets)
 
 
 def _meaning(layout: BattleLayout, heals: np.ndarray) -> np.ndarray:
-    """Which of the layout's ``targets`` are meant: healing is the first where agents can heal, attacking the last."""
+    """Return the index in the layout's ``targets``: 0 for healing, the last for attacking."""
     return np.where(heals, 0, len(layout.targets) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Who puts observations into words: prompt styles for battles, and the interface that all writers have."""
+"""Prompt writers: their interface, the prompt styles for battles, and prompts as text fragments."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,15 @@ from lolm_plugin.prompts import scene as scenes
 from lolm_plugin.prompts.scene import ActionBatch, AgentBatch, SceneBatch, UnitBatch
 from lolm_plugin.prompts.template import FragmentTable, Sentence, Words, choose, constant, template
 
-Parts = Mapping[str, Sequence[Sentence]]  # the parts of a prompt in their order, each of [rows] or of [rows, units]
+Parts = Mapping[str, Sequence[Sentence]]  # parts in order; sentences of [rows] or [rows, units]
 
 
 @dataclass(frozen=True)
 class Fragments:
-    """Prompts as fragments int64 [rows, width] of a table, 0 being none; ``parts`` are the columns of each part.
+    """Prompts as fragments int64 [rows, width] of a table, 0 for no text; ``parts`` are the columns of each part.
 
-    ``units`` int64 [units, 2] are the columns between which the sentence about each unit lies. ``target`` int64
-    [rows, n_targets] says which of these units a target action is about, -1 for none.
+    ``units`` int64 [units, 2] are the first column of the sentence about each unit and the column after its last.
+    ``target`` int64 [rows, n_targets] is the index in ``units`` that a target action is about, -1 for none.
     """
 
     fragments: np.ndarray
@@ -34,7 +34,7 @@ class Fragments:
 
     @staticmethod
     def of(table: FragmentTable, parts: Parts, units: Sequence[str], target: np.ndarray, rows: int) -> "Fragments":
-        """``units`` names the parts whose first sentence is one a unit."""
+        """Build fragments of ``parts``; ``units`` names the parts whose first sentence is one per unit."""
         blocks, slices, spans, column = [], {}, [np.zeros((0, 2), np.int64)], 0
         for name, sentences in parts.items():
             begin = column
@@ -48,18 +48,18 @@ class Fragments:
         return Fragments(np.concatenate(blocks, axis=1), slices, np.concatenate(spans), target)
 
     def texts(self, table: FragmentTable) -> list[dict[str, str]]:
-        """Every row's parts in words."""
+        """Return each row's parts as text."""
         return [
             {name: "".join(table.split(row[columns])) for name, columns in self.parts.items()} for row in self.fragments
         ]
 
 
 class Writer(ABC):
-    """Puts what agents see into words.
+    """Interface of prompt writers.
 
-    ``prefix`` is the same for every agent and timestep, so that it is computed once; it ends in a newline and no
-    part begins with a space, so that joining the token ids of the two is the same as tokenising the joined text.
-    ``cue`` is the text of the last part. ``adds_bos``: the prompt begins with the tokenizer's begin-of-text token.
+    ``prefix`` is the same for every agent and timestep, so it is computed once. It ends in a newline, and no part
+    begins with a space. The token ids of the two can therefore be joined. ``cue`` is the text of the last part.
+    ``adds_bos``: the prompt begins with the tokenizer's begin-of-text token.
     """
 
     layout: Description
@@ -69,24 +69,24 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, table: FragmentTable, obs: Tensor, available: Tensor, agent: Tensor) -> Fragments:
-        """Write what follows the prefix: obs [rows, obs_size], available [rows, n_actions], agent [rows]."""
+        """Write the text after the prefix for obs [rows, obs_size], available [rows, n_actions] and agent [rows]."""
 
     @abstractmethod
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Made-up obs, available and agent: every kind and number that can be, or not."""
+        """Sample obs, available and agent of [rows]: every kind and number occurs and is missing."""
 
     @abstractmethod
     def fullest(self) -> list[str]:
-        """Texts after the prefix of which one is as long as this task allows, whatever the tokenizer."""
+        """Return texts after the prefix, one of which is the longest of this task for any tokenizer."""
 
     def describe(self, obs: Tensor, available: Tensor, agent: Tensor) -> list[dict[str, str]]:
-        """Every row's parts in words."""
+        """Return each row's parts as text."""
         table = FragmentTable()
         return self.write(table, obs, available, agent).texts(table)
 
 
 class Listing(NamedTuple):
-    """The available actions: ``begin``, their names with ``between`` them, ``end``; ``spoken`` may shorten a name."""
+    """The list of available actions: ``begin``, names joined by ``between``, ``end``; ``spoken`` may shorten a name."""
 
     begin: str
     between: str
@@ -94,7 +94,7 @@ class Listing(NamedTuple):
     spoken: Callable[[str], str] = str
 
     def sentences(self, actions: ActionBatch) -> tuple[Sentence, Sentence]:
-        """One sentence of [rows, actions] and one of [rows]."""
+        """Return the names [rows, actions] and the end [rows] as sentences."""
         words = tuple(
             before + self.spoken(name)
             for names in actions.names
@@ -111,30 +111,69 @@ class Listing(NamedTuple):
 
 
 class PromptStyle(ABC):
-    """How a battle is put into words: a style is its texts and two sentences, about oneself and about another unit.
+    r"""Base class of prompt styles for battles: four texts and two sentences, about the agent and about another unit.
 
-    ``instruction + goal`` is the same for every agent and timestep, so that it is computed once. Both end in a newline
-    and no part begins with a space, so that joining the token ids of the two halves is the same as tokenising the
-    joined text.
+    The prefix ``instruction + goal`` is the same for every agent and timestep, so it is computed once. Both end in a
+    newline, and no part begins with a space. The token ids of prefix and parts can therefore be joined.
+
+    Attributes:
+        instruction: the first text.
+        goal: the second text.
+        short: True if automatic prompts (``prompt.source=auto``) have the short form.
+        none_seen: text if no unit of a ``{side}`` is named.
+        actions: the list of available actions.
+        cue: the last text, after which the model answers.
+
+    Example::
+
+        class LinesStyle(PromptStyle):
+            instruction = "Battle. Pick one action.\n"
+            goal = "Goal: win and stay alive.\n"
+            actions = Listing("Actions: ", ", ", "\n")
+            cue = "Best:"
+
+            def me(self, me):
+                return template("You: {kind}{hp}\n", kind=kinds(me.kind), hp=if_present(" hp {health:.2f}", me))
+
+            def unit(self, unit):
+                seen = template(": {kind} {east:.1f} east {north:.1f} north\n", unit, kind=kinds(unit.kind))
+                return template("{side} {number}", unit) + where(unit.seen, seen, template(": not seen\n"))
+
+    ``examples/add_a_prompt_style`` adds a style to the registry, and ``tests/examples/test_add_a_prompt_style.py`` runs
+    it.
     """
 
     instruction: str
     goal: str
-    short: bool = False  # automatic prompts leave out what a small model can do without
-    none_seen: str = ""  # where no unit of a {side} is named
+    short: bool = False
+    none_seen: str = ""
     actions: Listing
     cue: str
 
     @abstractmethod
     def me(self, me: AgentBatch) -> Sentence:
-        """The observing agent."""
+        """Return the sentence about the observing agent.
+
+        Args:
+            me: the agents, each field [rows].
+
+        Returns:
+            A sentence of [rows] that ends in a newline.
+        """
 
     @abstractmethod
     def unit(self, unit: UnitBatch) -> Sentence:
-        """Another unit, for every named one of a side in the order of their numbers."""
+        """Return the sentence about each other unit of a side.
+
+        Args:
+            unit: the units in the order of their numbers, each field [rows, units].
+
+        Returns:
+            A sentence of [rows, units] that ends in a newline. The caller leaves out units that are not ``named``.
+        """
 
     def parts(self, scene: SceneBatch) -> Parts:
-        """The sentences of every part."""
+        """Return the sentences of every part."""
         return {
             "me": (self.me(scene.me),),
             "allies": self._side(scene.allies),
@@ -144,15 +183,15 @@ class PromptStyle(ABC):
         }
 
     def choices(self, scene: SceneBatch) -> tuple[Sentence, ...]:
-        """The available actions: all of them in ``actions``, unless a style says some of them elsewhere."""
+        """Return the available actions as a list. A style that names some of them in other parts overrides this."""
         return self.actions.sentences(scene.actions)
 
     def fullest(self, layout: BattleLayout, dynamic: bool) -> SceneBatch:
-        """Scenes of which one is as long in this style as the map allows."""
+        """Return scenes, one of which has the longest prompt of this style on the map."""
         return scenes.fullest(layout, dynamic)
 
     def describe(self, scene: SceneBatch) -> list[dict[str, str]]:
-        """What changes with the agent and the timestep, in words: every row's parts."""
+        """Return each row's parts as text: everything after the prefix."""
         table = FragmentTable()
         return Fragments.of(table, self.parts(scene), (), np.zeros((len(scene), 0)), len(scene)).texts(table)
 
@@ -162,7 +201,7 @@ class PromptStyle(ABC):
 
 
 class BattleWriter(Writer):
-    """Battles in the words of a style; ``dynamic`` names only living, visible units."""
+    """Writer of battles in a prompt style; ``dynamic`` names only living, visible units."""
 
     def __init__(self, layout: BattleLayout, style: PromptStyle, dynamic: bool) -> None:
         self.layout: BattleLayout = layout
@@ -172,7 +211,7 @@ class BattleWriter(Writer):
         self.cue = style.cue
 
     def write(self, table: FragmentTable, obs: Tensor, available: Tensor, agent: Tensor) -> Fragments:
-        """One part for each of the style's."""
+        """Write the parts of the style."""
         scene = scenes.decode(self.layout, obs, available, agent, self.dynamic)
         return Fragments.of(
             table,
@@ -183,16 +222,26 @@ class BattleWriter(Writer):
         )
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Units of every kind, seen or not."""
+        """Sample units of every kind, seen or not."""
         return self.layout.sample(rows)
 
     def fullest(self) -> list[str]:
-        """All units of one kind are there, and every action is available."""
+        """Return texts in which all units have one kind and every action is available."""
         return ["".join(parts.values()) for parts in self.style.describe(self.style.fullest(self.layout, self.dynamic))]
 
 
 def build_style(name: str) -> PromptStyle:
-    """The style behind ``prompt.style``."""
+    """Build the style ``prompt.style``.
+
+    Args:
+        name: a key of ``registry.PROMPT_STYLES``.
+
+    Returns:
+        A new style.
+
+    Raises:
+        ConfigError: the name is not registered.
+    """
     if name not in registry.PROMPT_STYLES:
         raise ConfigError(
             f"prompt.style={name} is not a prompt style; set it to one of: {', '.join(registry.PROMPT_STYLES)}."

@@ -1,8 +1,8 @@
-"""Sentences with slots, filled for many rows at once, and the fragments of text that they are made of.
+"""Templates with slots that are filled for many rows at once, and the text fragments of the filled sentences.
 
-A template is cut behind its slots. A fragment is the text up to a slot and what fills it, such as " at distance 4.50",
-and every fragment is made and tokenised once. What follows a slot begins with a space or a sign, as no token may reach
-over a cut.
+A template is cut after each slot. A fragment is the text up to a slot with the filled slot, such as " at distance
+4.50". Each fragment is built and tokenised once. The text after a slot begins with a space or a sign, because no token
+may reach over a cut.
 """
 
 import math
@@ -22,10 +22,10 @@ Mask = np.ndarray | np.bool_
 
 
 class Slot(NamedTuple):
-    """The fragments that one slot of a template can have, counted from 1; 0 is no text at all.
+    """The possible fragments of one slot of a template. Their values count from 1; 0 is no text.
 
-    With ``words`` they are ``literal`` and one of these; without, ``literal`` and a number of so many ``decimals``:
-    0.00, -0.00, 0.01, -0.01 and so on.
+    With ``words``, a fragment is ``literal`` and one of these. Without, it is ``literal`` and a number with
+    ``decimals`` decimals. Values count the numbers in the order 0.00, -0.00, 0.01, -0.01 and so on.
     """
 
     literal: str
@@ -33,7 +33,7 @@ class Slot(NamedTuple):
     decimals: int = 0
 
     def text(self, value: int) -> str:
-        """The text that a value stands for."""
+        """Return the text of a value."""
         if value == 0:
             return ""
         if self.words:
@@ -43,7 +43,7 @@ class Slot(NamedTuple):
 
 
 class Sentence:
-    """Slots, each with its value int64 [...] for every row (and unit)."""
+    """A sequence of slots, each with its values int64 [...] for all rows (and units)."""
 
     __slots__ = ("slots",)
 
@@ -51,7 +51,7 @@ class Sentence:
         self.slots = tuple(slots)
 
     def where(self, mask: Mask) -> "Sentence":
-        """The sentence in the rows of ``mask`` [...], nothing in the others."""
+        """Return the sentence in the rows where ``mask`` [...] is true, no text in the others."""
         return Sentence((slot, value * mask) for slot, value in self.slots)
 
     def __add__(self, other: "Sentence") -> "Sentence":
@@ -59,27 +59,43 @@ class Sentence:
 
 
 class Words(NamedTuple):
-    """What fills a slot: one of ``options``, by their index ``chosen`` [...]."""
+    """Filling of a slot: the option with index ``chosen`` [...] in ``options``."""
 
     options: tuple[str, ...]
     chosen: np.ndarray
 
 
 def choose(mask: Mask, yes: str, no: str) -> Words:
-    """``yes`` in the rows of ``mask`` [...], ``no`` in the others."""
+    """Return the word ``yes`` in the rows where ``mask`` [...] is true, ``no`` in the others."""
     return Words((no, yes), np.asarray(mask, np.int64))
 
 
 def kinds(kind: np.ndarray, articles: bool = False) -> Words:
-    """The words for universe indices [...], with "a" or "an" before them if ``articles``."""
+    """Return the names of universe indices [...], with "a" or "an" before them if ``articles``."""
     return Words(_WITH_ARTICLE if articles else KINDS, kind)
 
 
 def template(text: str, source: Any = None, **slots: Any) -> Sentence:
-    """Fill a text that is written as for ``str.format``; slots not given by name are attributes of ``source``.
+    """Fill the slots of a text that is written as for ``str.format``.
 
-    A slot takes a number [...], printed to the decimals of its ``:.2f`` as Python does; ``Words``; another sentence; or
-    a string, the same in all rows.
+    Args:
+        text: the text with slots, such as ``"hp {health:.2f}"``.
+        source: an object. Its attributes fill the slots that ``slots`` does not name.
+        slots: the filling of each slot by name: a number [...], printed with the decimals of its ``:.2f`` as Python
+            does; ``Words``; another sentence; or a string, which is the same in all rows.
+
+    Returns:
+        A sentence with the shape of its fillings.
+
+    Raises:
+        AssertionError: a number is NaN, or as large as ``MAX_NUMBER``.
+        AttributeError: neither ``slots`` nor ``source`` has a slot's name.
+
+    Example::
+
+        hp = template("hp {health:.2f}", health=np.array([0.5, 1.0]))
+        table = FragmentTable()
+        [table.split(row) for row in table.fragments(hp, rows=2)]  # [["hp 0.50"], ["hp 1.00"]]
     """
     filled: list[tuple[Slot, np.ndarray]] = []
     literal = ""
@@ -102,12 +118,12 @@ def template(text: str, source: Any = None, **slots: Any) -> Sentence:
 
 
 def constant(text: str) -> Sentence:
-    """The same text in all rows, as one fragment; braces mean themselves."""
+    """Return the same text in all rows, as one fragment; braces are printed."""
     return Sentence([(Slot(text, ("",)), _ONE)] if text else [])
 
 
 def if_present(text: str, source: Any = None, **slots: Any) -> Sentence:
-    """A template of numbers alone that is left out where one of them is NaN: the environment does not show it."""
+    """Fill a template of numbers. Rows with a NaN, which the environment does not show, have no text."""
     names = [name for _, name, _ in _parse(text) if name is not None]
     numbers = {name: slots[name] if name in slots else getattr(source, name) for name in names}
     present = ~np.isnan(sum(numbers.values()))
@@ -119,41 +135,41 @@ def if_present(text: str, source: Any = None, **slots: Any) -> Sentence:
 
 
 def where(mask: np.ndarray, yes: Sentence, no: Sentence) -> Sentence:
-    """``yes`` in the rows of ``mask`` [...], ``no`` in the others."""
+    """Return the sentence ``yes`` in the rows where ``mask`` [...] is true, ``no`` in the others."""
     if mask.all():
         return yes
     return yes.where(mask) + no.where(~mask) if mask.any() else no
 
 
 class FragmentTable:
-    """Every fragment that came up, once: ``texts``, of which the first is none, found again by slot and value."""
+    """All fragments used so far, each once, by slot and value. ``texts`` has their texts; the first is empty."""
 
     def __init__(self) -> None:
         self.texts: list[str] = [""]
-        self._by_value: dict[Slot, np.ndarray] = {}  # fragment by value, -1 where it never came up
+        self._by_value: dict[Slot, np.ndarray] = {}  # fragment by value, -1 if not used yet
 
     def fragments(self, sentence: Sentence, rows: int) -> np.ndarray:
-        """A sentence of [rows] or [rows, units] as fragments [rows, width], unit by unit."""
+        """Return a sentence of [rows] or [rows, units] as fragments [rows, width], unit by unit."""
         if not sentence.slots:
             return np.zeros((rows, 0), np.int64)
         found = np.broadcast_arrays(*(self._find(slot, np.asarray(value)) for slot, value in sentence.slots))
         fragments = np.stack(found, -1)
-        if fragments.ndim == 1:  # words without any slot: the same in all rows
+        if fragments.ndim == 1:  # text without slots: the same in all rows
             return np.broadcast_to(fragments, (rows, len(fragments)))
         return fragments.reshape(rows, math.prod(fragments.shape[1:]))
 
     def split(self, row: np.ndarray) -> list[str]:
-        """The texts of one row of fragments [width], in their order."""
+        """Return the texts of one row of fragments [width], in order."""
         return [self.texts[fragment] for fragment in row[row > 0].tolist()]
 
     def without_newline(self, fragments: np.ndarray) -> np.ndarray:
-        """The fragments [rows] whose texts are those of ``fragments`` without a newline at the end."""
+        """Return the fragments [rows] with the texts of ``fragments`` without a final newline."""
         texts = [self.texts[fragment].removesuffix("\n") for fragment in fragments.tolist()]
         shorter = {text: int(self.fragments(constant(text), 1).sum()) for text in set(texts)}
         return np.array([shorter[text] for text in texts], np.int64)
 
     def _find(self, slot: Slot, value: np.ndarray) -> np.ndarray:
-        """The fragment of each value [...]."""
+        """Return the fragment of each value [...]; new fragments are added."""
         known = self._by_value.get(slot, np.zeros(1, np.int64))
         top = value.max(initial=0)
         if top >= len(known):
@@ -170,25 +186,25 @@ class FragmentTable:
 
 @cache
 def _parse(text: str) -> tuple[tuple[str, str | None, int], ...]:
-    """(text before the slot, name of the slot or None at the end, decimals) one by one."""
+    """Return (text before the slot, name of the slot or None at the end, decimals) of each slot."""
     return tuple((before, name, int(spec[1:-1]) if spec else 0) for before, name, spec, _ in Formatter().parse(text))
 
 
 def _steps(numbers: np.ndarray, decimals: int) -> np.ndarray:
-    """The value (see ``Slot``) of each number [...], rounded exactly as f"{number:.2f}" rounds."""
+    """Return the value (see ``Slot``) of each number [...], rounded exactly as f"{number:.2f}" rounds."""
     sizes, scale = np.abs(numbers), 10**decimals
-    assert (sizes < MAX_NUMBER).all(), f"a prompt has no words for a number of {MAX_NUMBER} or more, or for NaN"
+    assert (sizes < MAX_NUMBER).all(), f"a prompt cannot show a number of {MAX_NUMBER} or more, or NaN"
     scaled = sizes * scale
     steps = np.rint(scaled)
     half = np.abs(scaled - steps) == 0.5
     if half.any():
-        # The product was rounded itself: 0.015 * 100 is 1.5, but 0.015 a little less. What it lost decides.
+        # The product is rounded too: 0.015 * 100 is 1.5, but the float 0.015 is a little less. The error decides.
         lost = _lost(sizes[half], scale)
         steps[half] = np.where(lost == 0, steps[half], np.floor(scaled[half]) + (lost > 0))
     return 1 + 2 * steps.astype(np.int64) + np.signbit(numbers)
 
 
 def _lost(numbers: np.ndarray, scale: int) -> np.ndarray:
-    """``numbers * scale`` minus that product in float64, exactly: products of half a number's digits are exact."""
+    """Return the exact ``numbers * scale`` minus the float64 product. Products of half the digits are exact."""
     high = numbers.astype(np.float32).astype(np.float64)
     return (numbers - high) * scale - (numbers * scale - high * scale)

@@ -1,4 +1,4 @@
-"""Less than half of the compact style's tokens: whole cells, tenths, and only what is not the usual case."""
+"""The terse style: rounded numbers and no usual values, with less than half of the compact style's tokens."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from lolm_plugin.prompts.scene import AgentBatch, SceneBatch, UnitBatch
 from lolm_plugin.prompts.style import Listing, PromptStyle
 from lolm_plugin.prompts.template import Sentence, Words, if_present, kinds, template, where
 
-# Number words are one token with the space before them, digits two: " three" and " ", "3".
+# A number word with its space is one token (" three"); a digit with its space is two (" ", "3").
 _COUNTS = (
     *("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -25,18 +25,18 @@ _HEADINGS = {
     "ally": (*(f"Ally {kind}:\n" for kind in KINDS), "Allies:\n"),
     "enemy": (*(f"Enemy {kind}:\n" for kind in KINDS), "Enemies:\n"),
 }
-_MIXED = len(KINDS)  # the heading of units of several kinds
-FREE = slice(1, N_BASE_ACTIONS)  # the actions that a living unit has unless its prompt says otherwise
+_MIXED = len(KINDS)  # index of the heading for units of several kinds
+FREE = slice(1, N_BASE_ACTIONS)  # actions of a living unit, available unless the prompt blocks them
 
 
 class TerseStyle(PromptStyle):
     """The facts of the compact style, rounded.
 
-    - Offsets are rounded to whole cells, halves to the even number. An offset of 0 is not said; a unit at 0 in both
+    - Offsets are rounded to whole cells, halves to the even number. An offset of 0 is left out; a unit at 0 in both
       directions is "here".
-    - Health, shield and wait (weapon cooldown) are rounded to tenths of the maximum, halves to the even number, but
-      what is above 0 reads at least 1. Full health and full shields (10 tenths) are not said.
-    - If all units of a side that are seen have one kind, the heading says it, else each line.
+    - Health, shield and wait (weapon cooldown) are rounded to tenths of the maximum, halves to the even number. A value
+      above 0 is at least 1. Full health and full shields (10 tenths) are left out.
+    - If all seen units of a side have one kind, the heading names it. Otherwise each line does.
     - A unit that can be attacked (or healed, by a healer) now is "in range". Stop and the four moves are available
       unless "Blocked" lists them. "Also" lists every other available action.
     """
@@ -48,7 +48,7 @@ class TerseStyle(PromptStyle):
     cue = "Best:"
 
     def me(self, me: AgentBatch) -> Sentence:
-        """Kind, condition and range."""
+        """Return kind, condition, range and weapon cooldown (wait)."""
         wait = _tenths(" wait", me.cooldown).where(me.cooldown > 0)
         reach = if_present(" range{attack_range:.0f}", me)
         return template(
@@ -60,7 +60,7 @@ class TerseStyle(PromptStyle):
         )
 
     def unit(self, unit: UnitBatch) -> Sentence:
-        """One line, the first one below a heading."""
+        """Return one line; the first one follows a heading."""
         seen = unit.named & unit.seen
         kind = np.where(seen, unit.kind, -1).max(1, initial=-1)[:, None]
         mixed = (seen & (unit.kind != kind)).any(1, keepdims=True) | ~seen.any(1, keepdims=True)
@@ -83,7 +83,7 @@ class TerseStyle(PromptStyle):
         )
 
     def fullest(self, layout: BattleLayout, dynamic: bool) -> SceneBatch:
-        """Every kind with every count of cells, of one kind and of two, without a move that is not blocked."""
+        """Return scenes with every kind and distance, units of one kind and of two, and all moves blocked."""
         scene = super().fullest(layout, dynamic)
         cells = np.arange(1, 1 + math.ceil(np.max(layout.sight)))
         row, steps, second = (
@@ -109,7 +109,7 @@ class TerseStyle(PromptStyle):
         return SceneBatch(me, units(scene.allies), units(scene.enemies), actions)
 
     def choices(self, scene: SceneBatch) -> tuple[Sentence, ...]:
-        """List what the lines above do not say about the available actions; mostly nothing."""
+        """Return the blocked and other actions that the lines above do not imply; often none."""
         blocked = ~scene.actions.available[:, FREE]
         words = tuple(f" {name.removeprefix('move ')}" for name in BASE_ACTIONS[FREE])
         rest = replace(scene.actions, available=scene.actions.available & ~_known(scene))
@@ -124,7 +124,7 @@ class TerseStyle(PromptStyle):
 
 
 def _known(scene: SceneBatch) -> np.ndarray:
-    """Which actions [rows, actions] the lines about units, or their silence, already make known to be available."""
+    """Return True for actions [rows, actions] that need no "Also": targets in range, stop and moves."""
     actions, rows = scene.actions, np.arange(len(scene))[:, None]
     known = np.zeros(actions.available.shape, bool)
     known[:, FREE] = True
@@ -145,13 +145,13 @@ def _offset(cells: np.ndarray, positive: str, negative: str) -> Sentence:
 
 @cache
 def _ways(positive: str, negative: str) -> tuple[str, ...]:
-    """Words for every offset in whole cells, the most negative one first."""
+    """Return the text of every offset in whole cells, the most negative one first."""
     words = [f" {count} {negative}" for count in reversed(_COUNTS[1:])]
     return (*words, "", *(f" {count} {positive}" for count in _COUNTS[1:]))
 
 
 def _condition(unit: AgentBatch | UnitBatch) -> Sentence:
-    """Health and shield unless they are full."""
+    """Return health and shield unless they are full."""
     return _tenths(" hp", unit.health, full_is_said=False, unknown=True) + _tenths(
         " shield", unit.shield, full_is_said=False
     )

@@ -1,4 +1,4 @@
-"""Results as figures: PNG for the html report and PDF for a paper."""
+"""Draw the figures of a report: PNG for the html page, PDF for a paper."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 ABLATIONS = ("lolm_mappo_no_kl", "lolm_mappo_static_prompt", "transformer_mappo")
-ABLATED = "lolm_mappo"  # what they are ablations of
-# Okabe and Ito's colours, told apart by the colour-blind; lines differ in style and marker as well.
+ABLATED = "lolm_mappo"  # the algorithm that they are ablations of
+# Colours of Okabe and Ito, which colour-blind readers can distinguish. Lines also differ in style and marker.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C8C00")
 MARKERS = "osD^vP*X"
 STEPS = "environment steps"
@@ -33,7 +33,7 @@ BAND = "Lines are means over seeds, bands ± one standard deviation; a single se
 
 @dataclass
 class Figure:
-    """One figure: the name of its files, a title, how to read it, what paints a panel, and each panel's runs."""
+    """One figure. ``reading`` explains it, ``paint`` draws a panel, ``panels`` has a title and runs for each panel."""
 
     name: str
     title: str
@@ -45,17 +45,16 @@ class Figure:
 
 
 def all_figures(results: Results) -> Iterator[Figure]:
-    """Make the figures for which there are runs."""
+    """Yield the figures for which there are runs."""
     scratch, zero_shot, few_shot = (_by_task(results, kind) for kind in ("scratch", "zero_shot", "few_shot"))
     what, runs = results.what, results.of("scratch")
     reading = {
         "zero_shot": "Dots are means, thick bars ± one standard deviation, thin bars extremes, crosses single runs.",
-        "few_shot": f"Solid: few-shot on the target. Dashed: the target from scratch, as far as few-shot went. {BAND}",
-        "jumpstart": "From the test before the first update (hollow) to the asymptote (full), means over seeds. "
-        "Dotted: the untrained policy of learning from scratch, the zero of the jumpstart.",
-        "entropy": f"Mean entropy of the policy's choices while it learns. {BAND}",
-        "profile": "The share of runs, over all maps, whose last test is above a win rate: higher is better "
-        "everywhere.",
+        "few_shot": f"Solid: few-shot on the target. Dashed: from scratch, up to the last few-shot step. {BAND}",
+        "jumpstart": "From the test before the first update (hollow) to the asymptote (filled), means over seeds. "
+        "Dotted: the untrained policy from scratch, the baseline of the jumpstart.",
+        "entropy": f"Mean policy entropy during training. {BAND}",
+        "profile": "Share of runs, over all maps, whose last test is above each win rate. A higher curve is better.",
     }
     logged = [(task, group[["entropy" in run.series for run in group["run"]]]) for task, group in scratch]
     entropies = [(task, group) for task, group in logged if len(group)]
@@ -75,7 +74,7 @@ def all_figures(results: Results) -> Iterator[Figure]:
 
 
 def draw(figure: Figure, results: Results, folder: Path) -> Path:
-    """Write ``NAME.png`` and ``NAME.pdf``; returns the former."""
+    """Write ``NAME.png`` and ``NAME.pdf`` to ``folder``. Return the path of the PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,7 +87,7 @@ def draw(figure: Figure, results: Results, folder: Path) -> Path:
     canvas, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=is_win_rate)
     for axis, (title, runs) in zip(axes.flat, figure.panels, strict=False):
         figure.paint(axis, results, runs)
-        axis.set_title(title, fontsize=10, parse_math=False)  # names hold dollar signs and are no formulas
+        axis.set_title(title, fontsize=10, parse_math=False)  # a name with dollar signs is not a formula
         axis.set_xlabel(figure.xlabel)
         if figure.xlabel == STEPS:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
@@ -109,14 +108,14 @@ def draw(figure: Figure, results: Results, folder: Path) -> Path:
 def paint_curves(
     axis: "Axes", results: Results, runs: pd.DataFrame, metric: str = "", dashed: Sequence[str] = ()
 ) -> None:
-    """Paint the mean curve of each line; those of the algorithms ``dashed`` are dashed."""
+    """Paint the mean curve of each line. Curves of the algorithms in ``dashed`` are dashed."""
     for line, group in _by_line(runs):
         curves = [curve for run in group["run"] if (curve := run.series.get(metric or results.metric))]
         _curve(axis, curves, line, DASHED if group["algorithm"].iloc[0] in dashed else "-", _look(results, line))
 
 
 def paint_distribution(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
-    """Paint the results of each line's evaluations."""
+    """Paint mean, standard deviation, range and single results of each line's evaluations."""
     for x, (line, group) in enumerate(_by_line(runs)):
         values, (colour, marker) = group["played"].to_numpy(dtype=float), _look(results, line)
         if len(values) > 1:
@@ -125,11 +124,11 @@ def paint_distribution(axis: "Axes", results: Results, runs: pd.DataFrame) -> No
             axis.vlines(x, values.mean() - spread, values.mean() + spread, color=colour, lw=5, alpha=0.5)
         axis.plot([x] * len(values), values, "x", color=colour, ms=5)
         axis.plot(x, values.mean(), marker, color=colour, ms=7, label=f"{line} (n={len(values)})")
-    _name_no_positions(axis, runs)
+    _hide_x_ticks(axis, runs)
 
 
 def paint_few_shot(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
-    """Paint few-shot curves and, as far as they went, those from scratch: what comes later has no counterpart."""
+    """Paint the few-shot curves, and the curves from scratch up to the last few-shot step."""
     for line, group in _by_line(runs):
         look, last = _look(results, line), group["steps"].max()
         scratch = [_until(curve, last) for curve in results.scratch_for(group)["curve"] if curve.steps[0] <= last]
@@ -148,7 +147,7 @@ def paint_jumpstart(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
         if np.isfinite(untrained):
             axis.hlines(untrained, x - 0.3, x + 0.3, color=colour, ls=":", lw=1.5)
         axis.plot(x, high, marker, color=colour, ms=7, label=f"{line} (n={len(group)})")
-    _name_no_positions(axis, runs)
+    _hide_x_ticks(axis, runs)
 
 
 def paint_profile(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
@@ -164,7 +163,7 @@ def paint_profile(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:
 
 
 def _curve(axis: "Axes", curves: Sequence[Series], name: str, style: Any, look: tuple[str, str]) -> None:
-    """Paint the mean of curves with its band, or each curve if they have no step in common."""
+    """Paint the mean of the curves with a band, or each curve alone if they have no steps in common."""
     if not curves:
         return
     label = f"{name} (n={len(curves)}"
@@ -184,7 +183,7 @@ def _curve(axis: "Axes", curves: Sequence[Series], name: str, style: Any, look: 
 
 
 def _ablations(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the runs of each ablation on each task, with those of the algorithm with the same settings."""
+    """Yield, for each task and ablation, its runs and the runs of ``ABLATED`` with the same settings."""
     kinds: tuple[tuple[Kind, str], ...] = (("scratch", ""), ("few_shot", ", few-shot"))
     for kind, suffix in kinds:
         for task, runs in _by_task(results, kind):
@@ -205,14 +204,14 @@ def _by_line(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _look(results: Results, line: str) -> tuple[str, str]:
-    """Return a line's colour and marker, the same in every figure."""
+    """Return the colour and marker of a line. They are the same in every figure."""
     number = results.algorithms.index(line)
-    # The ninth line has the first one's colour and another marker.
+    # The ninth line has the colour of the first one, with another marker.
     return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def _until(curve: Series, step: int) -> Series:
-    """Cut a curve at ``step``, where its value is interpolated."""
+    """Cut a curve at ``step``. The value there is interpolated."""
     kept = sum(at <= step for at in curve.steps)
     steps, values = curve.steps[:kept], curve.values[:kept]
     if steps[-1] < step < curve.steps[-1]:
@@ -220,13 +219,13 @@ def _until(curve: Series, step: int) -> Series:
     return Series(steps, values)
 
 
-def _name_no_positions(axis: "Axes", runs: pd.DataFrame) -> None:
+def _hide_x_ticks(axis: "Axes", runs: pd.DataFrame) -> None:
     axis.set_xticks([])
     axis.set_xlim(-0.7, runs["line"].nunique() - 0.3)
 
 
 def _legend(canvas: "Canvas", axes: np.ndarray) -> None:
-    """Draw one legend below all panels; if panels differ in their number of seeds, a line has an entry for each."""
+    """Draw one legend below all panels. A line has one entry for each number of seeds that it has in a panel."""
     entries: dict[str, Any] = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }

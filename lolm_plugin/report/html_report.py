@@ -20,7 +20,7 @@ NAMED = 10  # runs that a warning lists
 
 
 def write(folder: Path, out: Path, title: str) -> str:
-    """Write the report on the runs below ``folder`` to ``out``; returns what to print.
+    """Write the report on the runs below ``folder`` to ``out``. Return the text to print.
 
     Raises:
         ConfigError: there is nothing to report, or ``out`` cannot be written.
@@ -50,7 +50,7 @@ def write(folder: Path, out: Path, title: str) -> str:
 
 
 def read(folder: Path) -> Results:
-    """Read the runs below ``folder``. Raises ConfigError if none of them can be compared."""
+    """Read and select the runs below ``folder``. Raises ConfigError if no run can be compared."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; name one with runs below it, such as results.")
     unusable: list[str] = []
@@ -64,22 +64,22 @@ def read(folder: Path) -> Results:
     if len(results.unfinished) == len(results.runs):
         states = sorted({f"{run.status}, but {run.defect}" if run.defect else run.status for run in results.runs})
         raise ConfigError(
-            f"{folder} has no finished run yet (they are {', '.join(states)}); try again when one has completed."
+            f"{folder} has no finished run yet (status: {', '.join(states)}); try again when one has completed."
         )
     reasons = "; ".join(sorted(set(results.left_out.values())))
     raise ConfigError(
-        f"{folder} has no run that can be compared ({reasons}); name one with training runs or transfers that test."
+        f"{folder} has no run that can be compared ({reasons}); name a folder with tested training runs or transfers."
     )
 
 
 def refuse_link(path: Path) -> None:
-    """Raise ConfigError for a link: runs from elsewhere may have links in the place of a report."""
+    """Raise ConfigError if ``path`` is a link. In a folder from someone else, it could point to a file of the user."""
     if path.is_symlink():
-        raise ConfigError(f"{path} is a link, and a report is not written through one; remove it, or set --out.")
+        raise ConfigError(f"{path} is a link, and a report is not written through links; remove it, or set --out.")
 
 
 def _html(title: str, results: Results, drawn: Sequence[tuple[figures.Figure, str]], tables: Sequence[Table]) -> str:
-    """Fill the template. Every text in it is escaped, wherever it comes from."""
+    """Render the template. Every text in it is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(autoescape=True, trim_blocks=True, loader=loader).get_template(TEMPLATE)
     return template.render(
@@ -93,22 +93,22 @@ def _summary(results: Results) -> str:
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{len(seeds)} seeds"
     return (
         f"{len(results.runs) - len(results.unfinished)} finished runs of {', '.join(results.algorithms)} on "
-        f"{', '.join(maps)}; seeds {listed}. Everything is measured in {results.what}s of greedy tests."
+        f"{', '.join(maps)}; seeds {listed}. All results are {results.what}s of greedy tests."
     )
 
 
 def warnings(results: Results) -> list[str]:
-    """Return what a reader has to know before the numbers."""
+    """Return the warnings shown above the results."""
     return [*_group_warnings(results), *_left_out(results)]
 
 
 def _group_warnings(results: Results) -> Iterator[str]:
-    """Warn of means over a single seed, and of means over runs that a reader would not expect in one."""
+    """Warn about means over a single seed, over transfers from one source run, and over runs of different lengths."""
     groups = [list(group) for _, group in results.counted.groupby(["kind", "task", "line"], sort=False)["run"]]
     if single := sum(len(runs) == 1 for runs in groups):
         yield (
-            f"{single} of {len(groups)} results of an algorithm on a map or transfer rest on one seed. They get no "
-            "interval and no spread, as another seed may come out quite differently."
+            f"{single} of {len(groups)} results of an algorithm on a map or transfer have only one seed. They get no "
+            "interval and no spread, because another seed may give a very different result."
         )
     for runs in groups:
         first = runs[0]
@@ -120,25 +120,25 @@ def _group_warnings(results: Results) -> Iterator[str]:
         ):
             yield (
                 f"{line} from {first.source_map} to {first.map_name}, {kind}: all {len(runs)} seeds start from one "
-                "source run, so the spread says nothing of other sources."
+                "source run, so the spread does not include the variation between source runs."
             )
         lengths = sorted({run.t_max for run in runs})
         if first.kind != "zero_shot" and len(lengths) > 1:
             yield (
                 f"{line} on {first.map_name}, {kind}: its seeds had different numbers of steps (t_max "
-                f"{', '.join(f'{length:,}' for length in lengths)}), and are in one mean all the same."
+                f"{', '.join(f'{length:,}' for length in lengths)}) but are averaged together."
             )
 
 
 def _left_out(results: Results) -> Iterator[str]:
-    # Evaluations are not meant to be compared, so no reader misses them.
+    # Evaluations are never compared, so leaving them out needs no warning.
     others = [
         run for run in results.runs if run.folder in results.left_out and run.is_whole and run.kind != "evaluation"
     ]
     if runs := results.unfinished:
-        yield f"{_are(len(runs), 'run')} not finished and in no number: {_named(results, runs)}."
+        yield f"{_are(len(runs), 'run')} not finished and not counted: {_named(results, runs)}."
     if others:
-        yield f"{_are(len(others), 'finished run')} in no number: {_named(results, others)}."
+        yield f"{_are(len(others), 'finished run')} not counted: {_named(results, others)}."
     if results.unusable:
         yield _unreadable(results.unusable)
 

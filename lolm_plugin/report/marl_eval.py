@@ -1,4 +1,4 @@
-"""Runs as the JSON that marl-eval's plots read: environment, task, algorithm, run, step.
+"""Export runs as JSON for marl-eval's plots, nested as environment, task, algorithm, run, step.
 
 Gorsane et al., "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL", NeurIPS 2022.
 """
@@ -14,8 +14,8 @@ NAMES = {"test_battle_won_mean": "win_rate", "test_return_mean": "return"}
 def export(results: Results) -> dict[str, Any]:
     """Export the tests of every counted run that learned from scratch.
 
-    ``absolute_metrics`` are the last test's: the protocol's ten times as many battles with the best policy are not
-    played here.
+    ``absolute_metrics`` are the values of the last test. The protocol asks for ten times as many battles with the best
+    policy; the plugin does not play these.
     """
     tree: dict[str, Any] = {}
     for run in results.of("scratch")["run"]:
@@ -25,13 +25,13 @@ def export(results: Results) -> dict[str, Any]:
 
 
 def _steps(series: dict[str, Series]) -> dict[str, Any]:
-    values = {name: dict(zip(one.steps, one.values, strict=True)) for name, one in series.items()}
-    steps = sorted({step for known in values.values() for step in known})
+    values = {name: dict(zip(curve.steps, curve.values, strict=True)) for name, curve in series.items()}
+    steps = sorted({step for by_step in values.values() for step in by_step})
     content: dict[str, Any] = {
         f"step_{number}": {
             "step_count": step,
-            **{name: [known[step]] for name, known in values.items() if step in known},
+            **{name: [by_step[step]] for name, by_step in values.items() if step in by_step},
         }
         for number, step in enumerate(steps)
     }
-    return {**content, "absolute_metrics": {name: [one.values[-1]] for name, one in series.items()}}
+    return {**content, "absolute_metrics": {name: [curve.values[-1]] for name, curve in series.items()}}

@@ -1,4 +1,4 @@
-"""Sacred's file records, ours and EPyMARL's own, as one typed value a run."""
+"""Load Sacred's file records of lolm_plugin and of EPyMARL: one RunRecord for each run."""
 
 import math
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lolm_plugin.configuration.experiment import as_of_now, changed
+from lolm_plugin.configuration.experiment import changed, upgrade_config
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, RunFile, shown
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
 NAME = 80  # characters of a name that tables and figures show
-COMMAND = 2000  # of a command line
+COMMAND = 2000  # characters of a command line that tables show
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A recorded run. A fact is None if its writer did not record it."""
+    """A recorded run. A field is None if its writer did not record it."""
 
     folder: Path  # of the record
     algorithm: str  # `name` in the configuration
@@ -34,9 +34,9 @@ class RunRecord:
     map_name: str
     seed: int
     kind: Kind
-    source_map: str | None  # that a transfer's weights come from
+    source_map: str | None  # on which a transfer's initial weights were trained
     status: str  # Sacred's: COMPLETED, RUNNING, INTERRUPTED, FAILED, ...
-    reason: str  # the last line of its traceback, if it failed
+    reason: str  # the last line of its traceback; empty if it did not fail
     t_max: int
     series: Mapping[str, Series]
     config: Mapping[str, Any] = field(repr=False)
@@ -45,24 +45,24 @@ class RunRecord:
     version: str | None = None  # of lolm_plugin
     hostname: str | None = None
     started: datetime | None = None
-    wall_seconds: float | None = None  # with those of the runs it resumed
+    wall_seconds: float | None = None  # including the runs it resumed
     peak_memory_mb: float | None = None
-    resumed: tuple[Path, ...] = ()  # records of the runs it resumed, oldest first; it holds their series
-    first_config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the oldest of them, or its own
-    source_settings: Mapping[str, Any] | None = field(default=None, repr=False)  # of the run a transfer comes from
-    defect: str = ""  # why a run recorded as COMPLETED does not count as one
+    resumed: tuple[Path, ...] = ()  # records of the runs it resumed, oldest first; `series` includes theirs
+    first_config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # of the oldest resumed run, or `config`
+    source_settings: Mapping[str, Any] | None = field(default=None, repr=False)  # of a transfer's source run
+    defect: str = ""  # why a run recorded as COMPLETED does not count; empty if it counts
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run completed and its record is complete."""
+        """Return True if the run completed and its record is complete."""
         return self.status == "COMPLETED" and not self.defect
 
 
 def read_all(folder: Path, unusable: list[str] | None = None) -> list[RunRecord]:
     """Read every run below ``folder``, in the order of their paths.
 
-    A run that another resumed is left out, unless it is whole and the one that resumed it is not. ``unusable`` gets a
-    sentence for each record that cannot be used.
+    A run that a later run resumed is left out. It is kept if it is whole and the later run is not.
+    One sentence for each record that cannot be used is appended to ``unusable``.
     """
     unusable = [] if unusable is None else unusable
     alone = {}
@@ -83,20 +83,20 @@ def read(folder: Path) -> RunRecord:
     """Read the run recorded in ``folder``. Raises RecordError if its record cannot be used."""
     record = record_files.load(folder)
     run, info = record.run, record.info
-    config = as_of_now(record.config.content, info.launch)
+    config = upgrade_config(record.config.content, info.launch)
     arguments = record.config.env_args
     if arguments is None or "name" not in config:
         raise RecordError(
-            f"{shown(folder, 500)}: config.json has no name or no env_args, so it is no training of EPyMARL."
+            f"{shown(folder, 500)}: config.json has no name or no env_args, so it is not a run of EPyMARL."
         )
     ended = run.stop_time or run.heartbeat
-    # A clock that was set back in the meantime measures no duration.
+    # Negative if the clock was set back during the run; then the duration is unknown.
     seconds = (ended - run.start_time).total_seconds() if run.start_time and ended else -1.0
     kind: Kind = "zero_shot" if config.get("evaluate") else "few_shot"
     if not config.get("transfer_from"):
         kind = "evaluation" if config.get("evaluate") else "scratch"
     trace = "".join(run.fail_trace).strip().splitlines()
-    read = RunRecord(
+    result = RunRecord(
         folder=folder,
         algorithm=shown(config["name"], NAME),
         env=shown(record.config.env, NAME),
@@ -118,20 +118,20 @@ def read(folder: Path) -> RunRecord:
         peak_memory_mb=_finite(info.peak_memory_mb),
         resumed=_resumed(record),
         first_config=config,
-        source_settings=as_of_now(info.source_settings, info.launch) if info.source_settings else None,
+        source_settings=upgrade_config(info.source_settings, info.launch) if info.source_settings else None,
     )
-    return replace(read, defect="its record misses its end" if run.whole is False else _missing_end(read))
+    return replace(result, defect="the end of its record is missing" if run.whole is False else _missing_end(result))
 
 
 def _missing_end(record: RunRecord) -> str:
-    """Return what the record of a completed run lacks; empty if nothing is known to be missing.
+    """Return what is missing from the record of a completed run; empty if nothing is known to be missing.
 
-    A disk that failed for a while leaves a record without its last measurements. A training measures at least once in
-    each interval of tests and logs; twice the longer one is left to the last battles.
+    If the disk fails for some time, the record can lack its last measurements. A training run measures at least once
+    per ``test_interval`` and ``log_interval``. The last measurement may be two of the longer intervals before t_max.
     """
     last = max((series.steps[-1] for series in record.series.values()), default=None)
     if last is None:
-        return "its metrics.json holds no measurement"
+        return "its metrics.json has no measurements"
     imitate = record.config.get("imitate")
     is_imitation = isinstance(imitate, Mapping) and imitate.get("teacher")
     tests, logs = (_finite(record.config.get(key)) for key in ("test_interval", "log_interval"))
@@ -142,23 +142,23 @@ def _missing_end(record: RunRecord) -> str:
 
 
 def _resumed(record: Record) -> tuple[Path, ...]:
-    """Follow ``resumed_from`` to the first run; returns the records, oldest first.
+    """Follow ``resumed_from`` back to the first run. Return the folders of these records, oldest first.
 
-    Records are siblings, whatever folder all of them were moved to since.
+    Only the folder's name is used, not its path, so that a moved results folder can still be read.
     """
     chain: list[Path] = []
     info, began = record.info, record.run.start_time
     while name := Path(info.resumed_run or "").name:
-        beside = record.folder.parent / name
-        if name == ".." or beside == record.folder or beside in chain:
+        earlier = record.folder.parent / name
+        if name == ".." or earlier == record.folder or earlier in chain:
             break
-        chain.insert(0, beside)
+        chain.insert(0, earlier)
         try:
-            run = record_files.load_file(beside, RunFile) or RunFile()
-            info = record_files.load_file(beside, InfoFile) or InfoFile()
-        except RecordError:  # read_all names it
+            run = record_files.load_file(earlier, RunFile) or RunFile()
+            info = record_files.load_file(earlier, InfoFile) or InfoFile()
+        except RecordError:  # read_all reports it
             break
-        # The number of a record that was removed is given again.
+        # Sacred gives the number of a removed record to a new run. That run is not an earlier one if it started later.
         if began is not None and run.start_time is not None and run.start_time > began:
             return tuple(chain[1:])
         began = run.start_time
@@ -166,19 +166,19 @@ def _resumed(record: Record) -> tuple[Path, ...]:
 
 
 def _with_resumed(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRecord:
-    """Add time and memory of the runs that ``record`` resumed."""
+    """Add the time and the peak memory of the runs that ``record`` resumed."""
     resumed = [records[path.resolve()] for path in record.resumed if path.resolve() in records]
     if not resumed:
         return record
-    peaks = [part.peak_memory_mb for part in (*resumed, record) if part.peak_memory_mb is not None]
-    different = sorted({key for part in resumed for key in changed(part.config, record.config)})
+    peaks = [run.peak_memory_mb for run in (*resumed, record) if run.peak_memory_mb is not None]
+    different = sorted({key for run in resumed for key in changed(run.config, record.config)})
     return replace(
         record,
-        wall_seconds=sum(part.wall_seconds or 0.0 for part in (*resumed, record)),
+        wall_seconds=sum(run.wall_seconds or 0.0 for run in (*resumed, record)),
         peak_memory_mb=max(peaks, default=None),
         started=resumed[0].started,
         first_config=resumed[0].config,
-        defect=record.defect or (f"was resumed with another {', '.join(different[:3])}" if different else ""),
+        defect=record.defect or (f"was resumed with other values of {', '.join(different[:3])}" if different else ""),
     )
 
 

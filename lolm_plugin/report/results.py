@@ -1,6 +1,6 @@
-"""Select the runs that count and group them into lines: runs of an algorithm with the same settings.
+"""Select the runs that count and group them into lines: runs of one algorithm with the same settings.
 
-A line is named by the settings that differ from another line of the algorithm.
+The name of a line contains the settings that differ from other lines of the algorithm.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from lolm_plugin.tracking.record_files import shown
 
 WIN_RATE, RETURN = "test_battle_won_mean", "test_return_mean"
 METRICS = {WIN_RATE: "test win rate", RETURN: "test return"}
-SHOWN = 4  # settings in a line's name; of more, the first ones and a checksum of all
-VALUE = 40  # characters of a value in a name
+SHOWN = 4  # settings in a line's name; if more differ, the name has three of them and a checksum of all
+VALUE = 40  # characters of a value in a line's name
 NOT_RECORDED = "not recorded"
-SOURCE = "source."  # before the settings of the run that a transfer comes from
+SOURCE = "source."  # prefix of the settings of a transfer's source run
 
 
 class Lines:
-    """Tells runs of one algorithm and kind apart by every setting that differs between two of them on one task.
+    """Names of lines, from the settings that differ between runs of one algorithm and kind on one task.
 
-    A setting that differs only from map to map, such as the length of a schedule, makes no second line. So a line has
-    one name on all maps.
+    A setting that differs only between maps, such as the length of a schedule, is ignored. So a line has the same name
+    on all maps.
     """
 
     def __init__(self, runs: Sequence[RunRecord]) -> None:
@@ -45,14 +45,14 @@ class Lines:
         self._meanings: dict[str, str] = {}
 
     def name(self, run: RunRecord, kind: str = "") -> str:
-        """Return the name of a run's line or, with ``kind``, of the line for a run of that kind with its settings."""
+        """Return the name of a run's line. With ``kind``, name the line of that kind with the same settings."""
         values = self.values(run, kind)
         words = [f"{key}={_short(value)}" for key, value in values.items()]
         if len(words) > SHOWN:
             further = len(words) - SHOWN + 1
             words = [*words[: SHOWN - 1], f"{further} further settings {_checksum(experiment.text(values))}"]
         name, meaning = ", ".join([run.algorithm, *words]), experiment.text(values)
-        # The text "1" and the number 1 are written alike.
+        # The text "1" and the number 1 look the same in a name; the checksum distinguishes them.
         return name if self._meanings.setdefault(name, meaning) == meaning else f"{name} {_checksum(meaning)}"
 
     def values(self, run: RunRecord, kind: str = "") -> dict[str, Any]:
@@ -71,34 +71,34 @@ class Lines:
 
 @dataclass
 class Results:
-    """The runs below a folder, and which of them count.
+    """The runs below a folder, and the ones that count.
 
-    ``counted`` has a row for each run that counts: of a line on a task each seed counts once, as the same run again is
-    no further evidence. Columns: kind, source (the map of a transfer's weights), map, task (the map, or "source →
-    map"), line, algorithm, seed, run (RunRecord), curve (Series of tests), steps (the last), final, asymptote, best,
+    ``counted`` has a row for each run that counts. A repeated run is no new evidence, so each seed of a line counts
+    once per task. Columns: kind, source (the map of a transfer's source run), map, task (the map, or "source → map"),
+    line, algorithm, seed, run (RunRecord), curve (Series of tests), steps (the last step), final, asymptote, best,
     first, played (mean of the tests), untrained and steps_to_asymptote (both may be NaN).
     """
 
-    runs: list[RunRecord]  # all of them, whether they count or not
-    metric: str  # what is compared: win rates, or returns if no run has a win rate
+    runs: list[RunRecord]  # all runs, counted or not
+    metric: str  # the win rate, or the return if no run has a win rate
     lines: Lines
     counted: pd.DataFrame
-    left_out: dict[Path, str]  # records that do not count, and why
+    left_out: dict[Path, str]  # record that does not count -> reason
     unusable: Sequence[str]  # a sentence for each record that could not be read
 
     @property
     def algorithms(self) -> list[str]:
-        """The names of all lines: the language models first, then by name."""
+        """Return the names of all lines: language models first, then by name."""
         return _ordered(self.counted["line"])
 
     @property
     def unfinished(self) -> list[RunRecord]:
-        """Runs that failed, were interrupted or still run, and those whose record lacks its end."""
+        """Return the runs that failed, were interrupted, still run, or have an incomplete record."""
         return [run for run in self.runs if not run.is_whole]
 
     @property
     def what(self) -> str:
-        """The metric in words."""
+        """Return the metric's name for a reader."""
         return METRICS[self.metric]
 
     def of(self, kind: Kind) -> pd.DataFrame:
@@ -106,9 +106,9 @@ class Results:
         return self.counted[self.counted["kind"] == kind]
 
     def scratch_for(self, line: pd.DataFrame) -> pd.DataFrame:
-        """Return the runs from scratch on the target map that the few-shot runs of one line are compared with.
+        """Return the runs from scratch on the target map, for comparison with the few-shot runs of one line.
 
-        They are the runs of the line with the same settings or, if the algorithm has only one line there, of that line.
+        These runs have the same settings. If the algorithm has only one line on the target, they are its runs.
         """
         run, target = line["run"].iloc[0], line["map"].iloc[0]
         scratch = self.of("scratch")
@@ -118,21 +118,21 @@ class Results:
 
 
 def select(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
-    """Select the runs that count, ordered by algorithm, map, seed and time, whatever folder they lie in."""
+    """Select the runs that count, ordered by environment, map, kind, algorithm, seed and time."""
     ordered = sorted(runs, key=lambda run: (*_task(run), run.seed, run.started.isoformat() if run.started else ""))
     compared = [run for run in ordered if run.is_whole and run.kind != "evaluation"]
     metric = WIN_RATE if any(WIN_RATE in run.series for run in compared) else RETURN
     left_out = {run.folder: why for run in ordered if (why := _why_not(run, metric))}
     usable = [run for run in compared if run.folder not in left_out]
     lines = Lines(usable)
-    # Runs that are equal in this are one run, made twice.
+    # Runs with equal values here are repetitions of one run.
     same = {
         run.folder: (*_task(run), lines.name(run), run.seed, str(run.config.get("transfer_from"))) for run in usable
     }
     latest = {same[run.folder]: run.folder for run in usable}
     for run in usable:
         if latest[same[run.folder]] != run.folder:
-            left_out[run.folder] = "the same seed again, of which the last run counts"
+            left_out[run.folder] = "this seed was run again, and only the last run counts"
     several = len({run.env for run in runs}) > 1
     counted = pd.DataFrame([_row(run, metric, lines, several) for run in usable if run.folder not in left_out])
     if len(counted):
@@ -177,13 +177,13 @@ def _why_not(run: RunRecord, metric: str) -> str:
     if run.defect:
         return f"completed, but {run.defect}"
     if run.kind == "evaluation":
-        return "an evaluation, which is compared with nothing"
+        return "an evaluation, and evaluations are not compared"
     if metric not in run.series:
         return f"no {METRICS[metric]}"
     if not np.isfinite(run.series[metric].values).all():
         return f"a {METRICS[metric]} that is not finite"
     if any(later < step for step, later in pairwise(run.series[metric].steps)):
-        return f"a {METRICS[metric]} whose steps go back"
+        return f"a {METRICS[metric]} whose steps decrease"
     return ""
 
 
@@ -201,7 +201,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """Write a value as after ``with``; a long one is cut and gets a checksum."""
+    """Format a value as on a command line. A long value is cut and gets a checksum."""
     text = value if isinstance(value, str) else "null" if value is None else f"{value}"
     return shown(text) if len(text) <= VALUE else f"{shown(text[: VALUE - 8])}… {_checksum(text)}"
 

@@ -1,13 +1,13 @@
-"""Numbers of one learning curve, of a transfer against learning from scratch, and of many runs together.
+"""Statistics of one learning curve, of transfer against learning from scratch, and of many runs.
 
-A curve is a ``Series`` of tests: steps ascending, values such as win rates. The paper (section 5.3) names jumpstart,
-asymptotic performance and the steps until it is reached, after Taylor and Stone, "Transfer Learning for Reinforcement
-Learning Domains: A Survey", JMLR 10 (2009), who add the transfer ratio. Neither says how a number is read off a curve;
-what is chosen here stands with each function.
+A curve is a ``Series`` of tests: steps ascending, values such as win rates. The paper (section 5.3) uses jumpstart,
+asymptotic performance and the steps to reach it, after Taylor and Stone, "Transfer Learning for Reinforcement
+Learning Domains: A Survey", JMLR 10 (2009). That survey also defines the transfer ratio. Neither source says how to
+compute these numbers from a curve; each function below states its definition.
 
 Aggregates follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021.
-``scores`` are one array [..., runs] for each task; tasks may have different numbers of runs, and leading axes are
-resamples. The numbers equal rliable's (``tests/report/rliable.json``).
+``scores`` has one array [..., runs] for each task. Tasks may have different numbers of runs; leading axes are
+resamples. The results equal those of rliable (``tests/report/rliable.json``).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,43 +18,43 @@ from scipy import stats
 
 from lolm_plugin.report.records import Series
 
-LAST = 0.1  # the share of a curve's tests that counts as its end
-CLOSE = 0.95  # the share of the asymptote at which it counts as reached
-WINDOW = 3  # tests that are averaged, so that one lucky test reaches nothing
-RESAMPLES = 2000
+LAST = 0.1  # share of a curve's tests that the asymptote averages
+CLOSE = 0.95  # share of the asymptote at which it counts as reached
+WINDOW = 3  # tests that are averaged; with 1, a single lucky test would count as reaching the level
+RESAMPLES = 2000  # of the bootstrap
 
 Scores = Sequence[np.ndarray]
 
 
 def untrained(curve: Series) -> float | None:
-    """Return the test at step 0 of learning from scratch, the zero of a jumpstart. None if the first test is later."""
+    """Return the test at step 0 of learning from scratch: the baseline of a jumpstart. None without such a test."""
     return curve.values[0] if curve.steps[0] == 0 else None
 
 
 def asymptote(curve: Series) -> float:
-    """Return the mean of the last tenth of the tests, at least three of them, or of all if there are fewer."""
+    """Return the mean of the last tenth of the tests: at least three tests, or all if there are fewer."""
     return float(np.mean(curve.values[-max(WINDOW, round(LAST * len(curve.values))) :]))
 
 
 def steps_to(level: float, curve: Series) -> int | None:
-    """Return the first step at which the mean of up to three tests, the latest included, is at least ``level``."""
+    """Return the first step at which the mean of the latest three tests (or fewer, early on) is at least ``level``."""
     for index, step in enumerate(curve.steps):
         recent = curve.values[max(0, index + 1 - WINDOW) : index + 1]
-        if np.mean(recent) >= level - 1e-12:  # a mean of equal numbers may come out below them
+        if np.mean(recent) >= level - 1e-12:  # rounding can put a mean of equal numbers below them
             return step
     return None
 
 
 def steps_to_asymptote(curve: Series) -> int | None:
-    """Return the steps to 95 % of the curve's own asymptote. None if that is 0 or less."""
+    """Return the steps to 95 % of the curve's own asymptote. None if the asymptote is 0 or less."""
     end = asymptote(curve)
     return steps_to(CLOSE * end, curve) if end > 0 else None
 
 
 def speed_up(transfer: Series, scratch: Series) -> float | None:
-    """Return how many times fewer steps the transfer takes to 95 % of what is reached from scratch.
+    """Return steps from scratch divided by steps of the transfer, each to 95 % of the asymptote from scratch.
 
-    None if either never gets there, or if the transfer is there before its first step, so that no ratio exists.
+    None if either never reaches it, or if the transfer reaches it at step 0: then the ratio does not exist.
     """
     end = asymptote(scratch)
     if end <= 0:
@@ -64,26 +64,26 @@ def speed_up(transfer: Series, scratch: Series) -> float | None:
 
 
 def area(curve: Series, upto: float) -> float:
-    """Integrate the curve from its first step to ``upto`` by trapezia, interpolating the end of the last one."""
+    """Integrate the curve from its first step to ``upto`` by the trapezoidal rule, with the last value interpolated."""
     steps = np.array([step for step in curve.steps if step < upto] + [upto], dtype=float)
     return float(np.trapezoid(np.interp(steps, curve.steps, curve.values), steps))
 
 
 def transfer_ratio(transfer: Series, scratch: Series) -> float | None:
-    """Return (area under transfer - area under scratch) / area under scratch, over the steps that both have.
+    """Return (area under transfer - area under scratch) / area under scratch, over the common steps.
 
-    None if nothing was learned from scratch, or if no step is common.
+    None if the area from scratch is 0 or less, or if the curves have no steps in common.
     """
     start = max(transfer.steps[0], scratch.steps[0])
     upto = min(transfer.steps[-1], scratch.steps[-1])
     if upto <= start:
         return None
-    grown, alone = (area(curve, upto) - area(curve, start) for curve in (transfer, scratch))
-    return (grown - alone) / alone if alone > 0 else None
+    area_transfer, area_scratch = (area(curve, upto) - area(curve, start) for curve in (transfer, scratch))
+    return (area_transfer - area_scratch) / area_scratch if area_scratch > 0 else None
 
 
 def on_grid(curves: Sequence[Series], points: int = 101) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate curves of several seeds at common steps: steps [points] and values [curves, points].
+    """Interpolate curves of several seeds at common steps. Return steps [points] and values [curves, points].
 
     The grid spans the steps that all curves cover. Raises ValueError if there are none.
     """
@@ -117,14 +117,14 @@ def iqm(scores: Scores) -> np.ndarray:
 
 
 def optimality_gap(scores: Scores, optimum: float = 1.0) -> np.ndarray:
-    """Return how much is missing to ``optimum`` on average; scores above it count as ``optimum``."""
+    """Return ``optimum`` minus the mean score. Scores above ``optimum`` count as ``optimum``."""
     return optimum - mean([np.minimum(task, optimum) for task in scores])
 
 
 def probability_of_improvement(better: Scores, worse: Scores) -> np.ndarray:
-    """Return the probability that a run of ``better`` beats one of ``worse``, mean over tasks; a tie counts half.
+    """Return the probability that a run of ``better`` beats one of ``worse``, mean over tasks. A tie counts half.
 
-    It is Mann and Whitney's U by the number of pairs.
+    For each task this is the Mann-Whitney U statistic divided by the number of pairs.
     """
     pairs = list(zip(better, worse, strict=True))
     tests = [stats.mannwhitneyu(left, right, axis=-1, method="asymptotic") for left, right in pairs]
@@ -135,7 +135,7 @@ def probability_of_improvement(better: Scores, worse: Scores) -> np.ndarray:
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
-    """Return the share of runs whose score is above each threshold, mean over tasks: [thresholds]."""
+    """Return the share of runs whose score is above each threshold [thresholds], mean over tasks."""
     return np.mean([np.mean(task[:, None] > thresholds, axis=0) for task in scores], axis=0)
 
 
@@ -148,18 +148,18 @@ def interval(
 ) -> Interval | None:
     """Compute the percentile bootstrap interval of ``statistic(*groups)``, stratified by task and group.
 
-    None if a task has a single run, because one run says nothing about the spread of others.
+    None if a task has a single run, because one run does not show the variation between runs.
     """
     if min(len(task) for group in groups for task in group) < 2:
         return None
     generator = np.random.default_rng(seed)
     draws = [[resample(group, generator) for group in groups] for _ in range(resamples)]
-    # Of each group, for each task: [resamples, runs].
+    # For each group and task: [resamples, runs].
     drawn = [[np.stack(task) for task in zip(*group, strict=True)] for group in zip(*draws, strict=True)]
     low, high = np.percentile(statistic(*drawn), [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(low), float(high))
 
 
 def resample(scores: Scores, generator: np.random.Generator) -> list[np.ndarray]:
-    """Draw as many runs of each task as there are, with replacement."""
+    """Resample the runs of each task with replacement. The number of runs does not change."""
     return [task[generator.integers(len(task), size=len(task))] for task in scores]

@@ -1,4 +1,4 @@
-"""Results as tables of text, each to be written as CSV, Markdown, LaTeX and HTML."""
+"""Build the tables of a report, to be written as CSV, Markdown, LaTeX and HTML."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LATEX_SIGNS = {"±": r"$\pm$", "–": "--", "→": r"$\to$", "<": r"$<$", ">": r
 
 @dataclass
 class Table:
-    """A table of texts. ``name`` is that of its files."""
+    """A table whose cells are texts. ``name`` is the name of its files."""
 
     name: str
     title: str
@@ -27,32 +27,32 @@ class Table:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The cells."""
+        """Return the cells as a DataFrame."""
         return pd.DataFrame(self.rows, columns=self.columns)
 
     def text(self) -> str:
-        """Write the table for a terminal."""
+        """Format the table for a terminal."""
         columns = list(zip(self.columns, *self.rows, strict=True))
         padded = [[f"{cell:<{max(map(len, column))}}" for cell in column] for column in columns]
         return "\n".join([self.title, *(f"  {'  '.join(row)}".rstrip() for row in zip(*padded, strict=True)), ""])
 
     def csv(self) -> str:
-        """Write the table as comma-separated values."""
+        """Format the table as comma-separated values."""
         return self.frame.to_csv(index=False, lineterminator="\n")
 
     def markdown(self) -> str:
-        """Write the table as GitHub does."""
+        """Format the table as GitHub Markdown."""
         rows = [self.columns, ["---"] * len(self.columns), *self.rows]
         return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows) + "\n"
 
     def latex(self) -> str:
-        """Write the table for LaTeX with booktabs."""
+        """Format the table for LaTeX with booktabs."""
         text = self.frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(self.columns) - 1))
         return text.translate(str.maketrans(LATEX_SIGNS))
 
 
 def all_tables(results: Results) -> Iterator[Table]:
-    """Make every table that has a row."""
+    """Yield every table that is not empty."""
     makers = (results_table, zero_shot_table, transfer_table, aggregate_table, improvement_table, lines_table)
     for make in (*makers, costs_table, runs_table):
         if (table := make(results)).rows:
@@ -72,41 +72,41 @@ def results_table(results: Results) -> Table:
         ]
         for (task, line), runs in _groups(results.of("scratch"))
     ]
-    note = "Mean ± standard deviation over seeds. At the end: the last test. Asymptote: the last tenth, at least three."
+    note = "Mean ± standard deviation over seeds. At the end: last test. Asymptote: mean of the last tenth (3 or more)."
     return Table("results", f"Learning from scratch: {results.what}", columns, rows, note)
 
 
 def zero_shot_table(results: Results) -> Table:
-    """Tabulate zero-shot transfer as the paper's table 5: a row for each transfer, a column for each algorithm."""
+    """Tabulate zero-shot transfer as in the paper's table 5: a row for each transfer, a column for each algorithm."""
     cells = {key: f"{spread(runs['played'])} (n={len(runs)})" for key, runs in _groups(results.of("zero_shot"))}
     lines = [line for line in results.algorithms if any(line == played for _, played in cells)]
     tasks = dict.fromkeys(task for task, _ in cells)
     rows = [[task, *(cells.get((task, line), NONE) for line in lines)] for task in tasks]
-    note = "The source's last checkpoint, played on the target without learning. Mean ± standard deviation over seeds."
+    note = "The source's last checkpoint, tested on the target without learning. Mean ± standard deviation over seeds."
     return Table("zero_shot", f"Zero-shot {results.what} (table 5)", ["transfer", *lines], rows, note)
 
 
 def transfer_table(results: Results) -> Table:
-    """Tabulate few-shot transfer against learning the target from scratch, as the paper's table 6."""
+    """Tabulate few-shot transfer against learning the target from scratch, as in the paper's table 6."""
     columns = ["jumpstart", "untrained", "asymptote", "scratch's", "steps to it", "scratch's", "speed-up"]
     rows = [
         [task, line, *_transfer(runs, results.scratch_for(runs))]
         for (task, line), runs in _groups(results.of("few_shot"))
     ]
     note = (
-        "Each transfer against the run from scratch of the same seed. Jumpstart: the test before the first update. Its "
-        "zero is the test of the untrained policy from scratch, where a run has one at step 0. "
-        "Steps to it: until three tests together have 95 % of the asymptote. Speed-up: steps from scratch by steps of "
-        "the transfer until 95 % of what is reached from scratch, of the seeds that take steps to it, as a transfer "
-        "that is there at once has none. Transfer ratio: gain in area under the curve over the common steps, by the "
-        "area from scratch. Budgets of the two may differ."
+        "Each transfer is compared with the run from scratch of the same seed. Jumpstart: the test before the first "
+        "update. Its baseline (untrained) is the test at step 0 of learning from scratch, if a run has one. "
+        "Steps to it: until the mean of three tests is 95 % of the asymptote. Speed-up: steps from scratch divided by "
+        "steps of the transfer, each to 95 % of the asymptote from scratch. It does not exist for a transfer that is "
+        "there at step 0. Transfer ratio: gain in area under the curve over the common steps, divided by the area from "
+        "scratch. The budgets of the two may differ."
     )
     title = f"Few-shot transfer against learning from scratch: {results.what} (table 6)"
     return Table("transfer", title, ["transfer", "algorithm", "seeds", *columns, "transfer ratio"], rows, note)
 
 
 def _transfer(few_shot: pd.DataFrame, scratch: pd.DataFrame) -> list[str]:
-    """Return the cells of one line's transfer, without its names."""
+    """Return the numbers of one line's transfer, in the order of ``columns`` in ``transfer_table``."""
     curves = dict(zip(scratch["seed"], scratch["curve"], strict=True))
     pairs = [
         (curve, curves[seed]) for seed, curve in zip(few_shot["seed"], few_shot["curve"], strict=True) if seed in curves
@@ -128,7 +128,7 @@ def _transfer(few_shot: pd.DataFrame, scratch: pd.DataFrame) -> list[str]:
 
 
 def aggregate_table(results: Results) -> Table:
-    """Tabulate all maps together, with intervals if there is more than one seed."""
+    """Tabulate statistics over all maps, with intervals if there is more than one seed."""
     numbers = {"IQM": statistics.iqm, "mean": statistics.mean, "median": statistics.median}
     if results.metric == WIN_RATE:
         numbers["optimality gap"] = statistics.optimality_gap
@@ -140,15 +140,15 @@ def aggregate_table(results: Results) -> Table:
                 [line, str(len(scores)), seeds, *(_with_interval(number, scores) for number in numbers.values())]
             )
     note = (
-        "Last tests from scratch, all maps together: the interquartile mean and others with 95 % stratified bootstrap "
-        "intervals (Agarwal et al. 2021). One seed allows no interval, so none is given where a map has one seed."
+        "Last tests from scratch over all maps: interquartile mean (IQM) and other statistics, with 95 % stratified "
+        "bootstrap intervals (Agarwal et al. 2021). There is no interval if a map has only one seed."
     )
     columns = ["algorithm", "maps", "seeds a map", *numbers]
     return Table("aggregate", f"All maps: {results.what}", columns, rows, note)
 
 
 def improvement_table(results: Results) -> Table:
-    """Tabulate how likely one algorithm beats another on the maps that both have."""
+    """Tabulate the probability that one algorithm beats another on the maps that both have."""
     ends = {line: dict(_scores(results, line)) for line in results.algorithms}
     rows = []
     for better, worse in permutations(results.algorithms, 2):
@@ -157,12 +157,12 @@ def improvement_table(results: Results) -> Table:
             pair = [[ends[line][task] for task in common] for line in (better, worse)]
             probability = _with_interval(statistics.probability_of_improvement, *pair)
             rows.append([better, worse, str(len(common)), probability])
-    note = "How likely a run of the first has the higher last test on a map that both played; 0.5 is no difference."
+    note = "Probability that a run of the first has the higher last test, mean over common maps; 0.5 is no difference."
     return Table("improvement", "Probability of improvement", ["algorithm", "over", "maps", "probability"], rows, note)
 
 
 def lines_table(results: Results) -> Table:
-    """Tabulate the settings by which lines of one algorithm differ, in full."""
+    """Tabulate all settings that differ between the lines of one algorithm."""
     settings = {
         (run.algorithm, _hyphened(run.kind), results.lines.name(run)): results.lines.values(run)
         for run in results.counted["run"]
@@ -172,12 +172,12 @@ def lines_table(results: Results) -> Table:
         for (_, kind, line), values in sorted(settings.items(), key=lambda item: item[0])
         if values
     ]
-    note = "Every setting that differs between runs of one algorithm on one task; runs that differ are no seeds of one."
+    note = "Every setting that differs between runs of one algorithm on one task. Each line is a separate experiment."
     return Table("lines", "Settings that differ", ["kind", "algorithm", "settings"], rows, note)
 
 
 def costs_table(results: Results) -> Table:
-    """Tabulate wall time and memory, which differ from machine to machine and from day to day."""
+    """Tabulate wall time and memory. Unlike the other tables, these numbers depend on the machine."""
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in results.runs:
         if run.is_whole and run.kind != "evaluation":
@@ -188,12 +188,12 @@ def costs_table(results: Results) -> Table:
         memory = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
         peak = f"{max(memory):,.0f}" if memory else "not recorded"
         rows.append([*key, str(len(runs)), spread(minutes, "{:.1f}"), peak])
-    note = "Wall time with whatever else ran beside it; memory is the most that a run's main process held."
+    note = "Wall time depends on what else ran on the machine. Memory is the peak of a run's main process."
     return Table("costs", "Time and memory", ["kind", "algorithm", "map", "runs", "minutes", "peak MB"], rows, note)
 
 
 def runs_table(results: Results) -> Table:
-    """Tabulate each run, so that anybody can repeat it."""
+    """Tabulate each run with what is needed to repeat it."""
     columns = [
         "kind",
         "algorithm",
@@ -211,7 +211,7 @@ def runs_table(results: Results) -> Table:
     for run in results.runs:
         steps = max((series.steps[-1] for series in run.series.values()), default=0)
         started = run.started and f"{run.started:%Y-%m-%d %H:%M}"
-        noted = (run.command, run.commit, run.version, run.hostname, started)
+        origin = (run.command, run.commit, run.version, run.hostname, started)
         facts = [
             _hyphened(run.kind),
             results.lines.name(run),
@@ -220,7 +220,7 @@ def runs_table(results: Results) -> Table:
             _status(results, run),
             f"{steps:,}",
         ]
-        rows.append([*facts, *(text or "not recorded" for text in noted)])
+        rows.append([*facts, *(text or "not recorded" for text in origin)])
     return Table("runs", "Every run", columns, rows)
 
 
@@ -228,11 +228,11 @@ def _status(results: Results, run: RunRecord) -> str:
     if run.status != "COMPLETED":
         return run.status + (f" ({run.reason})" if run.reason else "")
     why = results.left_out.get(run.folder)
-    return f"{run.status} (in no number: {why})" if why else run.status
+    return f"{run.status} (not counted: {why})" if why else run.status
 
 
 def spread(values: Iterable[float], form: str = "{:.2f}") -> str:
-    """Write mean ± sample standard deviation of the known values; of a single one the value alone."""
+    """Format the mean ± sample standard deviation of the known values, or the value alone if there is only one."""
     known = pd.Series(values, dtype=float).dropna()
     if len(known) < 2:
         return form.format(known.iloc[0]) if len(known) else NONE
@@ -240,7 +240,7 @@ def spread(values: Iterable[float], form: str = "{:.2f}") -> str:
 
 
 def scores_by_task(results: Results, line: str) -> list[np.ndarray]:
-    """Return the last tests of a line's runs from scratch, an array for each map."""
+    """Return the last tests of a line's runs from scratch: one array [runs] for each map."""
     return [scores for _, scores in _scores(results, line)]
 
 

@@ -1,4 +1,4 @@
-"""The components of a run (batch, controller, learner), built from a host's registries for a runner's environments."""
+"""Build the components of a run (batch, controller, learner) from a host's registries."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from lolm_plugin.host import Host
 
 @dataclass
 class RunComponents:
-    """Everything one run plays and learns with.
+    """Objects that a run plays and learns with.
 
-    ``build_batch(n)`` returns an empty batch for ``n`` episodes, ``build_mac(args)`` another controller for the same
-    environments, of the class that ``args.mac`` names.
+    ``build_batch(n)`` returns an empty batch of ``n`` episodes. ``build_mac(args)`` returns another controller for the
+    same environments, of the class ``args.mac``.
     """
 
     args: Namespace
@@ -27,7 +27,7 @@ class RunComponents:
 
 
 class OneHot:
-    """One-hot encode a field of a batch: integers ``[..., 1]`` -> float32 ``[..., size]``. The host calls it."""
+    """One-hot encoding of a batch field: integers ``[..., 1]`` -> float32 ``[..., size]``. The host calls it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -42,7 +42,10 @@ class OneHot:
 
 
 def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
-    """Build controller and learner for the environments of ``runner``, and write their sizes into ``args``."""
+    """Build controller and learner for the environments of ``runner``.
+
+    Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``.
+    """
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]
@@ -64,13 +67,13 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
         length = info["episode_limit"] + 1
         return host.EpisodeBatch(scheme, groups, episodes, length, preprocess=preprocess, device=device)
 
-    complete = build_batch(1).scheme  # with the fields that the host derives
+    complete = build_batch(1).scheme  # including the fields that the host derives
 
     def build_mac(args: Any) -> Any:
         return host.find("mac", args.mac)(complete, groups, args)
 
     mac = build_mac(args)
-    scheme |= getattr(mac, "fields", {})  # what a controller of ours records of what it played
+    scheme |= getattr(mac, "fields", {})  # fields that our controllers record during a rollout
     runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
     learner = host.find("learner", args.learner)(mac, complete, logger, args)
     if args.use_cuda:
@@ -79,6 +82,6 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
 
 
 def play(parts: RunComponents) -> Any:
-    """Play ``batch_size_run`` episodes; return them, cut to the longest, as the batch to learn from."""
+    """Play ``batch_size_run`` training episodes; return them as a batch, cut to the longest episode."""
     batch = parts.runner.run(test_mode=False)
     return batch[:, : int(batch.max_t_filled())]

@@ -1,4 +1,4 @@
-"""``lolm imitate``: a teacher plays, the student learns from its decisions, and is saved like any other run."""
+"""``lolm imitate``: a student learns from the decisions of a teacher and is saved like any other run."""
 
 import logging
 import math
@@ -14,7 +14,13 @@ import torch
 from tqdm import tqdm
 
 from lolm_plugin.controllers.controller import Controller
-from lolm_plugin.learners.imitation import LABELLED_AT_ONCE, Lessons, Student, lessons, teacher_log_probs
+from lolm_plugin.learners.imitation import (
+    LABELLED_AT_ONCE,
+    ImitationData,
+    Student,
+    build_imitation_data,
+    teacher_log_probs,
+)
 from lolm_plugin.protocols import Batch
 from lolm_plugin.run import teachers, testing
 from lolm_plugin.run.components import RunComponents
@@ -22,15 +28,15 @@ from lolm_plugin.run.loop import Training
 from lolm_plugin.run.teachers import Teacher
 
 Item = TypeVar("Item")
-LOGGED = ("battle_won_mean", "return_mean", "ep_length_mean")  # of the battles that are learned from
-LOG_EVERY_SECONDS = 20  # where there is no terminal to redraw a line on
+LOGGED = ("battle_won_mean", "return_mean", "ep_length_mean")  # of the battles that the student learns from
+LOG_EVERY_SECONDS = 20  # if there is no terminal for a progress bar
 
 
 class Imitation(Training):
-    """One imitation, in place of a training by reinforcement.
+    """Imitation learning, in place of reinforcement learning.
 
-    In round 0 the teacher plays. In later rounds (DAgger) the student plays and the teacher labels each state with what
-    it would have done. The data of all rounds add up. ``t_env`` counts the environment steps of all these battles.
+    In round 0 the teacher plays. In later rounds (DAgger) the student plays, and the teacher labels each state with the
+    action that it would take. The data of all rounds are kept. ``t_env`` counts the environment steps of all battles.
     """
 
     def __init__(self, teacher: Teacher, *args: Any) -> None:
@@ -50,8 +56,8 @@ class Imitation(Training):
             self._test_student()
             self._test_teacher(teacher)
         at_once = self.runner.batch_size
-        data = _Data(self.parts, args.imitate["rounds"] * at_once * _runs(args.imitate["battles"], at_once))
-        held_out = _Data(self.parts, at_once * _runs(args.imitate["held_out"], at_once))
+        data = _Data(self.parts, args.imitate["rounds"] * at_once * _n_batches(args.imitate["battles"], at_once))
+        held_out = _Data(self.parts, at_once * _n_batches(args.imitate["held_out"], at_once))
         for number in range(args.imitate["rounds"]):
             self._round(teacher, data, held_out, number)
         self.parts.learner.mac.end_update()
@@ -80,12 +86,13 @@ class Imitation(Training):
         self.logger.log_stat("episode", data.size, runner.t_env)
 
     def _play(self, mac: Controller, data: "_Data", battles: int, label: str, prefix: str, teacher: Controller) -> None:
-        """Let ``mac`` play ``battles`` or a few more into ``data``; log statistics under ``prefix``."""
+        """Let ``mac`` play at least ``battles`` battles, add them to ``data``, and log statistics under ``prefix``."""
         runner = self.runner
         with self._played_by(mac) as stats:
-            for _ in _progress(range(_runs(battles, runner.batch_size)), label, runner.batch_size, self.log, "battle"):
+            batches = range(_n_batches(battles, runner.batch_size))
+            for _ in _progress(batches, label, runner.batch_size, self.log, "battle"):
                 data.add(runner.run(test_mode=False), teacher, mac is teacher)
-        teacher.end_update()  # a language model keeps states from the rollout for an update; a teacher has none
+        teacher.end_update()  # frees the rollout's hidden states; a teacher has no update that needs them
         if prefix or mac is not teacher:
             for name in LOGGED:
                 if name in stats:
@@ -97,7 +104,7 @@ class Imitation(Training):
         self.state.last_test_t = self.runner.t_env  # a checkpoint of this step gets the test's score
 
     def _test_teacher(self, teacher: Controller) -> None:
-        """Test the teacher greedily on the battles of the student's test."""
+        """Test the teacher greedily on the same battles as the student."""
         with self._played_by(teacher) as stats:
             testing.play_battles(self.parts, teacher)
         for name in ("test_battle_won_mean", "test_return_mean"):
@@ -105,7 +112,7 @@ class Imitation(Training):
                 self.collected[f"teacher_{name}"] = stats[name][-1]
                 self.logger.log_stat(f"teacher_{name}", stats[name][-1], self.runner.t_env)
 
-    def _learn(self, lesson: Lessons, exam: Lessons, number: int) -> None:
+    def _learn(self, lesson: ImitationData, exam: ImitationData, number: int) -> None:
         epochs, t_env = self.args.imitate["epochs"], self.runner.t_env
         steps = self.student.n_steps(lesson)
         work = ((epoch, losses) for epoch in range(epochs) for losses in self.student.epoch(lesson, t_env, epoch))
@@ -127,7 +134,7 @@ class Imitation(Training):
 
     @contextmanager
     def _played_by(self, mac: Controller) -> Iterator[dict[str, list[float]]]:
-        """Let ``mac`` act for the runner; yields what the runner would log, one value a run."""
+        """Let ``mac`` act in the runner. Yields the statistics that the runner logs, one value per batch."""
         runner, args, stats = self.runner, self.args, _Collector(self.log)
         before = runner.mac, runner.logger, args.runner_log_interval
         runner.mac, runner.logger, args.runner_log_interval = mac, stats, 0
@@ -144,7 +151,7 @@ class Imitation(Training):
         self.logger.log_stat(f"imitate_seconds_{part}", self.seconds[part], self.runner.t_env)
 
     def _summary(self, data: "_Data", held_out: "_Data") -> dict[str, Any]:
-        """Collect what the record and the closing text say."""
+        """Return the results for the record and the closing summary."""
         stats = self.logger.stats
         tests = {name: stats[name] for name in ("test_battle_won_mean", "test_return_mean") if stats.get(name)}
         return {
@@ -162,7 +169,7 @@ class Imitation(Training):
 
 
 class _Data:
-    """Whole battles with the teacher's answers in every state."""
+    """Whole battles with the teacher's log-probabilities and the action to learn in every state."""
 
     def __init__(self, parts: RunComponents, battles: int) -> None:
         self.batch: Batch = parts.build_batch(battles)
@@ -173,7 +180,7 @@ class _Data:
         self.actions = torch.zeros(shape[:-1], dtype=torch.int64)
 
     def add(self, batch: Batch, teacher: Controller, by_teacher: bool) -> None:
-        """Add a batch of battles; if the teacher has not played them, its most likely actions are learned."""
+        """Add a batch of battles. If the teacher did not play them, its most likely actions are the labels."""
         batch = batch[:, : int(batch.max_t_filled())]
         log_teacher = teacher_log_probs(teacher, batch)
         actions = batch["actions"].squeeze(-1) if by_teacher else log_teacher.argmax(-1)
@@ -183,8 +190,8 @@ class _Data:
             self.batch[name][where] = values.to(self.batch.device)
         self.size += batch.batch_size
 
-    def lessons(self, mac: Controller, gamma: float, log: logging.Logger) -> Lessons:
-        """Prepare all battles so far for learning."""
+    def lessons(self, mac: Controller, gamma: float, log: logging.Logger) -> ImitationData:
+        """Return all battles so far, prepared for learning."""
         batch = self.batch[: self.size]
         batch = batch[:, : int(batch.max_t_filled())]
         if batch.device != self.device:
@@ -195,11 +202,11 @@ class _Data:
         def show_progress(starts: Sequence[int]) -> Iterator[int]:
             return _progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
 
-        return lessons(mac, batch, log_teacher, actions, gamma, show_progress)
+        return build_imitation_data(mac, batch, log_teacher, actions, gamma, show_progress)
 
 
 class _Collector:
-    """Collects statistics in place of the host's logger."""
+    """Logger that collects statistics in memory, in place of the host's logger."""
 
     def __init__(self, log: logging.Logger) -> None:
         self.console_logger = log
@@ -210,14 +217,14 @@ class _Collector:
         self.values[key].append(float(value))
 
 
-def _runs(battles: int, at_once: int) -> int:
+def _n_batches(battles: int, at_once: int) -> int:
     return math.ceil(battles / at_once)
 
 
 def _progress(
     work: Iterable[Item], label: str, each: int, log: logging.Logger, unit: str, total: int | None = None
 ) -> Iterator[Item]:
-    """Iterate over ``work`` behind a progress bar with the time left; each item counts ``each`` units."""
+    """Iterate over ``work`` and show a progress bar with the time left; each item counts ``each`` units."""
     total = (total or len(work)) * each  # type: ignore[arg-type]
     terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
     started = logged = time.monotonic()

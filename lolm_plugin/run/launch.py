@@ -1,4 +1,4 @@
-"""A checked configuration becomes a Sacred run: observers, threads, the loop, the closing summary, the exit code."""
+"""Start a checked configuration as a Sacred run: observers, threads, training loop, closing summary, exit code."""
 
 import logging
 import shlex
@@ -24,9 +24,9 @@ from lolm_plugin.run.resuming import Resumed
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run was asked for."""
+    """Command line of a run."""
 
-    program: Sequence[str]  # what to type before the arguments
+    program: Sequence[str]  # words before the arguments
     arguments: Sequence[str]
     options: Mapping[str, Any]  # Sacred's part of the command line
     notes: Sequence[str]  # lines for the log
@@ -35,7 +35,7 @@ class Launch:
     teacher: Any = None  # a ``run.teachers.Teacher``: imitate it; None: train or play
 
     def again(self, config: Mapping[str, Any], folder: Path) -> str:
-        """Return the command that resumes this run: its folder, the host, and settings not taken from a checkpoint."""
+        """Return the command that resumes this run, with the host and settings that no checkpoint can give."""
         said = [i for i, word in enumerate(self.arguments) if word.split("=")[0] == "--epymarl"]
         host = [word for i in said for word in self.arguments[i : i + (1 if "=" in self.arguments[i] else 2)]]
         repeated = checkpoint_config.to_repeat(config)
@@ -43,7 +43,7 @@ class Launch:
         return hidden(shlex.join(words))
 
     def command(self) -> str:
-        """Return the command line without secrets, and without Sacred's --id, which only one run can have."""
+        """Return the command line without secrets and without Sacred's --id, which only one run can have."""
         kept, skip = [], False
         for word in self.arguments:
             if not skip and not word.startswith(("-i", "--id=")) and word != "--id":
@@ -53,7 +53,7 @@ class Launch:
 
 
 def launch(config: dict[str, Any], host: hosts.Host, asked: Launch) -> int:
-    """Train or play under Sacred; returns the exit code, 1 where the run failed with a sentence."""
+    """Train or evaluate under Sacred. Returns the exit code: 1 if the run failed with an error sentence."""
     with ExitStack() as closing:
         return _launch(config, host, asked, closing)
 
@@ -80,14 +80,14 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     from lolm_plugin.tracking.provenance import peak_memory, provenance
 
     logger, output, options = console_logger(), Output(), dict(asked.options)
-    if options["--capture"] in (None, "sys"):  # Sacred's own loses what a run prints before it fails
+    if options["--capture"] in (None, "sys"):  # Sacred's own capture loses the last output of a run that fails
         options["--capture"] = None
         closing.enter_context(output.tee())
     logger.info(f"lolm_plugin {__version__}. {host.describe()}")
     hosts.register(host)
-    threads = 1  # as the host's own main does
+    threads = 1  # as in the host's own main
     if config["mac"] in registry.ENTRIES["mac"]:
-        for note in [*_unlike_the_paper(config), *asked.notes]:
+        for note in [*_differences_from_paper(config), *asked.notes]:
             logger.info(note)
         policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
         settled = asked.resume.settled if asked.resume else {}
@@ -128,11 +128,11 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         if asked.mongo:
             copy = MongoObserver(asked.mongo, lambda: Path(runs.dir) if runs.dir else None)
             experiment.observers.append(copy)
-            closing.callback(copy.close)  # once the curve is drawn
-        closing.callback(lambda: runs.close(output.text(), seconds=0))  # with the closing lines
+            closing.callback(copy.close)  # after the curve is drawn
+        closing.callback(lambda: runs.close(output.text(), seconds=0))  # includes the closing lines
     started = time.time()
     try:
-        with StopRequests():  # from the first line of its record on, so that a stopped run is never left as RUNNING
+        with StopRequests():  # opened before the record exists, so that no stopped run is left as RUNNING
             run = experiment.run(sacred_command or experiment.default_command, options=options)
     except Stopped as stopped:
         again = f"it is saved: continue with {asked.again(config, Path(stopped.saved).parent)}"
@@ -146,8 +146,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         return 1
     finally:
         if (beats := getattr(experiment.current_run, "_heartbeat", None)) is not None:
-            beats.stopped.set()  # a second signal may have come before Sacred did so
-            beats.join()  # Sacred itself waits 2 seconds
+            beats.stopped.set()  # a second signal may have come before Sacred did this
+            beats.join()  # Sacred itself waits only 2 seconds
         runs.close(output.text())
     if sacred_command is None and runs.dir is not None:  # None with Sacred's --unobserved
         of_run = (host.describe().removeprefix("Host: "), Path(runs.dir), command, started)
@@ -158,8 +158,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
     return 0
 
 
-def _unlike_the_paper(config: Mapping[str, Any]) -> list[str]:
-    """Return lines for the log: what of a language model's run is not as in the paper."""
+def _differences_from_paper(config: Mapping[str, Any]) -> list[str]:
+    """Return log lines that say how a language model's run differs from the paper."""
     if config["mac"] != config_check.LLM_MAC:
         return []
     llm, name = config["llm"], config["name"]
@@ -178,7 +178,7 @@ def _unlike_the_paper(config: Mapping[str, Any]) -> list[str]:
 
 
 class _Stderr(logging.StreamHandler):
-    """Writes to what ``sys.stderr`` is at the time, so that a run's record gets what the run logs."""
+    """Log handler that looks up ``sys.stderr`` at each write, so that a run's record contains its log."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -189,7 +189,7 @@ class _Stderr(logging.StreamHandler):
 
 
 def console_logger() -> logging.Logger:
-    """Our logger; the host gets it from Sacred. Libraries stay at warnings."""
+    """Return our logger, which Sacred passes to the host. Libraries log only warnings."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     logger = logging.getLogger("lolm")
     logger.setLevel(logging.INFO)

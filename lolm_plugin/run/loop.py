@@ -1,7 +1,7 @@
-"""The loop of every run with our learner, on either host: play, learn, test and save at intervals.
+"""Training loop for our learners, on either host: play, learn, test and save at intervals.
 
-EPyMARL's own learners run in EPyMARL's own loop, which hides its counters, so that no such run can be resumed. This
-loop does the same things at the same times (``tests/contract/test_run.py``) and can write its state to a checkpoint.
+EPyMARL's own learners run in EPyMARL's own loop. That loop hides its counters, so its runs cannot be resumed. This
+loop does the same at the same times (``tests/contract/test_run.py``) and can write its state to a checkpoint.
 """
 
 import datetime
@@ -35,10 +35,10 @@ from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
 
-# Our keys that configurations of the host's own algorithms lack.
+# Defaults of our keys. Configurations of the host's own algorithms lack them.
 DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False}
-SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important first
+SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important score first
 
 
 def run(
@@ -49,15 +49,15 @@ def run(
     resume: Resumed | None = None,
     training: "Callable[..., Training] | None" = None,
 ) -> float | None:
-    """Train or evaluate as ``config`` says and return the last test's win rate; ``_run`` is Sacred's run object.
+    """Train or evaluate as ``config`` says; return the last test's win rate, or its return if there is no win rate.
 
-    With ``resume`` the run continues in its own folder; ``checkpoint_path`` and ``transfer_from`` then only record how
-    it began. ``training`` replaces the training by reinforcement learning.
+    ``_run`` is Sacred's run object. With ``resume`` the run continues in its own folder; ``checkpoint_path`` and
+    ``transfer_from`` then only record how it began. ``training`` replaces reinforcement learning.
 
     Raises:
         ConfigError: a name is not registered, or a checkpoint does not exist or does not fit.
-        NonFiniteError: a number was NaN or infinite; the batch it came from is in the run's folder.
-        Stopped: a signal asked for it; everything is saved.
+        NonFiniteError: a number was NaN or infinite; its batch is saved in the run's folder.
+        Stopped: a signal requested the stop; the last checkpoint is saved.
     """
     args = _arguments(config, resume, log)
     _check_runner(host, args)
@@ -81,7 +81,7 @@ def run(
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:
             parts = assemble(host, args, logger, runner)
-            testing.whole_batches(parts)
+            testing.round_to_batches(parts)
             if start is not None:
                 log.info("Loading model from %s", start.path)
                 parts.learner.load_models(str(start.path))
@@ -114,7 +114,7 @@ def _arguments(config: dict[str, Any], resume: Resumed | None, log: logging.Logg
     args = Namespace(**{**DEFAULTS, **merge(config, resume.settled if resume else {})})
     if args.use_cuda and not torch.cuda.is_available():
         args.use_cuda = False
-        log.warning("use_cuda was switched off, as no CUDA device is available.")
+        log.warning("use_cuda is switched off, because no CUDA device is available.")
     args.device = "cuda" if args.use_cuda else "cpu"
     map_name = path_component(str(args.env_args.get("map_name") or args.env_args["key"]))
     args.unique_token = f"{args.name}_seed{args.seed}_{map_name}_{datetime.datetime.now()}"
@@ -126,7 +126,10 @@ def _is_epymarls(host: Host, args: Namespace) -> bool:
 
 
 def _check_runner(host: Host, args: Namespace) -> None:
-    """Refuse ``bootstrap_time_limit`` with EPyMARL's runners, which store a time limit as an end outside StarCraft."""
+    """Raise ConfigError for ``bootstrap_time_limit`` with EPyMARL's runners.
+
+    Outside StarCraft they store a time limit as the end of an episode.
+    """
     if _is_epymarls(host, args) and getattr(args, "bootstrap_time_limit", None) and args.env not in ("sc2", "sc2v2"):
         raise ConfigError(
             f"bootstrap_time_limit=True has no effect with EPyMARL's runner={args.runner}, which stores a time limit "
@@ -135,15 +138,15 @@ def _check_runner(host: Host, args: Namespace) -> None:
 
 
 def _reseed_environments(args: Namespace, start: Checkpoint) -> None:
-    """Draw a new seed for environments with their own generators, so that they do not repeat the run's battles."""
-    if args.runner != "vector":  # its battles are drawn from seed and step
+    """Draw a new seed for environments with their own RNG, so that they do not repeat the battles of the run so far."""
+    if args.runner != "vector":  # its battles depend on seed and step only
         seed = int(keyed_seeds(args.seed, "resumed", start.step, count=1)[0]) // 2
         args.env_args = {**args.env_args, "seed": seed}
 
 
 def _evaluate(parts: RunComponents) -> None:
     args, logger, runner = parts.args, parts.logger, parts.runner
-    runner.log_train_stats_t = runner.t_env  # no training statistics are due
+    runner.log_train_stats_t = runner.t_env  # log no training statistics
     testing.play_tests(parts)
     if args.save_replay:
         runner.save_replay()
@@ -152,7 +155,7 @@ def _evaluate(parts: RunComponents) -> None:
 
 
 class Training:
-    """One training, from its start or from a checkpoint to ``t_max``."""
+    """Training run, from step 0 or from a checkpoint, to ``t_max``."""
 
     def __init__(self, parts: RunComponents, session: Session) -> None:
         self.parts, self.args, self.logger, self.runner = parts, parts.args, parts.logger, parts.runner
@@ -162,12 +165,12 @@ class Training:
         models = Path(self.args.local_results_path, "models", self.args.unique_token)
         self.folder = session.resume.folder if session.resume else models
         self.store: Store | None = None
-        self.consistent = True  # false while weights or loop state are half updated: not to be saved
+        self.consistent = True  # False while weights or loop state are half updated and must not be saved
         self.saved = ""  # folder of the last checkpoint
         self._facts = session.facts(parts)
 
     def run(self) -> None:
-        """Train; see ``run`` above for what it raises."""
+        """Train to ``t_max``. Raises the same errors as the function ``run``."""
         with Store(self.folder, self.args.keep_checkpoints) if self.args.save_model else nullcontext() as self.store:
             try:
                 self.stop.patient = True
@@ -189,7 +192,7 @@ class Training:
         args, runner = self.args, self.runner
         self._began, self._first_t = time.monotonic(), runner.t_env
         if self.session.start is None or self._continue_from(self.session.start):
-            self._after_batch()  # a new run begins with a test of the untrained, or transferred, policy
+            self._after_batch()  # a new run first tests the untrained, or transferred, policy
         else:
             self._test_if_due()
         self.log.info("Beginning training for %s timesteps", args.t_max)
@@ -199,17 +202,20 @@ class Training:
         self._save()
 
     def _continue_from(self, start: Checkpoint) -> bool:
-        """Restore the loop state. Returns False for a checkpoint of another battle, of which only the step is used."""
+        """Restore the loop state. Returns False if the checkpoint has another ``env`` or ``env_args``.
+
+        Of such a checkpoint only the step is used.
+        """
         facts, resume, sacred_run = start.facts, self.session.resume, self.session.sacred_run
         self.consistent = False
         same_battle = all(facts.get(key) == self._facts[key] for key in ("env", "env_args"))
         if same_battle:
             self.state = loop_state.load(self.parts, start)
         elif resume:
-            raise ConfigError("--resume continues the same battle; set checkpoint_path in its place for another.")
+            raise ConfigError("--resume needs the same env and env_args; to change them, set checkpoint_path instead.")
         self.consistent = True
         if not same_battle:
-            self.log.info("%s comes from another battle, so that series and tests start afresh.", start.path)
+            self.log.info("%s has another env or env_args, so logged series and tests start anew.", start.path)
             return False
         if not self.state.score:
             self.state.score = _score(self.logger) or None
@@ -223,10 +229,10 @@ class Training:
             sacred_run.info["resumed_from"] = {"checkpoint": str(start.path), "sacred_run": parents[-1]}
             if resume and resume.changes:
                 sacred_run.info["resumed_from"]["changed"] = {key: [*both] for key, both in resume.changes.items()}
-        self.log.info("Continuing at step %d, where %s was written.", self.runner.t_env, start.path)
+        self.log.info("Continuing at step %d from %s.", self.runner.t_env, start.path)
         theirs, ours = facts.get("host", {}).get("name"), self.session.host.name
         if theirs != ours:
-            self.log.warning("Its host was %s, this one is %s.", theirs, ours)
+            self.log.warning("The checkpoint was written with host %s; this run uses host %s.", theirs, ours)
         return True
 
     def _learn_from(self, batch: Any) -> None:
@@ -236,12 +242,12 @@ class Training:
         self.state.episode += self.args.batch_size_run
 
     def _after_batch(self) -> None:
-        """Test, log and save where it is due; a run that continues from a checkpoint asks again at its step."""
+        """Test, log and save if due. A resumed run first does what was still due at its checkpoint's step."""
         args, runner, state = self.args, self.runner, self.state
         tested = self.stop.number is None and (self._test_if_due() or self._test_at_end())
         if self.stop.number is not None:
             raise Stopped(self.stop.number, self._save())
-        # Before saving, so that a stop, an interval and the end of a run leave the same checkpoint.
+        # Log before saving: a checkpoint written at an interval and one written at the end are then the same.
         if runner.t_env - state.last_log_t >= args.log_interval:
             self.logger.log_stat("episode", state.episode, runner.t_env)
             self.logger.print_recent_stats()
@@ -254,7 +260,7 @@ class Training:
             self._save(again=tested)
 
     def _test_if_due(self) -> bool:
-        """Test if ``test_interval`` is over; returns whether a whole test was played."""
+        """Test if ``test_interval`` steps have passed. Returns True if a whole test was played."""
         args, runner, state = self.args, self.runner, self.state
         if runner.t_env - state.last_test_t < args.test_interval:
             return False
@@ -270,7 +276,7 @@ class Training:
         return True
 
     def _test_at_end(self) -> bool:
-        """Test the final policy, unless this step was tested already; returns whether a whole test was played."""
+        """Test the final policy, unless this step was tested already. Returns True if a whole test was played."""
         t_env, state = self.runner.t_env, self.state
         if t_env <= self.args.t_max or t_env in (state.last_test_t, state.end_test_t) or not self._test():
             return False
@@ -278,7 +284,7 @@ class Training:
         return True
 
     def _test(self) -> bool:
-        """Play the tests. Returns False if a signal cut them short: nothing of them counts, and they are due again."""
+        """Play the tests. Returns False if a signal ended them early; they are then discarded and stay due."""
         if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
@@ -288,17 +294,20 @@ class Training:
 
     def _is_best(self, store: Store) -> bool:
         score, best = self.state.score or [], store.best_score() or []
-        return score > best  # as lists: an absent score is the lowest
+        return score > best  # lists: an absent score is empty and the lowest
 
     def _save(self, again: bool = False) -> str:
-        """Write a checkpoint unless this step has one, or ``again``; returns the last one's folder, "" for none."""
+        """Write a checkpoint if this step has none, or if ``again``.
+
+        Returns the folder of the last checkpoint, "" if there is none.
+        """
         state, t_env = self.state, self.runner.t_env
         if self.store is None or t_env == 0:
             return ""
         if state.last_save_t == t_env and not again:
             return self.saved
         before, state.last_save_t = state.last_save_t, t_env
-        # The test's score belongs to the policy that was tested alone.
+        # A score belongs only to the policy that was tested.
         score = state.score if t_env in (state.last_test_t, state.end_test_t) else None
         facts = {**self._facts, "t_env": t_env, checkpoints.SCORE: score, "finished": t_env > self.args.t_max}
         self.log.info("Saving models to %s", self.folder / str(t_env))
@@ -308,7 +317,7 @@ class Training:
             state.last_save_t = before
             if self.args.on_save_error == "stop":
                 raise
-            self.log.warning("%s; those before it are whole, and training continues (on_save_error=warn).", error)
+            self.log.warning("%s; earlier checkpoints are intact, and training continues (on_save_error=warn).", error)
             return self.saved
         self.saved = str(saved)
         if self.args.use_wandb and self.args.wandb_save_model:
@@ -339,6 +348,6 @@ class Training:
 
 
 def _score(logger: Any) -> list[float]:
-    """Return the last test's scores, the most important first; empty if one of them is not finite."""
+    """Return the scores of the last test, most important first; an empty list if one of them is not finite."""
     score = [float(logger.stats[name][-1][1]) for name in SCORES if logger.stats.get(name)]
     return score if all(map(math.isfinite, score)) else []

@@ -11,31 +11,31 @@ import numpy as np
 import torch
 
 from lolm_plugin import strict_json
-from lolm_plugin.checkpoints import MANIFEST, Checkpoint, note_facts
+from lolm_plugin.checkpoints import MANIFEST, Checkpoint, add_facts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run.components import RunComponents
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_list, is_table, is_whole, read_json
 
-NEVER = -1  # a step at which nothing happened
-LARGEST_RNG_FILE = 2**20  # bytes of the torch generators' states; one has about 5,000
+NEVER = -1  # step of an event that has not happened
+LARGEST_RNG_FILE = 2**20  # bytes of the torch generators' states; one state has about 5,000
 LARGEST_SERIES = 128 * 2**20  # bytes of metrics.json; 25 series of 60,000 points have 40 million
 
 
 @dataclass
 class LoopState:
-    """Counters of the training loop; each ``_t`` is the environment step at which something happened last."""
+    """Counters of the training loop; each ``_t`` is the environment step of the last such event."""
 
     episode: int = 0
-    last_test_t: int = NEVER  # the last test that was due by test_interval
-    end_test_t: int = NEVER  # the test at the end of the run, unless one was due there
+    last_test_t: int = NEVER  # last test caused by test_interval
+    end_test_t: int = NEVER  # test at the end of the run, unless test_interval caused one there
     last_log_t: int = 0
     last_save_t: int = NEVER
-    score: list[float] | None = None  # of the last test, the most important value first: win rate, return
+    score: list[float] | None = None  # of the last test, most important value first: win rate, return
 
 
 def _is_float(value: Any) -> bool:
-    """Return whether a value is a number, or None: NaN, which an environment may report, is null in a file."""
+    """Return True for a number or None. An environment may report NaN, and files store NaN as null."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
@@ -85,7 +85,7 @@ def save(components: RunComponents, state: LoopState, folder: Path) -> None:
         "python": [python[0], list(python[1]), python[2]],
         "numpy": [numpy[0], numpy[1].tolist(), *numpy[2:]],
     }
-    note_facts(folder, loop=facts)
+    add_facts(folder, loop=facts)
     # Both hosts' loggers keep every point.
     stats = components.logger.stats
     series = {name: [[int(t), float(value)] for t, value in points] for name, points in stats.items()}
@@ -99,15 +99,15 @@ def save(components: RunComponents, state: LoopState, folder: Path) -> None:
 def load(components: RunComponents, checkpoint: Checkpoint) -> LoopState:
     """Restore what ``save`` wrote and log the series again.
 
-    If the run continues beyond its former end, the test at that end is dropped: the run is then the one that was begun
-    with the new ``t_max``.
+    If ``t_max`` was raised, the test at the former end is dropped, so that the run equals one that had the new
+    ``t_max`` from its start.
 
     Raises:
         ConfigError: a file or a fact cannot be used.
     """
     step, facts = checkpoint.step, checkpoint.facts.get("loop", [])
     if (key := first_of_another_type(facts, TYPES)) is not None:
-        raise _damaged(checkpoint.path / MANIFEST, f"{key or 'loop'} is not what it should be")
+        raise _damaged(checkpoint.path / MANIFEST, f"{key or 'loop'} has an invalid value")
     series = _read_series(checkpoint.path / "metrics.json")
     components.runner.t_env = step
     try:
@@ -133,7 +133,7 @@ def _read_series(file: Path) -> dict[str, list[list[Any]]]:
     except Unreadable as reason:
         raise _damaged(file, str(reason)) from reason
     if not is_table(series, _is_series):
-        raise _damaged(file, "a series is not one of steps and numbers")
+        raise _damaged(file, "a series is not a list of steps and numbers")
     return _null_to_nan(series)
 
 
@@ -150,7 +150,7 @@ def _damaged(file: Path, reason: str) -> ConfigError:
 
 
 def _restore(components: RunComponents, facts: Mapping[str, Any], folder: Path) -> LoopState:
-    """Restore runner, learner and generators. Raises whatever these raise for a state that they do not take."""
+    """Restore runner, learner and RNGs. Raises any error that one of them raises for an invalid state."""
     runner = facts["runner"]
     _load_runner_state(components.runner, {**runner, **{key: _null_to_nan(runner[key]) for key in ("returns", "sums")}})
     if facts["learner_last_log"] is not None:  # None: a learner without such a counter

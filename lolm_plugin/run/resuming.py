@@ -15,15 +15,15 @@ from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
 from lolm_plugin.untrusted import Unreadable, is_whole, read_json
 
-LARGEST_RECORD = 16 * 2**20  # bytes of run.json, which holds what the run printed last
+LARGEST_RECORD = 16 * 2**20  # bytes of a run.json that is still read; ours have a few thousand
 MOST_THREADS = 1024
-# What a resumed run begins with whatever its checkpoint says.
+# Settings that a resumed run never takes from its checkpoint.
 FRESH = {"load_step": 0, "evaluate": False, "save_replay": False, "strict": False, "env_args.seed": None}
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """How a run continues: its folder, the settings chosen by measurement before, and what changed."""
+    """A run to resume: its folder, its settings resolved by measurement, and the settings that change."""
 
     folder: Path
     settled: Mapping[str, Any]
@@ -31,10 +31,10 @@ class Resumed:
 
 
 def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
-    """Return the newest whole checkpoint of a run: ``folder`` is its folder of checkpoints or of its Sacred record.
+    """Return the newest whole checkpoint of a run. ``folder`` holds its checkpoints or its Sacred record.
 
     Raises:
-        ConfigError: there is none, or it is of an imitation.
+        ConfigError: there is no such checkpoint, or ``lolm imitate`` wrote it.
     """
     path = Path(folder)
     if not os.path.isdir(path):
@@ -44,14 +44,14 @@ def find(folder: str, strict: bool, log: logging.Logger) -> Checkpoint:
     found = checkpoints.find(checkpoints_of(path), strict=strict, log=log, key="--resume")
     if is_imitation(found.facts):
         raise ConfigError(
-            f"--resume={folder} is an imitation, which is not resumed: run lolm imitate again, or continue from its "
+            f"--resume={folder} is an imitation, which cannot be resumed; run lolm imitate again, or continue from its "
             f"policy with transfer_from={found.path.parent}."
         )
     return found
 
 
 def is_imitation(facts: Mapping[str, Any]) -> bool:
-    """Whether ``lolm imitate`` wrote a checkpoint with these facts."""
+    """Return True if ``lolm imitate`` wrote a checkpoint with these facts."""
     config = facts.get("config")
     section = config.get("imitate") if isinstance(config, Mapping) else None
     return isinstance(section, Mapping) and bool(section.get("teacher"))
@@ -60,20 +60,20 @@ def is_imitation(facts: Mapping[str, Any]) -> bool:
 def configuration(
     found: Checkpoint, updates: Mapping[str, Any], host_dir: Path, log: logging.Logger
 ) -> tuple[dict[str, Any], Resumed]:
-    """Return the configuration that a run continues with, keys and types checked, and how it continues.
+    """Return the configuration of a resumed run, with keys and types checked, and its ``Resumed``.
 
-    As far as a checkpoint is believed it is the parent's to the letter, so that tools that compare configurations see
-    one experiment. What was fastest on the parent's machine is in ``Resumed.settled``.
+    Settings that may come from a checkpoint stay exactly the parent's, so that tools that compare configurations see
+    one experiment. Settings that were fastest on the parent's machine are in ``Resumed.settled``.
 
     Raises:
-        ConfigError: a setting that the command line has to repeat, or one that it may not change.
+        ConfigError: the command line lacks a setting that it must repeat, or changes one that it may not change.
     """
-    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")  # of keys that came later
+    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")  # for keys added since
     config = config_files.merge(defaults, found.facts.get("config", {}))
     if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
         raise ConfigError(
-            f"{found.path} says learner={config.get('learner')} and mac={config.get('mac')}, which are not of "
-            "lolm_plugin, and no other runs can be resumed; start a new one."
+            f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but only runs with "
+            "learner and mac of lolm_plugin can be resumed; start a new run."
         )
     division = checkpoint_config.divide(config)
     given, folder = config_files.flatten(updates), found.path.parent
@@ -86,19 +86,20 @@ def configuration(
     for key, value in division.optional.items():
         if key not in given and key != "local_results_path":
             said = one_line(hidden(f"{key}={value}"))
-            log.warning("%s is not taken from a checkpoint; to have it, repeat it after `with`.", said)
+            log.warning("%s is not taken from a checkpoint; to keep it, repeat it after `with`.", said)
     settled = {key: value for key, value in _settled(found.facts.get("settled", {})) if key not in given}
     recorded = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}
     return changed, Resumed(folder, nested(settled, "in the checkpoint"), recorded)
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:
-    """Return ``run`` itself or, for the folder of a Sacred record, the folder with a checkpoint that names it.
+    """Return the folder of a run's checkpoints.
 
-    A record's number is given again once it is removed, so that checkpoints name the time at which it began, too.
+    This is ``run`` itself or, if ``run`` is a Sacred record, the folder whose checkpoints name that record. The number
+    of a removed record is used again, so checkpoints also store the record's start time.
 
     Raises:
-        ConfigError: none does, or several do.
+        ConfigError: no folder has such checkpoints, or several have.
     """
     if not (run / "run.json").is_file():
         return run
@@ -106,7 +107,7 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
         record = (run.resolve().parts[-3:], read_json(run / "run.json", LARGEST_RECORD)["start_time"])
     except (Unreadable, KeyError, TypeError, IndexError) as reason:
         raise ConfigError(
-            f"{option}={run} has a run.json that cannot be read ({reason}); set it to another."
+            f"{option}={run} has a run.json that cannot be read ({reason}); set it to another run."
         ) from reason
     results = next((parent for parent in run.resolve().parents if (parent / "models").is_dir()), None)
     folders = checkpoints.runs(results / "models") if results else []
@@ -118,21 +119,21 @@ def checkpoints_of(run: Path, option: str = "--resume") -> Path:
         )
     if not found:
         raise ConfigError(
-            f"{option}={run} has no checkpoint that names it; set it to the run's folder under results/models, and "
-            "save_model=True in runs whose weights are to be used again."
+            f"{option}={run} has no checkpoint that names it; set it to the run's folder under results/models. Only "
+            "runs with save_model=True have one."
         )
     return found[0]
 
 
 def _records(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the Sacred records that a run's checkpoints name: (algorithm, map, number) and the time it began."""
+    """Yield the Sacred records that a run's checkpoints name: (algorithm, map, number) and the start time."""
     for step in checkpoints.steps(folder):
-        starts = checkpoints.facts_alone(folder / str(step)).get("sacred_starts", [])
+        starts = checkpoints.read_facts_unchecked(folder / str(step)).get("sacred_starts", [])
         yield from ((Path(start[0]).parts[-3:], start[1]) for start in starts if start)
 
 
 def _results(folder: Path, recorded: Any) -> str:
-    """Return the results folder that the run lies in, written as in its record if that path still leads there."""
+    """Return the results folder of the run, written as in its record if that path is still the same folder."""
     if folder.parent.name != "models":
         return "results"
     results = folder.parent.parent
@@ -141,10 +142,10 @@ def _results(folder: Path, recorded: Any) -> str:
 
 
 def _settled(settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what the parent's machine settled. With other threads or products, sums would have another order."""
+    """Yield the settings resolved on the parent's machine. Other threads or matmul backends sum in another order."""
     flat = config_files.flatten(settled)
-    threads, product = flat.get("torch_threads"), flat.get("llm.product")
+    threads, backend = flat.get("torch_threads"), flat.get("llm.matmul")
     if threads is not None and is_whole(threads) and 1 <= threads <= MOST_THREADS:
         yield "torch_threads", threads
-    if product in ("torch", "onednn"):
-        yield "llm.product", product
+    if backend in ("torch", "onednn"):
+        yield "llm.matmul", backend

@@ -1,4 +1,4 @@
-"""What a training was asked to do, and what its checkpoints say about it."""
+"""Inputs of a training run, and the facts about it that its checkpoints store."""
 
 import platform
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from lolm_plugin.run.components import RunComponents
 from lolm_plugin.run.resuming import Resumed
 from lolm_plugin.run.stopping import StopRequests
 
-PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "sacred")  # numbers depend on their versions
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy", "sacred")  # results depend on their versions
 
 
 @dataclass(frozen=True)
 class Session:
-    """The host, Sacred's run object, the configuration and the start of a training.
+    """Inputs of a training run: host, Sacred's run object, configuration and start.
 
-    ``start`` is the checkpoint that it continues from; ``resume`` is set if it does so in that checkpoint's own run.
+    ``start`` is the checkpoint that it continues from. ``resume`` is set if it continues that checkpoint's own run.
     """
 
     host: Host
@@ -33,13 +33,13 @@ class Session:
     resume: Resumed | None = None
 
     def facts(self, parts: RunComponents) -> dict[str, Any]:
-        """Return what every checkpoint of this training says about its run."""
+        """Return the facts about the run that each of its checkpoints stores."""
         args, config = parts.args, self.config
         before = self.start.facts if self.start and self.resume else {}
         record, began = sacred_folder(self.sacred_run), getattr(self.sacred_run, "start_time", None)
-        # Record numbers are given again once a record is removed; its start time is in its run.json, too.
+        # The number of a removed record is used again; the start time, which is also in run.json, is unique.
         start_times = [(record, began.isoformat())] if record and began else []
-        # Settings chosen by measurement: a resumed run keeps them, as others would sum in another order.
+        # Settings resolved by measurement. A resumed run keeps them, because others sum in another order.
         settled = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
         return {
             "algorithm": args.name,

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the first lets it finish and save its batch, the second stops it at once."""
+"""Stop signals: after the first, a run finishes and saves its batch; the second stops it at once."""
 
 import os
 import select
@@ -10,32 +10,32 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 # SIGHUP: the terminal is closed. SIGUSR1, SIGUSR2, SIGXCPU: a scheduler's warning before a job's time is over. Windows
-# has the first two signals alone.
+# has only the first two signals.
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-# Schedulers send these to every process of a job, and a closed terminal to all that it started.
+# A scheduler sends these to every process of a job, a closed terminal to every process that it started.
 WARNINGS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-PATIENCE = "this batch is finished and saved, then the run stops; once more stops it at once."
+PATIENCE = "this batch is finished and saved, then the run stops; a second signal stops it at once."
 
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop. Not an Exception, so that ``except Exception`` handlers do not swallow it."""
 
-    STATUS = "INTERRUPTED"  # what Sacred calls the run
+    STATUS = "INTERRUPTED"  # the run's status in Sacred's record
 
     def __init__(self, number: int, saved: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = signal.Signals(number)
-        self.saved = saved  # the last checkpoint's folder, if there is one
+        self.saved = saved  # folder of the last checkpoint; "": none
 
     @property
     def exit_code(self) -> int:
-        """The code that a shell reports: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
+        """Exit code that a shell reports: 143 for SIGTERM, 130 for SIGINT, 129 for SIGHUP."""
         return 128 + self.number
 
 
 class StopRequests:
-    """While open, a signal raises ``Stopped`` wherever the run is; if ``patient``, the first only sets ``number``.
+    """Context in which a signal raises ``Stopped``. While ``patient``, the first signal only sets ``number``.
 
     Ignored signals stay ignored: ``nohup`` makes a program ignore SIGHUP, and a shell's ``&`` SIGINT.
     """
@@ -47,7 +47,7 @@ class StopRequests:
         self._owner = os.getpid()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._handle) for number in handled}
         return self
@@ -58,7 +58,10 @@ class StopRequests:
 
     @contextmanager
     def for_children(self) -> Iterator[None]:
-        """Let processes forked within ignore Ctrl-C, which a terminal sends to all of them, and die of SIGTERM."""
+        """Let processes that are forked inside the context ignore SIGINT and end on SIGTERM.
+
+        On Ctrl-C, a terminal sends SIGINT to all of them.
+        """
         for number in self._before.keys() & {signal.SIGINT, signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
         try:
@@ -84,9 +87,9 @@ class StopRequests:
 
 @contextmanager
 def warnings_blocked() -> Iterator[None]:
-    """Block ``WARNINGS`` for processes started within; this process receives them afterwards.
+    """Block ``WARNINGS`` for processes started inside the context; this process receives them afterwards.
 
-    A worker that died of one would be restarted in the minute in which the run has to save.
+    A worker that died of one would be restarted in the short time in which the run has to save.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -99,9 +102,9 @@ def warnings_blocked() -> Iterator[None]:
 
 
 def _drop_closed_streams() -> None:
-    """Redirect standard output and error to nowhere if no one reads them any more.
+    """Redirect stdout and stderr to the null device if their reader is gone.
 
-    Writing to a closed terminal raises, which would end the run before it has saved.
+    Writing to a closed terminal raises an error, which would end the run before it has saved.
     """
     if not hasattr(select, "poll"):  # Windows
         return

@@ -1,7 +1,7 @@
 """Teachers of ``lolm imitate``: the policy of another run, or an environment's scripted policy.
 
-A run's folder may come from a stranger. Its checkpoint decides the shape of its policy's network and nothing else: the
-environment, the layouts and every path come from the command line. A language model it names is loaded only where it
+A run's folder may come from an untrusted source. Its checkpoint decides only the shape of its policy's network. The
+environment, the layouts and every path come from the command line. A language model that it names is loaded only if it
 is one of the plugin's own or the student's.
 """
 
@@ -34,7 +34,7 @@ LLM_KEYS = ("llm.model", "llm.pretrained", "llm.num_layers", "llm.train")
 
 @dataclass(frozen=True)
 class Teacher:
-    """Describe a teacher: ``policy`` are settings of its network, ``checkpoint`` its weights; None for a script."""
+    """A teacher: ``policy`` are its network's settings, ``checkpoint`` its weights (None for a scripted policy)."""
 
     name: str  # as on the command line
     checkpoint: Checkpoint | None
@@ -42,7 +42,7 @@ class Teacher:
 
 
 def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None = None) -> Teacher:
-    """The teacher that ``imitate.teacher`` names, checked as far as possible without building it.
+    """Return the teacher that ``imitate.teacher`` names, checked as far as possible without building it.
 
     Raises:
         ConfigError: there is no such folder or checkpoint, the environment has no scripted policy, or the teacher's
@@ -91,21 +91,21 @@ def build(teacher: Teacher, parts: "RunComponents") -> "Controller":
     path = str(teacher.checkpoint.path)
     learner_checkpoint.check_fits(path, f"--teacher={teacher.name}", theirs, mac, with_critic=False)
     mac.load_models(path)
-    # The teacher's seed made its weights; its actions are drawn from this run's seed.
+    # The teacher's seed is for its weights; its actions are drawn from this run's seed.
     drawn = SimpleNamespace(**{**vars(theirs), "seed": args.seed})
     mac.action_selector = KeyedActionSelector(drawn, mac.layouts.observation.n_base_actions)
     return mac
 
 
 def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir: Path) -> dict[str, Any]:
-    """The settings of the teacher's network, typed and in range."""
+    """Return the settings of the teacher's network, with types and ranges checked."""
     theirs = found.facts.get("config")
     if not isinstance(theirs, Mapping):
         raise ConfigError(
             f"{option} has a checkpoint without a configuration, so its network is unknown; set --teacher to another "
             "run."
         )
-    # What a checkpoint of an older version does not say is what the default does.
+    # A key that is missing in a checkpoint of an older version has its default.
     flat = flatten(merge(read(plugin_config_dir() / "default.yaml"), theirs))
     wanted = (*POLICY_KEYS, *LLM_KEYS)
     chosen = {
@@ -121,7 +121,7 @@ def _policy(found: Checkpoint, option: str, config: Mapping[str, Any], host_dir:
         )
     if policy["mac"] == config_check.LLM_MAC:
         _check_language_model(policy.get("llm", {}).get("model"), option, config)
-    # Of the whole configuration only the policy is the teacher's.
+    # Only the policy's settings are the teacher's; the others are this run's.
     alone = {"critic_type": "transformer_critic", "kl": {"enabled": False}}
     config_check.check(merge(merge(config, policy), alone))
     return policy
@@ -131,13 +131,16 @@ def _check_language_model(model: Any, option: str, config: Mapping[str, Any]) ->
     own = config["llm"]["model"] if config["mac"] == config_check.LLM_MAC else None
     if model not in (own, SMOLLM2, *TINY):
         raise ConfigError(
-            f"{option} reads llm.model={model}, which this run does not name, and a checkpoint may not have a model "
-            f"fetched; set llm.model={model} for the student too, or --teacher to another run."
+            f"{option} uses llm.model={model}, which this run does not name, and a checkpoint may not make lolm "
+            f"download a model; set llm.model={model} for the student too, or --teacher to another run."
         )
 
 
 def _check_map(found: Checkpoint, option: str, config: Mapping[str, Any]) -> None:
-    """Raise ConfigError for weights tied to other team sizes, where the map's sizes are known without a game."""
+    """Raise ConfigError if the weights fit only other team sizes.
+
+    Only maps whose sizes are known without starting the game are checked.
+    """
     from lolm_plugin.learners import learner_checkpoint
 
     if config["env"] not in registry.MAP_SIZES:
@@ -151,5 +154,5 @@ def _check_map(found: Checkpoint, option: str, config: Mapping[str, Any]) -> Non
         raise ConfigError(
             f"{option} was trained on {theirs} ({listed}) and cannot play {config['env']} "
             f"{config['env_args'].get('map_name') or config['env_args'].get('key')} ({agents} agents, {actions} "
-            "actions), as its weights fit one map alone; set env_args.map_name to the teacher's map."
+            "actions), because its weights fit only one map; set env_args.map_name to the teacher's map."
         )

@@ -1,4 +1,4 @@
-"""Tests of the policy: greedy battles, and as many with sampled actions."""
+"""Tests of the policy: greedy battles, and the same number of battles with sampled actions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ GREEDY, SAMPLED = "test_", "test_sampled_"
 
 
 class SampledTestLogger:
-    """Log the statistics of a sampled test as ``test_sampled_X``, which runners of both hosts log as ``test_X``.
+    """Logger that renames ``test_X`` to ``test_sampled_X`` and drops all other statistics.
 
-    All other statistics are dropped.
+    Runners of both hosts log every test as ``test_X``.
     """
 
     def __init__(self, logger: Any) -> None:
@@ -28,15 +28,15 @@ class SampledTestLogger:
             self.logger.log_stat(SAMPLED + key.removeprefix(GREEDY), value, t, to_sacred)
 
 
-def whole_batches(parts: RunComponents) -> None:
-    """Round ``test_nepisode`` to whole batches for EPyMARL's own runners, which count nothing else."""
+def round_to_batches(parts: RunComponents) -> None:
+    """Round ``test_nepisode`` to whole batches for EPyMARL's own runners, which play only whole batches."""
     args, runner = parts.args, parts.runner
     if isinstance(runner, Runner):
         return
     rounded = max(1, args.test_nepisode // runner.batch_size) * runner.batch_size
     if rounded != args.test_nepisode:
         parts.logger.console_logger.warning(
-            "Tests have %d episodes where test_nepisode=%d, as runner=%s counts whole batches alone; set "
+            "Tests have %d episodes instead of test_nepisode=%d, because runner=%s plays whole batches; set "
             "runner=supervised_parallel for exactly test_nepisode episodes.",
             *(rounded, args.test_nepisode, args.runner),
         )
@@ -44,9 +44,9 @@ def whole_batches(parts: RunComponents) -> None:
 
 
 def play_tests(parts: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Play ``test_nepisode`` battles, then as many with sampled actions if ``test_sampled``.
+    """Play ``test_nepisode`` battles and, if ``test_sampled``, the same number with sampled actions.
 
-    Without ``test_greedy`` the first test samples already. Returns False if ``stopped`` cut the tests short.
+    Without ``test_greedy`` the first test already samples. Returns False if ``stopped()`` ended the tests early.
     """
     mac, runner, logger = parts.learner.mac, parts.runner, parts.runner.logger
     if not play_battles(parts, mac, False, stopped):
@@ -63,7 +63,7 @@ def play_tests(parts: RunComponents, stopped: Callable[[], bool] = lambda: False
 def play_battles(
     parts: RunComponents, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> bool:
-    """Play ``test_nepisode`` battles with the controller ``mac``, which the runner has; False if cut short."""
+    """Play ``test_nepisode`` battles with ``mac``, the runner's controller. Returns False if they ended early."""
     runner = parts.runner
     if hasattr(mac, "begin_test"):  # a controller of ours
         mac.begin_test(sampled)
@@ -81,8 +81,8 @@ def play_battles(
 def _no_training_statistics(runner: Any) -> Iterator[None]:
     """Postpone training statistics until after a test.
 
-    If they are due, as before the first training episode, EPyMARL's runners log a test after its first episode and
-    count its other episodes towards the next test.
+    If they are due, as before the first training episode, EPyMARL's runners log a test after its first episode. They
+    would count its other episodes in the next test.
     """
     logged_t = runner.log_train_stats_t
     runner.log_train_stats_t = runner.t_env

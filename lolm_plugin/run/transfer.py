@@ -20,12 +20,13 @@ class Part(NamedTuple):
 
 
 def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
-    """Load the policy of a checkpoint, and its critic if ``transfer_critic``; optimisers and counters stay new.
+    """Load the policy of another run's checkpoint, and its critic if ``transfer_critic``.
 
-    Returns the facts that a record keeps about it, and logs a table of the components.
+    Optimisers and counters start anew. Logs a table of the components, and returns the facts about the transfer for
+    the run's record.
 
     Raises:
-        ConfigError: a component does not fit; nothing is loaded in part.
+        ConfigError: a component does not fit; then nothing is loaded.
     """
     learner, args, path = parts.learner, parts.args, str(source.path)
     setting = f"transfer_from={args.transfer_from}"
@@ -67,7 +68,7 @@ def _moved(name: str, file: Path) -> Part:
 
 
 def _table(parts: list[Part]) -> str:
-    """Format the components in columns, one a line."""
+    """Format the components as a table, one component per line."""
     names, fates = max(len(part.name) for part in parts), max(len(part.fate) for part in parts)
     sizes = [f"{part.tensors} tensors, {part.numbers:,} numbers" if part.tensors else "" for part in parts]
     lines = [f"  {part.name:<{names}}  {part.fate:<{fates}}  {size}" for part, size in zip(parts, sizes, strict=True)]

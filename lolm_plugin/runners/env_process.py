@@ -1,6 +1,6 @@
-"""One environment in a process of its own: the process, its parent's side, and the messages between them.
+"""Worker process with one environment: the worker's side, the parent's side, and the messages between them.
 
-Every worker imports this file, so it must stay light: neither torch nor anything that imports it.
+Every worker imports this file, so it must load fast: it must not import torch, directly or indirectly.
 """
 
 import faulthandler
@@ -23,29 +23,35 @@ from typing import Any
 from lolm_plugin.errors import ConfigError
 
 CLOSE_TIMEOUT = 5.0  # seconds; environments that take longer to close are killed
-LONGEST_WAIT = 3600.0  # seconds of a single wait; the operating system does not take any number
-NOT_YET = object()  # what ``EnvProcess.receive`` returns until the answer is there
+LONGEST_WAIT = 3600.0  # seconds of a single wait; operating systems reject very large timeouts
+PENDING = object()  # returned by ``EnvProcess.receive`` until the answer has arrived
 
 # Kinds of messages to the parent: (kind, content).
 ANSWER, REFUSED, RAISED = "answer", "refused", "raised"
 
 _LENGTH = struct.Struct("!Q")
-_READ_SIZE = 2**20  # bytes read at once; sockets hand over less
+_READ_SIZE = 2**20  # bytes per read; sockets return less
 
 
-# --- Inside the process
+# --- The worker's side
 
 
 def observe(env: Any) -> dict[str, Any]:
-    """Return what an environment shows before a step: ``state [state]``, ``avail_actions``, ``obs [agents, ...]``."""
+    """Return what agents and critic see before a step: ``state [state]``, ``avail_actions``, ``obs [agents, ...]``."""
     return {"state": env.get_state(), "avail_actions": env.get_avail_actions(), "obs": env.get_obs()}
 
 
 def execute(env: Any, command: str, data: Any) -> Any:
-    """Carry out a command and return the environment's answer.
+    """Execute a command and return the environment's answer.
 
-    ``step`` (``data``: the actions ``[agents]``) returns ``reward terminated truncated over info`` and under ``seen``
-    what ``observe`` shows after it, ``reset`` the latter alone. The others are the environment's methods of that name.
+    Args:
+        env: the environment.
+        command: ``step``, ``reset``, or a method: ``get_env_info``, ``get_stats``, ``render`` or ``save_replay``.
+        data: for ``step``, the actions ``[agents]``.
+
+    Returns:
+        For ``step`` a dict of ``reward terminated truncated over info``, and ``seen``, the result of ``observe`` after
+        the step. For ``reset`` the result of ``observe``. For a method, its return value.
     """
     match command:
         case "step":
@@ -63,27 +69,27 @@ def execute(env: Any, command: str, data: Any) -> Any:
 def serve(connection: Connection, lifeline: Connection, make_env: bytes, environ: Mapping[str, str], seed: int) -> None:
     """Build an environment and answer commands until ``close``.
 
-    The first message says that the environment is built; each later one answers a command. A ConfigError or another
-    exception is sent as such and ends the process.
+    The first message reports that the environment is built. Each later message answers a command. An exception is sent
+    to the parent and ends the process.
 
     Args:
-        connection: commands come in, answers go out.
-        lifeline: closed by the end of the parent.
-        make_env: a cloudpickled constructor; unpickled here, so that its errors are reported like any other.
-        environ: the parent's environment variables now; the fork server has those of its start.
-        seed: for Python's and NumPy's global generators, which some environments draw from.
+        connection: receives commands, sends answers.
+        lifeline: a pipe that is closed when the parent ends.
+        make_env: a cloudpickled constructor. It is unpickled here, so that its errors are reported like any other.
+        environ: the parent's current environment variables. The fork server has those of its start.
+        seed: for Python's and NumPy's global generators, from which some environments draw.
     """
-    # The leader of a session of its own: Ctrl-C does not reach it, and whatever it starts can be killed with it.
+    # A separate session: Ctrl-C does not reach the worker, and all processes that it starts can be killed with it.
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        # A scheduler warns every process of a job before its time is over. A worker that died of it would be restarted
-        # in the minute in which the run has to save.
+        # A scheduler sends these signals to every process of a job before its time limit. A worker that died of one
+        # would be restarted while the run has to save its checkpoint.
         signal.signal(number, signal.SIG_IGN)
     for end in (connection, lifeline):
         os.set_inheritable(end.fileno(), False)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     with suppress(Exception):  # stderr may be closed
-        faulthandler.enable()  # prints where a crash in native code was
+        faulthandler.enable()  # prints a traceback for a crash in native code
     os.environ.update(environ)
     try:
         import cloudpickle
@@ -117,7 +123,7 @@ def _requests(connection: Connection) -> Iterator[tuple[str, Any]]:
 
 
 def _answer(connection: Connection, kind: str, content: Any) -> None:
-    packed = pickle.dumps((kind, content), pickle.HIGHEST_PROTOCOL)  # first, so that half a message is never sent
+    packed = pickle.dumps((kind, content), pickle.HIGHEST_PROTOCOL)  # first: no partial message is sent
     left = memoryview(_LENGTH.pack(len(packed)) + packed)
     try:
         while left:
@@ -127,14 +133,14 @@ def _answer(connection: Connection, kind: str, content: Any) -> None:
 
 
 def _die_with_parent(lifeline: Connection) -> None:
-    """Kill everything when the parent ends, even if the environment never returns."""
+    """Kill this process group when the parent ends, even if the environment never returns."""
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
     _kill_group()
 
 
 def _kill_group() -> None:
-    """Kill this process and all it started, of which no other process knows."""
+    """Kill this process and all processes that it started."""
     os.killpg(0, signal.SIGKILL)
 
 
@@ -142,9 +148,9 @@ def _kill_group() -> None:
 
 
 class WorkerFault(Exception):
-    """What a worker did instead of answering, as the end of a sentence.
+    """A worker's failure to answer. The message is a predicate, such as "died at step 3 (exit code -9)".
 
-    ``details`` is its traceback and ``raised`` the exception in one line, both empty if it raised none.
+    ``details`` is the worker's traceback and ``raised`` its exception in one line. Both are empty without an exception.
     """
 
     def __init__(self, what: str, details: str = "", raised: str = "") -> None:
@@ -154,10 +160,10 @@ class WorkerFault(Exception):
 
 
 class Inbox:
-    """Messages that arrive at one end of a pipe, each kept until all of it is there.
+    """Non-blocking reader of messages from a pipe. It buffers a message until it is complete.
 
-    ``Connection.recv`` blocks until a whole message has arrived: a process that stops in the middle of a large answer
-    would hang its parent for good.
+    ``Connection.recv`` blocks until a whole message has arrived: a worker that stops in the middle of a large answer
+    would block its parent forever.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -166,10 +172,10 @@ class Inbox:
         os.set_blocking(connection.fileno(), False)
 
     def read(self) -> bytes | None:
-        """Return the first whole message, pickled, or None while there is none. Never waits.
+        """Return the next complete message, pickled, or None if there is none yet. Never waits.
 
         Raises:
-            EOFError: the other end is closed and no whole message is left.
+            EOFError: the other end is closed and no complete message is left.
         """
         while (packed := self._take_message()) is None:
             try:
@@ -194,19 +200,23 @@ class Inbox:
 
 
 class EnvProcess:
-    """One environment in a process of its own, which leads its own session and dies with this process.
+    """One environment in a separate process, with a separate session. It ends when this process ends.
 
-    ``seed`` is for Python's and NumPy's global generators. The environment is still being built when this returns:
-    ``receive`` returns None once it is there.
+    The constructor does not wait until the environment is built: ``receive`` returns None once it is.
+
+    Args:
+        name: name of the process.
+        make_env: the environment's constructor; it must be picklable by cloudpickle.
+        seed: for Python's and NumPy's global generators in the worker.
     """
 
     def __init__(self, name: str, make_env: Callable[[], Any], seed: int = 0) -> None:
         import cloudpickle
 
-        # Never a copy of this process, which may hold threads, a GPU and a language model.
+        # Not ``fork``: this process may have threads, a GPU context and a language model.
         context = multiprocessing.get_context("forkserver")
         self.connection, remote = context.Pipe()
-        # Nothing is ever sent here: its other end is closed when this process is gone.
+        # Nothing is sent through this pipe. Its other end is closed when this process ends.
         lifeline, self._lifeline = context.Pipe(duplex=False)
         content = (cloudpickle.dumps(make_env), dict(os.environ), seed)
         self.process = context.Process(name=name, target=serve, args=(remote, lifeline, *content), daemon=True)
@@ -215,7 +225,7 @@ class EnvProcess:
         lifeline.close()
         self._inbox = Inbox(self.connection)
         self.owner = os.getpid()
-        self.doing = "while it was built"  # the last command, for the sentence of a fault
+        self.doing = "while it was built"  # the last command, for the message of a fault
         self._steps = 0
 
     def send(self, command: str, data: Any = None) -> None:
@@ -226,24 +236,24 @@ class EnvProcess:
             self.connection.send((command, data))
 
     def receive(self) -> Any:
-        """Return the answer to the last command, or NOT_YET until all of it has arrived. Never waits.
+        """Return the answer to the last command, or PENDING until all of it has arrived. Never waits.
 
         Raises:
-            WorkerFault: there will be no answer.
-            ConfigError: the environment refuses what the user set.
+            WorkerFault: the worker died, raised, or sent an unreadable answer.
+            ConfigError: the environment rejects a setting.
         """
-        ended = not self.process.is_alive()  # asked first, so that everything it wrote is there to be read
+        ended = not self.process.is_alive()  # before reading: all that it wrote can then be read
         try:
             packed = self._inbox.read()
         except (EOFError, ConnectionResetError):
             raise self._death() from None
         if packed is None:
-            if ended:  # a child of the worker may hold the other end
+            if ended:  # a child of the worker may keep the pipe open
                 raise self._death()
-            return NOT_YET
+            return PENDING
         try:
             kind, content = pickle.loads(packed)
-        except Exception as error:  # whatever unpickling may raise
+        except Exception as error:  # unpickling may raise any exception
             raise WorkerFault(f"gave an answer {self.doing} that cannot be read: {error!r}") from error
         if kind == REFUSED:
             raise ConfigError(content)
@@ -257,23 +267,26 @@ class EnvProcess:
         return WorkerFault(f"died {self.doing} (exit code {self.process.exitcode})")
 
     def kill(self) -> None:
-        """Kill the process and everything it started, at once; doing so again does nothing."""
+        """Kill the process and all processes that it started. A second call does nothing."""
         if self.connection.closed:
             return
         assert self.process.pid is not None  # started
-        # The group outlives its leader as long as anything is in it.
+        # The process group exists as long as any process is in it, even without its leader.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()  # it may not have come to lead a group yet
+        self.process.kill()  # it may not have called setsid yet
         self.process.join(CLOSE_TIMEOUT)
         self.connection.close()
         self._lifeline.close()
 
 
 def answers(workers: Mapping[int, EnvProcess], timeout: float) -> Iterator[tuple[int, Any | WorkerFault]]:
-    """Yield the answers of ``workers``, with their index, as they arrive within ``timeout`` seconds from now.
+    """Yield ``(index, answer)`` for each of ``workers`` in the order of arrival, within ``timeout`` seconds.
 
-    A fault is yielded in place of an answer. Raises ConfigError as ``EnvProcess.receive`` does.
+    A worker without an answer yields its WorkerFault instead.
+
+    Raises:
+        ConfigError: as ``EnvProcess.receive``.
     """
     pending = dict(workers)
     deadline = time.monotonic() + timeout
@@ -287,18 +300,18 @@ def answers(workers: Mapping[int, EnvProcess], timeout: float) -> Iterator[tuple
                 answer = pending[i].receive()
             except WorkerFault as fault:
                 answer = fault
-            if answer is not NOT_YET:
+            if answer is not PENDING:
                 del pending[i]
                 yield i, answer
-        if left <= 0:  # also while parts of an answer keep arriving
+        if left <= 0:  # even if parts of an answer are still arriving
             for i, worker in pending.items():
                 yield i, WorkerFault(f"did not answer {worker.doing} within worker_timeout={timeout:g} seconds")
             return
 
 
 def close(workers: Sequence[EnvProcess]) -> None:
-    """Let the environments close, all at once, then kill what is left of their processes."""
-    # A forked copy of this process must leave them alone, whatever it does when it ends.
+    """Close all environments in parallel, then kill their remaining processes."""
+    # A forked copy of this process must not close the workers when it ends.
     workers = [worker for worker in workers if worker.owner == os.getpid()]
     for worker in workers:
         worker.send("close")

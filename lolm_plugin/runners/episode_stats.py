@@ -1,4 +1,4 @@
-"""Returns, lengths and ``info`` of finished episodes, logged at intervals under the same names by every runner."""
+"""Statistics of finished episodes (returns, lengths, ``info``), logged at intervals by all runners."""
 
 import re
 from argparse import Namespace
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-NEVER = -1_000_000  # a step so early that the first training run is always logged
+NEVER = -1_000_000  # a step so early that the first training episodes are always logged
 
-# Names that runners, controllers and learners log, and prefixes of the series of tests and imitations.
+# Names that runners, controllers and learners log, and forms of the names of tests and imitations.
 RESERVED = ("ep_length", "return", "total_return", "episode", "epsilon", "prompt_tokens")
 RESERVED_FORMS = re.compile(r"(env|test|sampled|teacher|imitate)_.*|agent_\d+_return")
 
 
 def env_name(key: str) -> str:
-    """Return the series' name, without ``_mean``, of a key of an environment's ``info``: ``env_KEY`` if it is taken."""
+    """Return the metric name (without ``_mean``) of an ``info`` key: ``env_KEY`` if the key is reserved."""
     return f"env_{key}" if key in RESERVED or RESERVED_FORMS.fullmatch(key) else key
 
 
 class _Tally:
-    """Returns and summed statistics of the train or test episodes since the last log."""
+    """Returns and summed statistics of training or test episodes since they were last logged."""
 
     def __init__(self) -> None:
         self.returns: list[float | np.ndarray] = []
@@ -29,13 +29,13 @@ class _Tally:
 
 
 class EpisodeStats:
-    """Sum up finished episodes and log them with the names and the timing of EPyMARL's runners.
+    """Statistics of finished episodes, logged with the names and the timing of EPyMARL's runners.
 
-    Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: its sum over the episodes divided by their number,
-    an absent key counting 0. A key whose name is taken (``env_name``), such as ``return``, is logged as ``env_k_mean``,
-    and a value that is no number is left out; one warning says so. Episode lengths are logged as ``ep_length_mean``,
-    returns as ``return_mean`` and ``return_std``, or with ``common_reward=False`` as ``agent_<i>_return_*`` and
-    ``total_return_*``. Test episodes have the prefix ``test_``.
+    Each key ``k`` of an episode's ``info`` is logged as ``k_mean``: the sum over the episodes divided by their number.
+    An absent key counts as 0. A reserved key (``env_name``), such as ``return``, is logged as ``env_k_mean``. A value
+    that is not a number is left out. One warning per key reports either. Episode lengths are logged as
+    ``ep_length_mean``, returns as ``return_mean`` and ``return_std``, or with ``common_reward=False`` as
+    ``agent_<i>_return_*`` and ``total_return_*``. Test episodes have the prefix ``test_``.
 
     ``args`` needs ``common_reward``, ``test_nepisode``, ``runner_log_interval`` and, once something is logged,
     ``n_agents``.
@@ -47,19 +47,19 @@ class EpisodeStats:
         self.log_train_stats_t = NEVER
         self._train = _Tally()
         self._test = _Tally()
-        self._warned: set[str] = set()  # keys of infos
+        self._warned: set[str] = set()  # ``info`` keys with a warning
 
     @property
     def tested(self) -> int:
-        """Number of episodes of the current test so far; 0 once ``test_nepisode`` episodes were logged."""
+        """Number of episodes in the current test so far; 0 after ``test_nepisode`` episodes were logged."""
         return len(self._test.returns)
 
     def begin_test(self) -> None:
-        """Drop the episodes of a test that was not completed."""
+        """Drop the episodes of an incomplete test."""
         self._test = _Tally()
 
     def state(self) -> dict[str, Any]:
-        """Return the training statistics that are not logged yet, as JSON; an unfinished test is repeated."""
+        """Return the training statistics that are not logged yet, as JSON. A test is repeated, so it is not saved."""
         returns = [np.asarray(value).tolist() for value in self._train.returns]
         return {"logged_t": self.log_train_stats_t, "returns": returns, "sums": dict(self._train.sums)}
 
@@ -78,16 +78,19 @@ class EpisodeStats:
         t_env: int,
         test_mode: bool,
     ) -> bool:
-        """Add the episodes of one ``run()`` and log what is due; returns whether training statistics were logged.
+        """Add the episodes of one ``run()``, and log if a test is complete or the log interval has passed.
 
-        Test episodes are logged once there are ``test_nepisode``, training episodes every ``runner_log_interval``.
+        A test is logged after ``test_nepisode`` episodes, training episodes every ``runner_log_interval`` steps.
 
         Args:
             returns: a number for each episode, or float ``[n_agents]`` with ``common_reward=False``.
-            lengths: environment steps of each episode.
+            lengths: number of environment steps of each episode.
             infos: the last ``info`` of each episode, in any order.
-            t_env: the environment step, these episodes included.
-            test_mode: whether these are episodes of a test.
+            t_env: environment steps so far, including these episodes.
+            test_mode: True for episodes of a test.
+
+        Returns:
+            True if training statistics were logged.
         """
         tally = self._test if test_mode else self._train
         tally.returns.extend(returns)
@@ -110,18 +113,18 @@ class EpisodeStats:
         return not test_mode
 
     def _numbers(self, info: Mapping[str, Any]) -> dict[str, float]:
-        """Return what is logged of an episode's ``info``, by name."""
-        found = {}
+        """Return the loggable values of an episode's ``info``, by metric name."""
+        numbers = {}
         for key, value in info.items():
             name = env_name(key)
             if name != key:
-                self._warn_once(key, f"is logged as {name}_mean, as {key}_mean is a name of the program's own")
+                self._warn_once(key, f"is logged as {name}_mean, because {key}_mean is a reserved name")
             try:
-                # NumPy's numbers, which environments return, too, add up otherwise than those read from a checkpoint.
-                found[name] = float(value)
+                # As Python floats: sums of NumPy's float32 would differ from sums restored from a checkpoint.
+                numbers[name] = float(value)
             except (TypeError, ValueError):
-                self._warn_once(key, f"is not logged, as its value is no number ({type(value).__name__})")
-        return found
+                self._warn_once(key, f"is not logged: its value is not a number ({type(value).__name__})")
+        return numbers
 
     def _warn_once(self, key: str, what: str) -> None:
         if key not in self._warned:

@@ -1,4 +1,4 @@
-"""The base class of all runners: sizes of batches, statistics of episodes, the end of an evaluation."""
+"""Base class of all runners: batch sizes, episode statistics, end of an evaluation, checks of an environment."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +13,31 @@ from lolm_plugin.runners.episode_stats import EpisodeStats
 
 
 class HostInterface(Protocol):
-    """The part of a host that a runner needs; runners do not import hosts."""
+    """The part of a host (EPyMARL or the bundled one) that a runner needs. Runners do not import hosts."""
 
     @property
     def EpisodeBatch(self) -> Callable[..., Any]:
-        """The class of the batches that controllers and learners take."""
+        """Class of the batches that controllers and learners use."""
 
     @property
     def env_maker(self) -> Callable[[str], Callable[..., Any]]:
-        """Name of an environment -> its constructor ``(**env_args) -> env``, which can be sent to another process."""
+        """Function from an environment's name to its picklable constructor ``(**env_args) -> env``."""
 
 
 class Runner:
-    """Play episodes with a controller and return them as a batch; subclasses implement ``play``."""
+    """Base class of runners, which play episodes with a controller and return them as a batch.
 
-    episode_limit: int
+    A subclass implements ``play``, ``get_env_info`` and ``close_env``, and sets ``episode_limit``. Its constructor
+    takes ``(args, logger, host)``. ``play`` calls ``finish`` and returns the batch. ``LockstepRunner`` has a complete
+    example. Register the class in ``registry.ENTRIES["runner"]`` and set ``runner`` to its name.
+
+    Args:
+        args: the configuration.
+        logger: the host's logger.
+        batch_class: ``host.EpisodeBatch``.
+    """
+
+    episode_limit: int  # longest episode, in environment steps
 
     def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
         self.args = args
@@ -36,14 +46,14 @@ class Runner:
         self.t_env = 0
         self._batch_class = batch_class
         self._evaluates = getattr(args, "evaluate", False)
-        # Configurations of the host's own algorithms lack this key: None is PyMARL's rule.
+        # Configurations of EPyMARL's algorithms lack this key. None is PyMARL's rule.
         self._bootstrap = getattr(args, "bootstrap_time_limit", None)
         self._warned_of_two_ends = False
         self._evaluated: Any = None  # the last batch of a finished evaluation
 
     @property
     def logger(self) -> Any:
-        """The logger of the statistics; the loop replaces it during a sampled test."""
+        """Logger of the statistics. The training loop replaces it during a sampled test."""
         return self.stats.logger
 
     @logger.setter
@@ -52,7 +62,7 @@ class Runner:
 
     @property
     def log_train_stats_t(self) -> int:
-        """The environment step at which training statistics were logged last."""
+        """Environment step at which training statistics were last logged."""
         return self.stats.log_train_stats_t
 
     @log_train_stats_t.setter
@@ -60,7 +70,14 @@ class Runner:
         self.stats.log_train_stats_t = t_env
 
     def setup(self, scheme: dict, groups: dict, preprocess: dict, mac: Mac) -> None:
-        """Set the layout of the batches and the controller that acts; called once, before the first ``run``."""
+        """Set the batch layout and the controller. Called once, before the first ``run``.
+
+        Args:
+            scheme: fields of the batch: name -> ``vshape`` and more.
+            groups: sizes of the scheme's groups: ``agents``.
+            preprocess: fields that are computed from others, such as one-hot actions.
+            mac: the controller.
+        """
         self.mac = mac
         self.new_batch = partial(
             self._batch_class,
@@ -75,9 +92,9 @@ class Runner:
     def run(self, test_mode: bool = False) -> Any:
         """Play ``batch_size_run`` episodes and return the batch. Test episodes do not count as environment steps.
 
-        The last batch of a test is played only as far as ``test_nepisode`` episodes are reached; its other rows stay
-        empty. With ``evaluate=True`` EPyMARL's loop asks for ``test_nepisode`` runs, not episodes: once the test is
-        complete, its last batch is returned and nothing is played.
+        The last batch of a test has only the episodes that ``test_nepisode`` still needs; its other entries are empty.
+        With ``evaluate=True`` EPyMARL's loop calls this ``test_nepisode`` times, although one call plays many episodes.
+        After the test is complete, further calls return its last batch and play nothing.
         """
         if self._evaluated is not None:
             return self._evaluated
@@ -86,40 +103,45 @@ class Runner:
         return batch
 
     def begin_test(self) -> None:
-        """Start a new test, also after a finished evaluation."""
+        """Start a new test, even after a completed evaluation."""
         self.stats.begin_test()
         self._evaluated = None
 
     def episodes(self, test_mode: bool) -> int:
-        """Return how many episodes the next batch has: fewer than ``batch_size_run`` in a test's last batch, maybe."""
+        """Return the number of episodes in the next batch. The last batch of a test may have fewer."""
         return min(self.batch_size, self.args.test_nepisode - self.stats.tested) if test_mode else self.batch_size
 
     def play(self, test_mode: bool) -> Any:
-        """Play the episodes of one ``run``."""
+        """Play ``episodes(test_mode)`` episodes, call ``finish``, and return the batch."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, besides ``t_env``, to continue the same statistics; JSON."""
+        """Return the statistics, as JSON, from which a resumed run continues (``t_env`` is saved elsewhere)."""
         return self.stats.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned."""
         self.stats.load_state(state)
 
-    def stored_end(self, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> Any:
-        """Return whether a step is stored as terminated, so that its target has no value of the next state.
+    def stored_terminated(self, terminated: Any, truncated: Any, info: Mapping[str, Any]) -> Any:
+        """Return True if a step is stored as terminated: its target then has no bootstrapped value.
 
-        ``terminated``, ``truncated`` and the values of ``info`` are bools, or bool ``[n_envs]`` each. PyMARL's rule
-        (``bootstrap_time_limit=null``) stores every end as terminated unless ``info["episode_limit"]`` marks a time
-        limit. With True no truncated episode is stored as terminated. The learner applies False.
+        The result depends on ``bootstrap_time_limit``. With null (PyMARL's rule) every end is stored as terminated
+        unless ``info["episode_limit"]`` marks a time limit. With True no truncated episode is stored as terminated.
+        False is treated like null here, and applied by the learner.
+
+        Args:
+            terminated: bool, or bool ``[n_envs]``.
+            truncated: the same type.
+            info: name -> value of the same type.
         """
         over = np.logical_or(terminated, truncated)
         if self._bootstrap and not self._warned_of_two_ends and np.any(np.logical_and(terminated, truncated)):
             self._warned_of_two_ends = True
             self.logger.console_logger.warning(
-                "An episode of env=%s was over by its rules and by the clock in the same step, and is not "
-                "bootstrapped. Where the task calls its own clock an end (level-based foraging and the warehouse do), "
-                "bootstrap_time_limit=True takes effect with env_args.time_limit=%d, one step less.",
+                "An episode of env=%s was terminated and truncated in the same step, so it is not bootstrapped. "
+                "Some tasks report their time limit as terminated (level-based foraging and the warehouse do); for "
+                "them, bootstrap_time_limit=True takes effect with env_args.time_limit=%d, one step less.",
                 self.args.env,
                 self.episode_limit - 1,
             )
@@ -127,22 +149,26 @@ class Runner:
         return np.logical_and(ended, np.logical_not(info.get("episode_limit", False)))
 
     def check_agents(self, shown: Mapping[str, Any], episode: int, t: int) -> None:
-        """Raise ConfigError unless step ``t`` of an environment shows every agent, as the host's batches need."""
+        """Raise ConfigError unless step ``t`` of an environment has observations of all agents."""
         observed, agents = len(shown["obs"]), len(shown["avail_actions"])
         if observed == agents:
             return
         key = "key" if "key" in self.args.env_args else "map_name"
         raise ConfigError(
             f"env_args.{key}={self.args.env_args.get(key)} shows {observed} of its {agents} agents at step {t} of "
-            f"environment {episode}: agents leave this task before its end, which this host's wrapper "
-            f"(env={self.args.env}) cannot play; set --epymarl=none for the plugin's own, or another task."
+            f"environment {episode}: agents leave this task early, and EPyMARL's wrapper (env={self.args.env}) cannot "
+            f"play such a task; set --epymarl=none to use the plugin's wrapper, or choose another task."
         )
 
     def check_masks(self, avail_actions: Any, episodes: Sequence[int], t: int) -> None:
         """Raise ConfigError if an agent of a running episode has no available action.
 
-        ``avail_actions`` ``[episodes, agents, actions]`` is seen at step ``t`` (the first is 0); ``episodes`` are the
-        numbers of their environments. No such action could be sent: action 0 would be carried out, or fail elsewhere.
+        Without this check the agent would take action 0, or the run would fail later with a less clear error.
+
+        Args:
+            avail_actions: ``[episodes, agents, actions]``.
+            episodes: indices of their environments.
+            t: the step, counted from 0.
         """
         without = ~np.asarray(avail_actions).astype(bool).any(-1)
         if not without.any():
@@ -150,21 +176,21 @@ class Runner:
         row, agent = np.argwhere(without)[0]
         raise ConfigError(
             f"Agent {agent} has no available action at step {t} of environment {episodes[row]} (env={self.args.env}), "
-            "whose episode is not over: its whole action mask is 0; correct get_avail_actions of the environment, "
-            "where a dead agent needs an action such as no-op."
+            "whose episode is not over: its action mask is all 0; correct get_avail_actions of the environment (a "
+            "dead agent needs an action such as no-op)."
         )
 
     def train_stats(self) -> dict[str, float]:
-        """Return what is logged along with the statistics of training episodes."""
+        """Return further values to log with the statistics of training episodes."""
         selector: Any = getattr(self.mac, "action_selector", None)
         return {"epsilon": selector.epsilon} if hasattr(selector, "epsilon") else {}
 
     def zero_return(self) -> float | np.ndarray:
-        """Return the return of an episode without steps; float ``[n_agents]`` with ``common_reward=False``."""
+        """Return a zero episode return; float ``[n_agents]`` with ``common_reward=False``."""
         return 0.0 if self.args.common_reward else np.zeros(self.args.n_agents)
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
-        """Count the steps of the episodes of one ``run`` and log what is due; see ``EpisodeStats.record``."""
+        """Count the environment steps of one ``run`` and record its episodes; see ``EpisodeStats.record``."""
         if not test_mode:
             self.t_env += sum(lengths)
         if self.stats.record(returns, lengths, infos, self.t_env, test_mode):

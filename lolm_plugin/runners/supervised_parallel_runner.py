@@ -1,4 +1,4 @@
-"""One process per environment; one that fails costs one episode and not the run."""
+"""Runner with one process per environment. A failing process costs one episode, not the run."""
 
 import os
 import weakref
@@ -13,23 +13,23 @@ from lolm_plugin.runners.env_process import EnvProcess, WorkerFault, answers, cl
 from lolm_plugin.runners.lockstep import LockstepRunner
 from lolm_plugin.runners.runner import HostInterface
 
-# For the host's own algorithms, whose configurations lack these keys of our default.yaml.
+# Used for EPyMARL's algorithms, whose configurations lack these keys of our default.yaml.
 DEFAULTS = {"worker_timeout": 300.0, "worker_restarts": 5}
-SMAC = ("sc2", "sc2v2")  # SMAC reports a crash of its game as the end of the episode with an empty info
+SMAC = ("sc2", "sc2v2")  # SMAC reports a crash of StarCraft as the end of the episode, with an empty info
 
 
 class SupervisedParallelRunner(LockstepRunner):
     """Run ``batch_size_run`` copies of ``args.env``, each in its own process and with its own keyed seed.
 
-    A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all it started
-    and replaced by one with another seed. Its episode is dropped and played again when the others are over. The number
-    of restarts is logged as ``env_restarts``. If every copy raises the same at its first attempt to do something, the
-    run ends: a restart would not help.
+    A worker that dies, raises, or does not answer within ``args.worker_timeout`` seconds is killed with all processes
+    that it started, and replaced by one with another seed. Its episode is dropped and played again when the others are
+    over. The number of restarts is logged as ``env_restarts``. If all copies raise the same error the first time they
+    execute a command, the run ends, because a restart would not help.
 
     Raises:
-        ConfigError: the environment is unknown, refuses its arguments or can never work, or the operating system is
-            Windows.
-        RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without a whole episode in between.
+        ConfigError: the environment is unknown, rejects its arguments or raises in every copy, or the operating system
+            has no process groups (Windows).
+        RuntimeError: a worker failed again after ``args.worker_restarts`` restarts without a complete episode.
     """
 
     def __init__(self, args: Namespace, logger: Any, host: HostInterface) -> None:
@@ -42,15 +42,15 @@ class SupervisedParallelRunner(LockstepRunner):
         self.timeout = getattr(args, "worker_timeout", DEFAULTS["worker_timeout"])
         self.max_restarts = getattr(args, "worker_restarts", DEFAULTS["worker_restarts"])
         self.restarts = [0] * self.batch_size
-        self._in_a_row = [0] * self.batch_size  # restarts since the worker's last whole episode
-        self._last_details = ""  # the last traceback in the log, which a worker that keeps failing would repeat
-        # StarCraft is launched by the first reset, which may fail once and work the next time.
+        self._in_a_row = [0] * self.batch_size  # restarts since the worker's last complete episode
+        self._last_details = ""  # the last logged traceback, which is not repeated for a worker that keeps failing
+        # The first reset launches StarCraft. It may fail once and succeed the next time.
         self._first_steps = ("build", "get_env_info", *(() if args.env in SMAC else ("reset", "step")))
-        self._worked: set[str] = set()  # commands that an environment has carried out at least once
+        self._worked: set[str] = set()  # commands that an environment has executed at least once
         self._make_env = host.env_maker(args.env)
         self.workers: list[EnvProcess] = []
         self._unbuilt = set(range(self.batch_size))
-        # Also when the runner is deleted and when Python ends: after an exception, EPyMARL does not close it.
+        # Also closes when the runner is deleted or Python ends: EPyMARL does not close it after an exception.
         self._close = weakref.finalize(self, close, self.workers)
         try:
             for i in range(self.batch_size):
@@ -69,36 +69,36 @@ class SupervisedParallelRunner(LockstepRunner):
         return self.env_info
 
     def save_replay(self) -> None:
-        """Let the first environment save its replay. Raises RuntimeError if it fails."""
+        """Save the replay of the first environment. Raises RuntimeError if this fails."""
         if not self.ask("save_replay", {0: None}):
-            raise RuntimeError("The replay was not saved; the log says what the environment did instead.")
+            raise RuntimeError("The replay was not saved; the log has the worker's error.")
 
     def close_env(self) -> None:
-        """Close every environment and end its process with all it started; doing so again does nothing."""
+        """Close every environment and end its processes. A second call does nothing."""
         self._close()
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
-        """Log as ``Runner.finish`` does; an evaluation, which has no training statistics, also logs the restarts."""
+        """Record the episodes as ``Runner.finish`` does. A complete evaluation also logs the restarts."""
         super().finish(returns, lengths, infos, test_mode)
         if self._evaluates and test_mode and not self.stats.tested:
             self.logger.log_stat("env_restarts", sum(self.restarts), self.t_env)
 
     def train_stats(self) -> dict[str, float]:
-        """Add the restarts of all workers so far."""
+        """Return the base class's values and ``env_restarts``, the restarts of all workers so far."""
         return {**super().train_stats(), "env_restarts": sum(self.restarts)}
 
     def state(self) -> dict[str, Any]:
-        """Add the restarts so far, from which the seeds of later restarts follow."""
+        """Return the base class's state and the restarts, which determine the seeds of later restarts."""
         return {**super().state(), "restarts": self.restarts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state`` returned; the number of workers may have changed."""
+        """Restore what ``state`` returned. The number of workers may have changed."""
         super().load_state(state)
         for i, count in enumerate(state.get("restarts", ())):
             self.restarts[i % self.batch_size] += count
 
     def ask(self, command: str, data: Mapping[int, Any]) -> dict[int, Any]:
-        """See ``LockstepRunner.ask``; a worker without an answer has been restarted."""
+        """Execute a command; see ``LockstepRunner.ask``. A worker without an answer is restarted."""
         self._build(data)
         asked = {i: self.workers[i] for i in data}
         for i, worker in asked.items():
@@ -118,7 +118,7 @@ class SupervisedParallelRunner(LockstepRunner):
     def _checked(self, i: int, outcome: Any) -> Any:
         crashed = isinstance(outcome, dict) and outcome.get("over") and "battle_won" not in outcome["info"]
         if crashed and self.args.env in SMAC:
-            # SMAC has started another game by then, but the environment is half in the old one.
+            # SMAC has already started another game, but parts of the environment's state are from the old one.
             return WorkerFault(f"lost its game {self.workers[i].doing}")
         return outcome
 
@@ -126,7 +126,7 @@ class SupervisedParallelRunner(LockstepRunner):
         args = self.args
         env_args = {
             **args.env_args,
-            # A restarted worker must not play its old episodes again.
+            # With the number of restarts as a key, a restarted worker plays new episodes.
             "seed": environment_seed(args.env_args["seed"], i, self.restarts[i]),
             "common_reward": args.common_reward,
             "reward_scalarisation": args.reward_scalarisation,
@@ -134,7 +134,7 @@ class SupervisedParallelRunner(LockstepRunner):
         return EnvProcess(f"env worker {i}", partial(self._make_env, **env_args), env_args["seed"])
 
     def _build(self, indices: Collection[int]) -> None:
-        """Wait until the environments of these workers are built, however often one has to be started."""
+        """Wait until the environments of these workers are built; restart workers that fail."""
         while unbuilt := self._unbuilt & set(indices):
             self._unbuilt -= unbuilt
             outcomes = dict(self._outcomes({i: self.workers[i] for i in unbuilt}))
@@ -144,7 +144,7 @@ class SupervisedParallelRunner(LockstepRunner):
                     self._restart(i, outcome)
 
     def _refuse_if_none_works(self, command: str, outcomes: Mapping[int, Any]) -> None:
-        """Raise ConfigError if every environment raised the same and none has ever carried out ``command``."""
+        """Raise ConfigError if all environments raised the same error and none has ever executed ``command``."""
         faults = [outcome for outcome in outcomes.values() if isinstance(outcome, WorkerFault)]
         if len(faults) < len(outcomes):
             self._worked.add(command)
@@ -161,10 +161,10 @@ class SupervisedParallelRunner(LockstepRunner):
         )
 
     def _restart(self, i: int, fault: WorkerFault) -> None:
-        """Replace a failed worker by a new one, whose environment is built while the others play on."""
+        """Replace a failed worker. The new environment is built while the others continue."""
         self.workers[i].kill()
         what = f"Environment worker {i} (env={self.args.env}) {fault}"
-        # The same traceback is logged once, as a worker that keeps failing would fill the log.
+        # A repeated traceback is logged once, so that a worker that keeps failing does not fill the log.
         details = f"\n{fault.details.rstrip()}" if fault.details not in ("", self._last_details) else ""
         self._last_details = fault.details or self._last_details
         if self._in_a_row[i] >= self.max_restarts:

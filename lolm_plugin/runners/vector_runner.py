@@ -1,4 +1,4 @@
-"""A runner that steps all its environments in one call in this process, and stores what a parallel runner stores."""
+"""Runner that steps all environments in one call, in this process. Its batches equal those of a parallel runner."""
 
 from argparse import Namespace
 from typing import Any
@@ -14,20 +14,20 @@ from lolm_plugin.runners.runner import HostInterface, Runner
 
 
 class VectorRunner(Runner):
-    """Step ``batch_size_run`` copies of ``args.env``, one episode of each per ``run``.
+    """Runner of ``batch_size_run`` copies of ``args.env``; each plays one episode per ``run``.
 
-    An episode is drawn from ``args.seed``, train or test, ``t_env`` and its number at this ``t_env``. So a resumed run
-    plays the battles that the uninterrupted run would have played, and a test has the same battles whatever
-    ``batch_size_run`` is. A sampled test plays the battles of the greedy test before it.
+    An episode's seed depends on ``args.seed``, train or test, ``t_env``, and the episode's number at this ``t_env``. So
+    a resumed run plays the same battles as an uninterrupted one, and the battles of a test do not depend on
+    ``batch_size_run``. A sampled test plays the battles of the greedy test before it.
 
     Args:
         args: the host's configuration.
         logger: the host's logger.
-        host: the host, for the class of its batches.
+        host: the host; only its batch class is used.
 
     Raises:
-        ConfigError: the env has no vector form or refuses its arguments, or a key asks for what this
-            runner does not do (``common_reward=False``, ``render``, ``save_replay``).
+        ConfigError: the environment has no vector form or rejects its arguments, or a key is not supported by this
+            runner (``common_reward=False``, ``render``, ``save_replay``).
     """
 
     def __init__(self, args: Namespace, logger: Any, host: HostInterface) -> None:
@@ -41,7 +41,7 @@ class VectorRunner(Runner):
         return env_info(self.env)
 
     def play(self, test_mode: bool) -> Any:
-        """Play one episode in every copy that is needed. Idle copies take their first available action."""
+        """Play one episode in each copy. Copies that a test does not need take their first available action."""
         batch, count = self.new_batch(), self.episodes(test_mode)
         self.env.reset(self._episode_seeds(test_mode))
         self.mac.init_hidden(batch_size=self.batch_size)
@@ -56,7 +56,7 @@ class VectorRunner(Runner):
             with torch.no_grad():
                 chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=acting, test_mode=test_mode)
             actions[acting] = chosen.cpu().numpy()
-            # An episode that ended at the last step has now acted in its last state, and drops out.
+            # An episode that ended at the last step has now acted once more in its last state, and stops here.
             acted, acting = acting, [i for i in acting if not over[i]]
             if not acting:
                 self._store(batch, {"actions": actions}, acted, t, mark_filled=False)
@@ -64,9 +64,9 @@ class VectorRunner(Runner):
             if count < self.batch_size:
                 actions[count:] = self.env.avail_actions[count:].argmax(-1)
             step = self.env.step(actions)
-            # A copy's results after its end are meaningless.
+            # Results of a copy after the end of its episode are meaningless.
             terminated, truncated = step.terminated & ~over, step.truncated & ~over
-            ended = self.stored_end(terminated, truncated, step.info).astype(np.uint8)
+            ended = self.stored_terminated(terminated, truncated, step.info).astype(np.uint8)
             taken = {"actions": actions, "reward": step.reward * ~over, "terminated": ended}
             self._store(batch, taken, acted, t, mark_filled=False)
             returns[acting] += step.reward[acting]
@@ -86,7 +86,7 @@ class VectorRunner(Runner):
         self.env.close()
 
     def save_replay(self) -> None:
-        """Refuse: no replay is recorded."""
+        """Raise ConfigError: no replay is recorded."""
         raise _refused("save_replay")
 
     def _episode_seeds(self, test_mode: bool) -> np.ndarray:
@@ -103,8 +103,8 @@ class VectorRunner(Runner):
         return {"state": self.env.state, "avail_actions": self.env.avail_actions, "obs": self.env.obs}
 
     def _store(self, batch: Any, data: dict[str, np.ndarray], rows: list[int], t: int, mark_filled: bool) -> None:
-        """Write the ``rows`` of arrays ``[n_envs, ...]`` into step ``t`` of the batch."""
-        # While all envs play, hosts write without an index, which they would go through once per field and more.
+        """Write the entries ``rows`` of arrays ``[n_envs, ...]`` into step ``t`` of the batch."""
+        # If all environments play, a slice is faster: hosts loop over an index array several times per field.
         where = slice(None) if len(rows) == self.batch_size else np.array(rows)
         tensors = {key: torch.tensor(value[where, None], device=self.args.device) for key, value in data.items()}
         batch.update(tensors, bs=where, ts=t, mark_filled=mark_filled)
@@ -113,7 +113,7 @@ class VectorRunner(Runner):
 def _make_env(args: Namespace) -> VectorEnv:
     if args.env not in VECTOR_ENVS:
         raise ConfigError(
-            f"runner=vector cannot step env={args.env}, as only {' and '.join(sorted(VECTOR_ENVS))} step many "
+            f"runner=vector cannot step env={args.env}, because only {' and '.join(sorted(VECTOR_ENVS))} step many "
             "copies in one call: set runner=parallel or runner=supervised_parallel."
         )
     if not args.common_reward:
@@ -121,10 +121,10 @@ def _make_env(args: Namespace) -> VectorEnv:
     for key in ("render", "save_replay"):
         if getattr(args, key, False):
             raise _refused(key)
-    # The runner draws every episode's seed itself.
+    # This runner draws the seed of every episode.
     env_args = {key: value for key, value in args.env_args.items() if key != "seed"}
     return load(VECTOR_ENVS[args.env])(n_envs=args.batch_size_run, **env_args)
 
 
 def _refused(key: str) -> ConfigError:
-    return ConfigError(f"{key}=True cannot be used with runner=vector, whose envs are not drawn: set {key}=False.")
+    return ConfigError(f"{key}=True cannot be used with runner=vector, which cannot render: set {key}=False.")

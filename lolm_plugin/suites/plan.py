@@ -1,4 +1,4 @@
-"""What a suite would run: every command line checked, and the time that finished runs tell, before anything starts."""
+"""Plan a suite: check every command line and estimate the time, before any run starts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,11 +15,11 @@ from lolm_plugin.suites.suite import Run
 from lolm_plugin.tracking import record_files
 from lolm_plugin.wording import duration, several
 
-ZERO_SHOT_STEPS = 50  # assumed steps of an episode, for the share of an evaluation in a suite's progress
+ZERO_SHOT_STEPS = 50  # assumed steps per test episode; sets an evaluation's share of a suite's progress
 
 
 class Planned(NamedTuple):
-    """One run with its configuration; ``seconds`` is None until a run of the same algorithm and map has finished."""
+    """A run with its configuration. ``seconds`` is its estimated time, None until a run with the same key finished."""
 
     run: Run
     config: Mapping[str, Any]
@@ -27,7 +27,7 @@ class Planned(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, bool]:
-        """What runs of one speed have in common."""
+        """Return (algorithm, map, is zero-shot). Runs with the same key are assumed to have the same speed."""
         return self.run.algorithm, self.run.map_name, self.run.kind == "zero_shot"
 
     @property
@@ -36,19 +36,19 @@ class Planned(NamedTuple):
 
 
 def check(runs: Sequence[Run], host: str, results: Path) -> list[Planned]:
-    """Return every run with its configuration and, from the runs finished in ``results``, its time.
+    """Return every run with its configuration and its time, estimated from the finished runs in ``results``.
 
     Raises:
-        ConfigError: a run that would be refused when it starts; the first of them is named.
+        ConfigError: a run would be refused at its start. The error names the first such run.
     """
     known: dict[tuple[str, str], Planned] = {}
     planned = []
     for run in runs:
-        same = (run.key.rpartition("/")[0], str({**run.settings, "seed": 0}))  # seeds differ in nothing else
+        same = (run.key.rpartition("/")[0], str({**run.settings, "seed": 0}))  # only the seed may differ
         if same not in known:
             known[same] = _check(run, host)
         planned.append(known[same]._replace(run=run))
-    speeds: dict[tuple[str, str, bool], float] = {}  # seconds a step
+    speeds: dict[tuple[str, str, bool], float] = {}  # seconds per step
     for item in planned:
         if item.key not in speeds and (seconds := _seconds(results / "runs" / item.run.key)) is not None:
             speeds[item.key] = seconds / item.steps
@@ -56,7 +56,7 @@ def check(runs: Sequence[Run], host: str, results: Path) -> list[Planned]:
 
 
 def _seconds(folder: Path) -> float | None:
-    """Return how long the finished run in ``folder`` took, all its parts together; None if that is not known."""
+    """Return the seconds that the finished run in ``folder`` took, with the runs it resumed. None if unknown."""
     total = 0.0
     for path in (folder / "results/sacred").glob("*/*/*/run.json") if run_process.is_done(folder) else ():
         with suppress(record_files.RecordError):
@@ -68,10 +68,10 @@ def _seconds(folder: Path) -> float | None:
 
 def _check(run: Run, host: str) -> Planned:
     try:
-        # A transfer's weights are not there yet, and without them evaluating would be refused.
+        # A transfer's weights do not exist yet. Without weights evaluate=True would be refused.
         words = [word for word in run.arguments() if word != "evaluate=True"]
         if run.kind == "few_shot" and run.settings.get("kl.reference") == "source":
-            words.append("transfer_from=.")  # stands for them
+            words.append("transfer_from=.")  # placeholder for these weights
         config = command_line.configuration([f"--epymarl={host}", *words], "lolm compare")
         if run.source is not None:
             _check_transfer(run, config)
@@ -84,26 +84,26 @@ def _check_transfer(run: Run, config: Mapping[str, Any]) -> None:
     assert run.source is not None
     if config["mac"] not in registry.ENTRIES["mac"]:
         raise ConfigError(
-            f"{run.config} is EPyMARL's own, which takes no policy from another run; set "
+            f"{run.config} is an algorithm of EPyMARL, which cannot start from another run's policy; set "
             f"algorithms.{run.algorithm}.transfer to False."
         )
     if config["mac"] != "network_mac" or config["agent"] in registry.TRUNKS:
         return
     sizes_of = registry.load(registry.MAP_SIZES[config["env"]])
     key = "key" if "key" in config["env_args"] else "map_name"
-    there, here = (sizes_of({**config["env_args"], key: name}) for name in (run.source.map_name, run.map_name))
-    if there != here:
+    source, target = (sizes_of({**config["env_args"], key: name}) for name in (run.source.map_name, run.map_name))
+    if source != target:
         raise ConfigError(
-            f"{run.config} reads the whole observation and writes all actions through layers of fixed width, so that "
-            f"it cannot go from {there[0]} agents and {there[1]} actions to {here[0]} and {here[1]}; set "
+            f"{run.config} has input and output layers of fixed width for observations and actions, so that "
+            f"it cannot transfer from {source[0]} agents and {source[1]} actions to {target[0]} and {target[1]}; set "
             f"algorithms.{run.algorithm}.transfer to False."
         )
 
 
 def named(planned: Iterable[Planned]) -> list[str]:
-    """List what a suite names that is imported, opened, fetched, connected to or written to: KEY=VALUE, no secrets.
+    """List the settings that name something to import, open, fetch, connect to or write: KEY=VALUE, without secrets.
 
-    These are the values that would not be taken from a stranger's checkpoint, without the suite's folder of results.
+    These are the values that a resumed run does not take from its checkpoint. The results folder is not listed.
     """
     configs = [item.config for item in planned if item.config["mac"] in registry.ENTRIES["mac"]]
     return list(dict.fromkeys(hidden(word) for config in configs for word in checkpoint_config.to_repeat(config)))
@@ -116,7 +116,7 @@ def describe(planned: Sequence[Planned], where: str, slots: int) -> str:
         run = item.run
         maps = f"{run.source.map_name} to {run.map_name}" if run.source else run.map_name
         groups.setdefault((run.kind.replace("_", "-"), run.algorithm, maps), []).append(item)
-    rows = [("kind", "algorithm", "map", "seeds", "env steps", "a run")]
+    rows = [("kind", "algorithm", "map", "seeds", "env steps", "time per run")]
     for (kind, algorithm, maps), items in groups.items():
         seeds = ",".join(str(item.run.seed) for item in items)
         steps = "0" if kind == "zero-shot" else f"{items[0].config['t_max']:,}"
@@ -133,14 +133,14 @@ def _total(planned: Sequence[Planned], slots: int) -> str:
     missing = len(planned) - len(known)
     if not known:
         return "of unknown length until the first run"
-    # A run occupies one worker, however many are idle.
+    # One run uses one worker, so the suite takes at least as long as its longest run.
     seconds = max(sum(known) / min(slots, len(planned)), max(known))
     rest = f" and {several(missing, 'run')} of unknown length" if missing else ""
-    return f"about {duration(seconds)}{rest}, as long as the finished runs took"
+    return f"about {duration(seconds)}{rest}, estimated from the finished runs"
 
 
 def weights(planned: Iterable[Planned]) -> dict[str, float]:
-    """Return each run's share of the work by its key: seconds, or steps at the mean speed where these are unknown."""
+    """Return the work of each run by its key: its estimated seconds, or its steps at the mean speed if unknown."""
     planned = list(planned)
     speeds = [item.seconds / item.steps for item in planned if item.seconds is not None]
     typical = fmean(speeds) if speeds else 1.0

@@ -1,7 +1,7 @@
-"""One run of a suite as a process of its own: ``python -m lolm_plugin.commands.suite_run FOLDER``.
+"""One run of a suite in a separate process: ``python -m lolm_plugin.commands.suite_run FOLDER``.
 
-It continues from the last checkpoint of an earlier try, stops by itself when its starter is gone, and writes
-``done.json`` at the end. So any machine can try a run, any number of times.
+The process resumes from the last checkpoint of an earlier try. It stops when its parent process ends, and writes
+``done.json`` after the last step. So a run can be tried on any machine, any number of times.
 """
 
 import os
@@ -23,11 +23,11 @@ from lolm_plugin.tracking import record_files
 
 COMMAND, DONE, OUTPUT = "job.json", "done.json", "output.txt"
 PATIENCE = 900.0  # seconds for an earlier try to finish its batch and save; less would fail runs that only wait
-LARGEST = 2**20  # bytes of a job.json; ours have a few hundred
+LARGEST = 2**20  # maximum size of a job.json in bytes; usual ones have a few hundred
 
 
 class DamagedFile(Exception):
-    """A job.json that cannot be read. The message is one sentence; other runs of the suite can start."""
+    """A job.json cannot be read. Other runs of the suite can still start. The message is one sentence."""
 
 
 class Command(BaseModel):
@@ -35,16 +35,16 @@ class Command(BaseModel):
 
     model_config = ConfigDict(strict=True)
     arguments: list[str]
-    source: str | None  # the folder, relative to this one, of the run whose weights it begins with
+    source: str | None  # folder of a transfer's source run, relative to this run's folder
     host: str  # for --epymarl
 
 
 def write(folder: Path, arguments: Sequence[str], source: Path | None, host: str) -> None:
-    """Write the command line of the run in ``folder``; it begins with the weights of the run in ``source``.
+    """Write the command line of the run in ``folder``. ``source`` is the folder of a transfer's source run.
 
     Raises:
         ConfigError: ``folder`` holds a run with other settings.
-        DamagedFile: it holds one whose settings cannot be read.
+        DamagedFile: the settings of the run in ``folder`` cannot be read.
     """
     relative = os.path.relpath(source, folder) if source else None
     command = Command(arguments=list(arguments), source=relative, host=host)
@@ -67,15 +67,15 @@ def read(folder: Path) -> Command:
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise DamagedFile(
-            f"{folder / COMMAND} is damaged ({record_files.shown(reason)}), so what ran there is not known; remove "
-            "that file to continue the run with the suite's settings, or its folder to begin it again."
+            f"{folder / COMMAND} is damaged ({record_files.shown(reason)}), so the settings of that run are unknown; "
+            "remove that file to continue the run with the suite's settings, or its folder to start the run again."
         ) from error
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all. If it holds a database's address, only its owner may read it."""
+    """Write a JSON file atomically. If it contains a database address, only the file's owner may read it."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)  # of a process that had the same number: touch would keep its mode
+    unfinished.unlink(missing_ok=True)  # left by a process with the same PID; touch would keep its mode
     text = strict_json.dumps(content, indent=1)
     unfinished.touch(0o600 if holds_address(text) else 0o666)
     unfinished.write_text(text)
@@ -83,17 +83,17 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def is_done(folder: Path) -> bool:
-    """Return whether the run in ``folder`` is finished."""
+    """Return True if the run in ``folder`` is finished."""
     return (folder / DONE).is_file()
 
 
 def reopen(folder: Path) -> None:
-    """Have the run in ``folder`` continue although it is finished."""
+    """Mark the run in ``folder`` as not finished, so that it is started again."""
     (folder / DONE).unlink(missing_ok=True)
 
 
 def missing(folder: Path, arguments: Sequence[str]) -> str:
-    """Return what a run that ended well should have left in ``folder`` and did not; empty if nothing."""
+    """Return what is missing in ``folder`` after a run without errors; empty if nothing is missing."""
     if "save_model=True" not in arguments:
         for path in (folder / "results/sacred").glob("*/*/*/metrics.json"):
             with suppress(record_files.RecordError):
@@ -101,7 +101,7 @@ def missing(folder: Path, arguments: Sequence[str]) -> str:
                     return ""
         return "its record has no measurements"
     runs = [path for path in (folder / "results/models").glob("*") if path.is_dir()]
-    if any(any(path.glob("[0-9]*/*.th")) for path in runs):  # of EPyMARL's own algorithms
+    if any(any(path.glob("[0-9]*/*.th")) for path in runs):  # checkpoints of EPyMARL's own algorithms
         return ""
     facts = []
     for path in runs:
@@ -113,7 +113,7 @@ def missing(folder: Path, arguments: Sequence[str]) -> str:
 
 
 def models(folder: Path) -> Path | None:
-    """Return the folder of the checkpoints of the run in ``folder``, if one of them is whole."""
+    """Return the checkpoint folder of the run in ``folder``, or None if it has no whole checkpoint."""
     for path in checkpoints.runs(folder / "results/models"):
         try:
             checkpoints.find(path)
@@ -124,7 +124,7 @@ def models(folder: Path) -> Path | None:
 
 
 def main(folder: Path, train: Callable[[list[str]], int]) -> int:
-    """Start or continue the run in ``folder``; returns the exit code of ``train``, which is given a command line."""
+    """Start or resume the run in ``folder`` with ``train``, which takes a command line. Return the exit code."""
     os.chdir(folder)
     here = Path()
     with waiting_lock():
@@ -134,10 +134,10 @@ def main(folder: Path, train: Callable[[list[str]], int]) -> int:
         code = train(["-m lolm_plugin train", *_arguments(command, here)])
         if code != 0:
             return code
-        # With on_save_error=warn a run ends well on a full disk, but what begins with its weights could never start.
+        # With on_save_error=warn a run on a full disk ends without an error, but its transfers could never start.
         if lost := missing(here, command.arguments):
             print(
-                f"error: the run came to its end but {lost}; free some space and start the suite again.",
+                f"error: the run finished but {lost}; free some disk space and start the suite again.",
                 file=sys.stderr,
             )
             return 1
@@ -155,10 +155,10 @@ def _arguments(command: Command, here: Path) -> list[str]:
         return ["--resume", str(own), *host, *(["with", *repeated] if repeated else [])]
     if kept := checkpoints.runs(here / "results/models"):
         raise ConfigError(
-            f"{kept[0].resolve()} has checkpoints, and none of them is whole; move {(here / 'results').resolve()} "
-            "elsewhere to run it again."
+            f"{kept[0].resolve()} has checkpoints, but none of them is whole; move {(here / 'results').resolve()} "
+            "elsewhere to start the run again."
         )
-    shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint is of no use
+    shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint cannot be resumed
     if command.source is None:
         return [*host, *command.arguments]
     weights = models(here / command.source)
@@ -169,10 +169,10 @@ def _arguments(command: Command, here: Path) -> list[str]:
 
 @contextmanager
 def waiting_lock(seconds: float = PATIENCE) -> Iterator[None]:
-    """Hold the working directory, once no other try is at work in it: one whose starter died may still be saving.
+    """Lock the working directory. Wait for an earlier try, which may still save after its parent process ended.
 
     Raises:
-        ConfigError: another one is still at work after ``seconds``.
+        ConfigError: an earlier try still runs after ``seconds``.
     """
     lock = FileLock(".lock")
     try:

@@ -1,4 +1,4 @@
-"""Hand the runs of a suite to workers, retry those that broke, and stop all of them without losing anything."""
+"""Start the runs of a suite on workers, retry failed runs, and stop all runs so that they can be resumed."""
 
 import signal
 import time
@@ -15,29 +15,29 @@ from lolm_plugin.suites.plan import Planned
 from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, RunStatus, StatusTable
 from lolm_plugin.suites.workers import Workers
 
-POLL = 0.5  # seconds between looks at what ended
-PROGRESS_SECONDS = 5.0  # between looks at how far the runs are
-USAGE_CODE = 2  # a run's exit code for what the user has to change: another try would end the same
+POLL = 0.5  # seconds between checks for runs that ended
+PROGRESS_SECONDS = 5.0  # seconds between updates of the runs' progress
+USAGE_CODE = 2  # a run's exit code for a mistake in its settings; another try would fail in the same way
 
-# Shows a run that ended, a sentence, or None: only that time has passed.
+# Shows a run that ended or a sentence. None only refreshes the table.
 Show = Callable[[RunStatus | str | None], None]
 
 
 @contextmanager
 def locked(results: Path) -> Iterator[None]:
-    """Hold the folder of a suite's results. Raises ConfigError if another process does, which would run all twice."""
+    """Lock the results folder of a suite. Raises ConfigError if another process has locked it."""
     results.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(results / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise ConfigError(
-            f"another lolm compare is at work in {results}; wait for it, or set --results to another folder."
+            f"another lolm compare is running in {results}; wait for it, or set --results to another folder."
         ) from error
 
 
 def prepare(planned: Sequence[Planned], results: Path, host: str) -> list[RunStatus]:
-    """Write the command line of each run into its folder below ``results``; returns what is done and what is not.
+    """Write the command line of each run to its folder below ``results``. Return the status of every run.
 
     Raises:
         ConfigError: a folder holds a run with other settings.
@@ -55,7 +55,7 @@ def prepare(planned: Sequence[Planned], results: Path, host: str) -> list[RunSta
             status.state, status.reason = FAILED, str(error)
         statuses.append(status)
     by_key = {status.run.key: status for status in statuses}
-    for status in statuses:  # a source runs again if its weights are needed and are gone, or were never saved
+    for status in statuses:  # run a source again if a transfer needs its weights and no checkpoint exists
         source = by_key[status.run.source.key] if status.run.source else None
         if source and not run_process.is_done(status.folder) and run_process.models(source.folder) is None:
             run_process.reopen(source.folder)
@@ -67,7 +67,7 @@ def prepare(planned: Sequence[Planned], results: Path, host: str) -> list[RunSta
 
 
 class Scheduler:
-    """Starts the runs of a suite in order, each after the run whose weights it begins with."""
+    """Scheduler of a suite's runs. Runs start in order, a transfer only after its source is done."""
 
     def __init__(self, table: StatusTable, workers: Workers, retries: int) -> None:
         self._table, self._workers, self._retries = table, workers, retries
@@ -76,7 +76,7 @@ class Scheduler:
         self._read_progress_at = 0.0
 
     def run(self, show: Show) -> int:
-        """Run until every run is done or has failed; returns the exit code, 1 if one failed and 130 after Ctrl-C."""
+        """Run the suite until every run is done or failed. Return 0, 1 if a run failed, or 130 after Ctrl-C."""
         self._table.start()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -90,7 +90,7 @@ class Scheduler:
         return int(self._table.count(FAILED) > 0)
 
     def _step(self, show: Show) -> bool:
-        """Look at every run once; returns False when nothing is left to do."""
+        """Check running runs once and start waiting ones. Return False if no run is running or waiting."""
         for key, handle in list(self._running.items()):
             if (code := self._workers.poll(handle)) is not None:
                 del self._running[key]
@@ -129,7 +129,7 @@ class Scheduler:
         show(status)
 
     def _stop(self, show: Show) -> None:
-        show(f"stopping {len(self._running)} runs where nothing is lost; once more stops them at once")
+        show(f"stopping {len(self._running)} runs after they save; press Ctrl-C again to stop them at once")
         for handle in self._running.values():
             self._workers.stop(handle)
         try:
@@ -145,7 +145,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _reason(status: RunStatus, code: int) -> str:
-    """Return what a failed run printed last: its error, or its last line."""
+    """Return why a run failed: its last error, or else the last line that it printed."""
     file = status.folder / run_process.OUTPUT
     with file.open("rb") as output:
         output.seek(status.output_from)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-RECENT = 5  # finished runs that are still shown
+RECENT = 5  # finished runs that the table shows
 
 
 @dataclass
 class RunStatus:
-    """The state of one run. ``weight`` is its share of the work, in seconds; ``reason`` says why it failed."""
+    """The state of one run. ``weight`` is its work (estimated seconds, or steps if no run has finished yet)."""
 
     run: Run
     folder: Path
@@ -28,20 +28,20 @@ class RunStatus:
     weight: float
     state: str = WAITING
     tries: int = 0
-    reason: str = ""
+    reason: str = ""  # why it failed
     step: int = 0
-    result: str = ""  # the last test's win rate, or return if nothing is won
-    began: float = 0.0  # seconds of time.monotonic, 0 if this process has not started it
+    result: str = ""  # win rate of the last test, or its return without a win rate
+    began: float = 0.0  # time.monotonic() at its first start; 0 if this process has not started it
     ended: float = 0.0
-    output_from: int = 0  # offset of this try's output in its file, bytes
+    output_from: int = 0  # offset in bytes of this try's output in output.txt
 
     def read_progress(self) -> None:
-        """Read the last step and test of the newest record; without one, nothing changes."""
+        """Update ``step`` and ``result`` from the newest record, if there is one that can be read."""
         try:
             paths = (self.folder / "results/sacred").glob("*/*/*/metrics.json")
             newest = max(paths, key=lambda path: path.lstat().st_mtime, default=None)
             metrics = record_files.load_metrics(newest.parent) if newest else {}
-        except (OSError, RecordError):  # moved or half written; the next look may read it
+        except (OSError, RecordError):  # moved or half written; the next update may succeed
             return
         self.step = max((metric.steps[-1] for metric in metrics.values()), default=self.step)
         tests = [metrics[name].values[-1] for name in ("test_battle_won_mean", "test_return_mean") if name in metrics]
@@ -50,19 +50,19 @@ class RunStatus:
 
     @property
     def share(self) -> float:
-        """The part of the run that is done, from 0 to 1."""
+        """Return the finished share of the run, from 0 to 1. A failed run counts as finished."""
         if self.state in (DONE, FAILED):
             return 1.0
         return min(1.0, self.step / max(1, self.t_max)) if self.run.kind != "zero_shot" else 0.0
 
     @property
     def spent(self) -> str:
-        """How long this process has seen the run take."""
+        """Return the time since the first start of the run by this process, as text."""
         return duration((self.ended or time.monotonic()) - self.began) if self.began else "no time"
 
 
 class StatusTable:
-    """All runs of a suite, and how long they will still take."""
+    """The states of all runs of a suite, with an estimate of the time left."""
 
     def __init__(self, statuses: Iterable[RunStatus], where: str) -> None:
         self.statuses = list(statuses)
@@ -70,7 +70,7 @@ class StatusTable:
         self.start()
 
     def start(self) -> None:
-        """Start the clock; runs that are done by now took no time."""
+        """Start the clock for ``left``. Runs that are already done do not count in the speed."""
         self._began, self._share_at_start = time.monotonic(), self._share()
 
     def count(self, state: str) -> int:
@@ -78,7 +78,7 @@ class StatusTable:
         return sum(status.state == state for status in self.statuses)
 
     def left(self) -> str:
-        """Estimate the time to the end from the speed until now."""
+        """Estimate the time left from the speed since ``start``, as text."""
         done, spent = self._share() - self._share_at_start, time.monotonic() - self._began
         return duration(spent / done * (1 - self._share())) if done > 0.01 else "unknown"
 
@@ -89,13 +89,13 @@ class StatusTable:
         return f"{done}{failed}, {self.left()} left; {self.where}"
 
     def line(self, status: RunStatus) -> str:
-        """Write a log line about a run that ended."""
+        """Format a log line about a run that ended."""
         finished = self.count(DONE) + self.count(FAILED)
         how = f": {status.reason}" if status.reason else f", {status.result}"
         return f"[{finished}/{len(self.statuses)}] {status.run.title} {status.state} in {status.spent}{how}"
 
     def table(self) -> "Table":
-        """Make the table for a terminal: what runs, what ended last, what failed."""
+        """Build the table for a terminal: the last finished runs, then failed and running ones."""
         from rich.table import Table
 
         table = Table(title=self.headline(), title_justify="left", expand=False)

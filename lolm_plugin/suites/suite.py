@@ -1,4 +1,20 @@
-"""A suite: algorithms, maps, transfers and seeds in one yaml file, and the runs that it stands for."""
+"""A suite: algorithms, maps, transfers and seeds in one yaml file, and the runs that it defines.
+
+A short suite file, for ``lolm compare FILE``. docs/experiments.md explains all keys; config/suites has more examples::
+
+    description: Two networks on small SMAX battles
+    env: smax                                           # --env-config
+    algorithms:
+      updet_mappo: {}                                   # a name for --config
+      wide: {config: updet_mappo, with: {lr: 0.001}}    # a label with other settings
+      rnn_mappo: {transfer: False}                      # fits one map only
+    maps: [3m]                                          # each algorithm learns each map from scratch
+    transfers: [{source: 3m, target: 4m}]
+    seeds: [1, 2, 3]
+    with: {t_max: 20000, test_nepisode: 32}             # settings of every run
+    few_shot: {t_max: 10000}                            # learn on the target; without it, transfers are zero-shot only
+    zero_shot: {test_nepisode: 64}                      # play the target without learning
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -30,16 +46,16 @@ Kind = Literal["scratch", "zero_shot", "few_shot"]
 
 @dataclass(frozen=True)
 class Run:
-    """One training or evaluation. ``key`` is its folder below the suite's."""
+    """A training or evaluation run. ``key`` is its folder below the suite's ``runs`` folder."""
 
     kind: Kind
-    algorithm: str  # as the suite calls it
+    algorithm: str  # its name in the suite
     config: str  # for --config
     env: str  # for --env-config
     map_name: str
     seed: int
     settings: Mapping[str, Any] = field(hash=False)  # flat, for the command line after `with`
-    source: "Run | None" = None  # whose weights it begins with
+    source: "Run | None" = None  # the run whose weights a transfer starts from
 
     @property
     def key(self) -> str:
@@ -48,13 +64,13 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The run's name for people."""
+        """Return the run's name for messages."""
         maps = f"{self.source.map_name} to {self.map_name}" if self.source else self.map_name
         kind = "" if self.kind == "scratch" else f" {self.kind.replace('_', '-')}"
         return f"{self.algorithm}{kind} {maps} seed {self.seed}"
 
     def arguments(self) -> list[str]:
-        """Return the command line after ``main.py``, without the source's weights, which exist once it has run."""
+        """Return the command line after ``main.py``, without ``transfer_from``: the source may not have run yet."""
         settings = [f"{key}={written(value)}" for key, value in self.settings.items()]
         return [f"--config={self.config}", f"--env-config={self.env}", "with", *settings]
 
@@ -65,7 +81,7 @@ NAMES = "a list of names, or names with options below them; write it as [a, b]"
 
 
 def _by_name(value: Any) -> Any:
-    """Turn a list of names into names without options; options left empty are none."""
+    """Convert a list of names to a mapping from name to options. Null options become empty."""
     if isinstance(value, list):
         return {str(name): {} for name in value}
     return {str(name): options or {} for name, options in value.items()} if isinstance(value, Mapping) else value or {}
@@ -81,14 +97,14 @@ Seeds = Annotated[list[int], Field(min_length=1, description=SEEDS), AfterValida
 
 
 class _Part(BaseModel):
-    """A part of a suite file. A key that it does not have is refused; descriptions end the sentence of an error."""
+    """A section of a suite file. Unknown keys are refused. A field's description ends the error about that field."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     settings: dict[str, Any] | None = Field(None, alias="with", description=SECTION)
 
 
 class Algorithm(_Part):
-    """An algorithm's own options; seeds and maps are those of the suite if they are not set."""
+    """Options of one algorithm. Without ``seeds`` or ``maps``, the suite's apply."""
 
     config: str = Field("", description="the name of a configuration; write it as config: updet_mappo")
     seeds: Seeds = []
@@ -99,21 +115,21 @@ class Algorithm(_Part):
 
 
 class Transfer(_Part):
-    """From one map to another; ``settings`` are for learning on the target after it."""
+    """A transfer from one map to another. ``settings`` apply to its few-shot runs."""
 
     source: Annotated[str, BeforeValidator(str), Field(description="a map; write {source: 3m, target: 8m}")]
     target: Annotated[str, BeforeValidator(str), Field(description="a map; write {source: 3m, target: 8m}")]
 
 
 class Suite(_Part):
-    """A suite file."""
+    """The content of a suite file."""
 
     description: str | None = Field("", description="a text")
     env: str = Field(min_length=1, description="a name for --env-config; write it as env: smax")
     algorithms: Annotated[dict[str, Algorithm], BeforeValidator(_by_name)] = Field(min_length=1, description=NAMES)
     maps: Annotated[dict[str, dict[str, Any]], BeforeValidator(_by_name)] = Field({}, description=NAMES)
     transfers: Annotated[list[Transfer], BeforeValidator(lambda value: value or [])] = Field(
-        [], description="a list of {source: 3m, target: 8m}, with settings of their own for few-shot under with"
+        [], description="a list of {source: 3m, target: 8m}, with few-shot settings under with"
     )
     seeds: Seeds = [1]
     few_shot: dict[str, Any] | None = Field(None, description=SECTION)
@@ -122,7 +138,7 @@ class Suite(_Part):
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
+        """Return the file's name without its extension."""
         return self._name
 
     @model_validator(mode="after")
@@ -131,10 +147,10 @@ class Suite(_Part):
             raise ValueError(" names neither maps nor transfers, so nothing would run; set one of the two")
         for name in self.algorithms:
             if path_component(name) != name:
-                raise ValueError(f": algorithms.{name} names folders of results, which it cannot; call it mine")
+                raise ValueError(f": algorithms.{name} cannot name a folder of results; write mine: {{config: NAME}}")
         for transfer in self.transfers:
             if transfer.source == transfer.target:
-                raise ValueError(f": the transfer from {transfer.source} to itself leads nowhere; set another target")
+                raise ValueError(f": the transfer from {transfer.source} has the same target; set another target")
         parts: list[_Part] = [self, *self.algorithms.values(), *self.transfers]
         for section in [self.few_shot, self.zero_shot, *self.maps.values(), *(part.settings for part in parts)]:
             nested(flatten(section or {}), "in the suite")
@@ -143,9 +159,10 @@ class Suite(_Part):
         return self
 
     def runs(self) -> list[Run]:
-        """List every run, sources before the runs that begin with them. A source is trained once.
+        """List every run once, each source before its transfers.
 
-        A transfer's source and its target from scratch, to compare with, belong to it, in ``maps`` or not.
+        A transfer adds its source and, with ``few_shot``, its target from scratch for comparison. ``maps`` need not
+        have these.
         """
         runs: dict[str, Run] = {}
         for run in self._runs():
@@ -181,7 +198,7 @@ class Suite(_Part):
         layers = (self.settings, self.maps.get(map_name), of_kind[kind], of_transfer, options.settings)
         settings = flatten(merge_all(nested(flatten(layer or {}), "in the suite") for layer in layers))
         settings = {"env_args.key" if self.env == "gymma" else "env_args.map_name": map_name, **settings}
-        for key in ("env_args.map_file", "llm.model"):  # a path here, as each run starts in a folder of its own
+        for key in ("env_args.map_file", "llm.model"):  # a path becomes absolute, as each run starts in its own folder
             name = settings.get(key)
             if isinstance(name, str) and name not in ("", SMOLLM2, *TINY) and os.path.exists(name):
                 settings[key] = os.path.abspath(name)
@@ -195,7 +212,7 @@ class Suite(_Part):
 
 
 def available() -> dict[str, Path]:
-    """List the suites that come with the package."""
+    """Return the suites that come with the package, by name."""
     return {path.stem: path for path in sorted((plugin_config_dir() / "suites").glob("*.yaml"))}
 
 
@@ -211,7 +228,7 @@ def load(name: str) -> Suite:
 
 
 def parse(content: Mapping[str, Any], path: Path) -> Suite:
-    """Check a suite file's content, as far as that goes without looking at configurations."""
+    """Parse the content of a suite file. The configurations that it names are checked in ``plan``."""
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
@@ -221,10 +238,10 @@ def parse(content: Mapping[str, Any], path: Path) -> Suite:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Say what is wrong first, as the rest of a sentence that begins with the file's name."""
+    """Describe the first error. The text continues a sentence that begins with the file's name."""
     first = error.errors()[0]
     loc = [str(key) for key in first["loc"]]
-    if not loc:  # of Suite._check
+    if not loc:  # raised by Suite._check
         return str(first["ctx"]["error"])
     parts: dict[str, type[_Part]] = {"algorithms": Algorithm, "transfers": Transfer}
     part = parts.get(loc[0], Suite) if len(loc) > 2 else Suite
@@ -239,6 +256,6 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _yaml(name: str) -> str:
-    """Make a path for ``--config`` or ``--env-config`` absolute, as each run starts in its own folder; keep a name."""
+    """Make a path for ``--config`` or ``--env-config`` absolute, as each run starts in its own folder. Names stay."""
     is_path = name[:1] != "~" and (os.sep in name or name.endswith(".yaml"))
     return os.path.abspath(name) if is_path else name

@@ -1,4 +1,4 @@
-"""Workers that carry out the runs of a suite: processes on this machine, or tasks of a Ray cluster."""
+"""Workers that execute the runs of a suite: processes on this machine, or tasks of a Ray cluster."""
 
 import logging
 import os
@@ -15,29 +15,29 @@ from lolm_plugin.wording import several
 
 
 class Workers(Protocol):
-    """Carries out runs."""
+    """Interface of workers that execute runs."""
 
-    where: str  # for people
+    where: str  # description for messages
 
     @property
     def slots(self) -> int:
-        """The number of runs that may be started at a time."""
+        """Return how many runs may run at the same time."""
 
     def start(self, folder: Path) -> Any:
-        """Start the run in ``folder``; returns a handle for ``poll`` and ``stop``."""
+        """Start the run in ``folder``. Return a handle for ``poll`` and ``stop``."""
 
     def poll(self, handle: Any) -> int | None:
-        """Return the run's exit code; None while it runs."""
+        """Return the run's exit code, or None while it runs."""
 
     def stop(self, handle: Any) -> None:
-        """Ask the run to save and end, without waiting."""
+        """Ask the run to save and stop. Does not wait for it."""
 
     def close(self) -> None:
-        """Release the resources."""
+        """Release all resources."""
 
 
 def wait_for_run(folder: str, threads: int) -> int:
-    """Carry out the run in ``folder`` as a child of this process, which ends it when it ends itself."""
+    """Execute the run in ``folder`` as a child process, which stops when this process ends. Return its exit code."""
     process = _spawn(Path(folder), threads)
     try:
         return process.wait()
@@ -48,21 +48,21 @@ def wait_for_run(folder: str, threads: int) -> int:
 
 
 def _spawn(folder: Path, threads: int) -> subprocess.Popen:
-    """Start the run; it stops when this process, which holds its standard input open, is gone."""
+    """Start the run. It stops when this process ends, because its standard input is then closed."""
     with (folder / run_process.OUTPUT).open("a") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "lolm_plugin.commands.suite_run", str(folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Modules are found from the run's folder, whatever the work tree is.
+            # The run changes to its own folder, so it needs the import path of this process.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # Ctrl-C is for whoever started it to pass on
+            start_new_session=True,  # Ctrl-C must not reach the run; the scheduler stops it
         )
 
 
 class LocalWorkers:
-    """Child processes, ``slots`` at a time."""
+    """Workers on this machine: at most ``slots`` child processes."""
 
     def __init__(self, slots: int, threads: int) -> None:
         self.slots, self._threads = slots, threads
@@ -82,7 +82,7 @@ class LocalWorkers:
 
 
 class RayWorkers:
-    """Tasks of a Ray cluster whose nodes share the results' file system; a lost node's runs continue on another."""
+    """Workers on a Ray cluster. All nodes must share the results folder. Runs of a lost node continue on another."""
 
     def __init__(self, address: str, threads: int, gpus: float, memory_gb: float) -> None:
         try:
@@ -95,7 +95,7 @@ class RayWorkers:
         self._ray = ray
         _check_reachable(address)
         try:
-            # Ray's own lines about nodes that come and go would tear the table apart.
+            # Ray's log lines about nodes would break the live table.
             ray.init(_address(ray, address), log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
@@ -108,7 +108,7 @@ class RayWorkers:
 
     @property
     def slots(self) -> int:
-        """The number of runs that the present nodes have room for; at least one, which waits for a node."""
+        """Return how many runs fit on the present nodes. At least 1: without a fitting node, Ray queues that run."""
         resources = self._ray.cluster_resources()
         return max(1, min(int(resources.get(what, 0) // need) for what, need in self._needs.items() if need))
 
@@ -134,7 +134,7 @@ class RayWorkers:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ConfigError if nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    """Raise ConfigError if nothing listens at HOST:PORT. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return  # auto, local, ray://...
@@ -148,7 +148,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _address(ray: Any, address: str) -> str | None:
-    """Return Ray's address: ``local`` is a cluster that was started here, or one that ends with this process."""
+    """Return the address for Ray. ``local`` is a cluster running on this machine, else a new temporary one (None)."""
     if address != "local":
         return address
     try:

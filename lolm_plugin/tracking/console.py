@@ -1,4 +1,4 @@
-"""What a run prints: one line while it trains, and a closing summary with a picture of its curve."""
+"""Console output of a run: a progress line while it trains, and a closing summary with a plot of its curve."""
 
 import glob
 import logging
@@ -19,10 +19,10 @@ from lolm_plugin.errors import warn_on_failure
 from lolm_plugin.paths import path_component
 from lolm_plugin.tracking.record_files import Metric, load_metrics
 
-LOG_EVERY_SECONDS = 30  # without a terminal to redraw a line on
-# Okabe and Ito's colours, told apart by the colour-blind.
+LOG_EVERY_SECONDS = 30  # if there is no terminal for a progress bar
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
-# Panels of the curve: title, and of each line the metric, its legend and its colour.
+# Panels of the plot: title, and (metric, legend, colour) of each line.
 PANELS = (
     *(
         (
@@ -43,10 +43,13 @@ Metrics = Mapping[str, Metric]
 
 
 class ProgressObserver(RunObserver):
-    """Shows steps, win rates, return, speed and time left. Sacred's heartbeat feeds it, so it works in both hosts."""
+    """Progress line with steps, win rates, return, speed and time left.
+
+    It gets its values from Sacred's heartbeat, so it works with both hosts.
+    """
 
     def __init__(self, t_max: int, test_actions: str = "") -> None:
-        """``test_actions`` says how a test acts, "greedy" or "sampled"; "": unknown."""
+        """Create the bar. ``test_actions`` is how tests choose actions: "greedy", "sampled" or "" (unknown)."""
         terminal = sys.__stderr__
         is_shown = terminal is not None and terminal.isatty()
         look = {"unit": "step", "unit_scale": True, "dynamic_ncols": True, "leave": False}
@@ -58,7 +61,7 @@ class ProgressObserver(RunObserver):
         self._first: int | None = None  # step of the first metrics; not near 0 if a run was resumed
 
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, list]], info: Mapping[str, Any]) -> None:
-        """Called by Sacred with what was measured since the last heartbeat."""
+        """Show the values logged since the last heartbeat. Sacred calls this."""
         if not metrics_by_name:
             return
         self.latest |= {name: metric["values"][-1] for name, metric in metrics_by_name.items()}
@@ -73,7 +76,7 @@ class ProgressObserver(RunObserver):
             logging.getLogger("lolm").info(f"{step}/{self.t_max} steps | {self.describe()} | {self._left(step)} left")
 
     def describe(self) -> str:
-        """Format the latest numbers, each labelled; the training win rate until a test has been played."""
+        """Format the latest values with labels; the training win rate is shown until there is a test."""
         is_tested = "test_battle_won_mean" in self.latest
         shown = [
             (self._test_label, ("test_battle_won_mean",), "{:.0%}"),
@@ -92,14 +95,14 @@ class ProgressObserver(RunObserver):
         return tqdm.format_interval((time.monotonic() - self._started) * max(0, self.t_max - step) / done)
 
     def completed_event(self, *args: Any, **event: Any) -> None:
-        """Called by Sacred at the end of a run."""
+        """Close the progress bar. Sacred calls this at the end of a run."""
         self.bar.close()
 
     interrupted_event = failed_event = completed_event
 
 
 def actions_of_tests(config: Mapping[str, Any]) -> str:
-    """Return how the tests named ``test_*`` act: "greedy" or "sampled"; "" for controllers of EPyMARL."""
+    """Return how the tests ``test_*`` choose actions: "greedy" or "sampled"; "" for controllers of EPyMARL."""
     if config["mac"] not in registry.ENTRIES["mac"]:
         return ""
     return "greedy" if config["test_greedy"] else "sampled"
@@ -111,7 +114,7 @@ def map_name(config: Mapping[str, Any]) -> str:
 
 
 def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str, since: float) -> str:
-    """Draw the curve into the run's directory; returns the closing text. ``since``: the start, in Unix time."""
+    """Draw the curve into ``run_dir`` and return the closing summary. ``since`` is the start in Unix time."""
     metrics = load_metrics(run_dir)
     title = f"{config['name']} on {config['env']} {map_name(config)}, seed {config['seed']}"
     rows = [("run", title), ("host", host), *_results(metrics, config), *_end(run_dir, since)]
@@ -130,7 +133,7 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
 def summarise_imitation(
     config: Mapping[str, Any], info: Mapping[str, Any], host: str, run_dir: Path, command: str, since: float
 ) -> str:
-    """Return the closing text of ``lolm imitate``, with the command that continues by PPO."""
+    """Return the closing summary of ``lolm imitate``, with the command that continues with PPO."""
     done = info["imitation"]
 
     def rate(values: Mapping[str, float], prefix: str = "") -> str:
@@ -201,7 +204,7 @@ def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str
         if name not in metrics:
             continue
         steps, values = metrics[name].steps, _numbers(metrics[name])
-        best = max(range(len(values)), key=lambda point: (not math.isnan(values[point]), values[point]))  # NaN never
+        best = max(range(len(values)), key=lambda point: (not math.isnan(values[point]), values[point]))  # never NaN
         points = [("at the end", -1), ("at best", best), *([("before learning", 0)] if steps[0] == 0 else [])]
         curve = ", ".join(f"{form.format(values[point])} {word} (step {steps[point]:,})" for word, point in points)
         rows.append((label, form.format(values[-1]) if config["evaluate"] else curve))
@@ -226,12 +229,12 @@ def _columns(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _numbers(metric: Metric) -> list[float]:
-    """Return the values of a series with NaN for each null, which stands for it in a record."""
+    """Return the values of a series, with NaN for None (a record stores NaN as null)."""
     return [math.nan if value is None else value for value in metric.values]
 
 
 def _checkpoint_dir(config: Mapping[str, Any], since: float) -> Path | None:
-    """Return the folder of this run's checkpoints: the newest one named after it since ``since``."""
+    """Return the folder of this run's checkpoints: the newest one with its name that changed after ``since``."""
     models = Path(config["local_results_path"], "models")
     name = f"{config['name']}_seed{config['seed']}_{path_component(map_name(config))}_"
     changed = {path: path.stat().st_mtime for path in models.glob(f"{glob.escape(name)}*") if path.is_dir()}
@@ -242,10 +245,10 @@ def _play_again(command: str, checkpoints: str, config: Mapping[str, Any]) -> st
     """Turn the command of a training into one that evaluates its checkpoints."""
     words = shlex.split(command)
     further = ["evaluate=True"]
-    if not any(word == "--resume" or word.startswith("--resume=") for word in words):  # which names them itself
+    if not any(word == "--resume" or word.startswith("--resume=") for word in words):  # --resume names the checkpoints
         words = [word for word in words if not word.startswith("transfer_from=")]
         further.append(f"checkpoint_path={checkpoints}")
-        if config.get("kl", {}).get("reference") == "source":  # which only a training with a source can have
+        if config.get("kl", {}).get("reference") == "source":  # only valid with transfer_from
             words = [word for word in words if not word.startswith("kl.reference=")]
             further.append("kl.reference=pretrained")
     return shlex.join([*words, *([] if "with" in words else ["with"]), *further])

@@ -1,4 +1,4 @@
-"""Write Sacred's file record: complete at every moment, at bounded cost, surviving a disk that fails for a while."""
+"""Write Sacred's file record: complete at every moment, at bounded cost, and robust against temporary disk errors."""
 
 import logging
 import math
@@ -21,49 +21,49 @@ from lolm_plugin.passwords import hidden
 # The record of a killed run lacks at most this pause and one heartbeat (10 seconds): 10 s for a record that is written
 # in 0.5 s, 30 s for one of 100 MB that takes 1 s. A larger value costs less time and loses more.
 PAUSE = 20.0
-LAST = 15.0  # seconds that are spent on the record's end while the disk fails
-RETRY = 0.5  # seconds between tries then
-ORDER = ("config.json", "metrics.json", "info.json", "cout.txt", "run.json")  # run.json last: it vouches for the rest
+LAST = 15.0  # seconds to keep trying to write the end of the record while the disk fails
+RETRY = 0.5  # seconds between these tries
+ORDER = ("config.json", "metrics.json", "info.json", "cout.txt", "run.json")  # run.json last: ``whole`` covers the rest
 
 
 class FileObserver(FileStorageObserver):
-    """Writes each file beside the old one and then renames it.
+    """Observer that writes each file under a temporary name and then renames it.
 
-    If that fails, as on a full disk, one line is logged, the old file stays, and the next heartbeat, which has
-    everything since, tries again. Nothing is raised, because Sacred never calls an observer again that has raised.
+    If that fails, as on a full disk, one line is logged and the old file stays. The next heartbeat tries again with all
+    data since then. Nothing is raised, because Sacred stops calling an observer that has raised.
 
-    ``run.json`` has a key ``whole``: true once the run is over and everything that it recorded is in these files. If it
-    is false, the record misses its end, whatever its status is. Records by other writers have no such key.
+    ``run.json`` has a key ``whole``: true once the run is over and all its data are in these files. If it is false, the
+    end of the record is missing, regardless of ``status``. Records by other writers have no such key.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Called by Sacred in place of a constructor."""
+        """Set up the observer. Sacred calls this instead of a constructor."""
         super().initialize(*args, **kwargs)
         self._metrics: dict[str, dict[str, list]] = {}
         self._whole = False
-        self._printed: str | None = None  # the content of cout.txt after the next writing
+        self._printed: str | None = None  # content of cout.txt after the next write
         self._lock = threading.RLock()  # the heartbeat is a thread, and Sacred waits only 2 seconds for its last beat
-        self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # makers of files' contents
+        self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # file -> its content
         self._not_before: dict[str, float] = {}
-        self._failing: set[str] = set()  # names of files that the disk did not take last time
-        self._not_finite: set[str] = set()  # names of series with a value that was NaN or infinite
+        self._failing: set[str] = set()  # names of files whose last write failed
+        self._not_finite: set[str] = set()  # names of series that had a NaN or infinite value
 
     def started_event(self, *args: Any, **event: Any) -> str:
         """Record the start, with the command line without secrets.
 
         Raises:
-            ConfigError: the record's folder cannot be made, or is another run's.
+            ConfigError: the record's folder cannot be created, or belongs to another run.
         """
         try:
             number = super().started_event(*args, **{**event, "meta_info": hidden(event["meta_info"])})
         except FileExistsError as error:
             raise ConfigError(
-                f"--id={event['_id']} is the number of a record that exists ({error.filename}); set --id to another "
+                f"--id={event['_id']} is the number of an existing record ({error.filename}); set --id to another "
                 "number, or leave it out."
             ) from error
         except OSError as error:
             raise ConfigError(
-                f"{self.basedir} cannot take the run's record ({error.strerror}); make room there, or set "
+                f"{self.basedir} cannot store the run's record ({error.strerror}); free some space there, or set "
                 "local_results_path to another folder."
             ) from error
         self._write_due()
@@ -84,13 +84,13 @@ class FileObserver(FileStorageObserver):
         self._end(super().interrupted_event, *args, **event)
 
     def failed_event(self, *args: Any, **event: Any) -> None:
-        """Record that the run broke, with its traceback without secrets."""
+        """Record that the run failed, with its traceback without secrets."""
         self._end(super().failed_event, *args, **{key: hidden(value) for key, value in event.items()})
 
     def close(self, printed: str, seconds: float = LAST) -> None:
-        """Write what is missing, once Sacred's heartbeat is over. ``printed`` is the run's whole output.
+        """Write all pending files after Sacred's last heartbeat. ``printed`` is the run's whole output.
 
-        A disk that fails is tried for ``seconds``; then a line is logged that says what the record lacks.
+        If the disk fails, retry for ``seconds``, then log which files are missing.
         """
         if self.dir is None or self.run_entry is None:
             return
@@ -102,31 +102,31 @@ class FileObserver(FileStorageObserver):
                 if time.monotonic() >= deadline:
                     lacking = ", ".join(sorted(self._pending))
                     logging.getLogger("lolm").warning(
-                        "The record %s misses its end: %s could not be written.", self.dir, lacking
+                        "The record %s lacks its end: %s could not be written.", self.dir, lacking
                     )
                     return
                 time.sleep(RETRY)
 
     def _maximum_existing_run_id(self) -> int:
-        """Return the highest number. Sacred's own fails on a folder named ``²``, a digit that ``int`` does not take."""
+        """Return the highest run number. Sacred's own method fails on a folder named ``²``, which ``int`` refuses."""
         names = (path.name for path in Path(self.basedir).iterdir() if path.is_dir())
         return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
 
     def save_json(self, obj: Any, filename: str) -> None:
-        """Write a file with the next writing; ``obj`` is serialised then."""
+        """Mark a file for the next write; ``obj`` is serialised then."""
         marked = filename == "run.json"
         self._pending[filename] = lambda: strict_json.dumps(
             flatten({**obj, "whole": self._whole} if marked else obj), sort_keys=True, indent=2
         )
 
     def save_cout(self) -> None:
-        """Write the output with the next writing; it is of bounded size."""
+        """Mark the output, which has a bounded size, for the next write."""
         if self.cout != self._printed:
             self._printed = printed = self.cout
             self._pending["cout.txt"] = lambda: printed
 
     def log_metrics(self, metrics_by_name: dict[str, dict[str, list]], info: dict[str, Any]) -> None:
-        """Add what was measured since the last heartbeat; ``heartbeat_event`` writes it."""
+        """Add the values logged since the last heartbeat; ``heartbeat_event`` writes them."""
         with self._lock:
             for name, new in metrics_by_name.items():
                 series = self._metrics.setdefault(name, {"values": [], "steps": [], "timestamps": []})
@@ -144,7 +144,7 @@ class FileObserver(FileStorageObserver):
         if name not in self._not_finite:
             self._not_finite.add(name)
             logging.getLogger("lolm").warning(
-                "%s is %s: its record holds null for such values (said once for each name).", name, value
+                "%s is %s: the record stores null for such values (logged once for each name).", name, value
             )
         return None
 
@@ -159,7 +159,7 @@ class FileObserver(FileStorageObserver):
                 self._write_due(now=True)
 
     def _finish(self) -> bool:
-        """Write what is pending, then mark run.json as whole; returns whether all of it is on the disk."""
+        """Write the pending files, then mark run.json as whole. Returns True if all of them are on the disk."""
         self._write_due(now=True)
         if self._pending:
             return False
@@ -169,7 +169,7 @@ class FileObserver(FileStorageObserver):
         return not self._pending
 
     def _write_due(self, now: bool = False) -> None:
-        """Write the pending files: all of them ``now``, else those whose pause is over."""
+        """Write all pending files if ``now``, else those whose pause is over."""
         for name in sorted(self._pending, key=lambda name: ORDER.index(name) if name in ORDER else -1):
             if now or time.monotonic() >= self._not_before.get(name, 0.0):
                 self._write(name)
@@ -184,13 +184,13 @@ class FileObserver(FileStorageObserver):
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except Exception as error:  # an observer that raises is never called again
+        except Exception as error:  # Sacred stops calling an observer that raises
             self._pending.setdefault(name, make)
             with suppress(OSError):
                 unfinished.unlink()
             if name not in self._failing:
                 logging.getLogger("lolm").warning(
-                    "%s could not be written (%s); training continues, and it is tried again.",
+                    "%s could not be written (%s); training continues, and the write is tried again.",
                     path,
                     getattr(error, "strerror", None) or error,
                 )

@@ -1,4 +1,4 @@
-"""Sacred's runs in a MongoDB: connect, write a file record, write a run back to files."""
+"""Sacred's runs in a MongoDB: connect, import file records, export a run to files."""
 
 import hashlib
 import itertools
@@ -23,8 +23,8 @@ from lolm_plugin.tracking.run_documents import TIMES, Documents
 URL_VARIABLE = "LOLM_MONGO_URL"
 SECONDS = 5.0  # for the server to answer
 DATABASE = "sacred"  # if a URL names none
-ATTEMPTS = 20  # at a number for a new run, while others take numbers, too
-RECORD = (*LIMITS, "cout.txt")  # files of a record that no artifact may be called
+ATTEMPTS = 20  # to get a number for a new run while other processes take numbers
+RECORD = (*LIMITS, "cout.txt")  # files of a record; no artifact may have one of these names
 _INDEXED = "_id config info captured_out omniboard record_id digest points steps format artifacts"
 NOT_IN_RUN_JSON = frozenset(_INDEXED.split())  # keys of a run's document
 
@@ -50,13 +50,13 @@ def connect(url: str | passwords.Address, seconds: float = SECONDS) -> Any:
         return pymongo.MongoClient(address.text, **limits).get_default_database(DATABASE)
     except (PyMongoError, ValueError, OSError) as error:  # OSError: a certificate that cannot be read
         reason = " ".join(address.hide(str(error)).split())
-        # From none: a traceback would show the error with the address in it.
+        # ``from None``, because a traceback would show the address in the original error.
         raise ConfigError(f"--mongo={address} cannot be used ({reason}); write it as {passwords.FORM}.") from None
 
 
 @contextmanager
 def embedded(folder: Path) -> Iterator[passwords.Address]:
-    """Serve a database with MongoDB's protocol whose files are in ``folder``/.dashboard. Raises ConfigError."""
+    """Serve a database with MongoDB's protocol and its files in ``folder``/.dashboard. Raises ConfigError."""
     try:
         from secantus import SecantusDBServer
     except ImportError as error:
@@ -64,7 +64,7 @@ def embedded(folder: Path) -> Iterator[passwords.Address]:
             "the embedded database needs the package SecantusDB, which is not installed; pip install "
             "'lolm_plugin[dashboard]', or set --mongo to a MongoDB."
         ) from error
-    from wiredtiger import WiredTigerError  # which SecantusDB keeps its files with
+    from wiredtiger import WiredTigerError  # the storage engine of SecantusDB
 
     storage = folder / ".dashboard"
     with _locked(storage):
@@ -75,7 +75,7 @@ def embedded(folder: Path) -> Iterator[passwords.Address]:
             server.start()
         except WiredTigerError as error:
             raise ConfigError(
-                f"the dashboard's database {storage} cannot be opened ({error}); remove it, and it is made anew from "
+                f"the dashboard's database {storage} cannot be opened ({error}); remove it, and it is rebuilt from "
                 "the runs, without tags and notes."
             ) from error
         try:
@@ -86,9 +86,9 @@ def embedded(folder: Path) -> Iterator[passwords.Address]:
 
 @contextmanager
 def _locked(storage: Path) -> Iterator[None]:
-    """Hold the folder of the database, which only one process may use. Raises ConfigError if another does."""
-    if storage.is_symlink():  # a folder of runs from elsewhere could have the database written where it leads
-        raise ConfigError(f"{storage} is a link, and the database is not kept behind one; remove it.")
+    """Lock the database's folder, which only one process may use. Raises ConfigError if another process uses it."""
+    if storage.is_symlink():  # with a link, runs from an untrusted source could redirect the database's files
+        raise ConfigError(f"{storage} is a link, but the database needs a folder; remove the link.")
     try:
         storage.mkdir(exist_ok=True)
         lock = FileLock(storage / "lolm.lock", timeout=0).acquire()
@@ -108,7 +108,7 @@ def _locked(storage: Path) -> Iterator[None]:
 def write(database: Any, documents: Documents) -> Outcome:
     """Write a run, or update it. Raises pymongo.errors.PyMongoError.
 
-    The digest is written last, so that a run whose writing broke off is written again.
+    The digest is written last, so that an interrupted write is repeated.
     """
     known = database.runs.find_one({"record_id": documents.record_id}, {"digest": 1, "points": 1})
     if known is not None and known.get("digest") == documents.digest:
@@ -137,7 +137,7 @@ def write(database: Any, documents: Documents) -> Outcome:
 
 
 def _new(database: Any, documents: Documents) -> int:
-    """Insert the run under the next free number, as Sacred counts. Its tags are written once: users change them."""
+    """Insert the run under the next free number, as Sacred does. Tags are written only here, as users edit them."""
     from pymongo.errors import DuplicateKeyError
 
     start = {**documents.run, "record_id": documents.record_id, "omniboard": {"tags": documents.tags, "notes": ""}}
@@ -155,7 +155,7 @@ def _new(database: Any, documents: Documents) -> int:
 
 
 def _file(database: Any, name: str, data: bytes) -> Any:
-    """Store a file unless it is there already; returns its id."""
+    """Store a file unless it is already stored. Returns its id."""
     import gridfs
 
     digest = hashlib.sha256(data).hexdigest()
@@ -166,14 +166,14 @@ def _file(database: Any, name: str, data: bytes) -> Any:
 
 
 class Imported(NamedTuple):
-    """How many records were added, updated and unchanged, and a sentence for each record or file left out."""
+    """Numbers of records added, updated and unchanged, and a sentence for each record or file left out."""
 
     outcomes: Counter[Outcome]
     left_out: list[str]
 
 
 def import_all(folders: Sequence[Path], database: Any, quiet: bool = False) -> Imported:
-    """Write each record that can be used. Raises pymongo.errors.PyMongoError if the database fails."""
+    """Write each valid record to the database. Raises pymongo.errors.PyMongoError if the database fails."""
     from bson.errors import BSONError
     from pymongo.errors import DocumentTooLarge, WriteError
 
@@ -185,15 +185,15 @@ def import_all(folders: Sequence[Path], database: Any, quiet: bool = False) -> I
             imported.left_out.extend(documents.left_out)
         except RecordError as error:
             imported.left_out.append(str(error))
-        # What a database refuses in one record, it takes in others.
+        # The database may refuse one record and accept the others.
         except (BSONError, DocumentTooLarge, WriteError, OverflowError) as error:
             reason = hidden(str(error))[:200]
-            imported.left_out.append(f"{shown(folder, 500)}: the database refuses it ({reason}).")
+            imported.left_out.append(f"{shown(folder, 500)}: the database refuses this record ({reason}).")
     return imported
 
 
 def export(database: Any, number: int, folder: Path) -> None:
-    """Write run ``number`` as a file record. Raises ConfigError if there is none or Sacred did not lay it out."""
+    """Write run ``number`` as a file record. Raises ConfigError if it does not exist or is not in Sacred's format."""
     import gridfs
 
     run = database.runs.find_one({"_id": number})
@@ -225,11 +225,11 @@ def export(database: Any, number: int, folder: Path) -> None:
         texts["cout.txt"] = "".join(run.get("captured_out") or "")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"run {number} of this database is not laid out as Sacred does it ({type(error).__name__}: "
-            f"{shown(error)}), so it has no file record; name another run."
+            f"run {number} of this database is not in Sacred's format ({type(error).__name__}: "
+            f"{shown(error)}), so it cannot be exported; name another run."
         ) from error
     files = gridfs.GridFS(database)
-    # Renamed once it is complete, so that a file that is missing in the database leaves no half of a record.
+    # Renamed when complete, so that a file missing in the database leaves no incomplete record.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as scratch:
         unfinished = Path(scratch, "record")
@@ -242,7 +242,7 @@ def export(database: Any, number: int, folder: Path) -> None:
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """Make safe file names: inside the folder, none twice, none the record's own."""
+    """Return safe file names: inside the folder, unique, and different from the record's own files."""
     safe_names: list[str] = []
     for name in names:
         last = shown(PurePosixPath(name.replace("\\", "/")).name, 100).replace("\ufffd", "_").lstrip(".") or "file"

@@ -14,16 +14,16 @@ from lolm_plugin.tracking import mongo, run_documents
 from lolm_plugin.tracking.record_files import RecordError
 
 AGAIN = 30.0  # seconds between tries while the database does not answer
-SHARE = 0.05  # of the time that may be spent on copying
+SHARE = 0.05  # of the time; copying takes no more
 LAST = 15.0  # seconds for the copy of the finished run
 
 
 class MongoObserver(RunObserver):
-    """Copies ``folder()``, the file record, in a thread whenever Sacred's heartbeat has changed it.
+    """Observer that copies the file record ``folder()`` in a thread after each of Sacred's heartbeats.
 
-    So the database can be absent, slow or full: training never waits for it, the file record is complete, and the rest
-    follows when it answers again, or by ``lolm import-runs``. One line is logged when it stops answering and when it
-    answers again.
+    The database can be absent, slow or full: training never waits for it, and the file record is complete. Missing data
+    are copied when the database answers again, or by ``lolm import-runs``. One line is logged when it stops answering
+    and one when it answers again.
     """
 
     priority = -10  # after the files are written
@@ -34,20 +34,20 @@ class MongoObserver(RunObserver):
         self._log = logging.getLogger("lolm")
         self._changed, self._closing = threading.Event(), threading.Event()
         self._works: bool | None = None  # None: not tried yet
-        self._written = self._copied = 0  # how often the files changed, and as of which change they are copied
+        self._written = self._copied = 0  # number of changes of the files; number of the last copied one
         self._thread = threading.Thread(target=self._copy, name="mongo", daemon=True)
 
     def started_event(self, *args: Any, **event: Any) -> None:
-        """Called by Sacred at the start of a run; returns no number, as the run has that of its files."""
+        """Start the thread. Sacred calls this at the start of a run. The file record gives the run its number."""
         self._thread.start()
         self._wake()
 
     def heartbeat_event(self, *args: Any, **event: Any) -> None:
-        """Called by Sacred every 10 seconds."""
+        """Request a copy. Sacred calls this every 10 seconds."""
         self._wake()
 
     def close(self) -> None:
-        """Copy the finished run; after ``LAST`` seconds give up, with a line that says how to do it later."""
+        """Copy the finished run. After ``LAST`` seconds, give up and log the command that completes the copy."""
         if not self._thread.is_alive():
             return
         self._closing.set()
@@ -75,7 +75,7 @@ class MongoObserver(RunObserver):
                 return
             if not copied:
                 self._changed.set()
-            # Woken up early only by the end of the run.
+            # Only the end of the run shortens this wait.
             self._closing.wait((time.monotonic() - began) / SHARE if copied else AGAIN)
 
     def _try_once(self) -> bool:
@@ -85,13 +85,13 @@ class MongoObserver(RunObserver):
         written = self._written
         try:
             mongo.write(self._database, run_documents.read(folder))
-        except RecordError:  # Sacred has begun the record and not yet written all of its files
+        except RecordError:  # Sacred has not yet written all files of the record
             return False
-        except Exception as error:  # no answer of a server is worth a training
+        except Exception as error:  # no database error may end a training run
             if self._works is not False:
                 self._log.warning(
-                    "The database at %s does not take this run (%s); training continues, its file record is complete, "
-                    "and it is tried again.",
+                    "The database at %s does not accept this run (%s); training continues, its file record is "
+                    "complete, and the copy is tried again.",
                     self._address,
                     self._address.hide(str(error)).splitlines()[0][:200],
                 )

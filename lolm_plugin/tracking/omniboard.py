@@ -18,30 +18,30 @@ from lolm_plugin.paths import cache_dir
 
 VERSION = "2.16.1"
 GUARD = Path(__file__).with_name("omniboard_guard.js")
-SECONDS = 60.0  # to start in
-INSTALL_SECONDS = 1800  # npm fetches some hundred packages
+SECONDS = 60.0  # time limit for the start
+INSTALL_SECONDS = 1800  # time limit; npm fetches a few hundred packages
 PORT_TAKEN, PORT_REFUSED = 98, 97  # exit codes of the guard
 
-# Columns of the table of runs: name, metric, which value of it.
+# Columns of the table of runs: name, metric, and which value of the metric.
 METRIC_COLUMNS = (
     ("win rate", "test_battle_won_mean", "last"),
     ("best win rate", "test_battle_won_mean", "max"),
     ("return", "test_return_mean", "last"),
     ("kl_coef", "kl_coef", "last"),
 )
-# Name, and path in the run's document.
+# Further columns: name, and path in the run's document.
 COLUMNS = (
     ("algorithm", "config.name"),
     ("map", "config.env_args.map_name"),
     ("seed of run", "config.seed"),
     ("env steps", "steps"),
 )
-# Omniboard's own defaults. Its page writes them on the first visit, which a read-only dashboard refuses.
+# Omniboard's own defaults. Its page writes them on the first visit, but a read-only dashboard refuses that.
 SETTINGS = {"auto_refresh_interval": 30, "initial_fetch_size": 50, "row_height": 70}
 
 
 def install() -> Path:
-    """Install the package with npm on the first call; returns its program. Raises ConfigError without Node.js."""
+    """Install Omniboard with npm on the first call. Returns its start script. Raises ConfigError without Node.js."""
     home = cache_dir() / f"omniboard-{VERSION}"
     start = home / "node_modules/omniboard/dist/start.js"
     for program in ("node",) if start.is_file() else ("node", "npm"):
@@ -72,15 +72,16 @@ def install() -> Path:
             )
         shutil.rmtree(home, ignore_errors=True)
         Path(scratch).rename(home)
-        Path(scratch).mkdir()  # for its removal
+        Path(scratch).mkdir()  # TemporaryDirectory removes it
     return start
 
 
 def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
-    """Start Omniboard on the database at ``url``, on 127.0.0.1. Its log repeats the address and is dropped.
+    """Start Omniboard on 127.0.0.1 with the database at ``url``. Its log contains that address and is dropped.
 
     Raises:
-        ConfigError: it does not start, as on a port in use, or answers what its guard has to refuse.
+        ConfigError: it does not start, for example because the port is in use, or it answers a request that its guard
+            must refuse.
     """
     token = secrets.token_hex(16)
     guard = {"LOLM_DASHBOARD_TOKEN": token, "LOLM_DASHBOARD_EDIT": "1" if allow_edit else "0"}
@@ -89,9 +90,9 @@ def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # The address is not an argument, which every user of the machine could read.
+        # Not as an argument: every user of the machine could read the address there.
         env={**os.environ, "MONGO_URI": url, "PORT": str(port), **guard},
-        start_new_session=True,  # Ctrl-C is for its starter
+        start_new_session=True,  # so that Ctrl-C reaches only this process
     )
     deadline = time.monotonic() + SECONDS
     while _answer(port, token) != 200:
@@ -108,7 +109,7 @@ def start(url: str, port: int, allow_edit: bool = False) -> subprocess.Popen:
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End Omniboard and wait for it."""
+    """Stop Omniboard and wait until it has ended."""
     assert process.stdin
     process.stdin.close()
     process.terminate()
@@ -120,9 +121,9 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def free_port(port: int = 0) -> int:
-    """Return ``port``, or one that is free. Raises ConfigError if no server can listen on it."""
+    """Return ``port``, or a free one if it is 0. Raises ConfigError if no server can listen on it."""
     with socket.socket() as tried:
-        if port and os.name != "nt":  # as Node does it; on Windows it would allow a port in use
+        if port and os.name != "nt":  # as in Node; on Windows it would allow a port in use
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind(("127.0.0.1", port))
@@ -134,11 +135,11 @@ def free_port(port: int = 0) -> int:
 
 
 def _no_port(port: int, reason: str) -> ConfigError:
-    return ConfigError(f"--port={port} {reason}; set another one, or leave --port out for one that is free.")
+    return ConfigError(f"--port={port} {reason}; set another port, or leave --port out to use a free one.")
 
 
 def set_up(database: Any) -> None:
-    """Add columns and settings on the first start; what users change later is kept."""
+    """Add columns and settings on the first start; later changes by users are kept."""
     columns, custom = database["omniboard.metric.columns"], database["omniboard.custom.columns"]
     if columns.find_one() is None:
         names = ("name", "metric_name", "extrema")
@@ -150,14 +151,14 @@ def set_up(database: Any) -> None:
 
 
 def _timezone() -> str:
-    """Return the name of this machine's time zone, as the page would find it; UTC if the system does not say."""
+    """Return the name of this machine's time zone; UTC if it is unknown."""
     name = os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
     return name or "UTC"
 
 
 def _answer(port: int, token: str, headers: Mapping[str, str] | None = None) -> int | None:
-    """Return the HTTP status that our own Omniboard answers with; None if it or another program does not answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # no proxy of the environment's
+    """Return the HTTP status of our own Omniboard's answer; None without an answer, or if another program answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)  # ignores the environment's proxies
     try:
         connection.request("GET", "/sacred/api/v1/database", headers=headers or {})
         response = connection.getresponse()

@@ -9,30 +9,30 @@ from typing import Any
 
 from lolm_plugin.passwords import hidden
 
-# Characters kept of the beginning, which holds the configuration, and of the end. More makes each heartbeat slower and
-# no longer fits the document of a database (run_documents.OUTPUT).
+# Characters kept of the beginning, which has the configuration, and of the end. Larger values make each heartbeat
+# slower and do not fit the document of a database (run_documents.OUTPUT).
 BEGINNING, END = 100_000, 800_000
 
 
 class Output:
-    """Collects stdout and stderr: the first ``BEGINNING`` and the last ``END`` characters.
+    """Collector of stdout and stderr: keeps the first ``BEGINNING`` and the last ``END`` characters.
 
-    Of a line that is redrawn, as by a progress bar, the last state is kept. Secrets in addresses are left out. Memory
-    and the cost of ``text`` do not grow with the run.
+    Of a line that is redrawn, such as a progress bar, only the last state is kept. Secrets in addresses are left out.
+    Memory and the cost of ``text`` do not grow with the run.
     """
 
     def __init__(self) -> None:
         self._beginning: list[str] = []
         self._room = BEGINNING
         self._end: deque[str] = deque()
-        self._length = self._dropped = 0  # characters in ``_end``, and of those between it and the beginning
-        self._line = ""  # not ended yet
-        self._lock = threading.RLock()  # a signal may come within a write
+        self._length = self._dropped = 0  # characters in ``_end``, and characters dropped before them
+        self._line = ""  # the line that is not ended yet
+        self._lock = threading.RLock()  # a signal handler may write during a write
         self._given = 0  # characters of ``text`` that ``take`` returned last
 
     @contextmanager
     def tee(self) -> Iterator[None]:
-        """Collect also what is written to ``sys.stdout`` and ``sys.stderr`` inside the context."""
+        """Collect everything that is written to ``sys.stdout`` and ``sys.stderr`` inside the context."""
         streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (_Tee(stream, self) for stream in streams)
         try:
@@ -49,13 +49,13 @@ class Output:
             self._line = _last_drawn(line)[-END:]
 
     def text(self) -> str:
-        """Return the kept output; a line says how much was dropped."""
+        """Return the kept output; one line says how much was dropped."""
         with self._lock:
             gap = [f"[{self._dropped:,} characters are left out here]\n"] if self._dropped else []
             return "".join((*self._beginning, *gap, *self._end, hidden(self._line)))
 
     def take(self, captured: str) -> str:
-        """Filter Sacred's own capture with ``--capture=fd``: ``captured`` is the last text and what followed."""
+        """Filter Sacred's own capture (``--capture=fd``): ``captured`` is the last returned text plus new output."""
         if len(captured) > self._given:
             self.write(captured[self._given :])
         text = self.text()
@@ -76,7 +76,7 @@ class Output:
 
 
 class _Tee:
-    """A stream that also collects. A closed terminal or a full disk behind it does not stop a training."""
+    """Stream that also collects its text. A closed terminal or a full disk behind it does not stop a run."""
 
     def __init__(self, stream: Any, output: Output) -> None:
         self._stream, self._output = stream, output

@@ -1,4 +1,4 @@
-"""Provenance of a run for its record: command, commit and version, and the memory that it took."""
+"""Provenance of a run for its record: command, commit, version and peak memory."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from lolm_plugin.configuration.experiment import TIME_LIMITS
 
 
 def provenance(command: str, host: str) -> dict[str, str | None]:
-    """Return what is known at the start. ``command`` has no passwords; ``host`` names the host that runs."""
+    """Return the provenance known at the start. ``command`` has no passwords; ``host`` is the host's name."""
     commit = find_commit(Path(__file__).parents[2])
     return {"command": command, "host": host, "version": __version__, "commit": commit, **TIME_LIMITS}
 
@@ -30,14 +30,14 @@ def find_commit(checkout: Path) -> str | None:
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the most memory that this process has held so far, main memory and GPU, in MB."""
+    """Return the peak memory of this process so far, main memory and GPU, in MB."""
     import torch
 
     peaks = {}
     with suppress(ImportError):  # Windows has no such counter, and psutil has none for Linux
         import resource
 
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KB elsewhere
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
         peaks["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
     if torch.cuda.is_available():
         peaks["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)

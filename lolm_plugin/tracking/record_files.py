@@ -1,7 +1,7 @@
-"""Read Sacred's file records from disk: the one reader behind reports, imports, the dashboard, suites and summaries.
+"""Read Sacred's file records from disk, for reports, imports, the dashboard, suites and summaries.
 
-A record may be damaged, half written, or made by a stranger. So only plain files inside the record's folder are opened,
-sizes are checked before reading and types after it, and every defect ends in one sentence for that record alone.
+A record may be damaged, half written, or from an untrusted source. So only regular files inside its folder are opened.
+Sizes are checked before reading, types afterwards. A defect gives one sentence and does not affect other records.
 """
 
 import json
@@ -20,13 +20,13 @@ from lolm_plugin.untrusted import Unreadable, open_plain
 
 MB = 2**20
 # Largest file read, in bytes. A training of 10 million steps with 40 series writes a metrics.json of 31 MB; EPyMARL
-# repeats its series in info.json. Smaller limits refuse long runs, larger ones let a stranger's file fill the memory.
+# repeats its series in info.json. Smaller limits refuse long runs, larger ones let an untrusted file fill the memory.
 LIMITS = {"run.json": 8 * MB, "config.json": 8 * MB, "info.json": 64 * MB, "metrics.json": 64 * MB}
-# Commas and brackets of a JSON file: what a file of that size costs once parsed. That training has 1.2 million.
+# Most commas and brackets in a JSON file: they bound the memory after parsing. That training has 1.2 million.
 ELEMENTS = 4_000_000
 DEPTH = 50  # of nested values; a MongoDB takes 100, and the deepest configuration of ours has 3
 TEXT = 200  # characters shown of a text
-NOT_PLAIN = "is no plain file of its own (a link, pipe or device)"
+NOT_REGULAR = "is not a regular file (but a link, pipe or device)"
 
 
 class RecordError(Exception):
@@ -34,7 +34,7 @@ class RecordError(Exception):
 
 
 def shown(text: object, limit: int = TEXT) -> str:
-    """Make a stranger's text fit to be printed: no control characters, no broken Unicode, no more than ``limit``."""
+    """Make an untrusted text printable: no control characters, valid Unicode, at most ``limit`` characters."""
     line = "".join(
         sign if sign.isprintable() else " " if sign in "\n\t" else "\ufffd" for sign in str(text)[: limit + 1]
     )
@@ -42,7 +42,7 @@ def shown(text: object, limit: int = TEXT) -> str:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Parse a time of Sacred's, which is UTC without saying so. Raises ValueError."""
+    """Parse a time of Sacred's, which is in UTC but has no time zone. Raises ValueError."""
     if text is None:
         return None
     try:
@@ -61,15 +61,15 @@ def _at(*path: str) -> Any:
 
 
 class RecordFile(BaseModel):
-    """One of a record's files: the keys that are read, with the types that they have if they are there."""
+    """A file of a record: the keys that are read and their types. Every key may be absent."""
 
     model_config = ConfigDict(strict=True)
     file: ClassVar[str]
-    content: dict[str, Any] = {}  # all of the file
+    content: dict[str, Any] = {}  # the whole file
 
 
 class RunFile(RecordFile):
-    """run.json. ``whole`` is what our own writer says about the record; others have no such key."""
+    """run.json. Only our own writer adds the key ``whole``; see ``FileObserver``."""
 
     file = "run.json"
     status: str | None = None
@@ -96,7 +96,7 @@ class ConfigFile(RecordFile):
 
 
 class InfoFile(RecordFile):
-    """info.json: provenance, and the runs that this one resumed or has its weights from."""
+    """info.json: provenance, and the runs that this run resumed or took its weights from."""
 
     file = "info.json"
     launch: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class InfoFile(RecordFile):
 
 
 class Metric(NamedTuple):
-    """One series as it was written: steps ascending or not, values None if they were not finite."""
+    """One series as written: steps may be out of order, and non-finite values are None."""
 
     steps: list[int]
     values: list[int | float | None]
@@ -122,7 +122,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """The files of a record, checked. ``info`` and ``metrics`` are empty without their files."""
+    """Checked files of a record. ``info`` and ``metrics`` are empty if their files are missing."""
 
     folder: Path
     run: RunFile
@@ -132,12 +132,12 @@ class Record:
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """Yield the folders below ``folder`` that hold a run.json, in the order of their paths; links are not followed."""
+    """Yield the folders below ``folder`` that have a run.json, sorted by path; links are not followed."""
     yield from (path.parent for path in sorted(folder.rglob("run.json")))
 
 
 def load(folder: Path) -> Record:
-    """Read the record in ``folder``. Raises RecordError if it is damaged, half written or of other types."""
+    """Read the record in ``folder``. Raises RecordError if it is damaged, half written or has values of wrong types."""
     run, config, info = load_file(folder, RunFile), load_file(folder, ConfigFile), load_file(folder, InfoFile)
     if run is None or config is None:
         raise _error(folder, "run.json" if run is None else "config.json", "is missing")
@@ -148,13 +148,13 @@ AnyFile = TypeVar("AnyFile", bound=RecordFile)
 
 
 def load_file(folder: Path, kind: type[AnyFile]) -> AnyFile | None:
-    """Read one of a record's files; None if there is none. Raises RecordError."""
+    """Read a file of a record. Returns None if it is missing. Raises RecordError if it is damaged."""
     content = _json(folder, kind.file)
     if content is None:
         return None
     try:
         _check_values(content)
-        # Null stands for a key that is absent.
+        # A key with null counts as absent.
         return kind.model_validate({**{k: v for k, v in content.items() if v is not None}, "content": content})
     except ValidationError as error:
         first = error.errors()[0]
@@ -166,7 +166,7 @@ def load_file(folder: Path, kind: type[AnyFile]) -> AnyFile | None:
 
 
 def load_metrics(folder: Path) -> dict[str, Metric]:
-    """Read the series of a record, those with at least one point. Raises RecordError."""
+    """Read the series of a record that have at least one point. Raises RecordError."""
     series = {}
     for name, content in sorted((_json(folder, "metrics.json") or {}).items()):
         try:
@@ -180,12 +180,12 @@ def load_metrics(folder: Path) -> dict[str, Metric]:
 
 
 def read_bytes(folder: Path, name: str, limit: int) -> bytes:
-    """Read the plain file ``name`` inside ``folder``, of at most ``limit`` bytes.
+    """Read the regular file ``name`` inside ``folder``, of at most ``limit`` bytes.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it lies outside of the folder, is no plain file or reached through a link, or is too long; the
-            message continues a sentence about the file.
+        FileNotFoundError: it does not exist.
+        ValueError: it is outside the folder, not a regular file, reached through a link, or too long. The message
+            continues a sentence about the file.
         OSError: it cannot be read.
     """
     with _open(folder, name) as file:
@@ -197,7 +197,7 @@ def read_bytes(folder: Path, name: str, limit: int) -> bytes:
 
 
 def read_tail(folder: Path, name: str, limit: int) -> tuple[bytes, int]:
-    """Read the last ``limit`` bytes of a plain file; returns them with the file's size. Raises as read_bytes does."""
+    """Read the last ``limit`` bytes of a regular file. Returns them and the file's size. Raises as ``read_bytes``."""
     with _open(folder, name) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - limit))
@@ -207,14 +207,14 @@ def read_tail(folder: Path, name: str, limit: int) -> tuple[bytes, int]:
 def _open(folder: Path, name: str) -> BinaryIO:
     relative = Path(name)
     if "\0" in name or relative.anchor or ".." in relative.parts or not relative.parts:
-        raise ValueError("lies outside of the record's folder")
+        raise ValueError("is outside the record's folder")
     for parent in [folder / parent for parent in reversed(relative.parents) if parent.parts]:
         if not stat.S_ISDIR(parent.lstat().st_mode):
-            raise ValueError(NOT_PLAIN)
+            raise ValueError(NOT_REGULAR)
     try:
         return open_plain(folder / relative)
     except Unreadable as error:
-        raise ValueError(NOT_PLAIN) from error
+        raise ValueError(NOT_REGULAR) from error
 
 
 def _json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -228,21 +228,21 @@ def _json(folder: Path, name: str) -> dict[str, Any] | None:
     except UnicodeDecodeError as error:
         raise _error(folder, name, "is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise _error(folder, name, "is cut or damaged (no JSON)" if data else "is empty") from error
+        raise _error(folder, name, "is cut or damaged (not JSON)" if data else "is empty") from error
     except RecursionError as error:
         raise _error(folder, name, "is nested too deeply") from error
     except OSError as error:
         raise _error(folder, name, f"cannot be read ({error.strerror})") from error
-    except ValueError as error:  # of read_bytes, or a number of thousands of digits
+    except ValueError as error:  # from read_bytes, or for a number with thousands of digits
         why = str(error) if "digits" not in str(error) else "holds a number beyond 64 bits"
         raise _error(folder, name, why) from error
     if not isinstance(content, dict):
-        raise _error(folder, name, f"holds no key: value pairs, but {shown(json.dumps(content), 20)}")
+        raise _error(folder, name, f"has no key: value pairs, but {shown(json.dumps(content), 20)}")
     return content
 
 
 def _check_values(content: dict[str, Any]) -> None:
-    """Refuse what no database, table or page could show. Not recursive: the content may be as deep as JSON allows."""
+    """Raise ValueError for values that no database can store. Not recursive, because JSON may be nested deeply."""
     level: list[Any] = [content]
     for _ in range(DEPTH):
         below: list[Any] = []
@@ -265,38 +265,38 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("holds text that is no Unicode") from error
+        raise ValueError("holds text that is not valid Unicode") from error
     if "\0" in text:
         raise ValueError("holds a text with a null character")
 
 
 def _metric(metric: Any) -> Metric:
     if not isinstance(metric, dict):
-        raise ValueError("is no section with steps and values")
+        raise ValueError("is not a section with steps and values")
     steps, values, times = (metric.get(key) or [] for key in ("steps", "values", "timestamps"))
     if not all(isinstance(column, list) for column in (steps, values, times)):
-        raise ValueError("has steps, values or timestamps that are no list")
+        raise ValueError("has steps, values or timestamps that are not a list")
     if len(steps) != len(values) or (times and len(times) != len(steps)):
         raise ValueError(f"has {len(steps)} steps and {len(values)} values")
     whole = [int(step) for step in map(_number, steps) if step is not None and 0 <= step < 2**63 and step == int(step)]
     if len(whole) < len(steps):
-        raise ValueError("has a step that is no whole number of 0 or more")
+        raise ValueError("has a step that is not a whole number of 0 or more")
     try:
         for time in times:
             parse_time(time)
     except ValueError as error:
-        raise ValueError("has a timestamp that is no time") from error
+        raise ValueError("has an invalid timestamp") from error
     return Metric(whole, [_number(value) for value in values], times)
 
 
 def _number(value: Any) -> int | float | None:
-    """Sacred writes numpy's numbers as ``{"dtype": ..., "value": ...}``, and null stands for a NaN."""
+    """Return a value of a series. Sacred stores NumPy's numbers as ``{"dtype": ..., "value": ...}``, NaN as null."""
     if isinstance(value, dict):
         value = value.get("value")
     if value is None or isinstance(value, float):
         return value
     if not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise ValueError(f"has {shown(json.dumps(value), 40)} for a number")
+        raise ValueError(f"has {shown(json.dumps(value), 40)} instead of a number")
     return value
 
 

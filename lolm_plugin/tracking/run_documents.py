@@ -1,4 +1,4 @@
-"""Lay out a Sacred file record as the documents that Sacred's MongoObserver writes and Omniboard reads."""
+"""Convert a Sacred file record to the documents that Sacred's MongoObserver writes and Omniboard reads."""
 
 import hashlib
 import json
@@ -13,17 +13,17 @@ from lolm_plugin.passwords import hidden
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import MB, Metric, parse_time
 
-FORMAT = "MongoObserver-0.7.0"  # the layout of the documents
-OUTPUT = 1_000_000  # characters of the printed output that are kept, the last ones: a document holds 16 MB
-FILE, FILES = 16 * MB, 64 * MB  # of one file that is stored, and of all of a run: they are held in memory
-SOURCES = "_sources"  # Sacred's folder for them
+FORMAT = "MongoObserver-0.7.0"  # of the documents
+OUTPUT = 1_000_000  # last characters of the printed output that are kept; a document holds 16 MB
+FILE, FILES = 16 * MB, 64 * MB  # largest stored file, and all stored files of a run, which are held in memory
+SOURCES = "_sources"  # Sacred's folder of source files
 POINTS = 200_000  # of a series; more would not fit a document
 OURS = ("curve.png", "prompt.txt")  # files of a run that people want to look at
 TIMES = ("start_time", "stop_time", "heartbeat")
 
 
 class Documents(NamedTuple):
-    """The parts of one run in a database; series, files and sources are by name."""
+    """Documents and files of one run in a database; the keys of series, files and sources are names."""
 
     record_id: str
     run: dict[str, Any]  # without ``_id``
@@ -31,12 +31,12 @@ class Documents(NamedTuple):
     files: dict[str, bytes]
     sources: dict[str, bytes]
     tags: list[str]
-    digest: str  # of all of it
-    left_out: list[str]  # a sentence for each file that the record names and that is no plain file of its own
+    digest: str  # of all the data above
+    left_out: list[str]  # a sentence for each file that the record names but that cannot be stored
 
 
 def read(folder: Path) -> Documents:
-    """Lay out the run recorded in ``folder``. Raises RecordError if its record cannot be used."""
+    """Convert the record in ``folder``. Raises RecordError if it cannot be used."""
     record = record_files.load(folder)
     run, config, info = record.run.content, record.config.content, record.info
     arguments = record.config.env_args or {}  # absent in other programs' records
@@ -47,7 +47,7 @@ def read(folder: Path) -> Documents:
     named_files = _NamedFiles()
     paths = dict.fromkeys([*record.run.artifacts, *OURS])
     files = {path: data for path in paths if (data := named_files.read(folder, path)) is not None}
-    # Sacred keeps the sources of all runs of a folder beside the runs.
+    # Sacred keeps the sources of all runs of a folder next to the runs.
     stored = {shown: named_files.read(folder.parent, path, SOURCES) for shown, path in record.run.sources or []}
     sources = {shown: data for shown, data in stored.items() if data is not None}
     files["config.yaml"] = yaml.safe_dump(hidden(config), allow_unicode=True).encode()
@@ -80,30 +80,30 @@ def read(folder: Path) -> Documents:
 
 
 class _NamedFiles:
-    """Reads files that a record names, if they are plain files of the record and together not too large."""
+    """Reader of the files that a record names. It leaves out irregular files and files beyond the size limits."""
 
     def __init__(self) -> None:
         self.left_out: list[str] = []
         self._room = FILES
 
     def read(self, folder: Path, name: str, below: str = "") -> bytes | None:
-        """Read ``name`` inside ``folder``, which has to lie in the subfolder ``below``. None if it is not there."""
+        """Read ``name`` inside ``folder`` and its subfolder ``below``. Returns None if it is missing or left out."""
         try:
             if below and Path(name).parts[:1] != (below,):
-                raise ValueError(f"lies outside of {below}")
+                raise ValueError(f"is outside {below}")
             data = record_files.read_bytes(folder, name, min(FILE, self._room))
         except FileNotFoundError:
             return None  # of a record that was moved without its large files
         except (OSError, ValueError) as error:
             why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-            self.left_out.append(f"the file {record_files.shown(name)} {why}, so it is not shown.")
+            self.left_out.append(f"the file {record_files.shown(name)} {why}, so it is left out.")
             return None
         self._room -= len(data)
         return data
 
 
 def _series(metric: Metric) -> dict[str, list]:
-    """Thin a series evenly to at most ``POINTS``; the last point is always kept."""
+    """Thin a series evenly to at most ``POINTS`` points; the last point is always kept."""
     every = -(-len(metric.steps) // POINTS)
     kept = slice((len(metric.steps) - 1) % every, None, every)
     timestamps = [parse_time(time) for time in metric.timestamps[kept]]
@@ -120,7 +120,7 @@ def _output(folder: Path) -> str:
 
 
 def _database_keys(value: Any) -> Any:
-    """Rename keys as the database takes them: no dot, no dollar in front."""
+    """Rename keys that the database refuses: no dot, no leading dollar sign."""
     if isinstance(value, Mapping):
         return {str(key).replace(".", "·").removeprefix("$"): _database_keys(item) for key, item in value.items()}
     return [_database_keys(item) for item in value] if isinstance(value, list) else value

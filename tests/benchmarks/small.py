@@ -9,5 +9,5 @@ SIZES = {"map": "3m", "episodes": 2, "steps": 5, "learner_steps": 5, "epochs": 1
 
 
 def small_bench(model="tiny-llama", **changes):
-    """Two battles of which a few steps are taken."""
+    """Return a Bench with two battles and a few of their steps."""
     return Bench(Setting(model=model, **{**SIZES, **changes}))

@@ -1,4 +1,4 @@
-"""A batch of some steps of whole battles stands for all of them."""
+"""Batches with some steps of whole battles."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def whole():
     return battles.play("3m", episodes=3, seed=1)
 
 
-def test_all_steps_are_the_battles_themselves(whole):
+def test_a_batch_of_all_steps_equals_the_battles(whole):
     batch = battles.some_steps(whole, steps=10**6)
     played = battles.valid(whole)
     assert torch.equal(battles.valid(batch), played)
@@ -24,7 +24,7 @@ def test_all_steps_are_the_battles_themselves(whole):
         assert torch.allclose(batch[name][:, :-1][played].float(), whole[name][:, :-1][played].float(), atol=1e-5)
 
 
-def test_some_steps_keep_their_views_ends_and_rewards(whole):
+def test_a_batch_of_some_steps_keeps_observations_ends_and_rewards(whole):
     batch, lengths = battles.some_steps(whole, steps=4), battles.valid(whole).sum(1)
     kept = [int((k + 0.5) * int(lengths.max()) / 4) for k in range(4)]
     assert torch.equal(battles.valid(batch), torch.tensor([[step < end for step in kept] for end in lengths]))
@@ -38,14 +38,14 @@ def test_some_steps_keep_their_views_ends_and_rewards(whole):
         assert batch["reward"][episode].sum() == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_single_step_has_as_many_decisions_as_steps_have_on_average(whole):
+def test_a_single_step_has_an_average_number_of_decisions(whole):
     by_step = battles.deciding(whole).float().mean((0, 2))
     chosen = battles.deciding(battles.some_steps(whole, 1)).float().mean()
     nearest = float((by_step - by_step.mean()).abs().min())
     assert abs(float(chosen - by_step.mean())) == pytest.approx(nearest, abs=1e-6)
 
 
-def test_another_seed_is_another_battle_and_the_same_seed_the_same(whole):
+def test_battles_depend_only_on_the_seed(whole):
     assert not torch.equal(battles.play("3m", episodes=3, seed=2)["obs"][:, 0], whole["obs"][:, 0])
     battles.play.cache_clear()
     assert torch.equal(battles.play("3m", episodes=3, seed=1)["obs"], whole["obs"])

@@ -1,4 +1,4 @@
-"""How much of the hidden state depends on the observation."""
+"""Measure how much of the hidden state depends on the observation."""
 
 import math
 
@@ -8,12 +8,12 @@ import torch
 from benchmarks import features
 
 
-def test_the_spread_of_states_by_hand():
+def test_spread_by_hand():
     assert features.spread(torch.tensor([[4.0, 0.0], [2.0, 0.0]])) == (3.0, 1.0, pytest.approx(1 / 3))
     assert features.spread(torch.tensor([[4.0, 0.0], [-4.0, 0.0]])) == (0.0, 4.0, math.inf)
 
 
-def test_situations_of_a_probe_are_those_with_a_choice():
+def test_observations_of_a_probe_are_situations_with_a_choice():
     policy = features.agent("probe", "duel", {"model": "tiny-llama", "num_layers": None}, "terse")
     obs, available, agents = features.views(policy, "probe", "duel")
     assert len(obs) == len(available) == len(agents) > 8
@@ -29,4 +29,4 @@ def test_features_scaled_by_the_observations_themselves_have_mean_0(env, map_nam
     )
     assert raw[2] < made_up[2]
     assert own[0] == 0
-    assert own[1] > 5  # of width 64 and deviation 1 a dimension: about 8
+    assert own[1] > 5  # 64 dimensions with deviation 1 each have a norm of about 8

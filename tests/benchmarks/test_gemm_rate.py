@@ -1,4 +1,4 @@
-"""Which matrix products are the floor: counted by hand for a model of two layers."""
+"""The matrix products in the lower bound of the time, counted by hand for a model of two layers."""
 
 import pytest
 import torch
@@ -19,27 +19,27 @@ def policy():
 
 
 @pytest.mark.parametrize(("read_positions", "last"), [(False, ATTENTION), (True, KEYS_AND_VALUES)])
-def test_a_rollout_runs_each_layer_once_and_ends_in_the_last_attention(policy, read_positions, last):
+def test_a_rollout_counts_each_layer_once(policy, read_positions, last):
     assert Floor(policy, read_positions).rollout(100, prefix=10) == (ATTENTION + MLP + last) * 110
 
 
 @pytest.mark.parametrize(
     ("read_positions", "lowest", "below", "above", "backward"),
     [
-        # Projections from the embeddings or from frozen states need no gradient of their input.
+        # Projections of embeddings or frozen states need no gradient of their input.
         (False, 0, 0, ATTENTION + MLP + ATTENTION, OUTPUT + MLP + ATTENTION),
         (False, 1, ATTENTION + MLP, ATTENTION, OUTPUT),
         (True, 0, 0, ATTENTION + MLP + KEYS_AND_VALUES, OUTPUT + MLP + KEYS_AND_VALUES),
         (True, 1, ATTENTION + MLP, KEYS_AND_VALUES, 0),
     ],
 )
-def test_an_update_is_epochs_and_one_pass_of_the_reference(policy, read_positions, lowest, below, above, backward):
+def test_an_update_counts_all_epochs_and_one_reference_pass(policy, read_positions, lowest, below, above, backward):
     once, each_epoch = 80 + 10, 80 + 2 * 10
     expected = (below + above) * once + (above + backward) * 4 * each_epoch
     assert Floor(policy, read_positions).learner(lowest, 80, prefix=10, batches=2, epochs=4) == expected
 
 
-def test_seconds_grow_with_the_multiply_adds(policy, monkeypatch):
+def test_seconds_are_proportional_to_multiply_adds(policy, monkeypatch):
     from benchmarks import gemm_rate
 
     monkeypatch.setattr(gemm_rate, "alternate", lambda sides, repeats, device: {"product": 2.0})

@@ -1,4 +1,4 @@
-"""The baseline computes what the engine computes: else a ratio of their times means nothing."""
+"""The baseline computes the same as the engine; otherwise their times could not be compared."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ def batch(bench):
     return bench.batch(5)
 
 
-def test_the_batch_has_what_the_two_sides_treat_differently(batch):
+def test_the_batch_has_dead_agents_and_padding(batch):
     played, deciding = battles.valid(batch), battles.deciding(batch)
     assert 0 < deciding.sum() < played.sum() * deciding.shape[-1]  # dead agents
     assert not played.all()  # padding
 
 
-def test_the_baseline_samples_actions_from_the_same_probabilities(bench, batch):
+def test_baseline_and_engine_have_the_same_action_probabilities(bench, batch):
     port = bench.port
     assert farthest(bench.engine().log_probs(batch), port.log_probs(batch)) < 1e-5
     taken, available = port.play(batch), batch["avail_actions"][:, :-1] > 0
@@ -37,7 +37,7 @@ def test_the_baseline_samples_actions_from_the_same_probabilities(bench, batch):
 
 
 @pytest.mark.parametrize("layers", [None, 1])
-def test_the_baseline_learns_with_the_same_gradients(bench, batch, layers):
+def test_baseline_and_engine_have_the_same_gradients(bench, batch, layers):
     engine = bench.engine(layers)
     absolute, relative = gradient_differences(engine, PlainPort(engine.args, engine.mac), batch, graph_tokens=500)
     assert absolute < 1e-5
@@ -48,7 +48,7 @@ def test_the_baseline_learns_with_the_same_gradients(bench, batch, layers):
     assert per_layer == ({"0", "1"} if layers is None else {"1"})
 
 
-def test_how_much_graph_the_baseline_keeps_changes_no_gradient(bench, batch):
+def test_graph_tokens_do_not_change_the_gradients(bench, batch):
     port, advantages, found = bench.port, bench.engine().advantages(batch), []
     for graph_tokens in (None, 500):
         port.update(batch, advantages, KL_COEF, graph_tokens, epochs=1)
@@ -56,7 +56,7 @@ def test_how_much_graph_the_baseline_keeps_changes_no_gradient(bench, batch):
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
 
 
-def test_the_baseline_reads_every_agent_and_the_engine_only_those_with_a_choice(bench, batch):
+def test_the_engine_evaluates_only_agents_with_a_choice(bench, batch):
     engine = bench.engine()
     assert len(bench.port.prompts.padded(batch, 0)["input_ids"]) == batch.batch_size * engine.args.n_agents
     engine.mac.pop_usage()
@@ -82,7 +82,7 @@ def test_a_wrong_weight_is_a_mismatch(bench, batch):
         ("bfloat16", 1e-2, 1e-2, False),
     ],
 )
-def test_float32_allows_so_much_difference(dtype, absolute, relative, wrong):
+def test_allowed_differences_depend_on_the_dtype(dtype, absolute, relative, wrong):
     bench = Bench(Setting(dtype=dtype))
     if not wrong:
         bench.check("rollout", absolute, relative)

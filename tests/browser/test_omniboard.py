@@ -23,14 +23,14 @@ from playwright.sync_api import expect, sync_playwright
 from tests.resume.runs import ROOT, line, train
 
 pytestmark = pytest.mark.browser
-PATIENCE = 240  # seconds, for what is installed once
+PATIENCE = 240  # seconds, enough for the first installation
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ALGORITHMS, MAPS = ("updet_mappo", "rnn_mappo"), ("retreat", "approach")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Two algorithms on two maps."""
+    """Train two algorithms on two maps; return the results folder."""
     folder = tmp_path_factory.mktemp("runs")
     for algorithm in ALGORITHMS:
         for map_name in MAPS:
@@ -40,7 +40,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dashboard(results):
-    """``lolm dashboard`` on them: its process and its address."""
+    """Start ``lolm dashboard`` on these runs; yield its process and its address."""
     process, address = serve(results)
     yield process, address
     process.kill()
@@ -48,7 +48,7 @@ def dashboard(results):
 
 @pytest.fixture(scope="module")
 def editable(results, tmp_path_factory):
-    """The address of ``lolm dashboard --allow-edit`` on a copy of one run."""
+    """Start ``lolm dashboard --allow-edit`` on a copy of one run; yield its address."""
     folder = tmp_path_factory.mktemp("editable")
     record = min(results.glob("sacred/*/*/1"))
     shutil.copytree(record, folder / "1")
@@ -75,7 +75,7 @@ def serve(folder, *options):
 def browser():
     program = next(found for name in BROWSERS if (found := shutil.which(name)))
     with sync_playwright() as playwright:
-        # A name of somebody else's that leads to this machine, as DNS rebinding makes one.
+        # A foreign name that resolves to this machine, as in DNS rebinding.
         names = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
         opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", names])
         yield opened
@@ -84,7 +84,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, dashboard):
-    """The table of runs, as it comes; none of what is done here may need leave to edit."""
+    """Open the table of runs. No request of these tests may need the permission to edit."""
     refused = []
     page = browser.new_page(viewport={"width": 2600, "height": 720})
     page.set_default_timeout(30_000)
@@ -99,18 +99,18 @@ def page(browser, dashboard):
 
 def picture(page, name):
     if folder := os.environ.get("LOLM_SCREENSHOTS"):
-        page.wait_for_timeout(1000)  # until nothing moves any more
+        page.wait_for_timeout(1000)  # until animations have ended
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def names(page):
-    """The experiments in the table, from top to bottom."""
+    """Return the names of the experiments in the table, from top to bottom."""
     cells = page.locator(".status-text").filter(visible=True).all()
     return [name for _, name in sorted((cell.bounding_box()["y"], cell.inner_text()) for cell in cells)]
 
 
 def plot_only(page, metric):
-    """Choose one metric in the plot that is open."""
+    """Select only one metric in the open plot."""
     page.get_by_role("button", name=re.compile(r"^\d+ selected$")).last.click()
     menu = page.locator(".btn-group.open ul.multiselect-container").last
     if menu.locator("input[value=multiselect-all]").is_checked():
@@ -126,14 +126,14 @@ def test_the_table_shows_every_run_with_its_win_rate(page):
     picture(page, "table")
 
 
-def test_it_sorts(page):
+def test_the_table_can_be_sorted(page):
     page.locator("[test-attr=header-sort-experiment_name]").click()
     page.wait_for_timeout(1500)
     assert names(page) in (sorted(names(page)), sorted(names(page), reverse=True))
     before = names(page)
     page.locator("[test-attr=header-sort-experiment_name]").click()
     deadline = time.monotonic() + 30
-    while names(page) != before[::-1]:  # it is empty for a moment
+    while names(page) != before[::-1]:  # the table is empty for a moment
         assert time.monotonic() < deadline, names(page)
         page.wait_for_timeout(200)
 
@@ -170,7 +170,7 @@ def test_it_filters_by_map(page):
     picture(page, "filter")
 
 
-# What a page can have a browser do. Each answers with what the page gets to see.
+# Requests that a page can make in a browser; each result is what the page can see.
 TRIES = """async (address) => {
   const runs = `${address}/api/v1/Runs`, seen = {};
   const ask = async (name, url, options) => {
@@ -189,7 +189,7 @@ TRIES = """async (address) => {
 
 @pytest.fixture(scope="module")
 def stranger():
-    """The address of another program's page on this machine, the nearest that a foreign origin can be."""
+    """Serve another program's page on this machine, the closest foreign origin; yield its address."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -208,7 +208,7 @@ def stranger():
 
 
 def statuses(address):
-    """Of every run, asked as its own page would."""
+    """Return the status of every run, requested as by Omniboard's own page."""
     with urllib.request.urlopen(f"{address}/api/v1/Runs") as answer:
         return [run["status"] for run in json.load(answer)]
 
@@ -231,7 +231,7 @@ def test_a_page_of_another_origin_gets_nothing(browser, stranger, request, which
         "forge without CORS": "TypeError",
     }
     assert {status for url, status in answers if url.startswith(address)} <= {403}
-    # A form, which needs no script's leave, and a frame.
+    # A form is sent without any check of CORS.
     tab.set_content(f'<form method=post action="{address}/api/v1/Runs"><input name=_id value=99></form>')
     with tab.expect_response(lambda response: response.url.startswith(address)) as answer:
         tab.evaluate("document.forms[0].submit()")
@@ -240,7 +240,7 @@ def test_a_page_of_another_origin_gets_nothing(browser, stranger, request, which
     assert statuses(address) == before
 
 
-def test_a_name_that_was_made_to_lead_here_gets_nothing(browser, dashboard):
+def test_dns_rebinding_gets_nothing(browser, dashboard):
     tab = browser.new_page()
     answer = tab.goto(dashboard[1].replace("127.0.0.1", "rebound.example"))
     assert answer.status == 403
@@ -248,7 +248,7 @@ def test_a_name_that_was_made_to_lead_here_gets_nothing(browser, dashboard):
     tab.close()
 
 
-def test_its_own_page_changes_runs_only_where_that_is_allowed(browser, dashboard, editable):
+def test_its_own_page_changes_runs_only_with_allow_edit(browser, dashboard, editable):
     for address, status in ((dashboard[1], "basic 403"), (editable, "basic 200")):
         tab = browser.new_page()
         tab.goto(address)
@@ -260,7 +260,7 @@ def test_its_own_page_changes_runs_only_where_that_is_allowed(browser, dashboard
     assert statuses(dashboard[1]) == ["COMPLETED"] * 4
 
 
-def test_nothing_listens_beyond_this_machine_and_nothing_is_left(dashboard):
+def test_it_listens_only_on_this_machine_and_leaves_no_process(dashboard):
     process, _ = dashboard
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     listening = [c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one sentence, exit code 2, nothing slow loaded first."""
+"""Wrong input gives one sentence and exit code 2, before anything slow is loaded."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ CASES = {
         [*TINY, "with", "prompt.chat=True"],
         ["prompt.chat=True", "no chat template", "prompt.chat=False"],
     ),
-    "chat that is no switch": ([*TINY, "with", "prompt.chat=user"], ["prompt.chat=user", "True or False"]),
+    "chat that is not a boolean": ([*TINY, "with", "prompt.chat=user"], ["prompt.chat=user", "True or False"]),
     "unknown prompt style": ([*TINY, "with", "prompt.style=poem"], ["prompt.style=poem", "paper", "compact"]),
     "null for a number": ([*TINY, "with", "lr=None"], ["lr=None", "a number"]),
     "a negative rate": ([*TINY, "with", "lr=-1"], ["lr=-1", "greater than 0"]),
@@ -56,10 +56,10 @@ CASES = {
     ),
     "a queue": ([*TINY, "-q"], ["-q (--queue)", "leave it out"]),
     "a clean repository": ([*TINY, "-e"], ["-e (--enforce_clean)", "leave it out"]),
-    "a number that is none": ([*TINY, "-i", "../x"], ["--id=../x", "7"]),
+    "an id that is not a number": ([*TINY, "-i", "../x"], ["--id=../x", "7"]),
     "an unknown level": ([*TINY, "-l", "loud"], ["--loglevel=loud", "DEBUG"]),
     "an unknown way to capture": ([*TINY, "-C", "all"], ["--capture=all", "no, sys or fd"]),
-    "a beat that is none": ([*TINY, "-b", "often"], ["--beat-interval=often", "a number"]),
+    "a beat interval that is not a number": ([*TINY, "-b", "often"], ["--beat-interval=often", "a number"]),
     "decisions into a folder": ([*TINY, "with", "decisions_file=tests"], ["decisions_file=tests", "is a folder"]),
     "decisions that cannot be written": (
         [*TINY, "with", "decisions_file=README.md/decisions.jsonl"],

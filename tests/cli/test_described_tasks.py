@@ -1,4 +1,4 @@
-"""Tasks of gymma through the real command line: those we describe, one its user describes, one nobody does."""
+"""Tasks of gymma on the real command line: described by us, by a user, or by no one."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
-# Two agents in a corridor who have to be in the same cell; all that a user writes, in one file.
+# Two agents in a corridor must be in the same cell. This file is all that a user has to write.
 CORRIDOR = """
 import gymnasium
 import numpy as np
@@ -101,7 +101,7 @@ def test_the_tasks_we_describe_train(key, words, tmp_path):
     assert words in prompt(tmp_path)
 
 
-def test_a_task_is_added_by_a_description_alone(folder):
+def test_a_task_is_added_with_only_a_description(folder):
     own = ("env_args.key=corridor:Corridor-v0", "layout.description=corridor:describe")
     done = train(folder, *own, "env_args.time_limit=10", "t_max=40", "decisions_file=decisions.jsonl")
     assert done.returncode == 0, done.stdout[-3000:]
@@ -115,10 +115,10 @@ def test_a_task_is_added_by_a_description_alone(folder):
 
 
 @pytest.mark.slow
-def test_a_task_that_nobody_describes_says_so(folder):
+def test_a_task_without_a_description_is_reported(folder):
     done = train(folder, "env_args.key=corridor:Corridor-v0", "env_args.time_limit=10", "t_max=40")
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "no description of this task is known, so this one is made of its spaces" in done.stdout
+    assert "no description of this task is known, so this one is generated from its observation space" in done.stdout
     assert "The task corridor:Corridor-v0, which nobody has described" in prompt(folder)
     assert "You: number 0 " in prompt(folder)
 
@@ -133,7 +133,7 @@ def test_a_task_that_nobody_describes_says_so(folder):
         ((FORAGING, "prompt.source=poems"), "prompt.source=poems is not a choice"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_loaded(settings, words, folder, monkeypatch, capsys):
+def test_wrong_settings_are_refused_before_anything_is_loaded(settings, words, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     assert training.main([*LINE, *settings]) == 2

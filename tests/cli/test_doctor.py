@@ -1,4 +1,4 @@
-"""``lolm doctor`` as a whole, and how it looks at packages without importing them."""
+"""``lolm doctor`` as a whole, and its queries about packages."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ FOUND = [CheckResult(True, "game folder", ""), CheckResult(True, "smac", ""), Ch
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a made-up module, and if it has a version a distribution, before all others."""
+    """Return a function that installs a fake module, and with a version a distribution, first on the path."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
@@ -42,7 +42,7 @@ def environment(name, found=FOUND, checkout=True, probes=HAS_NOTHING):
     return line
 
 
-# The lines of the environments
+# Environments
 
 
 @pytest.mark.parametrize("name", ["sc2", "sc2v2"])
@@ -55,7 +55,7 @@ def test_starcraft_is_played_inside_epymarl(name):
 
 
 @pytest.mark.parametrize(("name", "other"), [("sc2", "smacv2"), ("sc2v2", "smac")])
-def test_starcraft_points_at_its_section(name, other):
+def test_starcraft_refers_to_its_section(name, other):
     lacks_other = [CheckResult(line.what != other, *line[1:]) for line in FOUND]
     assert environment(name, lacks_other).usable
     lacks_all = [CheckResult(False, *line[1:]) for line in FOUND]
@@ -82,7 +82,7 @@ def test_smaclite(tmp_path):
     assert "TypeError: no reason given): pip install --force-reinstall git+" in line.detail
 
 
-# Looking at packages
+# Packages
 
 
 def test_the_folder_and_version_of_a_package_are_found_without_importing_it(install):
@@ -114,7 +114,7 @@ def test_an_import_is_tried_in_another_process(text, error, install):
     assert packages.import_error("lolm_broken.api") == error
 
 
-def test_an_import_that_hangs_is_given_up(install, monkeypatch):
+def test_a_hanging_import_times_out(install, monkeypatch):
     monkeypatch.setattr(packages, "IMPORT_TIMEOUT", 0.5)
     install("lolm_slow.py", "import time; time.sleep(30)")
     assert packages.import_error("lolm_slow") == "no answer in 0.5 s"
@@ -123,7 +123,7 @@ def test_an_import_that_hangs_is_given_up(install, monkeypatch):
 # The command
 
 
-def test_doctor_sees_what_is_wrong_and_changes_nothing(install, tmp_path, monkeypatch, capsys):
+def test_doctor_reports_problems_and_changes_nothing(install, tmp_path, monkeypatch, capsys):
     descriptors = "raise TypeError('Descriptors cannot be created directly.')"
     install("s2clientprotocol/__init__.py", version="4.10.1")
     install("s2clientprotocol/sc2api_pb2.py", descriptors)
@@ -158,9 +158,9 @@ def test_doctor_sees_what_is_wrong_and_changes_nothing(install, tmp_path, monkey
 def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "busy", lambda: False)
-    for arguments, shown in ((["doctor"], "nothing tried yet"), (["doctor", "--tune"], ""), (["doctor"], "")):
+    for arguments, shown in ((["doctor"], "nothing measured yet"), (["doctor", "--tune"], ""), (["doctor"], "")):
         assert lolm.main(["lolm", *arguments]) == 0
-        section = capsys.readouterr().out.split("\nFastest on this machine, as tried\n")[1].split("\n\n")[0]
+        section = capsys.readouterr().out.split("\nFastest on this machine, as measured\n")[1].split("\n\n")[0]
         assert shown in section
     for what in ("threads for language models", "threads for small networks", "speedup by onednn"):
         assert f"[ok] {what}: " in section
@@ -170,11 +170,11 @@ def test_doctor_does_not_tune_on_a_busy_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "busy", lambda: True)
     assert lolm.main(["lolm", "doctor", "--tune"]) == 2
-    assert "set torch_threads and llm.product" in capsys.readouterr().err
+    assert "set torch_threads and llm.matmul" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_clone_that_does_not_come_is_given_up(monkeypatch, tmp_path):
+def test_a_hanging_clone_times_out(monkeypatch, tmp_path):
     (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")

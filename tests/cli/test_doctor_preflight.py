@@ -1,4 +1,4 @@
-"""``lolm doctor --config ... --env-config ...``: what it measures of a run, what follows, and what it refuses."""
+"""``lolm doctor --config ... --env-config ...``: measurement, estimate, limits and errors."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SMALL = ("with", "batch_size_run=8")
 
 @pytest.fixture
 def doctor(capsys, tmp_path, monkeypatch):
-    """Run ``lolm doctor`` with arguments: the exit code and what was printed, errors included. No file may stay."""
+    """Return a function that runs ``lolm doctor`` and returns exit code and output. No file may be left behind."""
     for name in ("temporary", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -45,7 +45,7 @@ def doctor(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture
 def child(monkeypatch):
-    """Have another program take the place of the child."""
+    """Return a function that replaces the child process with another program."""
 
     def put(program):
         started = psutil.Popen
@@ -79,16 +79,16 @@ def test_a_language_model_is_measured_in_its_own_run(doctor):
     assert re.fullmatch(r"[\d.]+ s: 8 episodes, 8 steps, 8 decisions", found["one batch"])
     assert re.fullmatch(r"[\d.]+ s", found["one update"])
     assert re.fullmatch(r"[\d.]+ MB, environments included", found["peak memory"])
-    assert "What follows for t_max=800" in text
+    assert "Estimate for t_max=800" in text
     assert found["time"].endswith("101 updates, 12 tests of 16 episodes")
     assert re.fullmatch(r"[\d.]+ MB: 4 checkpoints of [\d.]+ kB", found["disk"])
     assert "a decision, tests included" in found["tokens"]
 
 
-# What follows of it
+# The estimate
 
 
-def following(measured, **changes):
+def estimate(measured, **changes):
     config = {
         **{"t_max": 1000, "test_interval": 250, "test_nepisode": 20, "test_sampled": False, "test_greedy": True},
         **{"save_model": True, "save_model_interval": 500, "keep_checkpoints": 3, **changes},
@@ -100,13 +100,13 @@ def following(measured, **changes):
     return {what.strip(): value for what, value in found.items()}
 
 
-def test_what_follows_by_hand():
+def test_the_estimate_by_hand():
     # 11 updates until t_max is passed; tests at the start, after every third update, and at the end. A test takes as
     # long as 2 batches: 10 + 11 * (2 + 3) + 5 * 4 = 85 s.
-    found = following({"tokens_per_decision": 50})
+    found = estimate({"tokens_per_decision": 50})
     assert found["time"] == "85 s: start 12%, play 26%, learn 39%, test 24%; 11 updates, 5 tests of 20 episodes"
     assert found["disk"] == "4.0 MB: 4 checkpoints of 1.0 MB"  # at the start, twice, at the end
-    assert "tokens" not in following({})
+    assert "tokens" not in estimate({})
     assert found["tokens"] == "210.0 thousand: 50 a decision, tests included"  # (11 + 5 * 2) * 200 * 50
 
 
@@ -123,23 +123,23 @@ def test_what_follows_by_hand():
     ],
     ids=str,
 )
-def test_what_follows_depends_on_the_settings(changes, key, value):
-    assert value in following({}, **changes)[key]
+def test_the_estimate_depends_on_the_settings(changes, key, value):
+    assert value in estimate({}, **changes)[key]
 
 
 # Limits
 
 
-def test_a_child_beyond_its_memory_is_ended_with_the_keys_to_lower(doctor, child):
+def test_a_child_over_its_memory_limit_is_killed_and_keys_to_lower_are_named(doctor, child):
     child("import time; kept = bytearray(400_000_000); time.sleep(60)")
     began = time.monotonic()
     code, text = doctor(*TINY, "--memory-limit=0.2")
     assert (code, time.monotonic() - began < 30) == (2, True)
-    assert "needs more memory than the limit of 200.0 MB, reached while starting; set llm.token_budget to less" in text
+    assert "needs more memory than the limit of 200.0 MB, reached while starting; lower llm.token_budget" in text
     assert "or raise --memory-limit." in text
 
 
-def test_a_child_beyond_its_time_is_ended(doctor, child):
+def test_a_child_over_its_time_limit_is_killed(doctor, child):
     child("import time; time.sleep(60)")
     code, text = doctor("--config=updet_mappo", "--env-config=probe", "--time-limit=0.5")
     assert code == 2
@@ -150,7 +150,7 @@ def test_a_child_beyond_its_time_is_ended(doctor, child):
     ("program", "sentence"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "does not fit into memory: the child process died"),
-        ("raise ValueError('what broke')", "broke off while starting (exit code 1): ValueError: what broke"),
+        ("raise ValueError('what broke')", "failed while starting (exit code 1): ValueError: what broke"),
     ],
 )
 def test_a_child_that_dies_is_explained(program, sentence, doctor, child):
@@ -158,36 +158,36 @@ def test_a_child_that_dies_is_explained(program, sentence, doctor, child):
     code, text = doctor("--config=updet_mappo", "--env-config=probe")
     assert code == 2
     assert sentence in text
-    assert ("set microbatch to less, then batch_size_run to less" in text) == ("memory" in sentence)
+    assert ("lower microbatch, then batch_size_run" in text) == ("memory" in sentence)
 
 
 def write(measured):
-    """The program of a child that writes what it measured."""
+    """Return the program of a child that writes ``measured``."""
     return f"open(__import__('os').environ['TMPDIR'] + '/measured.json', 'w').write({json.dumps(asdict(measured))!r});"
 
 
-def test_memory_that_cannot_be_had_is_explained(doctor, child):
+def test_out_of_memory_is_explained(doctor, child):
     child(write(Measured("making an update", out_of_memory=True, peak_bytes=1.5e9)) + "raise SystemExit(1)")
     code, text = doctor(*TINY)
     assert code == 2
-    assert "died of it while making an update, after 1.5 GB; set llm.token_budget to less" in text
+    assert "died while making an update, at 1.5 GB; lower llm.token_budget" in text
 
 
 def test_the_time_limit_may_come_after_the_first_of_several_rounds(doctor, child):
     one_round = {"batch_seconds": 1, "update_seconds": 1, "episodes": 1, "env_steps": 1, "checkpoint_bytes": 1}
     child(write(Measured("playing a batch", **one_round)) + "__import__('time').sleep(60)")
     code, text = doctor("--config=updet_mappo", "--env-config=probe", "--time-limit=1")
-    assert (code, "What follows" in text) == (0, True)
+    assert (code, "Estimate" in text) == (0, True)
 
 
-def test_a_refusal_of_the_run_itself_is_passed_on(doctor):
+def test_an_error_of_the_run_itself_is_shown(doctor):
     code, text = doctor(*TINY, "with", "transfer_from=nowhere")
     assert code == 2
     assert text.count("error: ") == 1
     assert "transfer_from=nowhere" in text
 
 
-def test_nothing_is_left_by_a_doctor_that_is_terminated(tmp_path):
+def test_a_terminated_doctor_leaves_nothing_behind(tmp_path):
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     arguments = ["doctor", "--epymarl=none", "--config=updet_mappo", "--env-config=probe"]
     with subprocess.Popen(
@@ -206,7 +206,7 @@ def test_nothing_is_left_by_a_doctor_that_is_terminated(tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "free"), [("max", 1000), ("300", 200), ("50", 0), (None, 1000)])
-def test_a_container_has_the_memory_that_it_may_use(limit, free, tmp_path, monkeypatch):
+def test_the_free_memory_respects_a_containers_limit(limit, free, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "CGROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"available": 1000}))
     if limit:
@@ -215,7 +215,7 @@ def test_a_container_has_the_memory_that_it_may_use(limit, free, tmp_path, monke
     assert preflight.available_memory() == free
 
 
-# What is refused before anything is started
+# Errors before anything is started
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_container_has_the_memory_that_it_may_use(limit, free, tmp_path, monke
         (["--config=nothing", "--env-config=probe"], "--config=nothing is neither a yaml file nor a known name"),
         ([*TINY, "with", "llm.layers=2"], "The key llm.layers"),
         (["--config=updet_mappo", "--env-config=smax", "with", "kl.enabled=True"], "kl.enabled=True cannot be used"),
-        ([*TINY, "t_max=5"], "t_max=5 stands before the word `with`"),
+        ([*TINY, "t_max=5"], "t_max=5 comes before the word `with`"),
         ([*TINY, "--cure"], "lolm doctor does not know --cure"),
         (["--config=lolm_mappo_tiny", "--env-config=smax", "with", "env_args.map_name=MMM"], "SMAX has no medivac"),
         (["with", "t_max=5"], "lolm doctor does not know with; it takes"),
@@ -241,7 +241,7 @@ def test_bad_input_ends_in_one_sentence_and_code_2(arguments, sentence, doctor, 
     assert text.count("\n") == 1
 
 
-def test_starcraft_that_is_not_there_is_said_with_what_to_do(doctor, monkeypatch, tmp_path):
+def test_missing_starcraft_is_reported_with_what_to_do(doctor, monkeypatch, tmp_path):
     monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
     env = tmp_path / "sc2.yaml"
     env.write_text("env: sc2\nrunner: parallel\nenv_args: {map_name: 3m}\n")
@@ -271,7 +271,7 @@ def test_a_model_of_the_hub_is_not_downloaded(doctor, child, tmp_path, monkeypat
     assert not doctor(*arguments)[1].startswith(sentence)
 
 
-def test_smollm2_is_not_fetched(doctor, tmp_path, monkeypatch):
+def test_smollm2_is_not_downloaded(doctor, tmp_path, monkeypatch):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "cache"))
     code, text = doctor("--config=lolm_mappo_smol", "--env-config=probe")
     assert code == 2

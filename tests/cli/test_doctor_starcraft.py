@@ -1,4 +1,4 @@
-"""The section "StarCraft II" of ``lolm doctor``: every sentence it can say, on made-up machines."""
+"""The section "StarCraft II" of ``lolm doctor``: each of its messages, on fake machines."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def machine(tmp_path):
 
 
 def packages(versions=None, folders=None, errors=None):
-    """Stands for an installation: versions by distribution, folders and import errors by module."""
+    """Return fake packages: versions by distribution, folders and import errors by module."""
     return Packages((versions or {}).get, (folders or {}).get, (errors or {}).get)
 
 
@@ -69,7 +69,7 @@ def test_sc2path_that_names_no_folder(system, where, machine):
 def test_sc2path_set_to_nothing(machine):
     _, found = starcraft.game_folder(machine(SC2PATH=""))
     assert not found.usable
-    assert "SC2PATH is set to nothing" in found.detail
+    assert "SC2PATH is empty" in found.detail
     assert f"{machine().home}/StarCraftII" in found.detail
 
 
@@ -87,7 +87,7 @@ def test_without_sc2path_epymarl_misses_the_game_at_home(machine):
     game = machine().home / "StarCraftII"
     game.mkdir()
     path, found = starcraft.game_folder(machine())
-    assert path == game  # the other checks go on there, so that one run tells everything
+    assert path == game  # the other checks use it, so that one run reports everything
     assert not found.usable
     assert f"EPyMARL looks in {machine().cwd}/3rdparty/StarCraftII, not in {game}" in found.detail
     assert f"export SC2PATH={game}" in found.detail
@@ -119,7 +119,7 @@ def test_no_game_where_epymarl_sets_nothing(system, default, machine):
         ("Darwin", "Library/Application Support/Blizzard", "Versions/Base75689/SC2.app/Contents/MacOS/SC2"),
     ],
 )
-def test_the_game_left_a_note_where_it_is(system, notes, executable, machine):
+def test_the_file_that_the_game_writes_names_its_folder(system, notes, executable, machine):
     game = machine().home / "My Games"
     game.mkdir()
     note = machine().home / notes / "StarCraft II/ExecuteInfo.txt"
@@ -153,7 +153,7 @@ def test_each_version_and_what_its_win_rates_compare_with(build, words, tmp_path
 def test_the_newest_of_several_versions_plays(tmp_path):
     for build in (75689, 69232):
         add_build(tmp_path, build)
-    (tmp_path / "Versions/Base").mkdir()  # as pysc2 cannot number it, it is none
+    (tmp_path / "Versions/Base").mkdir()  # not a build, because it has no number
     found = starcraft.game_version(tmp_path, "Linux")
     assert found.detail.startswith("4.10")
     assert "the newest of 2 here" in found.detail
@@ -178,14 +178,14 @@ def test_a_folder_that_is_not_the_game(folder, tmp_path):
     assert f"{tmp_path} has no Versions/BaseNNNNN; set SC2PATH" in found.detail
 
 
-def test_an_executable_that_is_not(tmp_path):
+def test_an_executable_without_permission(tmp_path):
     path = add_build(tmp_path, 75689, mode=0o644)
     found = starcraft.game_version(tmp_path, "Linux")
     assert not found.usable
     assert found.detail.endswith(f"is not executable; chmod +x {path}")
 
 
-def test_a_version_before_the_interface(tmp_path):
+def test_a_version_without_the_interface(tmp_path):
     add_build(tmp_path, 55505)
     found = starcraft.game_version(tmp_path, "Linux")
     assert not found.usable
@@ -219,13 +219,13 @@ def test_all_maps_are_missing(tmp_path):
     assert maps(tmp_path, ["3m"]).detail.startswith("3m missing in")
 
 
-@pytest.mark.parametrize("place", ["Maps", "Maps/SMAC_Maps/SMAC_Maps"])
-def test_maps_unzipped_one_folder_off(place, tmp_path):
-    add_maps(tmp_path / place, ["3m", "8m", "MMM"])
+@pytest.mark.parametrize("folder", ["Maps", "Maps/SMAC_Maps/SMAC_Maps"])
+def test_maps_unzipped_into_a_wrong_folder(folder, tmp_path):
+    add_maps(tmp_path / folder, ["3m", "8m", "MMM"])
     add_maps(tmp_path / "Maps/Melee", ["Simple64"])  # comes with the game
     found = maps(tmp_path)
     assert not found.usable
-    assert found.detail.endswith(f"move the maps in {tmp_path / place} there")
+    assert found.detail.endswith(f"move the maps in {tmp_path / folder} there")
 
 
 def test_maps_in_a_folder_that_pysc2_does_not_read(tmp_path):
@@ -313,10 +313,10 @@ def test_the_wrong_smac(check, name, file, tmp_path):
 
 
 @pytest.mark.parametrize(("check", "name", "file"), BENCHMARKS)
-def test_a_clone_in_the_way_of_smac(check, name, file, tmp_path):
+def test_a_clone_that_hides_smac(check, name, file, tmp_path):
     found = check(packages(folders={name: tmp_path}))
     assert not found.usable
-    assert f"{tmp_path} is a mere folder" in found.detail
+    assert f"{tmp_path} is only a folder" in found.detail
 
 
 @pytest.mark.parametrize(("check", "name", "file"), BENCHMARKS)
@@ -330,7 +330,7 @@ def test_no_smac(check, name, file):
 # The section
 
 
-def test_a_machine_without_the_game_gets_the_whole_list_of_what_to_do(machine):
+def test_a_machine_without_the_game_gets_the_full_list_of_what_to_do(machine):
     found = starcraft.check_all(machine())
     names = ["game folder", "SMAC's maps", "SMACv2's map", S2, "pysc2", "smac", "smacv2"]
     assert [result.what for result in found] == names
@@ -368,7 +368,7 @@ def able(machine, tmp_path):
     return machine(SC2PATH=str(game))._replace(packages=packages({S2: "4.10", "pysc2": "3.0.0"}, folders))
 
 
-def test_a_run_needs_no_more_than_it_plays(able):
+def test_a_run_needs_only_what_it_plays(able):
     starcraft.require("sc2", "3m", able)
     starcraft.require("sc2", "a_map_of_the_users_own", able)
     starcraft.require("sc2v2", "terran_5_vs_5", able)
@@ -385,6 +385,6 @@ def test_a_run_needs_no_more_than_it_plays(able):
         ("sc2v2", "terran_5_vs_5", {"packages": packages({S2: "4.10", "pysc2": "3.0.0"})}, "smacv2: not installed"),
     ],
 )
-def test_what_a_run_lacks_is_told_first(able, env, map_name, broken, words):
+def test_the_first_requirement_that_a_run_lacks_is_reported(able, env, map_name, broken, words):
     with pytest.raises(ConfigError, match=f"^env={env} cannot be played on this machine: {words}.*lolm doctor"):
         starcraft.require(env, map_name, able._replace(**broken))

@@ -1,4 +1,4 @@
-"""``lolm imitate``: a probe's optimum is reached in seconds, what it leaves, and what a user can get wrong."""
+"""``lolm imitate``: it reaches a probe's optimum in seconds; its records and its errors."""
 
 import json
 import os
@@ -21,7 +21,7 @@ QUICK = ("imitate.epochs=10", "imitate.minibatch=64", "imitate.lr=0.003", "imita
 
 
 def imitate(folder, *arguments):
-    """Run the command in ``folder``; returns the exit code."""
+    """Run the command in ``folder``; return the exit code."""
     folder.mkdir(exist_ok=True)
     here = os.getcwd()
     os.chdir(folder)
@@ -32,7 +32,7 @@ def imitate(folder, *arguments):
 
 
 def metrics(folder, number=1):
-    """{name: values}"""
+    """Return {name: values} of a run's metrics."""
     series = json.loads((record(folder, number) / "metrics.json").read_text())
     return {name: of_name["values"] for name, of_name in series.items()}
 
@@ -69,7 +69,7 @@ def test_every_metric_is_documented(imitated):
     assert set(metrics(imitated)) <= set(documented)
 
 
-def test_the_record_is_apart_and_says_who_taught(imitated):
+def test_the_record_is_separate_and_names_the_teacher(imitated):
     assert record(imitated, 1).parts[-3:-1] == ("lolm_mappo_tiny-imitated", "target")
     info = json.loads((record(imitated, 1) / "info.json").read_text())["imitation"]
     assert (info["teacher"], info["battles"], info["held_out_battles"]) == ("heuristic", 1024, 256)
@@ -99,7 +99,7 @@ def test_the_printed_command_continues_by_ppo(tmp_path, capsys, monkeypatch):
 def test_an_imitation_is_not_resumed(imitated, tmp_path, capsys):
     assert train(tmp_path, "--resume", str(models(imitated)), "--epymarl=none") == 2
     error = capsys.readouterr().err
-    assert "is an imitation, which is not resumed" in error
+    assert "is an imitation, which cannot be resumed" in error
     assert "transfer_from=" in error
 
 
@@ -186,7 +186,7 @@ def test_help_teaches_with_examples(capsys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"llm": {"model": "stranger/model"}}, ["llm.model=stranger/model", "may not have a model fetched"]),
+        ({"llm": {"model": "stranger/model"}}, ["llm.model=stranger/model", "may not make lolm download a model"]),
         ({"mac": "basic_mac"}, ["mac=basic_mac"]),
         ({"agent": ["llm"]}, ["agent", "in the teacher's checkpoint"]),
     ],

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("env", [("probe", "duel"), ("smax", "3s5z_vs_3s6z")])
 @pytest.mark.parametrize("style", ["paper", "compact", "terse"])
-def test_prompt_prints_a_live_one_per_agent_with_tokens_per_part(env, style, capsys):
+def test_prompt_prints_one_per_agent_with_tokens_per_part(env, style, capsys):
     name, map_name = env
     arguments = ["--config=lolm_mappo_tiny", f"--env-config={name}", "--epymarl=none"]
     assert (
@@ -65,18 +65,18 @@ def test_train_is_the_same_as_main(capsys):
     assert "--config=nothing" in capsys.readouterr().err
 
 
-def test_an_environment_that_cannot_start_is_told_in_a_sentence(capsys, monkeypatch):
+def test_an_environment_that_cannot_start_gives_one_sentence(capsys, monkeypatch):
     def broken(**env_args):
         raise OSError("no game here")
 
     monkeypatch.setattr("lolm_plugin.envs.probe.make_env", broken)
     assert lolm.main(["lolm", "prompt", "--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]) == 2
-    assert "env=probe could not start a battle (OSError: no game here); `lolm doctor` tells" in capsys.readouterr().err
+    assert "env=probe could not start a battle (OSError: no game here); `lolm doctor` shows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_is_no_error(unbuffered):
-    """As in ``lolm --help | head -1``; Python's buffer decides when the pipe breaks."""
+def test_a_closed_pipe_is_not_an_error(unbuffered):
+    """Test ``lolm --help | head -1``. Python's buffer decides when the pipe breaks."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -92,7 +92,7 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered):
     assert done.returncode == (streams.SIGPIPE_CODE if unbuffered else 0)
 
 
-def test_a_pipe_that_is_another_breaks_aloud():
+def test_any_other_broken_pipe_raises():
     def broken():
         raise BrokenPipeError("an environment's")
 

@@ -1,4 +1,4 @@
-"""The paper's command on real EPyMARL, real SMAC and a fake game; beside it SMAClite and EPyMARL's own algorithms."""
+"""The paper's command on real EPyMARL, real SMAC and a fake game; also SMAClite and EPyMARL's own algorithms."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from lolm_plugin.paths import locate
 from tests.fake_sc2.install import install, requirements_missing
 
 ROOT = Path(__file__).parents[2]
-# A language model of no size and one short update: what is tested is everything around it.
+# A tiny language model and one short update, because the tests are about everything else.
 SMALL = ("llm.model=tiny-llama", "epochs=1", "batch_size_run=2", "torch_threads=1")
 SHORT = ("t_max=30", "test_nepisode=2", "test_interval=10", "runner_log_interval=1", "learner_log_interval=1")
 SAVE = ("save_model=True", "save_model_interval=10")
@@ -53,7 +53,7 @@ def smaclite(checkout):
 
 @pytest.fixture
 def train(tmp_path):
-    """Run ``main.py`` in an empty folder; returns what it printed."""
+    """Return a function that runs ``main.py`` in an empty folder and returns what it printed."""
 
     def run(*arguments, code=0, **environment):
         done = subprocess.run(
@@ -71,7 +71,7 @@ def train(tmp_path):
 
 
 def metrics(tmp_path, algorithm, map_name, run=1):
-    """``{name: values}`` of a run's Sacred record."""
+    """Return ``{name: values}`` of a run's Sacred record."""
     record = json.loads((tmp_path / f"results/sacred/{algorithm}/{map_name}/{run}/metrics.json").read_text())
     return {name: series["values"] for name, series in record.items()}
 
@@ -86,7 +86,7 @@ def test_the_papers_command_trains_and_plays_another_map(starcraft, train, tmp_p
     line = ("--config=lolm_mappo", "--env-config=sc2", "with", "env_args.map_name=MMM2")
     printed = train(*line, *SMALL, *SHORT, *SAVE, **faults)
     assert "Host: EPyMARL at" in printed
-    assert "From config/maps/lolm_mappo.yaml for MMM2: kl.anneal_steps=5000000; what stands" in printed
+    assert "From config/maps/lolm_mappo.yaml for MMM2: kl.anneal_steps=5000000; keys after" in printed
     assert "kl.anneal_steps=5000000 is beyond t_max=30" in printed
     found = metrics(tmp_path, "lolm_mappo", "MMM2")
     assert set(found["test_battle_won_mean"]) <= {0.0, 0.5, 1.0}
@@ -100,15 +100,15 @@ def test_the_papers_command_trains_and_plays_another_map(starcraft, train, tmp_p
 
 
 def test_a_fork_with_other_type_bits_stops_before_anything_is_learned(starcraft, train, tmp_path):
-    """The environment is right and the option wrong: the same mismatch as with such a fork and no option."""
+    """Here the option is wrong, not the environment. The mismatch is the same as for a fork without the option."""
     line = ("--config=lolm_mappo", "--env-config=sc2", "with", "env_args.map_name=3s5z_vs_3s6z")
     printed = train(*line, *SMALL, *SHORT, "layout.aligned_enemy_types=True", code=2)
     error = printed.strip().splitlines()[-1]
-    assert error.startswith("error: What env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout (enemy team")
+    assert error.startswith("error: The vectors of env=sc2 map_name=3s5z_vs_3s6z do not fit their layout (enemy team")
     assert "(set layout.aligned_enemy_types=False)" in error
 
 
-def test_a_missing_game_or_map_is_told_before_anything_is_started(starcraft, train, tmp_path):
+def test_a_missing_game_or_map_is_reported_before_anything_is_started(starcraft, train, tmp_path):
     line = ("--config=qmix", "--env-config=sc2", "with", "env_args.map_name=MMM2")
     (tmp_path / "sc2/Maps/SMAC_Maps/MMM2.SC2Map").unlink()
     error = train(*line, code=2).strip().splitlines()[-1]
@@ -136,7 +136,7 @@ def test_epymarls_own_algorithms_run_through_our_command_line(smaclite, train, t
     assert "test_battle_won_mean" in metrics(tmp_path, algorithm, "2s3z")
 
 
-def test_prompts_of_a_host_environment_can_be_looked_at(smaclite, capsys):
+def test_prompts_of_a_host_environment_can_be_printed(smaclite, capsys):
     arguments = ("--config=lolm_mappo_tiny", "--env-config=smaclite", "--steps=2")
     assert lolm.main(["lolm", "prompt", *arguments, "with", "env_args.map_name=MMM2"]) == 0
     printed = capsys.readouterr().out

@@ -37,7 +37,7 @@ def trained(request, tmp_path_factory):
     return request.param, HOSTS[request.param], folder, done.stdout + done.stderr
 
 
-def test_says_which_host_runs(trained):
+def test_prints_which_host_runs(trained):
     name, _, _, printed = trained
     assert f"Host: {name}" in printed
 
@@ -47,7 +47,7 @@ def test_leaves_a_sacred_run_a_picture_and_a_summary(trained):
     run_dir = folder / "results/sacred/lolm_mappo_tiny/2m_vs_1m/1"
     assert (run_dir / "curve.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((run_dir / "config.json").read_text())
-    # What EPyMARL's plotting script reads.
+    # Keys that EPyMARL's plotting script reads.
     assert {"name", "env", "env_args", "common_reward", "reward_scalarisation", "seed"} <= config.keys()
     assert config["env_args"]["map_name"] == "2m_vs_1m"
     run = json.loads((run_dir / "run.json").read_text())
@@ -63,10 +63,10 @@ def test_logs_exactly_what_the_documentation_lists(trained):
     _, _, folder, _ = trained
     metrics = json.loads((folder / "results/sacred/lolm_mappo_tiny/2m_vs_1m/1/metrics.json").read_text())
     text = (ROOT / "docs/metrics.md").read_text()
-    of_all = text[: text.index("### Of some")] + text[text.index("## Speed") :]
+    of_all = text[: text.index("### Metrics of some")] + text[text.index("## Speed") :]
     rows = [line for line in of_all.splitlines() if line.startswith("| `")]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    # Of another runner; see tests/faults/test_command_line.py.
+    # Metrics of another runner; see tests/faults/test_command_line.py.
     assert set(metrics) == documented - {"env_restarts", "actor_grad_norm"}
     assert all(isinstance(value, float | int) for value in metrics["test_return_mean"]["values"])
 

@@ -1,4 +1,4 @@
-"""Configurations that cannot work are refused in a sentence before anything slow is loaded."""
+"""An invalid configuration gives an error of one sentence, before anything slow is loaded."""
 
 import re
 
@@ -6,8 +6,10 @@ import pytest
 
 from lolm_plugin import registry
 from lolm_plugin.commands import train
+from lolm_plugin.configuration import schema
 from lolm_plugin.configuration.config_check import apply_updates, check
 from lolm_plugin.configuration.config_files import merge, plugin_config_dir, read, resolve
+from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError
 from tests.algorithms import NETWORKS, controlled_by
 
@@ -45,7 +47,7 @@ def test_an_update_learns_from_the_episodes_just_played(given, configured):
 
 
 def refused(action, *parts):
-    """``action`` raises a ConfigError of one sentence that holds all ``parts``."""
+    """Assert that ``action`` raises a ConfigError of one sentence that contains all ``parts``."""
     with pytest.raises(ConfigError) as error:
         action()
     message = str(error.value)
@@ -91,13 +93,13 @@ def test_nothing_slow_is_loaded_to_check(fresh_python):
         ({"entropy_target": None}, "entropy_target", None),
     ],
 )
-def test_a_value_of_the_right_kind_is_taken_as_its_keys_type(configured, updates, key, value):
+def test_a_value_is_converted_to_its_keys_type(configured, updates, key, value):
     config = configured(updates)
     assert config[key] == value
     assert type(config[key]) is type(value)
 
 
-def test_nested_updates_leave_their_neighbours_alone(configured):
+def test_nested_updates_keep_the_other_keys(configured):
     config = configured({"llm": {"num_layers": 1}, "env_args": {"map_name": "duel"}})
     assert config["llm"] == {**configured()["llm"], "num_layers": 1}
     assert config["env_args"] == {**configured()["env_args"], "map_name": "duel"}
@@ -268,7 +270,7 @@ def test_a_users_file_may_set_any_key_and_gets_its_type(configured, yaml_file):
         ({"mac": "network_mac"}, ("agent=llm", "mac=network_mac", "updet")),
     ],
 )
-def test_values_that_cannot_go_together_are_refused(configured, changes, parts):
+def test_conflicting_values_are_refused(configured, changes, parts):
     refused(lambda: check(merge(configured(), changes)), *parts)
 
 
@@ -306,11 +308,11 @@ def test_values_that_cannot_go_together_are_refused(configured, changes, parts):
         ("rnn_mappo", {"action_selector": "soft_policies"}, ("action_selector=soft_policies", "keyed")),
     ],
 )
-def test_what_does_not_fit_a_network_is_refused(configured, algorithm, changes, parts):
+def test_settings_that_do_not_fit_a_network_are_refused(configured, algorithm, changes, parts):
     refused(lambda: check(merge(configured(alg=algorithm), changes)), *parts)
 
 
-def test_a_network_is_held_to_no_rule_of_language_models(configured):
+def test_rules_of_language_models_do_not_apply_to_networks(configured):
     changes = {"llm": {"model": "no model", "train": "some"}, "prompt": {"style": "haiku"}, "head": {"attack_keys": ""}}
     check(merge(configured(alg="updet_mappo"), changes))
     check(merge(configured(alg="rnn_mappo"), {"obs_last_action": True, "critic": {"width": 30}}))
@@ -348,7 +350,7 @@ def test_a_policy_on_an_environment_without_a_layout_is_refused_before_it_is_bui
     refused(lambda: check(config), "env=matrixgame", "probe", "smax")
 
 
-def test_a_folder_without_steps_is_no_checkpoint(tmp_path, capsys):
+def test_a_folder_without_steps_is_not_a_checkpoint(tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "7").write_text("a file, not a folder")
     line = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none", "with", f"checkpoint_path={tmp_path}"]
@@ -372,17 +374,17 @@ def test_a_folder_with_a_step_is_a_checkpoint(configured, tmp_path):
         ({"entropy_target": -1.0}, ("entropy_target=-1.0", "out of range")),
     ],
 )
-def test_settings_of_the_entropy_that_contradict_each_other_are_refused(configured, changes, parts):
+def test_contradictory_entropy_settings_are_refused(configured, changes, parts):
     refused(lambda: check(merge(configured(), changes)), *parts)
 
 
-def test_a_floor_of_advantages_needs_the_deviation_of_returns(configured):
+def test_an_advantage_floor_needs_normalised_values(configured):
     changes = {"advantage_floor": 0.2, "normalise_values": False}
     refused(lambda: check(merge(configured(), changes)), "advantage_floor=0.2", "normalise_values=True")
     check(merge(configured(), {"advantage_floor": 0.0, "normalise_values": False}))
 
 
-def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
+def test_our_rules_do_not_apply_to_the_hosts_algorithms(configured):
     theirs = {"mac": "basic_mac", "learner": "q_learner", "runner": "episode", "env": "gymma"}
     config = merge(configured(), {**theirs, "batch_size_run": 1, "prompt": {"style": "haiku"}, "common_reward": False})
     check(config)
@@ -399,13 +401,13 @@ def test_an_algorithm_of_the_host_is_held_to_no_rule_of_ours(configured):
         ("env_args", ("has no env_args",)),
     ],
 )
-def test_a_users_file_that_lacks_something_is_told_what(configured, missing, parts):
+def test_a_key_that_a_users_file_lacks_is_named(configured, missing, parts):
     config = {key: value for key, value in configured().items() if key != missing}
     refused(lambda: check(config), *parts)
 
 
 @pytest.mark.parametrize("task", [[[1], [2]], {"a": 1}, 1.5])
-def test_a_task_that_is_no_name_is_refused(configured, task):
+def test_a_task_that_is_not_a_name_is_refused(configured, task):
     refused(lambda: check({**configured(), "env_args": {"map_name": task}}), "env_args.map_name=", "is not a name")
 
 
@@ -453,3 +455,10 @@ NUMBERS = sorted(
 def test_every_number_of_a_networks_shape_has_a_range(configured, key):
     section, name = key.split(".")
     refused(lambda: check(merge(configured(), {section: {name: -1}})), f"{key}=-1", "out of range")
+
+
+@pytest.mark.parametrize(("old", "new"), schema.RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old, new, configured):
+    with pytest.raises(ConfigError, match=f"{old} .* it is now named {new}"):
+        configured(nested({old: 1}, "here"))
+    assert new in schema.FIELDS

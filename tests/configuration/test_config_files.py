@@ -46,7 +46,7 @@ def tree(tmp_path, monkeypatch):
     return SimpleNamespace(host=tmp_path / "host", ours=tmp_path / "ours", write=write)
 
 
-def test_defaults_then_environment_then_algorithm_the_last_one_strongest(tree):
+def test_the_algorithm_overrides_the_environment_and_both_override_the_defaults(tree):
     resolved = resolve("ours", "field", tree.host)
     assert resolved.config == {
         **{"a": 1, "b": 2, "c": 3, "d": 5},
@@ -60,13 +60,13 @@ def test_defaults_then_environment_then_algorithm_the_last_one_strongest(tree):
     )
 
 
-def test_an_algorithm_of_the_host_is_left_without_our_defaults(tree):
+def test_our_defaults_are_not_used_for_the_hosts_algorithms(tree):
     resolved = resolve("theirs", "sea", tree.host)
     assert (resolved.config["b"], resolved.config["d"]) == (1, 4)
     assert "z" not in resolved.config["section"]
 
 
-def test_our_file_wins_over_the_hosts_of_the_same_name(tree):
+def test_our_file_overrides_the_hosts_of_the_same_name(tree):
     assert find("algs", "both", tree.host) == tree.ours / "algs/both.yaml"
     assert available("algs", tree.host).keys() == {"theirs", "both", "ours"}
     assert available("envs", tree.host).keys() == {"field", "sea"}
@@ -80,7 +80,7 @@ def test_a_path_is_found_with_or_without_its_ending(tree, name):
     assert resolve(name, "field", tree.host).config["b"] == 2
 
 
-def test_a_known_name_wins_over_a_file_in_the_current_folder(tree):
+def test_a_known_name_has_priority_over_a_file_in_the_current_folder(tree):
     tree.write("ours.yaml", "d: 6")
     assert find("algs", "ours", tree.host) == tree.ours / "algs/ours.yaml"
 
@@ -92,7 +92,7 @@ def test_a_misspelt_name_is_refused_with_the_nearest_and_all_others(tree):
     assert "known: both, ours, theirs." in str(error.value)
 
 
-def test_a_name_like_no_other_is_refused_without_a_guess(tree):
+def test_a_name_unlike_all_others_is_refused_without_a_suggestion(tree):
     with pytest.raises(ConfigError, match=re.escape("--env-config=qqq")) as error:
         find("envs", "qqq", tree.host)
     assert "did you mean" not in str(error.value)
@@ -105,7 +105,7 @@ def test_a_missing_name_is_refused_with_the_choices(tree, name):
         find("envs", name, tree.host)
 
 
-def test_a_folder_is_no_yaml_file(tree):
+def test_a_folder_is_not_a_yaml_file(tree):
     (tree.host / "folder.yaml").mkdir()
     with pytest.raises(ConfigError, match="neither a yaml file nor a known name"):
         find("algs", str(tree.host / "folder.yaml"), tree.host)
@@ -120,14 +120,14 @@ def test_invalid_yaml_is_refused_in_one_line_naming_the_file(tree, text):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_refused_as_invalid(tree):
+def test_a_binary_file_is_refused_as_invalid(tree):
     file = tree.write("bad.yaml", "")
     file.write_bytes(b"a: \xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not valid yaml"):
         read(file)
 
 
-def test_text_is_read_as_utf_8_whatever_the_locale(tree, fresh_python):
+def test_text_is_read_as_utf_8_in_any_locale(tree, fresh_python):
     file = tree.write("good.yaml", "")
     file.write_bytes("label: Ägäis → 7".encode())
     program = (
@@ -145,7 +145,7 @@ def test_a_file_without_keys_is_refused(tree, text):
         read(file)
 
 
-def test_merge_goes_into_sections_and_changes_neither_side():
+def test_merge_works_inside_sections_and_changes_neither_argument():
     base, update = {"a": 1, "s": {"x": 1, "y": {"z": 1}}}, {"s": {"y": {"w": 2}}, "b": {"c": 3}}
     assert merge(base, update) == {"a": 1, "s": {"x": 1, "y": {"z": 1, "w": 2}}, "b": {"c": 3}}
     assert base == {"a": 1, "s": {"x": 1, "y": {"z": 1}}}
@@ -183,7 +183,7 @@ def on_hill(algorithm, tree, **updates):
     return merge_all(layer.settings for layer in stack(resolve(str(algorithm), "field", tree.host), updates))
 
 
-def test_a_map_changes_the_settings_of_the_shipped_algorithm_alone(tree):
+def test_a_map_changes_the_settings_of_the_shipped_algorithm_only(tree):
     tree.write("ours/maps/ours.yaml", "hill: {d: 7}")
     assert on_hill("ours", tree)["d"] == 7
     assert on_hill("ours", tree, env_args={"map_name": "isle"})["d"] == 5
@@ -193,7 +193,7 @@ def test_a_map_changes_the_settings_of_the_shipped_algorithm_alone(tree):
     assert on_hill(tree.write("mine/ours.yaml", "d: 6"), tree)["d"] == 6
 
 
-def test_an_algorithm_stands_on_the_files_it_extends(tree):
+def test_an_algorithm_inherits_from_the_files_it_extends(tree):
     tree.write("ours/algs/middle.yaml", "extends: ours\nd: 6\nmiddle: 6")
     mine = tree.write("mine/try.yaml", "extends: middle\nsection: {x: 7}")
     resolved = resolve(str(mine), "field", tree.host)
@@ -224,10 +224,10 @@ def test_an_algorithm_of_the_host_can_be_extended_and_then_has_our_defaults(tree
         ("extends: our", "try.yaml: extends=our is neither a yaml file nor a known name (did you mean ours?)"),
         ("extends: mine/try", "try.yaml: extends=mine/try closes a loop (try -> try)"),
         ("extends: mine/other", "other.yaml: extends=mine/try closes a loop (try -> other -> try)"),
-        ("extends: [ours]", "try.yaml: extends=['ours'] is no name"),
+        ("extends: [ours]", "try.yaml: extends=['ours'] is not a name"),
     ],
 )
-def test_what_cannot_be_extended_is_refused(tree, lines, complaint):
+def test_an_invalid_extends_is_refused(tree, lines, complaint):
     tree.write("mine/other.yaml", "extends: mine/try")
     tree.write("mine/try.yaml", lines)
     with pytest.raises(ConfigError) as error:
@@ -235,7 +235,7 @@ def test_what_cannot_be_extended_is_refused(tree, lines, complaint):
     assert complaint in str(error.value)
 
 
-def test_what_a_map_changes_is_inherited_below_the_file_that_extends(tree):
+def test_map_settings_are_inherited_and_the_extending_file_overrides_them(tree):
     tree.write("ours/maps/ours.yaml", "hill: {a: 7, d: 7}")
     tree.write("ours/algs/ablation.yaml", "extends: ours\nb: 8")
     mine = tree.write("mine/try.yaml", "extends: ablation\nd: 8")
@@ -244,7 +244,7 @@ def test_what_a_map_changes_is_inherited_below_the_file_that_extends(tree):
     assert on_hill(mine, tree, d=9)["d"] == 9
 
 
-def test_a_table_of_maps_may_be_that_of_another_algorithm(tree):
+def test_an_algorithm_may_use_the_map_settings_of_another(tree):
     tree.write("ours/maps/ours.yaml", "hill: {d: 7}")
     tree.write("ours/maps/both.yaml", "same_as: ours")
     assert on_hill("both", tree)["d"] == 7
@@ -252,7 +252,7 @@ def test_a_table_of_maps_may_be_that_of_another_algorithm(tree):
     assert [layer.source for layer in layers if layer.section] == ["config/maps/ours.yaml for hill"]
 
 
-def test_our_files_for_the_hosts_environments_count_only_where_the_host_has_them(tree):
+def test_our_files_for_the_hosts_environments_count_only_if_the_host_has_them(tree):
     tree.write("ours/envs/sc2.yaml", "env: sc2")
     assert "sc2" not in available("envs", tree.host)
     with pytest.raises(ConfigError, match="--env-config=sc2 needs an EPyMARL checkout"):
@@ -269,8 +269,8 @@ def test_every_map_of_smac_has_its_settings():
 
 
 @pytest.mark.parametrize("name", ["sc2", "sc2v2", "smaclite"])
-def test_ours_has_every_key_of_epymarls(name):
-    """With a checkout, its own file; the values are the same too, so that other algorithms are not changed by ours."""
+def test_our_environment_files_have_every_key_of_epymarls(name):
+    """Compare with the file of a checkout. The values are equal, too, so that other algorithms do not change."""
     if locate(None) is None:
         pytest.skip("needs an EPyMARL checkout (EPYMARL_HOME)")
     theirs = flatten(read(config_dir(locate(None)) / f"envs/{name}.yaml"))
@@ -290,7 +290,7 @@ def test_an_algorithm_may_leave_out_settings_of_those_it_extends(tree):
     assert not {"kl", "leaves_out", "extends"} & config.keys()
 
 
-def test_what_is_left_out_is_a_list_of_keys(tree):
+def test_leaves_out_must_be_a_list_of_keys(tree):
     mine = tree.write("mine/try.yaml", "extends: ours\nleaves_out: b")
-    with pytest.raises(ConfigError, match=r"try\.yaml: leaves_out=b is no list of keys; write `leaves_out: \[KEY"):
+    with pytest.raises(ConfigError, match=r"try\.yaml: leaves_out=b is not a list of keys; write `leaves_out: \[KEY"):
         resolve(str(mine), "field", tree.host)

@@ -1,4 +1,4 @@
-"""What a map, an ablation and a task's name set, in the resolved configuration."""
+"""Effects of maps, ablations and task names on the resolved configuration."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from lolm_plugin.errors import ConfigError
 ALGORITHMS = sorted(path.stem for path in (plugin_config_dir() / "algs").glob("*.yaml"))
 
 
-def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_wins(host_dir):
+def test_the_map_sets_the_budget_of_the_paper_and_the_command_line_overrides_it(host_dir):
     def configured(**updates):
         resolved = resolve("lolm_mappo", "smax", host_dir)
         return apply_updates(resolved, {"env_args": {"map_name": "3s5z_vs_3s6z"}, **updates}, host_dir)
@@ -31,7 +31,7 @@ def test_all_algorithms_get_equally_many_steps_on_a_map(host_dir, game_map):
     assert len(steps) == 1
 
 
-def test_an_ablation_differs_from_the_method_in_what_it_leaves_out(host_dir):
+def test_an_ablation_differs_from_the_method_only_in_the_ablated_keys(host_dir):
     def settings(algorithm):
         return flatten(apply_updates(resolve(algorithm, "smax", host_dir), {}, host_dir))
 
@@ -60,7 +60,7 @@ def test_names_of_digits_are_texts(host_dir, update, value):
     assert config["env_args"][next(iter(update))] == value
 
 
-def test_a_game_version_that_was_read_as_a_number_is_refused_with_the_way_to_write_it(host_dir):
+def test_a_game_version_read_as_a_number_is_refused_with_the_correct_form(host_dir):
     resolved = resolve("lolm_mappo", str(plugin_config_dir() / "envs/sc2.yaml"), host_dir)
     assert apply_updates(resolved, {}, host_dir)["env_args"]["game_version"] is None
     with pytest.raises(ConfigError, match=r"env_args.game_version=4.1 .* quote it twice: 'env_args.game_version="):

@@ -1,4 +1,4 @@
-"""``preset`` and ``learner_preset``: named settings, how strong they are, what the shipped ones say."""
+"""``preset`` and ``learner_preset``: their priority, their errors, and the shipped ones."""
 
 import pytest
 import yaml
@@ -40,7 +40,7 @@ def notes(algorithm, updates, host_dir):
     return command_line.from_files(stack(resolved, updates), apply_updates(resolved, updates, host_dir))
 
 
-# How strong
+# Priority
 
 
 def test_lolm_mappo_as_published_is_a_preset_of_it_and_of_its_ablations(configured):
@@ -61,7 +61,7 @@ def test_lolm_mappo_as_published_is_a_preset_of_it_and_of_its_ablations(configur
     assert (entity["head"]["features"], entity["head"]["attack_keys"]) == ("raw", "entity")
 
 
-def test_a_preset_named_after_with_wins_over_files_and_loses_to_the_command_line(configured):
+def test_a_preset_named_after_with_overrides_files_but_not_the_command_line(configured):
     config = configured("updet_mappo", {"preset": "reference", "entity": {"init_gain": 0.5}})
     assert config["entity"] == {
         **configured("updet_mappo")["entity"],
@@ -70,19 +70,19 @@ def test_a_preset_named_after_with_wins_over_files_and_loses_to_the_command_line
     assert (config["preset"], config["critic_type"]) == ("reference", "updet_critic")
 
 
-def test_a_learner_preset_named_after_with_takes_the_place_of_the_files(configured):
+def test_a_learner_preset_named_after_with_overrides_the_files(configured):
     config = configured("updet_mappo", {"learner_preset": "dt2gs_ref", "lr": 0.25})
     assert (config["batch_size_run"], config["lr_decay"], config["lr"]) == (16, True, 0.25)
     assert config["learner_preset"] == "dt2gs_ref"
     assert configured("lolm_mappo", {"learner_preset": "epymarl"})["batch_size"] == 10  # over the file's own 8
 
 
-def test_a_preset_named_in_a_file_loses_to_that_file_and_wins_over_those_below(configured, users_file):
+def test_a_preset_named_in_a_file_overrides_extended_files_but_not_that_file(configured, users_file):
     mine = users_file("extends: updet_mappo\nlearner_preset: dt2gs_ref\npreset: reference\nlr: 0.25\n")
     config = configured(mine)
     assert (config["lr"], config["critic_lr"], config["minibatches"]) == (0.25, 0.0005, 8)
     assert config["entity"]["role_flag"] is False
-    assert configured(users_file("extends: updet_mappo\nlr: 0.25\n"))["lr"] == 0.25  # standard is named further down
+    assert configured(users_file("extends: updet_mappo\nlr: 0.25\n"))["lr"] == 0.25  # rnn_mappo names standard
 
 
 def test_a_preset_is_stronger_than_a_learner_preset_and_both_than_the_map(configured, host_dir, monkeypatch, tmp_path):
@@ -100,7 +100,7 @@ def test_a_preset_is_stronger_than_a_learner_preset_and_both_than_the_map(config
 
 
 @pytest.mark.parametrize("key", ["preset", "learner_preset"])
-def test_none_takes_a_preset_away(configured, users_file, key):
+def test_none_removes_a_preset(configured, users_file, key):
     mine = users_file("extends: updet_mappo\npreset: reference\nlearner_preset: dt2gs_ref\n")
     changed = {"preset": "role_flag", "learner_preset": "minibatches"}[key]
     before, after = flatten(configured(mine)), flatten(configured(mine, {key: None}))
@@ -112,7 +112,7 @@ def test_presets_are_inherited(configured):
     assert configured("updet_paper", {"preset": "reference"})["entity"]["role_flag"] is False
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_presets_are_inherited(configured):
         ("updet_mappo", {"preset": 3}, ("preset=3", "one of: reference")),
     ],
 )
-def test_an_unknown_preset_is_refused_with_those_there_are(configured, algorithm, updates, parts):
+def test_an_unknown_preset_is_refused_with_the_known_ones(configured, algorithm, updates, parts):
     with pytest.raises(ConfigError) as error:
         configured(algorithm, updates)
     assert all(part in str(error.value) for part in parts), error.value
@@ -153,7 +153,7 @@ def test_an_algorithm_of_the_host_has_no_presets(tmp_path):
             stack(resolve("qmix", "smax", tmp_path), {key: "standard"})
 
 
-# What the log says
+# Lines for the log
 
 
 def test_the_log_says_which_preset_set_what(host_dir):
@@ -164,17 +164,17 @@ def test_the_log_says_which_preset_set_what(host_dir):
         "From config/presets/updet_mappo.yaml for reference",
     ]
     assert "critic_lr=0.0005" in lines[0]
-    assert " lr=" not in lines[0]  # the command line's is another
+    assert " lr=" not in lines[0]  # the command line overrides it
     assert "t_max=2000000;" in lines[1]
     assert "entity.further_fields=[]" in lines[2]
 
 
-def test_the_log_says_what_the_map_does_to_the_kl_where_there_is_one(host_dir):
+def test_the_log_names_the_kl_setting_of_the_map_only_with_a_kl(host_dir):
     assert "kl.anneal_steps=1000000" in notes("lolm_mappo", {}, host_dir)[0]
     assert "kl." not in notes("lolm_mappo_no_kl", {}, host_dir)[0]
 
 
-# What is shipped
+# Shipped presets
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -197,7 +197,7 @@ def test_every_learner_preset_makes_a_valid_configuration(name, algorithm, confi
     assert flatten(config).items() >= flatten(read(plugin_config_dir() / f"learners/{name}.yaml")).items()
 
 
-def test_learner_presets_set_the_same_keys_so_that_one_can_stand_for_another():
+def test_all_learner_presets_set_the_same_keys():
     keys = {frozenset(read(plugin_config_dir() / f"learners/{name}.yaml")) for name in LEARNERS}
     assert len(keys) == 1
 

@@ -1,4 +1,4 @@
-"""The schema against the yaml files, which have every key with its meaning."""
+"""The schema agrees with the yaml files, which explain every key."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.paths import BUNDLED
 
 DEFAULTS = flatten(read(BUNDLED / "config/default.yaml")) | flatten(read(plugin_config_dir() / "default.yaml"))
-# Sacred's, of every algorithm's own yaml, and of EPyMARL's algorithms.
+# Keys of Sacred, of the algorithms' own yaml files, and of EPyMARL's algorithms.
 OTHERS = {"seed", "name", "learner", "action_selector", "agent_output_type", "mixer", "target_update_interval_or_tau"}
 
 
@@ -46,7 +46,7 @@ def test_a_range_says_what_it_allows(key):
         ("target_update_interval_or_tau", 200, 200),
     ],
 )
-def test_a_value_becomes_one_of_its_keys_type(key, given, taken):
+def test_a_value_is_converted_to_its_keys_type(key, given, taken):
     value = field_of(key).typed(given, None, "here")
     assert (value, type(value)) == (taken, type(taken))
 
@@ -60,12 +60,12 @@ def test_a_value_becomes_one_of_its_keys_type(key, given, taken):
         *(("label", value) for value in (True, 1.5, None, ["a"])),
     ],
 )
-def test_nothing_else_is_turned_into_its_type(key, given):
+def test_no_other_value_is_converted(key, given):
     with pytest.raises(ConfigError, match=f"{key}=.* here is "):
         field_of(key).typed(given, None, "here")
 
 
-def test_the_models_that_a_checkpoint_may_name_are_those_at_hand():
+def test_a_checkpoint_may_name_only_the_known_models():
     trusted = FIELDS["llm.model"].get(Trusted).pattern
     assert all(trusted.fullmatch(name) for name in (SMOLLM2, *TINY, "Qwen/Qwen3-0.6B"))
     assert not any(trusted.fullmatch(name) for name in ("stranger/model", "./smollm2-135m", "tiny-llama/x"))

@@ -1,4 +1,4 @@
-"""A documented setting reaches the code that it names, or is refused: each key, for each kind of policy."""
+"""Every documented key is read by the code or refused, for each kind of policy."""
 
 from argparse import Namespace
 
@@ -16,7 +16,7 @@ from tests.algorithms import HOST_DIR
 
 KINDS = ("lolm_mappo_tiny", "rnn_mappo", "updet_mappo", "asn_attention_mappo", "dt2gs_mappo")
 DEFAULTS = flatten(read(BUNDLED / "config/default.yaml")) | flatten(read(plugin_config_dir() / "default.yaml"))
-# Keys that are read where no run's arguments are: by whom.
+# Keys that are not read from a run's arguments, and the code that reads them.
 ELSEWHERE = {
     **dict.fromkeys(("preset", "learner_preset"), "config_files.stack"),
     **dict.fromkeys(("torch_threads", "mongo"), "launch"),
@@ -35,7 +35,7 @@ ELSEWHERE = {
 
 
 class Recorded(dict):
-    """A section of the configuration that notes which keys are read. Copied as a whole, it notes nothing."""
+    """Section of a configuration that records which keys are read. A copy of the whole section records nothing."""
 
     def __init__(self, content, name, seen):
         super().__init__(content)
@@ -52,7 +52,7 @@ class Recorded(dict):
 
 def recorded_namespace(seen):
     class Recording(Namespace):
-        """A run's arguments, which note what is read of them."""
+        """Arguments of a run that record which of them are read."""
 
         def __getattribute__(self, name):
             value = super().__getattribute__(name)
@@ -103,16 +103,16 @@ def test_each_key_of_the_defaults_is_read_or_listed_as_not_read(read_by, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_that_is_read_is_refused(read_by, kind):
+def test_no_key_that_is_read_is_refused(read_by, kind):
     config, seen = read_by[kind]
-    # Their section is taken apart where the learner is built; without a language model nothing comes of it.
+    # The learner reads all keys of kl when it is built, but uses them only with a language model.
     built = {f"kl.{key}" for key in config["kl"]} if config["agent"] != "llm" else set()
-    # One group of parameters is clipped alike together and by itself; inputs of flat vectors are no trunk's.
+    # clip_per_group changes nothing with one parameter group; the other two keys are for flat observations.
     alike = {"clip_per_group", "obs_agent_id", "obs_last_action"}
     assert {key for key in seen & DEFAULTS.keys() if unread_keys.never_read(config, key)} <= built | alike
 
 
-def test_what_is_said_to_be_read_elsewhere_is_a_key():
+def test_the_keys_that_are_read_elsewhere_exist():
     assert ELSEWHERE.keys() <= DEFAULTS.keys()
 
 
@@ -155,11 +155,11 @@ def test_a_key_that_an_algorithm_never_reads_is_refused_by_name(algorithm, updat
         ("rnn_mappo", {"learner_preset": "epymarl", "hypergroup": "mine", "seed": 3, "name": "mine"}),
     ],
 )
-def test_what_is_the_default_or_is_read_is_no_offence(algorithm, updates):
+def test_defaults_and_keys_that_are_read_are_accepted(algorithm, updates):
     check(configured(algorithm, **updates))
 
 
-def test_a_users_file_is_held_to_the_same(tmp_path):
+def test_a_users_file_is_checked_too(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("extends: rnn_mappo\nname: mine\nhidden_dim: 128\n")
     with pytest.raises(ConfigError, match=r"hidden_dim=128 in .*mine\.yaml would have no effect with name=mine"):
@@ -168,7 +168,7 @@ def test_a_users_file_is_held_to_the_same(tmp_path):
 
 @pytest.fixture
 def epymarl(tmp_path):
-    """A host's configuration folder with an algorithm of its own."""
+    """A host's configuration folder with its own algorithm."""
     (tmp_path / "algs").mkdir()
     (tmp_path / "envs").mkdir()
     (tmp_path / "default.yaml").write_text((BUNDLED / "config/default.yaml").read_text())
@@ -184,7 +184,7 @@ def epymarl(tmp_path):
         ("qmix", {"kl": {"eps": 0.5}}, "kl.eps=0.5 .*EPyMARL's own"),
     ],
 )
-def test_keys_of_the_hosts_algorithms_and_ours_are_told_apart(epymarl, algorithm, updates, said):
+def test_keys_of_the_hosts_algorithms_and_ours_are_distinguished(epymarl, algorithm, updates, said):
     with pytest.raises(ConfigError, match=said):
         apply_updates(resolve(algorithm, "probe", epymarl), updates, epymarl)
 
@@ -200,23 +200,23 @@ def test_an_algorithm_of_the_host_takes_its_own_keys(epymarl):
         ({"kl": {"enabled": False, "eps": 0.5}}, ["kl.eps=0.5 (kl.enabled=False)"]),
         ({"clip_values": False, "value_clip": 0.5}, ["value_clip=0.5 (clip_values=False)"]),
         ({"head": {"word_scale": 2.0}}, ["head.word_scale=2.0 (head.keys=random)"]),
-        ({"imitate": {"battles": 5}}, ["imitate.battles=5 (lolm imitate alone reads it)"]),
+        ({"imitate": {"battles": 5}}, ["imitate.battles=5 (only lolm imitate reads it)"]),
         ({"lr": 0.5, "kl": {"eps": 0.5}}, []),
     ],
 )
-def test_what_another_key_switches_off_is_said(updates, said):
+def test_keys_that_another_key_switches_off_are_reported(updates, said):
     notes = unread_keys.notes(configured("lolm_mappo_tiny", **updates), updates)
     assert notes == [f"Without effect: {what}." for what in said]
 
 
-def test_an_imitation_says_which_keys_are_the_trainings():
+def test_an_imitation_reports_keys_that_only_a_training_reads():
     config = configured("lolm_mappo_tiny", lr=0.5, imitate={"lr": 0.5})
     config["imitate"]["teacher"] = "heuristic"
     (note,) = unread_keys.notes(config, {"lr": 0.5, "imitate": {"lr": 0.5}})
     assert note == "Without effect: lr=0.5 (lolm imitate has its own settings under imitate)."
 
 
-def test_the_command_lines_say_it(monkeypatch):
+def test_the_commands_report_keys_without_effect(monkeypatch):
     line = ["--config=lolm_mappo_tiny", "--env-config=probe", "--epymarl=none"]
     keys = ["with", "lr=0.5", "lr=0.25", "imitate.battles=5"]
     said = []
@@ -224,9 +224,9 @@ def test_the_command_lines_say_it(monkeypatch):
         monkeypatch.setattr(module, "launch", lambda config, host, asked: said.append(list(asked.notes)) or 0)
     assert train_command.main(["main.py", *line, *keys]) == 0
     assert imitate_command.main([*line, "--teacher=heuristic", *keys]) == 0
-    twice = "lr stands 2 times after `with`: the last one, lr=0.25, counts."
+    twice = "lr appears 2 times after `with`: the last one, lr=0.25, counts."
     train, imitate = ([note for note in notes if "=" in note and "From" not in note] for notes in said)
-    assert train[:2] == [twice, "Without effect: imitate.battles=5 (lolm imitate alone reads it)."]
+    assert train[:2] == [twice, "Without effect: imitate.battles=5 (only lolm imitate reads it)."]
     assert imitate[:2] == [twice, "Without effect: lr=0.25 (lolm imitate has its own settings under imitate)."]
 
 
@@ -239,14 +239,14 @@ def test_every_shipped_algorithm_is_of_a_kind_that_is_tested():
 @pytest.mark.parametrize(
     "name", [name for name, path in available("algs", HOST_DIR).items() if HOST_DIR not in path.parents]
 )
-def test_a_copy_of_a_shipped_algorithm_is_no_offence(tmp_path, name):
+def test_a_copy_of_a_shipped_algorithm_is_accepted(tmp_path, name):
     file = tmp_path / "mine.yaml"
     file.write_text(available("algs", HOST_DIR)[name].read_text())
     check(configured(str(file)))
 
 
 def test_a_copy_of_an_algorithm_of_the_host_may_have_no_mixer(epymarl, tmp_path_factory):
-    """EPyMARL's iql.yaml sets it to null, where others name one."""
+    """EPyMARL's iql.yaml sets it to null, and other files name a mixer."""
     file = tmp_path_factory.mktemp("mine") / "mine.yaml"
     file.write_text("name: iql\nlearner: q_learner\nmixer:\n")
     assert apply_updates(resolve(str(file), "probe", epymarl), {}, epymarl)["mixer"] is None

@@ -1,4 +1,4 @@
-"""The words after ``with``: values as Sacred reads them, but nothing that they name is built."""
+"""The words after ``with``: values are read as Sacred reads them, but objects that they name are not built."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_values_are_read_as_sacred_reads_them(text, value):
 
 
 @pytest.mark.parametrize("value", [1, 1.5, None, True, "text", "1", " x", "[1]", [1, "a"], "it's"])
-def test_a_written_value_is_read_again(value):
+def test_a_written_value_is_read_back(value):
     assert literal(written(value).strip()) == value
 
 
@@ -46,7 +46,7 @@ def test_sections_and_dotted_keys_are_one_setting():
         (["kl..eps=1"], "kl..eps=1 after `with` names no key"),
     ],
 )
-def test_what_no_key_takes_is_refused(words, part):
+def test_values_that_no_key_takes_are_refused(words, part):
     with pytest.raises(ConfigError) as error:
         parse(words)
     assert part in str(error.value)
@@ -66,13 +66,13 @@ def test_a_key_is_a_value_or_a_section(flat):
         nested(flat, "here")
 
 
-def test_a_key_set_twice_is_said():
+def test_a_key_set_twice_is_reported():
     assert repeated(["lr=0.1", "gamma=0.9", "lr=0.2", "gamma=0.9"]) == [
-        "lr stands 2 times after `with`: the last one, lr=0.2, counts."
+        "lr appears 2 times after `with`: the last one, lr=0.2, counts."
     ]
 
 
-def test_an_error_is_one_line_of_bounded_length_whatever_was_set(capsys):
+def test_an_error_is_one_line_of_bounded_length_for_any_value(capsys):
     assert one_line("a\nb\x1b[31m  c") == "a b [31m c"
     assert len(one_line("x" * 10_000)) < 200
     assert len(one_line("x " * 10_000)) <= LONGEST

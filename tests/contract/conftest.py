@@ -8,7 +8,7 @@ from lolm_plugin.paths import locate
 
 from . import fakes
 
-# Workers that are not forked get the fakes without what this module imports.
+# Workers that are not forked get the fakes by value, without the imports of this module.
 cloudpickle.register_pickle_by_value(fakes)
 
 CHECKOUT = locate(None)
@@ -33,5 +33,5 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    tested = "bundled host and EPyMARL at " + str(CHECKOUT) if CHECKOUT else "bundled host alone (no checkout)"
+    tested = "bundled host and EPyMARL at " + str(CHECKOUT) if CHECKOUT else "only the bundled host (no checkout)"
     terminalreporter.write_line(f"contract: {tested}")

@@ -15,12 +15,12 @@ N_AGENTS, N_ACTIONS, LIMIT = 2, 3, 4
 
 
 def episode_length(seed):
-    """2, 3 or 4 steps; the longest is cut off by the time limit, the others terminate."""
+    """Return 2, 3 or 4 steps. Episodes of 4 steps end at the time limit, the others terminate."""
     return 2 + seed % 3
 
 
 class FakeEnv:
-    """Shows ``[t, agent, seed]`` to each agent, ``[t, seed, 7, 7, 7]`` to the critic; step t pays t + 1."""
+    """Environment with observations ``[t, agent, seed]`` and state ``[t, seed, 7, 7, 7]``; step t has reward t + 1."""
 
     def __init__(self, map_name, seed, common_reward, reward_scalarisation):
         assert reward_scalarisation == "sum"
@@ -37,7 +37,7 @@ class FakeEnv:
         over = self.t == episode_length(self.seed)
         cut = over and self.t == LIMIT
         info = {"battle_won": self.seed % 2 == 0, "won_twice": 2} if over else {"battle_won": 9}
-        if cut and self.map_name == "gymnasium":  # which says so by ``truncated`` alone
+        if cut and self.map_name == "gymnasium":  # reports the time limit only by ``truncated``
             info = {"battle_won": False}
         elif cut:
             info = {"battle_won": False, "episode_limit": True}
@@ -79,7 +79,7 @@ class FakeEnv:
 
 
 class FakeMAC:
-    """Picks action ``(t + agent) % 3``; remembers how it was called."""
+    """Controller that picks action ``(t + agent) % 3`` and records its calls."""
 
     def __init__(self, scheme, groups, args):
         self.scheme, self.groups, self.args = scheme, groups, args
@@ -100,7 +100,7 @@ class FakeMAC:
 
 
 class FakeLearner:
-    """Counts its training steps; that count is its weights."""
+    """Learner that counts its training steps; the count is its only weight."""
 
     def __init__(self, mac, scheme, logger, args):
         self.mac, self.scheme, self.logger, self.args = mac, scheme, logger, args
@@ -122,7 +122,7 @@ class FakeLearner:
 
 
 class Scalars:
-    """A logger for runners, or Sacred's run object: collects ``{name: [(t_env, value)]}``."""
+    """Logger for runners, or Sacred's run object: collects ``{name: [(t_env, value)]}``."""
 
     def __init__(self):
         self.logged = {}
@@ -137,7 +137,7 @@ class Scalars:
 
 
 def settings(host: Host, **changes):
-    """The host's default configuration for a run of the fakes, with ``changes``."""
+    """Return the host's default configuration for a run of the fakes, with ``changes``."""
     config = yaml.safe_load((host.config_dir / "default.yaml").read_text())
     config.update(
         name="fake",

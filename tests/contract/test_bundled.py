@@ -1,4 +1,4 @@
-"""What the bundled host does beyond the contract: clear errors, plain numbers for Sacred."""
+"""Behaviour of the bundled host beyond the contract: clear errors, plain numbers for Sacred."""
 
 import logging
 
@@ -26,7 +26,7 @@ def bundled():
 
 
 def test_runner_parallel_is_the_supervised_one(bundled):
-    """As in EPyMARL, a configuration with runner=parallel plays batch_size_run processes."""
+    """As in EPyMARL, a configuration with runner=parallel starts batch_size_run processes."""
     args = loop.Namespace(**settings(bundled, runner="parallel", batch_size_run=2))
     runner = bundled.registries["runner"]["parallel"](args=args, logger=Scalars())
     assert isinstance(runner, SupervisedParallelRunner)
@@ -48,7 +48,7 @@ def test_runner_parallel_is_the_supervised_one(bundled):
     ],
     ids=str,
 )
-def test_what_a_user_can_get_wrong(bundled, changes, message, monkeypatch, tmp_path):
+def test_wrong_settings_are_refused(bundled, changes, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         loop.run(bundled, Scalars(), settings(bundled, **changes), logging.getLogger("contract"))

@@ -19,7 +19,7 @@ BATCH, TIME = 4, 5
 
 
 class Tenfold:
-    """Turns an integer into two floats: itself and ten times itself."""
+    """Transform an integer to two floats: itself and ten times itself."""
 
     def transform(self, tensor):
         return torch.cat([tensor, 10 * tensor], dim=-1).float()
@@ -62,7 +62,7 @@ def test_every_field_has_its_shape_dtype_and_zeros(batch):
     assert (batch.batch_size, batch.max_seq_length, batch.device) == (BATCH, TIME, "cpu")
 
 
-def test_scheme_tells_of_derived_fields_and_the_given_one_is_left_alone(batch):
+def test_scheme_includes_derived_fields_and_the_given_one_is_unchanged(batch):
     assert set(SCHEME) == {"obs", "actions", "reward", "terminated", "task"}
     assert batch.scheme["actions_tenfold"]["vshape"] == (2,)
     assert batch.scheme["actions_tenfold"]["group"] == "agents"
@@ -85,7 +85,7 @@ def test_update_writes_lists_of_one_step_and_fills_it(batch):
     assert batch["obs"].sum() == batch["obs"][:, 2].sum()
 
 
-def test_update_writes_tensors_of_some_rows_without_filling(batch):
+def test_update_writes_tensors_of_some_episodes_without_filling(batch):
     obs = numbers(2, 1, 2, 3)
     batch.update({"obs": obs}, bs=[3, 1], ts=slice(4, 5), mark_filled=False)
     assert torch.equal(batch["obs"][[3, 1], 4:5], obs)
@@ -93,7 +93,7 @@ def test_update_writes_tensors_of_some_rows_without_filling(batch):
     assert not batch["filled"].any()
 
 
-def test_update_fills_only_the_rows_it_writes(batch):
+def test_update_fills_only_the_episodes_it_writes(batch):
     batch.update({"reward": numbers(2, 1)}, bs=[0, 2], ts=0)
     assert batch["filled"][:, 0, 0].tolist() == [1, 0, 1, 0]
     batch.update({"reward": numbers(1, 1)}, bs=3, ts=1)
@@ -105,20 +105,20 @@ def test_update_may_leave_out_dimensions_of_size_one(batch):
     assert batch["actions"][:, 1, :, 0].tolist() == [[0, 2]] * BATCH
 
 
-def test_update_keeps_derived_fields_in_step(batch):
+def test_update_keeps_derived_fields_up_to_date(batch):
     batch.update({"actions": torch.tensor([[1, 2], [3, 4]]).unsqueeze(1)}, bs=[1, 2], ts=3)
     assert batch["actions_tenfold"][2, 3].tolist() == [[3, 30], [4, 40]]
     assert batch["actions_tenfold"].sum() == 11 * 10
 
 
-def test_update_of_a_constant_of_the_episode(batch):
+def test_update_of_a_field_that_is_constant_in_an_episode(batch):
     batch.update({"task": [[1.0, 2.0]] * BATCH}, mark_filled=True)
     assert batch["task"].tolist() == [[1.0, 2.0]] * BATCH
     assert not batch["filled"].any()
 
 
 @pytest.mark.parametrize("shape", [(BATCH, 1, 3, 2), (BATCH, 1, 2, 4), (BATCH - 1, 1, 2, 3), (BATCH, 2, 2, 3)])
-def test_another_shape_is_an_unsafe_reshape(batch, shape):
+def test_a_wrong_shape_is_an_unsafe_reshape(batch, shape):
     with pytest.raises(ValueError, match="Unsafe reshape"):
         batch.update({"obs": torch.zeros(shape)}, ts=0)
 
@@ -174,7 +174,7 @@ def test_steps_must_be_contiguous(batch):
         batch[:, [0, 2]]
 
 
-def test_some_fields(batch):
+def test_selecting_fields(batch):
     batch.update({"task": numbers(BATCH, 2)})
     part = batch["obs", "task"]
     assert set(part.scheme) == {"obs", "task"}

@@ -23,7 +23,7 @@ def test_the_first_episodes_are_logged_then_one_batch_every_interval():
     assert logged["ep_length_mean"] == [(10, 5), (110, 5)]
 
 
-def test_missing_info_counts_zero():
+def test_missing_info_counts_as_zero():
     episodes, logged = stats()
     infos = [{"battle_won": True, "rare": 3}, {"battle_won": False}, {"battle_won": np.True_}]
     episodes.record([1.0, 2.0, 6.0], [1, 2, 6], infos, t_env=9, test_mode=False)
@@ -50,7 +50,7 @@ def test_tests_are_logged_when_complete_and_never_mixed_with_training():
     assert len(logged["test_won_mean"]) == 1
 
 
-def test_a_test_is_logged_once_test_nepisode_episodes_are_in():
+def test_a_test_is_logged_once_test_nepisode_episodes_are_complete():
     episodes, logged = stats(test_nepisode=5)
     for size, before in ((2, 0), (2, 2), (1, 4)):
         assert "test_return_mean" not in logged
@@ -60,7 +60,7 @@ def test_a_test_is_logged_once_test_nepisode_episodes_are_in():
     assert episodes.tested == 0
 
 
-def test_a_test_that_was_cut_short_counts_for_nothing():
+def test_an_interrupted_test_is_discarded():
     episodes, logged = stats(test_nepisode=2)
     episodes.record([9], [1], [{}], t_env=0, test_mode=True)
     episodes.begin_test()
@@ -82,7 +82,7 @@ def test_returns_of_each_agent():
 TAKEN = ("ep_length", "return", "total_return", "episode", "agent_1_return", "test_battle_won", "sampled_return")
 
 
-def test_the_environments_names_never_land_in_the_runners_series(caplog):
+def test_info_keys_never_mix_with_the_runners_series(caplog):
     episodes, logged = stats()
     info = dict.fromkeys(TAKEN, -7.0) | {"battle_won": 1.0, "env_return": 3.0}
     for _ in range(2):
@@ -96,9 +96,9 @@ def test_the_environments_names_never_land_in_the_runners_series(caplog):
     assert not [name for name in logged if name.startswith(("test_", "agent_", "total_", "sampled_"))]
 
 
-def test_what_is_no_number_in_an_info_is_left_out_and_said_once(caplog):
+def test_info_values_that_are_not_numbers_are_left_out_with_one_warning(caplog):
     episodes, logged = stats()
     episodes.record([1.0, 1.0], [1, 1], [{"episode": {"r": 1}, "name": "x", "score": 2}] * 2, t_env=9, test_mode=False)
     assert logged["score_mean"] == [(9, 2)]
     assert not [name for name in logged if "episode" in name or "name" in name]
-    assert caplog.text.count("name in the environment's info is not logged, as its value is no number (str)") == 1
+    assert caplog.text.count("name in the environment's info is not logged: its value is not a number (str)") == 1

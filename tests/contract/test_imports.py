@@ -1,4 +1,4 @@
-"""Importing a checkout, tried on a stub of one, as the real one may be absent. Each test has its own process."""
+"""Importing a checkout, tested with a stub, because the real one may be absent. Each test has its own process."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ STUB = {
     """,
 }
 
-# What every test starts with: two packages that are not installed, and a way to show errors.
+# Start of every test: packages that count as not installed, and a function that prints errors.
 PRELUDE = """
 import pickle, sys
 sys.modules["smaclite"] = sys.modules["gymnasium"] = sys.modules["smac"] = sys.modules["smacv2"] = None
@@ -120,7 +120,7 @@ def test_an_environment_whose_package_is_missing_cannot_be_used(outcome, env, pa
     assert out[1:] == [out[0], "[]"]
 
 
-def test_a_package_that_cannot_be_imported_costs_its_own_environment_alone(outcome, tmp_path):
+def test_a_broken_package_disables_only_its_own_environment(outcome, tmp_path):
     (tmp_path / "smaclite").mkdir()
     (tmp_path / "smaclite/__init__.py").write_text("raise OSError('Could not load libspatialindex_c library')")
     out, err = outcome("""
@@ -140,7 +140,7 @@ def test_a_package_that_cannot_be_imported_costs_its_own_environment_alone(outco
     assert err[0].startswith("smaclite cannot be imported (OSError: Could not load libspatialindex_c library); EPyMARL")
 
 
-def test_what_is_built_on_a_missing_package_says_so(outcome):
+def test_using_a_name_of_a_missing_package_is_an_error(outcome):
     out, _ = outcome("""
         host = open_host(checkout)
         attempt(host.registries["env"]["flat"])
@@ -174,7 +174,7 @@ def test_a_checkout_that_lacks_a_module_is_too_old(outcome, tmp_path):
     assert "has no module utils.logging; use a newer checkout" in out[0]
 
 
-def test_a_taken_name_is_an_error_that_names_the_file(outcome, tmp_path):
+def test_an_already_imported_name_is_refused_with_its_file(outcome, tmp_path):
     (tmp_path / "envs.py").touch()
     out, _ = outcome("""
         import envs
@@ -183,7 +183,7 @@ def test_a_taken_name_is_an_error_that_names_the_file(outcome, tmp_path):
     assert out[0].startswith(f"The module envs was already imported from {tmp_path / 'envs.py'}, but EPyMARL")
 
 
-def test_a_package_called_utils_elsewhere_does_not_win(outcome, tmp_path):
+def test_another_package_called_utils_is_not_imported(outcome, tmp_path):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils/__init__.py").touch()
     out, _ = outcome("attempt(open_host, checkout)")
@@ -199,7 +199,7 @@ def test_the_checkout_is_not_written_to(outcome, tmp_path):
 
 def test_environments_are_built_in_a_fresh_process_without_the_rest_of_epymarl(outcome, tmp_path):
     outcome("""
-        sys.modules["smac"] = sys  # some module or other, so that it counts as installed
+        sys.modules["smac"] = sys  # any module, so that smac counts as installed
         host = open_host(checkout)
         for env in ("easy", "sc2"):
             Path(env).write_bytes(pickle.dumps(host.env_maker(env)))
@@ -212,7 +212,7 @@ def test_environments_are_built_in_a_fresh_process_without_the_rest_of_epymarl(o
     assert out == ["{'map_name': '3m'} ('battle', {'map_name': '8m'})", "[] None"]
 
 
-def test_what_epymarl_did_not_register_itself_is_taken_as_it_is(outcome):
+def test_entries_that_epymarl_did_not_register_stay_unchanged(outcome):
     out, _ = outcome("""
         host = open_host(checkout)
         host.registries["env"]["mine"] = mine = lambda **env_args: 0

@@ -18,7 +18,7 @@ def checkout(path):
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path, monkeypatch):
-    """A machine without a checkout, in the folder ``tmp_path/work``."""
+    """Simulate a machine without a checkout; the current folder is ``tmp_path/work``."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.delenv("EPYMARL_HOME", raising=False)
@@ -27,19 +27,19 @@ def nowhere(tmp_path, monkeypatch):
 
 def test_no_checkout(tmp_path):
     assert locate(None) is None
-    (tmp_path / "work/epymarl").mkdir()  # some folder of that name
+    (tmp_path / "work/epymarl").mkdir()  # another folder of that name
     assert locate(None) is None
 
 
-def test_order_of_the_places(tmp_path, monkeypatch):
-    places = [tmp_path / place for place in ("cache/epymarl", "epymarl", "work/epymarl", "home", "told")]
-    for place in places[:3]:
-        checkout(place)
-        assert locate(None) == place
-    monkeypatch.setenv("EPYMARL_HOME", str(checkout(places[3])))
-    assert locate(None) == places[3]
-    assert locate("") == places[3]
-    assert locate(str(checkout(places[4]))) == places[4]
+def test_search_order_of_checkouts(tmp_path, monkeypatch):
+    folders = [tmp_path / folder for folder in ("cache/epymarl", "epymarl", "work/epymarl", "home", "told")]
+    for folder in folders[:3]:
+        checkout(folder)
+        assert locate(None) == folder
+    monkeypatch.setenv("EPYMARL_HOME", str(checkout(folders[3])))
+    assert locate(None) == folders[3]
+    assert locate("") == folders[3]
+    assert locate(str(checkout(folders[4]))) == folders[4]
 
 
 @pytest.mark.parametrize("word", ["none", "bundled", "None"])
@@ -53,7 +53,7 @@ def test_the_bundled_host_can_be_asked_for(word, tmp_path, monkeypatch):
 
 def test_a_named_folder_must_be_a_checkout(tmp_path, monkeypatch):
     checkout(tmp_path / "epymarl")
-    with pytest.raises(ConfigError, match=r"^--epymarl=\S+/work is not an EPyMARL checkout .* point --epymarl at"):
+    with pytest.raises(ConfigError, match=r"^--epymarl=\S+/work is not an EPyMARL checkout .* set --epymarl to"):
         locate(str(tmp_path / "work"))
     monkeypatch.setenv("EPYMARL_HOME", str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match=r"^EPYMARL_HOME=\S+/gone is not an EPyMARL checkout"):

@@ -21,17 +21,17 @@ class Runner:
 
 @pytest.fixture
 def spare(host):
-    """The host with copies of its dicts, to be spoilt at will."""
+    """Return the host with copies of its registries, which a test may change."""
     return dataclasses.replace(host, registries={kind: dict(table) for kind, table in host.registries.items()})
 
 
-def test_every_entry_of_ours_is_there(host):
+def test_all_our_entries_are_registered(host):
     assert set(host.registries) == set(KINDS)
     for kind, entries in registry.ENTRIES.items():
         assert set(entries) <= set(host.registries[kind]), kind
 
 
-def test_what_every_host_has(host):
+def test_every_host_has_the_standard_runners(host):
     for kind, names in OWN.items():
         assert names <= set(host.registries[kind]), kind
 
@@ -42,7 +42,7 @@ def test_registering_again_changes_nothing(spare):
     assert {kind: list(table) for kind, table in spare.registries.items()} == before
 
 
-def test_a_name_of_the_host_is_not_taken(spare, monkeypatch):
+def test_a_name_of_the_host_is_not_overwritten(spare, monkeypatch):
     monkeypatch.setitem(registry.ENTRIES, "runner", {"parallel": "somewhere:Runner"})
     with pytest.raises(AssertionError, match="its own runner 'parallel'"):
         register(spare)
@@ -56,7 +56,7 @@ def test_entries_import_nothing_before_they_are_called_and_can_be_pickled(spare,
         entry()
 
 
-def test_runners_are_given_the_host(spare, monkeypatch):
+def test_runners_get_the_host_as_an_argument(spare, monkeypatch):
     monkeypatch.setattr(registry, "ENTRIES", {"runner": {"mine": f"{__name__}:Runner"}})
     register(spare)
     args, logger, host = spare.registries["runner"]["mine"](args="args", logger="logger").given
@@ -64,7 +64,7 @@ def test_runners_are_given_the_host(spare, monkeypatch):
     assert host is spare
 
 
-def test_the_log_line_says_which_host_and_from_where(host):
+def test_the_log_line_names_the_host_and_its_path(host):
     line = host.describe()
     assert line.startswith(f"Host: {host.name}")
     assert "\n" not in line
@@ -76,7 +76,7 @@ def test_the_log_line_says_which_host_and_from_where(host):
     assert (host.config_dir / "default.yaml").is_file()
 
 
-def test_opening_a_host_tells_observations_where_its_configuration_is(host):
+def test_opening_a_host_sets_the_configuration_folder_of_observations(host):
     use_host_config_dir(Path("elsewhere"))
     open_host(None if host.name == "bundled" else host.path)
     assert host_config_dir() == host.config_dir

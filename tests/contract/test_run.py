@@ -1,4 +1,4 @@
-"""A whole run of the fakes: episodes of 3 steps each, so the environment steps are 3, 6, 9, 12."""
+"""Whole runs of the fakes: episodes have 3 steps, so the environment steps are 3, 6, 9, 12."""
 
 import logging
 from functools import partial
@@ -31,13 +31,13 @@ DEFAULT_KEYS = """
 
 @pytest.fixture(params=["the host's loop", "our loop"])
 def ours(request, host):
-    """Whether it is our loop that runs: it also saves at the end, and goes on with what a checkpoint counted."""
+    """Return True if our loop runs. It also saves at the end and continues a checkpoint's counters."""
     return request.param == "our loop" or host.name == "bundled"
 
 
 @pytest.fixture
 def play(host, ours, monkeypatch, tmp_path):
-    """``play(t_max=10)`` runs a loop with the host's parts; returns the learner and what Sacred got."""
+    """``play(t_max=10)`` runs a loop with the host's components; returns the learner and the values that Sacred got."""
     monkeypatch.chdir(tmp_path)
     learners = []
 
@@ -52,7 +52,7 @@ def play(host, ours, monkeypatch, tmp_path):
     def run(**changes):
         sacred = Scalars()
         run = partial(loop.run, host) if ours else host.run
-        size = changes.get("batch_size_run", 1)  # our loop learns from exactly what was played
+        size = changes.get("batch_size_run", 1)  # our loop learns from exactly the played episodes
         sizes = {"batch_size": size, "buffer_size": size}
         run(sacred, settings(host, **sizes, **changes), logging.getLogger("contract"))
         return learners[-1], sacred.logged
@@ -77,7 +77,7 @@ def test_training(play, host, ours, caplog):
         assert batch["reward"][:, :, 0].tolist() == [[1, 2, 3, 0]]
         assert batch["actions_onehot"][:, 1, 0].tolist() == [[0, 1, 0]]
     tested = [call["t_env"] for call in learner.mac.calls if call["test_mode"] and call["t_ep"] == 0]
-    # Our loop tests the untrained policy, too, and the final one.
+    # Our loop also tests the untrained and the final policy.
     expected = [0, 6, 12] if ours else [3, 9]
     assert tested == [t for t in expected for _ in range(2)]
     assert logged["test_return_mean"] == [(t, 6.0) for t in expected]
@@ -95,7 +95,7 @@ def test_training(play, host, ours, caplog):
     assert not Path("results", "models").exists()
 
 
-def test_parts_are_told_the_sizes(play):
+def test_components_know_the_sizes(play):
     learner, _ = play(t_max=1)
     args = learner.args
     assert (args.n_agents, args.n_actions, args.state_shape, args.device) == (2, 3, 5, "cpu")
@@ -131,17 +131,17 @@ def test_rewards_of_each_agent(play):
 
 def test_parallel_runner_and_rounding_of_tests(play, host, ours, caplog):
     learner, logged = play(runner="parallel", batch_size_run=2, t_max=10, test_nepisode=5, test_interval=100)
-    # Five test episodes are two batches and a half; EPyMARL's runner counts whole batches, and seeds by seed + i.
+    # Five test episodes are two batches and a half; EPyMARL's runner plays whole batches, and its seeds are seed + i.
     exact = host.name == "bundled"
     first, second = (episode_length(environment_seed(1, i) if exact else 1 + i) for i in range(2))
-    assert first != second, "nothing would tell five episodes from four"
+    assert first != second, "four and five episodes would have the same mean"
     batch = first + second
     ends = [batch * (i + 1) for i in range(10 // batch + 1)]  # the first one beyond t_max is the last
     assert learner.args.test_nepisode == (5 if exact else 4)
     tested = [0, ends[-1]] if ours else [batch]
     mean = (3 * first + 2 * second) / 5 if exact else batch / 2
     assert logged["test_ep_length_mean"] == [(t, pytest.approx(mean)) for t in tested]
-    assert ("Tests have 4 episodes where test_nepisode=5" in caplog.text) == (ours and not exact)
+    assert ("Tests have 4 episodes instead of test_nepisode=5" in caplog.text) == (ours and not exact)
     assert [(t_env, episode) for _, t_env, episode in learner.trained] == [(t, 2 * i) for i, t in enumerate(ends)]
 
 
@@ -152,7 +152,7 @@ def test_a_test_may_be_smaller_than_a_batch(play, host):
 
 
 @pytest.mark.parametrize("runner", ["episode", "parallel", "supervised_parallel"])
-def test_a_sampled_test_follows_each_greedy_one_under_names_of_its_own(play, host, ours, runner):
+def test_a_sampled_test_follows_each_greedy_test_with_its_own_metric_names(play, host, ours, runner):
     if not ours:
         pytest.skip("EPyMARL's loop has no sampled tests")
     size = 1 if runner == "episode" else 2
@@ -174,7 +174,7 @@ def test_tests_that_sample_already_are_played_once(play, ours):
     assert not [name for name in logged if name.startswith("test_sampled_")]
 
 
-def test_cuda_is_switched_off_where_there_is_none(play, monkeypatch):
+def test_use_cuda_is_switched_off_without_cuda(play, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     learner, _ = play(t_max=1, use_cuda=True)
     assert learner.args.use_cuda is False
@@ -212,7 +212,7 @@ def test_evaluation_tests_and_stops(play, caplog):
     assert "Finished Evaluation" in caplog.text
 
 
-def test_evaluation_puts_off_training_statistics(play, host, monkeypatch):
+def test_evaluation_postpones_training_statistics(play, host, monkeypatch):
     runners = []
 
     def runner(**parts):
@@ -245,11 +245,11 @@ def test_default_keys_and_values(host):
     assert defaults == yaml.safe_load((BUNDLED / "config/default.yaml").read_text())
 
 
-def test_a_time_limit_that_epymarls_own_runner_drops_is_not_asked_for():
+def test_bootstrap_time_limit_is_refused_with_epymarls_own_runners():
     asked = {"runner": "parallel", "env": "gymma", "bootstrap_time_limit": True}
     with pytest.raises(ConfigError, match=r"EPyMARL's runner=parallel.*set runner=supervised_parallel"):
         loop._check_runner(SimpleNamespace(name="EPyMARL"), SimpleNamespace(**asked))
-    # StarCraft's own word reaches that runner, too; the bundled host's runners are ours.
+    # StarCraft reports a time limit in its info, which EPyMARL's runner reads. The bundled host's runners are ours.
     for name, change in (
         ("EPyMARL", {"env": "sc2"}),
         ("EPyMARL", {"runner": "vector"}),

@@ -28,9 +28,9 @@ class OneHot:
 
 @pytest.fixture
 def build(host, monkeypatch):
-    """``build("parallel", batch_size_run=3)``: a runner that is set up, its controller and its logger.
+    """``build("parallel", batch_size_run=3)`` returns a runner that is set up, its controller and its logger.
 
-    Copy i has the seed ``seed + i`` in each of them, as in EPyMARL's own, so that their episodes are known.
+    In every runner, environment i has the seed ``seed + i``, as in EPyMARL's own, so that the episodes are known.
     """
     monkeypatch.setattr(supervised_parallel_runner, "environment_seed", lambda seed, i, restart: seed + i)
     monkeypatch.setitem(host.registries["env"], "fake", FakeEnv)
@@ -62,7 +62,7 @@ def build(host, monkeypatch):
 
 
 def check_episode(batch, row, seed):
-    """The stored episode ``row`` is the one that the environment with ``seed`` plays."""
+    """Assert that row ``row`` of the batch is the episode of the environment with ``seed``."""
     length = episode_length(seed)
     steps = torch.arange(LIMIT + 1)
     there = steps <= length  # the last state is stored too
@@ -124,7 +124,7 @@ def test_test_episodes_do_not_count_as_steps(build, runner, size):
 @pytest.mark.parametrize("name", PARALLEL)
 def test_statistics_of_training(build, host, name):
     runner, _, logger = build(name, batch_size_run=3, runner_log_interval=10, env_args={"map_name": "field", "seed": 0})
-    runner.run()  # logged at once, being the first
+    runner.run()  # the first statistics are logged at once
     runner.run()
     assert set(logger.logged) == {
         *("return_mean", "return_std", "ep_length_mean", "battle_won_mean", "won_twice_mean"),
@@ -136,7 +136,7 @@ def test_statistics_of_training(build, host, name):
     assert logger.logged["return_std"][0][1] == pytest.approx(np.std([3, 6, 10]))
     assert logger.logged["ep_length_mean"] == [(9, 3)]
     assert logger.logged["battle_won_mean"][0][1] == pytest.approx(1 / 3)
-    assert logger.logged["won_twice_mean"][0][1] == pytest.approx(4 / 3)  # absent from the one cut off
+    assert logger.logged["won_twice_mean"][0][1] == pytest.approx(4 / 3)  # missing in the truncated episode
     assert logger.logged["epsilon"] == [(9, 0.25)]
     runner.run()
     assert [t for t, _ in logger.logged["return_mean"]] == [9, 27]  # 18 - 9 < 10 <= 27 - 9
@@ -177,7 +177,7 @@ def test_rewards_of_each_agent(build, runner, size):
     assert "return_mean" not in logged
 
 
-def test_the_loop_can_put_off_training_statistics(build):
+def test_the_loop_can_postpone_training_statistics(build):
     runner, _, logger = build("episode")
     runner.t_env = 5000
     runner.log_train_stats_t = 5000
@@ -187,7 +187,7 @@ def test_the_loop_can_put_off_training_statistics(build):
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-def test_a_test_alone_logs_once_when_the_loop_put_off_training_statistics(build, name):
+def test_a_test_is_logged_once_if_training_statistics_are_postponed(build, name):
     runner, _, logger = build(name, batch_size_run=2, test_nepisode=4)
     runner.log_train_stats_t = runner.t_env
     for _ in range(4):
@@ -216,14 +216,14 @@ def test_the_supervised_runner_knows_when_an_evaluation_is_over(build, host, nam
 
 
 def ours(host, runner):
-    """EPyMARL's own runners keep EPyMARL's rules, whatever our keys say."""
+    """Return True for our runners. EPyMARL's own ignore our keys."""
     return host.name == "bundled" or runner == "supervised_parallel"
 
 
 @pytest.mark.parametrize("bootstrap", [None, True])
 @pytest.mark.parametrize(("runner", "size"), SIZES)
-def test_a_truncated_episode_is_left_open_if_the_key_says_so(build, host, runner, size, bootstrap):
-    env_args = {"map_name": "gymnasium", "seed": 2}  # cut off after four steps; the next one ends after two
+def test_bootstrap_time_limit_leaves_a_truncated_episode_open(build, host, runner, size, bootstrap):
+    env_args = {"map_name": "gymnasium", "seed": 2}  # truncated after four steps; the next environment ends after two
     batch = build(runner, batch_size_run=size, env_args=env_args, bootstrap_time_limit=bootstrap)[0].run()
     left_open = bootstrap is True and ours(host, runner)
     assert batch["terminated"][:, :, 0].sum(1).tolist() == [int(not left_open), 1][:size]
@@ -237,7 +237,7 @@ def test_a_truncated_episode_is_left_open_if_the_key_says_so(build, host, runner
     ],
 )
 @pytest.mark.parametrize(("runner", "size"), SIZES)
-def test_what_cannot_be_played_stops_with_the_environment_named(build, host, runner, size, map_name, words):
+def test_an_invalid_step_is_refused_with_the_environment_named(build, host, runner, size, map_name, words):
     if not ours(host, runner):
         pytest.skip("EPyMARL's own runner")
     with pytest.raises(ConfigError, match=words):

@@ -1,4 +1,4 @@
-"""Draws that follow the probabilities, respect the mask, and depend on nothing but their key."""
+"""Action draws follow the probabilities, respect the mask, and depend only on their key."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def draw(selector, t_env=0, test_mode=False, probabilities=PROBABILITIES, availa
     return selector.select_action(probabilities.expand(*shape), available.expand(*shape), t_env, test_mode)
 
 
-def test_actions_come_as_often_as_their_probabilities_say():
+def test_action_frequencies_match_the_probabilities():
     actions = draw(new())
     assert actions.shape == (ROWS // 2, 2)
     assert actions.dtype == torch.int64
@@ -32,13 +32,13 @@ def test_actions_come_as_often_as_their_probabilities_say():
     assert frequencies[[0, 3]].tolist() == [0, 0]
 
 
-def test_an_unavailable_action_is_never_taken_whatever_its_probability():
+def test_an_unavailable_action_is_never_taken():
     actions = draw(new(), probabilities=torch.tensor([0.9, 0.02, 0.02, 0.04, 0.02]))
     assert set(actions.unique().tolist()) == {1, 2, 4}
 
 
 @pytest.mark.parametrize("uniform", [0.0, np.nextafter(1.0, 0.0)])
-def test_the_most_extreme_draws_take_an_available_action(monkeypatch, uniform):
+def test_extreme_draws_take_an_available_action(monkeypatch, uniform):
     constant = SimpleNamespace(random=lambda shape: np.full(shape, uniform))
     monkeypatch.setattr(randomness, "keyed_generator", lambda *key: constant)
     assert set(draw(new(), rows=2).flatten().tolist()) == {1 if uniform == 0 else 4}
@@ -57,7 +57,7 @@ def test_the_same_key_draws_the_same():
     assert torch.equal(draw(new(), t_env=7), draw(new(), t_env=7))
 
 
-def test_another_t_env_seed_or_mode_draws_otherwise():
+def test_another_t_env_seed_or_mode_draws_differently():
     base = draw(new(), t_env=7)
     for other in (
         draw(new(), t_env=8),
@@ -67,7 +67,7 @@ def test_another_t_env_seed_or_mode_draws_otherwise():
         assert (base == other).float().mean() < 0.6  # 0.38 for independent draws
 
 
-def test_steps_at_one_t_env_draw_otherwise_and_in_the_same_order_again():
+def test_successive_draws_at_one_t_env_differ_and_are_reproducible():
     first, second = new(), new()
     draws = [draw(first, t_env=7) for _ in range(2)]
     assert (draws[0] == draws[1]).float().mean() < 0.6
@@ -84,19 +84,19 @@ def test_tests_in_between_do_not_change_training_draws():
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_a_resumed_run_draws_what_the_uninterrupted_one_did():
+def test_a_resumed_run_draws_like_the_uninterrupted_one():
     whole, resumed = new(), new()
     draw(whole, t_env=0)
     assert torch.equal(draw(whole, t_env=64), draw(resumed, t_env=64))
 
 
 @pytest.mark.parametrize("test_mode", [True, False])
-def test_a_row_with_nothing_available_gets_action_0(test_mode):
+def test_an_agent_without_available_actions_gets_action_0(test_mode):
     actions = draw(new(), test_mode=test_mode, available=torch.zeros(5), rows=10)
     assert actions.tolist() == [[0, 0]] * 5
 
 
-def test_a_row_does_not_depend_on_what_the_others_may_do():
+def test_an_episodes_draw_does_not_depend_on_other_masks():
     available = AVAILABLE.repeat(4, 2, 1)
     expected = new().select_action(PROBABILITIES.expand(4, 2, -1), available, 0)
     available[2] = 0
@@ -108,28 +108,28 @@ N_BASE = 3
 
 
 def greedy(probabilities, rule="grouped", seed=1, available=None, **where):
-    """Actions [episodes, agents] of a greedy test, for probabilities [episodes, agents, actions]."""
+    """Return actions [episodes, agents] of a greedy test for probabilities [episodes, agents, actions]."""
     probabilities = torch.as_tensor(probabilities)
     available = torch.ones(probabilities.shape) if available is None else torch.as_tensor(available)
     selector = new(seed, n_base_actions=N_BASE, greedy_rule=rule)
     return selector.select_action(probabilities, available.expand(probabilities.shape), 7, True, **where)
 
 
-SPREAD = [0.1, 0.15, 0.0, 0.25, 0.25, 0.25]  # attack 0.75 in all, each target as probable as the others
+SPREAD = [0.1, 0.15, 0.0, 0.25, 0.25, 0.25]  # attacks sum to 0.75; all targets are equally probable
 
 
-def test_attack_competes_as_a_whole():
+def test_attacks_compete_as_one_action():
     spread_thin = [0.05, 0.2, 0.0, *[0.75 / 9] * 9]
     assert greedy([[spread_thin]], "argmax").tolist() == [[1]]
     assert (greedy([[spread_thin]]) >= N_BASE).all()
-    assert greedy([[[0.0, 0.52, 0.0, 0.24, 0.24]]]).tolist() == [[1]]  # attack as a whole is less probable
+    assert greedy([[[0.0, 0.52, 0.0, 0.24, 0.24]]]).tolist() == [[1]]  # the sum of the attacks is less probable
 
 
 def test_the_most_probable_target_is_taken():
     assert greedy([[[0.3, 0.1, 0.0, 0.1, 0.29, 0.21]] * 2]).tolist() == [[4, 4]]
 
 
-def test_among_equal_targets_each_is_drawn_as_often():
+def test_equal_targets_are_drawn_equally_often():
     actions = greedy([[SPREAD] * 2] * 3000)
     frequencies = torch.bincount(actions.flatten(), minlength=6) / 6000
     assert torch.allclose(frequencies, torch.tensor([0, 0, 0, 1, 1, 1]) / 3, atol=0.025)  # four standard deviations
@@ -143,7 +143,7 @@ def test_only_the_most_probable_and_available_targets_are_drawn():
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_drawn_target_depends_on_the_episode_and_the_step_and_not_on_how_many_are_played(size):
+def test_the_drawn_target_depends_only_on_episode_and_step(size):
     whole = greedy([[SPREAD] * 2] * 12, t_ep=4)
     parts = [greedy([[SPREAD] * 2] * size, t_ep=4, episodes=range(first, first + size)) for first in range(0, 12, size)]
     assert torch.equal(torch.cat(parts), whole)
@@ -155,18 +155,18 @@ def test_the_drawn_target_depends_on_the_episode_and_the_step_and_not_on_how_man
     assert torch.equal(few[0], many[8])
 
 
-def test_without_targets_the_rule_is_the_most_probable_action():
+def test_without_targets_the_most_probable_action_is_taken():
     probabilities = torch.tensor([[[0.1, 0.2, 0.7]]])
     for n_base in (None, 3):
         selector = new(n_base_actions=n_base, greedy_rule="grouped")
         assert selector.select_action(probabilities, torch.ones(1, 1, 3), 0, True).tolist() == [[2]]
 
 
-def test_a_finished_episode_gets_action_0_by_the_grouped_rule_too():
+def test_the_grouped_rule_gives_a_finished_episode_action_0():
     assert greedy([[SPREAD]], available=[0] * 6).tolist() == [[0]]
 
 
-def test_greedy_draws_change_no_training_draw():
+def test_greedy_draws_do_not_change_training_draws():
     plain, tested = (new(n_base_actions=N_BASE, greedy_rule="grouped") for _ in range(2))
     expected = [draw(plain, t_env=7) for _ in range(2)]
     found = [draw(tested, t_env=7)]

@@ -1,4 +1,4 @@
-"""Every decision of a test episode, once, as it was played."""
+"""The decision log has every decision of a test episode exactly once."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ COMMON = {"t_env", "test_episode", "step", "agent", "unit", "action", "probabili
 
 
 def whole_episode(mac, batch, lengths, t_env=50):
-    """As a runner plays it: every episode is asked once more in the state after its last step."""
+    """Play as a runner does: each episode selects an action once more in the state after its last step."""
     mac.init_hidden(batch.batch_size)
     actions = {}
     for t in range(max(lengths) + 1):
@@ -26,13 +26,13 @@ def whole_episode(mac, batch, lengths, t_env=50):
 
 @pytest.fixture
 def logged(new_learner, tiny_args, play, tmp_path):
-    """(lines, actions, batch, mac) of two test batches of an algorithm."""
+    """Return (lines, actions, batch, mac) of two test batches of an algorithm."""
 
     def run(algorithm):
         path = tmp_path / "decisions/file.jsonl"
         mac = new_learner(tiny_args({"decisions_file": str(path)}, algorithm=algorithm)).mac
         batch = play(mac, lengths=(4, 2, 3), unseen=0.5)
-        assert not path.exists()  # training episodes are not written
+        assert not path.exists()  # training episodes are not logged
         actions = [whole_episode(mac, batch, (4, 2, 3)) for _ in range(2)]
         return [json.loads(line) for line in path.read_text().splitlines()], actions, batch, mac
 
@@ -40,12 +40,12 @@ def logged(new_learner, tiny_args, play, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", FORMS)
-def test_a_line_for_every_decision_that_was_played(logged, algorithm):
+def test_every_played_decision_has_a_line(logged, algorithm):
     lines, (actions, _), batch, mac = logged(algorithm)
     choices = (batch["avail_actions"] > 0).sum(-1) > 1
     lengths = (4, 2, 3)
     expected = Counter((e, t, a) for e in range(3) for t in range(lengths[e]) for a in range(2) if choices[e, t, a])
-    for first in (0, 3):  # the second batch's episodes have numbers of their own
+    for first in (0, 3):  # the numbers continue in the second batch
         written = Counter((line["test_episode"] - first, line["step"], line["agent"]) for line in lines)
         assert {key: n for key, n in written.items() if 0 <= key[0] < 3} == expected
     names = mac.layouts.observation.action_names()
@@ -57,7 +57,7 @@ def test_a_line_for_every_decision_that_was_played(logged, algorithm):
         assert 0 <= line["entropy"] < 3
 
 
-def test_attention_names_the_units_that_are_there(logged):
+def test_attention_names_the_present_units(logged):
     lines, _, batch, mac = logged("updet_mappo")
     observed = mac.layouts.observation.decode(batch["obs"])
     for line in lines[: len(lines) // 2]:
@@ -69,7 +69,7 @@ def test_attention_names_the_units_that_are_there(logged):
         assert sum(line["attention"].values()) == pytest.approx(1, abs=0.001)
 
 
-def test_a_language_models_decisions_are_written_too(new_learner, tiny_args, play, tmp_path):
+def test_a_language_models_decisions_are_logged(new_learner, tiny_args, play, tmp_path):
     path = tmp_path / "decisions.jsonl"
     mac = new_learner(tiny_args({"decisions_file": str(path)})).mac
     batch = play(mac, lengths=(2,))
@@ -80,7 +80,7 @@ def test_a_language_models_decisions_are_written_too(new_learner, tiny_args, pla
     assert lines[0]["unit"] in {"marine", "marauder", "stalker", "zealot", "zergling", "hydralisk"}
 
 
-def test_sampled_tests_write_nothing(new_learner, tiny_args, play, tmp_path):
+def test_sampled_tests_are_not_logged(new_learner, tiny_args, play, tmp_path):
     path = tmp_path / "decisions.jsonl"
     mac = new_learner(tiny_args({"decisions_file": str(path)})).mac
     batch = play(mac, lengths=(2,))
@@ -92,14 +92,14 @@ def test_sampled_tests_write_nothing(new_learner, tiny_args, play, tmp_path):
     assert path.read_text()
 
 
-def test_nothing_is_written_unless_asked(new_learner, tiny_args, play, tmp_path, monkeypatch):
+def test_nothing_is_logged_by_default(new_learner, tiny_args, play, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mac = new_learner(tiny_args(algorithm="updet_mappo")).mac
     whole_episode(mac, play(mac), (4, 2, 3))
     assert not list(tmp_path.iterdir())
 
 
-def test_probability_and_entropy_are_those_of_the_policy(new_learner, tiny_args, play, tmp_path):
+def test_probability_and_entropy_match_the_policy(new_learner, tiny_args, play, tmp_path):
     path = tmp_path / "decisions.jsonl"
     mac = new_learner(tiny_args({"decisions_file": str(path)}, algorithm="updet_mappo")).mac
     batch = play(mac, lengths=(2,))
@@ -112,7 +112,7 @@ def test_probability_and_entropy_are_those_of_the_policy(new_learner, tiny_args,
             assert line["entropy"] == pytest.approx(torch.distributions.Categorical(row).entropy().item(), abs=1e-3)
 
 
-def test_a_file_that_cannot_be_written_is_told_in_a_sentence(new_learner, tiny_args, play):
+def test_a_file_that_cannot_be_written_raises_a_config_error(new_learner, tiny_args, play):
     mac = new_learner(tiny_args({"decisions_file": "/proc/nowhere/x.jsonl"}, algorithm="rnn_mappo")).mac
     with pytest.raises(ConfigError, match=r"decisions_file=/proc/nowhere/x.jsonl cannot be written"):
         whole_episode(mac, play(mac, lengths=(4, 2, 3)), (4, 2, 3))

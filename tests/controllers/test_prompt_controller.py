@@ -1,4 +1,4 @@
-"""Which rows reach the language model, and what a host and a learner get back."""
+"""Which decisions the language model evaluates, and what host and learner get back."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def valid(batch):
 
 
 def deciding(batch):
-    """Agent-steps [batch, time, agents] with a choice, before the last observation of each episode."""
+    """Return a mask [batch, time, agents] of the agent-steps with a choice, before each episode's last observation."""
     return (batch["avail_actions"][:, :-1].sum(-1) > 1) & valid(batch).unsqueeze(-1)
 
 
@@ -35,7 +35,7 @@ def test_only_agent_steps_with_a_choice_reach_the_language_model(mac, play):
     assert mac.agent.pop_usage()["rows"] == 12
 
 
-def test_a_dead_agent_does_nothing_with_certainty(mac, play):
+def test_a_dead_agent_takes_no_op_with_probability_1(mac, play):
     batch = play(mac)
     dead = (batch["avail_actions"][:, :-1].sum(-1) == 1) & valid(batch).unsqueeze(-1)
     assert dead.sum() == 6
@@ -51,13 +51,13 @@ def test_padding_gets_action_0_with_log_probability_0(mac, play):
     assert batch["behaviour_log_probs"][:, :-1][padding].squeeze(-1).tolist() == [[0, 0]] * 3
 
 
-def test_steps_without_any_choice_are_no_decisions(mac, play):
+def test_without_valid_steps_there_are_no_decisions(mac, play):
     batch = play(mac)
     nothing = torch.zeros_like(valid(batch))
     assert len(mac.decisions(batch, nothing)) == 0
 
 
-def test_probabilities_sum_to_1_over_what_is_available(mac, play):
+def test_probabilities_sum_to_1_over_available_actions(mac, play):
     batch = play(mac)
     chances = probabilities(mac, batch, 1)
     available = batch["avail_actions"][:, 1] > 0
@@ -68,14 +68,14 @@ def test_probabilities_sum_to_1_over_what_is_available(mac, play):
     assert chances[:, 1].tolist() == [[1] + [0] * 7] * 3  # dead
 
 
-def test_actions_are_those_of_the_running_episodes_in_their_order(mac, play):
+def test_actions_are_returned_for_the_running_episodes_in_order(mac, play):
     batch = play(mac)
     everyone = mac.select_actions(batch, t_ep=0, t_env=5)
     mac.action_selector = type(mac.action_selector)(mac.args)
     assert torch.equal(mac.select_actions(batch, t_ep=0, t_env=5, bs=[0, 2]), everyone[[0, 2]])
 
 
-def test_behaviour_log_probabilities_are_those_of_the_actions_taken(mac, play):
+def test_behaviour_log_probabilities_are_of_the_actions_taken(mac, play):
     batch = play(mac)
     steps = mac.decisions(batch, valid(batch))
     rows = torch.arange(len(steps))
@@ -86,14 +86,14 @@ def test_behaviour_log_probabilities_are_those_of_the_actions_taken(mac, play):
     assert torch.allclose(batch["behaviour_log_probs"][:, :-1].squeeze(-1)[steps.index], expected, atol=1e-5)
 
 
-def test_playing_a_test_leaves_the_training_record_alone(mac, play):
+def test_a_test_does_not_change_the_training_record(mac, play):
     batch = play(mac)
     before = batch["behaviour_log_probs"].clone()
     mac.select_actions(batch, t_ep=0, t_env=9, test_mode=True)
     assert torch.equal(batch["behaviour_log_probs"], before)
 
 
-def test_an_episode_that_is_played_again_overwrites_its_own_row_alone(mac, play):
+def test_a_replayed_episode_overwrites_only_its_own_record(mac, play):
     batch = play(mac, lengths=(4, 2, 3))
     before = batch["behaviour_log_probs"].clone()
     for t in range(2):
@@ -104,8 +104,8 @@ def test_an_episode_that_is_played_again_overwrites_its_own_row_alone(mac, play)
     assert not torch.equal(after[2, :2], before[2, :2])
 
 
-def test_a_batch_of_another_policy_is_left_alone(mac, play):
-    """A teacher plays into the student's batch, which may have no such fields, or of another width."""
+def test_fields_of_another_policy_are_not_written(mac, play):
+    """A teacher writes into the student's batch, which may lack its fields or have others of another width."""
     batch = play(mac)
     batch.scheme["behaviour_log_probs"] = {"vshape": (3,), "group": "agents"}
     before = batch["behaviour_log_probs"].clone()
@@ -115,7 +115,7 @@ def test_a_batch_of_another_policy_is_left_alone(mac, play):
     mac.select_actions(batch, t_ep=0, t_env=9)
 
 
-def test_microbatches_hold_each_row_once_within_the_token_budget(new_learner, tiny_args, play):
+def test_microbatches_have_each_decision_once(new_learner, tiny_args, play):
     mac = new_learner(tiny_args({"llm.token_budget": 200})).mac
     batch = play(mac)
     steps = mac.decisions(batch, valid(batch))
@@ -125,7 +125,7 @@ def test_microbatches_hold_each_row_once_within_the_token_budget(new_learner, ti
     assert sorted(torch.cat(groups).tolist()) == sorted(rows.tolist())
 
 
-def test_at_the_start_the_policy_is_its_reference(mac, play):
+def test_the_initial_policy_equals_its_reference(mac, play):
     batch = play(mac)
     steps = mac.decisions(batch, valid(batch))
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_at_the_start_the_policy_is_its_reference(mac, play):
     assert torch.allclose(mac.reference_logits(mac.reference_states(steps)), logits, atol=1e-5)
 
 
-def test_the_reference_goes_through_the_current_head_without_gradient(mac, play):
+def test_the_reference_uses_the_current_head_without_gradient(mac, play):
     batch = play(mac)
     steps = mac.decisions(batch, valid(batch))
     hidden = mac.reference_states(steps)
@@ -144,7 +144,7 @@ def test_the_reference_goes_through_the_current_head_without_gradient(mac, play)
     assert not mac.reference_logits(hidden).requires_grad
 
 
-def test_logits_are_differentiable_in_all_that_is_trained(mac, play):
+def test_logits_depend_on_all_trained_parameters(mac, play):
     steps_of = play(mac)
     steps = mac.decisions(steps_of, valid(steps_of))
     mac.evaluate(steps, torch.arange(3)).logits.sum().backward()
@@ -152,7 +152,7 @@ def test_logits_are_differentiable_in_all_that_is_trained(mac, play):
     assert all(parameter.requires_grad for parameter in mac.parameters())
 
 
-def test_what_is_trained_is_the_adapter_and_the_head(mac):
+def test_the_adapter_and_the_head_are_trained(mac):
     names = [name for name, parameter in mac.agent.named_parameters() if parameter.requires_grad]
     assert len(names) == len(mac.parameters())
     assert all("lora_" in name or name.startswith("head.") for name in names)
@@ -180,7 +180,7 @@ def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, p
     assert torch.allclose(hidden[twins], hidden[twins[:1]].expand(3, -1))
 
 
-def test_prompts_are_those_of_the_agents_own_number(mac, play):
+def test_each_prompt_is_written_for_its_agent(mac, play):
     batch = play(mac)
     prompter = mac.agent.prompter
     steps = mac.decisions(batch, valid(batch))
@@ -204,8 +204,8 @@ def test_prompts_that_cannot_fit_are_refused_before_the_model_is_loaded(tiny_arg
         new_learner(tiny_args({"prompt.style": "paper"}, n_agents=27, n_enemies=30))
 
 
-def test_the_key_of_a_target_is_read_at_the_end_of_its_sentence(new_learner, tiny_args, play):
-    """The state there is that of the prompt cut off behind that sentence."""
+def test_a_targets_key_is_the_state_at_the_end_of_its_sentence(new_learner, tiny_args, play):
+    """That hidden state equals the last state of the prompt cut after the sentence."""
     mac = new_learner(tiny_args({"head.attack_keys": "entity"}, n_enemies=3)).mac
     steps = mac.decisions(batch := play(mac), valid(batch))
     states, prompts, found = mac.reference_states(steps), steps.prompts, 0
@@ -235,17 +235,17 @@ def test_frozen_layers_run_once_for_play_update_and_reference(keep, new_learner,
         lambda module, inputs: tokens.append(inputs[0].shape[1])
     )
     batch = play(learner.mac)
-    played, kept = sum(tokens), backbone.encoder.kept_bytes
+    played, kept = sum(tokens), backbone.encoder.stored_bytes
     assert played > 0
     assert (kept > 0) == keep
     learner.train(batch, 0, 0)
     assert (sum(tokens) == played) == keep
-    assert backbone.encoder.kept_bytes == 0  # a resumed run begins without them, too
+    assert backbone.encoder.stored_bytes == 0  # a resumed run starts without them, too
 
 
-def test_a_test_keeps_nothing_for_the_next_update(new_learner, tiny_args, play):
+def test_a_test_caches_no_states_for_the_next_update(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"lora.layers": 1}))
     batch = play(learner.mac)
     learner.train(batch, 0, 0)
     learner.mac.select_actions(batch, t_ep=0, t_env=5, test_mode=True)
-    assert learner.mac.agent.backbone.encoder.kept_bytes == 0
+    assert learner.mac.agent.backbone.encoder.stored_bytes == 0

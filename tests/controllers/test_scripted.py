@@ -1,4 +1,4 @@
-"""Scripted teachers: the probes' optimum earns it, and SMAX's rules decide as jaxmarl's do."""
+"""Scripted teachers: the probes' optimum earns the optimal return, and SMAX's rules decide like jaxmarl's."""
 
 from types import SimpleNamespace
 
@@ -41,7 +41,7 @@ def controller(kind, env, env_args):
     return kind(scheme, {"agents": n_agents}, args)
 
 
-def test_what_the_optimum_does_not_choose_is_never_drawn_but_has_a_finite_logarithm():
+def test_other_actions_are_never_drawn_but_have_finite_log_probabilities():
     mac, task = controller(ProbeOptimum, "probe", {"map_name": "target"}), table("target")
     obs, available = torch.from_numpy(task.obs)[:, None, None], torch.from_numpy(task.available)[:, None, None]
     batch = {"obs": obs, "avail_actions": available}
@@ -58,7 +58,7 @@ def test_shuffled_observations_have_no_optimum():
 
 
 class Scene:
-    """One marine of 1m_vs_2m on a map of 1 x 1, and what it sees of two enemies."""
+    """Observations of the marine in 1m_vs_2m, on a map of size 1 x 1."""
 
     def __init__(self, **enemies):
         self.mac = controller(SMAXHeuristic, "smax", {"map_name": "1m_vs_2m"})
@@ -66,7 +66,7 @@ class Scene:
         self.layout = self.mac.layouts.observation
 
     def act(self, enemies, x=0.25, y=0.5, blocked=(), attackable=()):
-        """``enemies``: index -> (dx, dy) in fractions of the sight."""
+        """Return the chosen action. ``enemies``: index -> (dx, dy), in fractions of the sight range."""
         obs = torch.zeros(1, 1, self.layout.size)
         own = self.layout.own
         obs[..., own.start : own.start + 4] = torch.tensor([1.0, 0.0, x, y])
@@ -81,20 +81,20 @@ class Scene:
         return int(self.mac.choose(obs, available, 0))
 
 
-def test_smax_without_enemies_in_sight_goes_to_the_point_opposite_of_its_start():
+def test_smax_moves_to_the_point_opposite_its_start_if_no_enemy_is_visible():
     scene = Scene()
     assert scene.act({}) == EAST
     assert scene.act({}, x=0.9) == WEST  # still to (0.75, 0.5)
     assert scene.act({}, x=0.75, y=0.1) == NORTH
 
 
-def test_smax_follows_the_closest_enemy_and_goes_round_a_wall():
+def test_smax_moves_to_the_closest_enemy_and_around_a_wall():
     scene = Scene()
     assert scene.act({0: (0.0, -0.6), 1: (0.9, 0.0)}) == SOUTH
     assert scene.act({0: (0.1, -0.6)}, blocked=[SOUTH]) == EAST
 
 
-def test_smax_attacks_the_closest_enemy_until_it_is_gone():
+def test_smax_attacks_the_closest_enemy_until_it_is_out_of_range():
     scene = Scene()
     assert scene.act({0: (0.4, 0.0), 1: (0.3, 0.0)}, attackable=[0, 1]) == N_BASE_ACTIONS + 1
     assert scene.act({0: (0.2, 0.0), 1: (0.3, 0.0)}, attackable=[0, 1]) == N_BASE_ACTIONS + 1  # the same

@@ -1,4 +1,4 @@
-"""Gymnasium's and PettingZoo's tasks behind the bundled host, as EPyMARL's gymma has them."""
+"""Tasks of Gymnasium and PettingZoo on the bundled host, equal to EPyMARL's gymma."""
 
 import sys
 from types import SimpleNamespace
@@ -16,22 +16,22 @@ SPREAD = "pz-mpe-simple-spread-v3"
 
 
 def play(env, steps, seed=0):
-    """Observations and rewards of an episode of random actions."""
+    """Return observations and rewards of an episode with random actions."""
     rng = np.random.default_rng(seed)
-    found = [env.reset()[0]]
+    results = [env.reset()[0]]
     for _ in range(steps):
         obs, reward, terminated, truncated, _ = env.step(rng.integers(env.get_total_actions(), size=env.n_agents))
-        found += [obs, reward]
+        results += [obs, reward]
         if terminated or truncated:
             break
-    return found
+    return results
 
 
 @pytest.mark.parametrize(
     ("key", "agents", "actions", "size"),
     [(FORAGING, 2, 6, 15), ("rware:rware-tiny-2ag-v2", 2, 5, 71), (SPREAD, 3, 5, 18)],
 )
-def test_sizes_are_those_of_the_task(key, agents, actions, size):
+def test_sizes_match_the_task(key, agents, actions, size):
     assert gymma.sizes({"key": key, "time_limit": 9}) == (agents, actions)
     env = gymma.make_env(key=key, time_limit=9, seed=0)
     info = {"state_shape": agents * size, "obs_shape": size, "n_actions": actions, "n_agents": agents}
@@ -43,7 +43,7 @@ def test_sizes_are_those_of_the_task(key, agents, actions, size):
     assert np.array(env.get_avail_actions()).tolist() == [[1] * actions] * agents
 
 
-def test_steps_are_those_of_the_task_itself():
+def test_steps_equal_those_of_the_wrapped_task():
     env, plain = gymma.make_env(key=FORAGING, time_limit=50, seed=3), gymnasium.make(FORAGING, disable_env_checker=True)
     obs, _ = env.reset()
     drawn = env._task._env.unwrapped.np_random_seed
@@ -61,7 +61,7 @@ def test_steps_are_those_of_the_task_itself():
 
 
 @pytest.mark.parametrize("key", [FORAGING, SPREAD])
-def test_an_episode_follows_from_seed_and_number_alone(key):
+def test_an_episode_depends_only_on_seed_and_number(key):
     one, other = (gymma.make_env(key=key, time_limit=10, seed=5) for _ in range(2))
     first, second = play(one, 10), play(one, 10)
     other.episode = 1
@@ -79,7 +79,7 @@ def test_the_time_limit_cuts_an_episode_off():
     assert [env.step([0, 0])[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
 
 
-def test_rewards_are_summed_averaged_or_apart():
+def test_rewards_are_summed_averaged_or_separate():
     rewards = {}
     for name, options in {
         "sum": {},
@@ -109,7 +109,7 @@ def test_the_last_step_of_a_pettingzoo_task_has_its_reward():
     [
         ({"key": "CartPole-v1"}, r"env_args\.key=CartPole-v1 has one agent"),
         ({"key": "nowhere:Task-v0"}, r"needs the Python package nowhere.*lolm_plugin\[gymma\]"),
-        ({"key": "pz-mpe-simple-spred-v3"}, r"env_args\.key=pz-mpe-simple-spred-v3 is no task of PettingZoo"),
+        ({"key": "pz-mpe-simple-spred-v3"}, r"env_args\.key=pz-mpe-simple-spred-v3 is not a task of PettingZoo"),
         ({"key": "lbforaging:Foraging-8x8-2p-9f-v3"}, r"cannot be made .* change the key"),
         ({"key": FORAGING, "reward_scalarisation": "max"}, r"reward_scalarisation=max is not a choice"),
         (
@@ -118,7 +118,7 @@ def test_the_last_step_of_a_pettingzoo_task_has_its_reward():
         ),
     ],
 )
-def test_what_cannot_be_played_is_refused_in_a_sentence(env_args, words):
+def test_unsupported_tasks_are_refused(env_args, words):
     with pytest.raises(ConfigError, match=words):
         gymma.make_env(**{"time_limit": 10, **env_args})
 
@@ -134,7 +134,7 @@ def test_a_replay_is_refused():
 
 
 class Leavers:
-    """PettingZoo's parallel interface: agent i leaves after i + 1 steps, each by its own end or all cut off."""
+    """A task with PettingZoo's parallel interface: agent i is terminated after i + 1 steps; ``clock`` truncates all."""
 
     possible_agents = ("first", "second", "third")
     clock = None
@@ -150,7 +150,7 @@ class Leavers:
         return self._seen(), {}
 
     def step(self, actions):
-        assert list(actions) == self.agents, "only those that are there act"
+        assert list(actions) == self.agents, "only the present agents act"
         self.taken.append(actions)
         self.t += 1
         order = {agent: i for i, agent in enumerate(self.possible_agents)}
@@ -169,7 +169,7 @@ class Leavers:
 
 @pytest.fixture
 def leavers(monkeypatch):
-    """``leavers(clock)``: a task whose agents leave one after the other, all of them at ``clock`` at the latest."""
+    """Return a function that builds a task whose agents leave one by one, at the latest at step ``clock``."""
 
     def make(clock=None):
         monkeypatch.setattr(Leavers, "clock", clock)
@@ -181,7 +181,7 @@ def leavers(monkeypatch):
     return make
 
 
-def test_agents_that_leave_early_have_no_choice_and_no_reward_until_the_others_are_done(leavers):
+def test_agents_that_leave_early_have_no_choice_and_no_reward(leavers):
     env = leavers()
     assert env.get_avail_actions() == [[1, 1, 1]] * 3
     assert env.step([0, 1, 2])[1:4] == (3.0, False, False)
@@ -189,20 +189,20 @@ def test_agents_that_leave_early_have_no_choice_and_no_reward_until_the_others_a
     assert np.array(env.get_obs()).tolist() == [[0, 0], [2, 2], [2, 2]]
     assert env.step([0, 1, 2])[1:4] == (2.0, False, False)
     assert env.step([0, 0, 2])[1:4] == (1.0, True, False)
-    # Of a space that begins at 1, and for those alone that were there.
+    # The action space begins at 1, and only present agents act.
     first, second, third = env._task._env.taken
     assert (first, second) == ({"first": 1, "second": 2, "third": 3}, {"second": 2, "third": 3})
     assert third == {"third": 3}
 
 
-def test_a_task_cut_off_by_its_own_clock_says_so(leavers):
+def test_a_task_cut_off_by_its_own_time_limit_is_truncated(leavers):
     env = leavers(clock=2)
     assert env.step([0, 0, 0])[2:4] == (False, False)
     assert env.step([0, 0, 0])[2:4] == (False, True)
     assert np.array(env.get_obs()).tolist() == [[0, 0], [3, 3], [3, 3]]
 
 
-def test_a_space_of_no_fixed_size_is_refused(leavers, monkeypatch):
+def test_a_space_without_a_fixed_size_is_refused(leavers, monkeypatch):
     monkeypatch.setattr(Leavers, "observation_space", lambda self, agent: Sequence(Box(0.0, 1.0)))
-    with pytest.raises(ConfigError, match=r"key=pz-made-leavers-v0 has observations of no fixed size .*Sequence"):
+    with pytest.raises(ConfigError, match=r"key=pz-made-leavers-v0 has observations without a fixed size .*Sequence"):
         leavers()

@@ -1,4 +1,4 @@
-"""The known-answer battles: what they show, what they pay, and what cannot be learned from them."""
+"""Known-answer battles: observations, rewards, bounds of the return, and the control without information."""
 
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,7 @@ def started(map_name, n_envs=200, first_seed=0, **env_args):
 
 
 def enemy_side(row):
-    """The direction of the first enemy, from an observation row."""
+    """Return the move toward the first enemy, from one observation."""
     dx, dy = row[6], row[7]
     if abs(dx) > abs(dy):
         return EAST if dx > 0 else WEST
@@ -36,7 +36,7 @@ def enemy_side(row):
 
 
 def right_action(map_name, row):
-    """What a human would do on seeing that observation."""
+    """Return the best action for one observation."""
     in_range, distance, own_health = row[4] == 1, row[5] * 9, row[-1]
     if map_name == "retreat":
         return OPPOSITE[enemy_side(row)] if own_health < 0.5 else ATTACK
@@ -48,7 +48,7 @@ def right_action(map_name, row):
 
 
 def play(env, act):
-    """Play every copy to its end: returns [n_envs], and info and length at each copy's last step."""
+    """Play every copy to its end. Return the returns [n_envs], each copy's last info and its length."""
     returns = np.zeros(env.n_envs)
     over = np.zeros(env.n_envs, dtype=bool)
     length = np.zeros(env.n_envs, dtype=int)
@@ -101,7 +101,7 @@ def at_random(generator):
         ),
     ],
 )
-def test_a_situation_is_shown_in_smac_order(map_name, obs):
+def test_observations_are_in_smac_order(map_name, obs):
     shown = started(map_name).obs[:, 0]
     expected = np.array(obs, dtype=np.float32)
 
@@ -117,7 +117,7 @@ def test_every_start_is_equally_likely(map_name, n_situations):
     assert np.abs(counts / 8000 - 1 / n_situations).max() < 0.02
 
 
-def test_state_has_health_and_place_of_every_unit():
+def test_the_state_has_health_and_position_of_every_unit():
     env = started("target")
     for obs, state in zip(env.obs[:, 0], env.state, strict=True):
         enemies = obs[4:-1].reshape(3, 5)[:, [4, 2, 3]].ravel()
@@ -125,7 +125,7 @@ def test_state_has_health_and_place_of_every_unit():
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_the_layout_reads_what_the_env_writes(map_name):
+def test_the_layout_matches_the_environment(map_name):
     env = started(map_name)
     layouts = build({"map_name": map_name}, env.n_agents, env.n_actions, {})
     assert (env.obs_size, env.state_size) == (layouts.observation.size, layouts.state.size)
@@ -147,8 +147,8 @@ def test_the_layout_reads_what_the_env_writes(map_name):
 
 
 @pytest.mark.parametrize("map_name", ONE_STEP)
-def test_only_the_right_action_pays(map_name):
-    """Over all situations and actions: 200 seeds show every one of the at most 8."""
+def test_only_the_right_action_is_rewarded(map_name):
+    """All situations and actions are checked: 200 seeds cover the at most 8 starts."""
     for action in range(ProbeVectorEnv(map_name, 1).n_actions):
         env = started(map_name)
         right = np.array([right_action(map_name, row[0]) for row in env.obs])
@@ -163,7 +163,7 @@ def test_only_the_right_action_pays(map_name):
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_the_right_policy_earns_the_optimal_return_in_every_episode(map_name):
+def test_the_best_policy_earns_the_optimal_return_in_every_episode(map_name):
     env = started(map_name)
     returns, info, length = play(env, by_rule(map_name))
 
@@ -174,8 +174,8 @@ def test_the_right_policy_earns_the_optimal_return_in_every_episode(map_name):
     assert length.max() <= env.episode_limit
 
 
-def test_the_returns_of_each_task():
-    """Worked by hand; in the duel the best blind plan is to attack and step to one fixed side in turn."""
+def test_the_bounds_of_each_task():
+    """Computed by hand. The best blind plan of the duel alternates between attacking and stepping to one fixed side."""
     assert {name: optimal_return(name) for name in MAPS} == {"retreat": 1, "approach": 1, "duel": 2, "target": 1}
     assert {name: best_return_without_target_choice(name) for name in MAPS} == {
         "retreat": 1,
@@ -191,12 +191,12 @@ def test_the_returns_of_each_task():
     }
 
 
-def test_a_duel_blow_by_blow():
-    """Enemy 2 cells to the east: shoot; trade once; step back and shoot until it falls."""
+def test_a_duel_step_by_step():
+    """Enemy 2 cells to the east: shoot, take one blow while shooting, then alternate stepping back and shooting."""
     env = started("duel")
     follow = int(np.flatnonzero((env.obs[:, 0] == np.float32([0, 0, 1, 1, 1, 2 / 9, 2 / 9, 0, 1, 1])).all(1))[0])
     expected = [
-        # action, reward, then what is seen: gap, enemy health, own health
+        # action, reward; afterwards: gap, enemy health, own health
         (ATTACK, 0.25, 1, 0.75, 1.0),
         (ATTACK, 0.25, 1, 0.5, 0.5),
         (WEST, 0.0, 2, 0.5, 0.5),
@@ -230,7 +230,7 @@ def test_always_attacking_loses_the_duel():
     assert info["dead_allies"].all()
 
 
-def test_a_dead_agent_has_no_op_alone_and_sees_nothing():
+def test_a_dead_agent_has_only_no_op_and_an_empty_observation():
     env = started("duel")
     play(env, always_attack)
 
@@ -240,7 +240,7 @@ def test_a_dead_agent_has_no_op_alone_and_sees_nothing():
     assert (env.state[:, 3] > 0).all()
 
 
-def test_running_away_for_ever_is_ended_by_the_limit():
+def test_running_away_ends_at_the_time_limit():
     env = started("duel")
     away = lambda env: np.where(env.obs[:, 0, 6] > 0, WEST, EAST)[:, None]  # noqa: E731
     returns, info, length = play(env, away)
@@ -258,7 +258,7 @@ def test_running_away_for_ever_is_ended_by_the_limit():
 
 @pytest.mark.parametrize(("map_name", "shuffle_obs"), product(MAPS, (False, True)))
 def test_masks_and_observations_agree_at_every_step(map_name, shuffle_obs):
-    """As in SMAC: a living agent can stop and never has no-op; the flags it sees are its mask's."""
+    """As in SMAC, a living agent can stop and never has no-op. The flags in its observation equal its mask."""
     env = started(map_name, shuffle_obs=shuffle_obs)
     act = at_random(np.random.default_rng(0))
     for _ in range(env.episode_limit + 1):
@@ -270,11 +270,11 @@ def test_masks_and_observations_agree_at_every_step(map_name, shuffle_obs):
         env.step(act(env))
 
 
-def test_the_mask_of_retreat_tells_nothing():
+def test_the_mask_of_retreat_has_no_information():
     assert (started("retreat").avail_actions == [0, 1, 1, 1, 1, 1, 1]).all()
 
 
-def test_target_without_choice_earns_a_third():
+def test_target_without_a_choice_earns_a_third():
     uniform = lambda env: np.random.default_rng(1).integers(6, 9, (env.n_envs, 1))  # noqa: E731
     lowest_index = always_attack
     for policy in (uniform, lowest_index):
@@ -282,7 +282,7 @@ def test_target_without_choice_earns_a_third():
         assert returns.mean() == pytest.approx(best_return_without_target_choice("target"), abs=0.025)
 
 
-def test_the_best_blind_plan_of_the_duel_earns_what_it_says():
+def test_the_best_blind_plan_of_the_duel_earns_the_blind_return():
     env = started("duel", 4000)
     plan = iter([ATTACK, WEST] * 4)
 
@@ -294,7 +294,7 @@ def test_the_best_blind_plan_of_the_duel_earns_what_it_says():
 
 
 def best_table_earns(map_name, shuffle_obs):
-    """Mean reward, on 4,000 situations, of the best table from observation to action for 4,000 others."""
+    """Fit the best table from observation to action on 4,000 situations; return its mean reward on 4,000 others."""
     tried = {}
     seeds = np.arange(4000, dtype=np.uint32)
     env = ProbeVectorEnv(map_name, 4000, shuffle_obs=shuffle_obs)
@@ -312,12 +312,12 @@ def best_table_earns(map_name, shuffle_obs):
 
 
 @pytest.mark.parametrize("map_name", ONE_STEP)
-def test_shuffled_observations_teach_nothing(map_name):
+def test_shuffled_observations_have_no_information(map_name):
     assert best_table_earns(map_name, shuffle_obs=False) == 1
     assert best_table_earns(map_name, shuffle_obs=True) == pytest.approx(blind_return(map_name), abs=0.04)
 
 
-def test_shuffled_observations_of_a_duel_do_not_tell_the_side_at_any_step():
+def test_shuffled_observations_of_a_duel_never_show_the_side():
     true, shown = started("duel", 4000), started("duel", 4000, shuffle_obs=True)
     for action in (ATTACK, EAST, ATTACK):
         alive = true.avail_actions[:, 0, NO_OP] == 0
@@ -329,7 +329,7 @@ def test_shuffled_observations_of_a_duel_do_not_tell_the_side_at_any_step():
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_shuffling_leaves_masks_rewards_and_dynamics_alone(map_name):
+def test_shuffling_does_not_change_masks_rewards_and_dynamics(map_name):
     true, shown = started(map_name), started(map_name, shuffle_obs=True)
     act = at_random(np.random.default_rng(0))
     differed = False
@@ -346,13 +346,13 @@ def test_shuffling_leaves_masks_rewards_and_dynamics_alone(map_name):
 
 
 @pytest.mark.parametrize(("map_name", "shuffle_obs"), product(MAPS, (False, True)))
-def test_an_episode_depends_on_its_seed_alone(map_name, shuffle_obs):
+def test_an_episode_depends_only_on_its_seed(map_name, shuffle_obs):
     seeds = keyed_seeds(3, "test", count=40)
     order = np.random.default_rng(0).permutation(40)
     together = ProbeVectorEnv(map_name, 40, shuffle_obs=shuffle_obs)
     shuffled = ProbeVectorEnv(map_name, 40, shuffle_obs=shuffle_obs)
     alone = ProbeVectorEnv(map_name, 1, shuffle_obs=shuffle_obs)
-    for env in (shuffled, alone):  # an earlier episode leaves no trace
+    for env in (shuffled, alone):  # an earlier episode must have no effect
         env.reset(seeds[: env.n_envs] + np.uint32(1))
         env.step(np.full((env.n_envs, 1), STOP))
     together.reset(seeds)
@@ -369,7 +369,7 @@ def test_an_episode_depends_on_its_seed_alone(map_name, shuffle_obs):
         np.testing.assert_array_equal(step.reward[7:8], alone.step(actions[7:8]).reward)
 
 
-def test_stepping_past_the_end_is_harmless():
+def test_stepping_past_the_end_does_no_harm():
     for map_name in MAPS:
         env = started(map_name)
         play(env, by_rule(map_name))
@@ -378,7 +378,7 @@ def test_stepping_past_the_end_is_harmless():
         assert np.isfinite(env.obs).all()
 
 
-def test_arrays_handed_out_are_not_written_to():
+def test_returned_arrays_are_never_modified():
     env = started("duel")
     first = (env.obs, env.state, env.avail_actions, *env.step(always_attack(env))[:2])
     copies = [array.copy() for array in first]
@@ -387,20 +387,20 @@ def test_arrays_handed_out_are_not_written_to():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_an_unavailable_action_is_a_bug():
+def test_an_unavailable_action_fails_an_assertion():
     env = started("approach")
     with pytest.raises(AssertionError, match="rules out"):
         env.step(np.full((200, 1), ATTACK))
 
 
-def test_an_unknown_map_is_refused_with_the_known_ones():
+def test_an_unknown_map_is_refused_and_the_known_ones_named():
     for answer in (lambda name: ProbeVectorEnv(name, 1), optimal_return, blind_return):
         with pytest.raises(ConfigError, match=r"map_name=3m .*retreat, approach, duel, target"):
             answer("3m")
 
 
 def test_an_unknown_key_is_refused():
-    with pytest.raises(ConfigError, match=r"env_args\.time_limit means nothing to env=probe"):
+    with pytest.raises(ConfigError, match=r"env_args\.time_limit is unknown to env=probe"):
         make_env(map_name="duel", time_limit=3, common_reward=True, reward_scalarisation="sum")
 
 
@@ -409,7 +409,7 @@ def test_separate_rewards_are_refused():
         make_env(map_name="duel", common_reward=False, reward_scalarisation="sum")
 
 
-def test_one_battle_behind_epymarls_interface():
+def test_one_battle_with_epymarls_interface():
     env = make_env(map_name="duel", seed=5, shuffle_obs=False, common_reward=True, reward_scalarisation="sum")
     info = {"state_shape": 6, "obs_shape": 10, "n_actions": 7, "n_agents": 1, "episode_limit": 8}
     assert env.get_env_info() == info
@@ -430,7 +430,7 @@ def test_one_battle_behind_epymarls_interface():
     env.close()
 
 
-def test_the_shipped_yaml_makes_the_env_it_names():
+def test_the_yaml_of_probe_builds_the_environment():
     path = Path(__file__).parents[2] / "config" / "envs" / "probe.yaml"
     config = yaml.safe_load(path.read_text())
     env = make_env(**config["env_args"], common_reward=True, reward_scalarisation="sum")

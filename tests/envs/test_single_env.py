@@ -8,7 +8,7 @@ from lolm_plugin.randomness import keyed_seeds
 
 
 class Counter:
-    """Two agents who see the episode's seed and the step; over after two steps."""
+    """Two agents that observe the episode's seed and the step; an episode has two steps."""
 
     n_envs, n_agents, n_enemies, n_actions, obs_size, state_size, episode_limit = 1, 2, 1, 7, 2, 3, 2
 
@@ -42,7 +42,7 @@ def env():
     return SingleEnv(Counter(), seed=11)
 
 
-def test_an_episode_in_epymarls_words(env):
+def test_an_episode_with_epymarls_interface(env):
     obs, info = env.reset()
     assert info == {}
     assert [row.tolist() for row in obs] == [row.tolist() for row in env.get_obs()]
@@ -53,18 +53,18 @@ def test_an_episode_in_epymarls_words(env):
     assert (obs[1].tolist(), env.get_state().tolist()) == ([0, 1], [1, 2, 1])
     *_, terminated, truncated, info = env.step([1, 0])
     assert (terminated, truncated, info) == (True, False, {"battle_won": 1.0})
-    # numpy numbers would be stored in records as arrays.
+    # Sacred would store NumPy numbers as arrays.
     assert [type(x) for x in (reward, terminated, truncated, info["battle_won"])] == [float, bool, bool, float]
 
 
-def test_a_time_limit_is_truncated_as_gymnasium_says(env, monkeypatch):
+def test_a_time_limit_is_truncated_as_in_gymnasium(env, monkeypatch):
     env.reset()
     late = Transition(np.zeros(1, np.float32), np.array([False]), np.array([True]), {})
     monkeypatch.setattr(env.vector_env, "step", lambda actions: late)
     assert env.step([1, 0])[2:4] == (False, True)
 
 
-def test_sizes_and_views(env):
+def test_sizes_and_getters(env):
     env.reset()
     sizes = {"state_shape": 3, "obs_shape": 2, "n_actions": 7, "n_agents": 2, "episode_limit": 2}
     assert env.get_env_info() == sizes
@@ -96,7 +96,7 @@ def test_episodes_are_keyed_by_seed_and_number(env):
     assert other.episode == 3
 
 
-def test_a_new_seed_starts_over(env):
+def test_a_new_seed_starts_at_episode_0(env):
     env.reset()
     env.reset(seed=12)
     env.reset()

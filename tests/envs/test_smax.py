@@ -10,7 +10,7 @@ from lolm_plugin.envs.smax_scenarios import UNIT_TYPES, scenario
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.randomness import keyed_generator
 
-build = cache(SMAXVectorEnv)  # each costs some seconds of compilation
+build = cache(SMAXVectorEnv)  # each takes some seconds to compile
 
 
 def start(env, *seeds):
@@ -23,7 +23,7 @@ def random_actions(env, *key):
 
 
 def units(env):
-    """jaxmarl's own record of all copies: positions [n_envs, units, 2], ..."""
+    """Return jaxmarl's state of all copies: positions [n_envs, units, 2], ..."""
     return env._battles[1].state
 
 
@@ -39,7 +39,7 @@ def change(env, **leaves):
 
 
 def halt(env):
-    """Stop for the living, no-op for the dead."""
+    """Return stop for living agents and no-op for dead ones."""
     return env.avail_actions[:, :, 1].astype(np.int64)
 
 
@@ -49,7 +49,7 @@ def jaxmarl_scenarios():
     return MAP_NAME_TO_SCENARIO
 
 
-def test_maps_are_jaxmarls_own():
+def test_jaxmarls_maps_are_equal():
     for name, theirs in jaxmarl_scenarios().items():
         ours = scenario(name)
         assert (len(ours.ally_types), len(ours.enemy_types)) == (theirs.num_allies, theirs.num_enemies), name
@@ -59,20 +59,20 @@ def test_maps_are_jaxmarls_own():
 
 
 @pytest.mark.parametrize("name", ["3m", "3s_vs_4z", "6h_vs_8z", "1m_vs_1M", "smacv2_10_units"])
-def test_sizes_follow_jaxmarls(name):
+def test_sizes_follow_from_jaxmarls(name):
     from jaxmarl.environments.smax import SMAX
 
     env = SMAXVectorEnv(name, 2)
     theirs = SMAX(num_allies=env.n_agents, num_enemies=env.n_enemies)
     n_units = env.n_agents + env.n_enemies
-    # Other units: no last move (2) and target (1), but a distance and a flag. Own and state: the same fields.
+    # Other units lack last move (2) and target (1) but have a distance and a flag. Own features and state are equal.
     assert env.obs_size == theirs.obs_size - (n_units - 1) + 4
     assert env.state_size == theirs.state_size - 2 * n_units
     assert env.n_actions == theirs.num_ally_actions + 1
     assert tuple(theirs.unit_type_names) == UNIT_TYPES
 
 
-def test_the_view_agrees_with_jaxmarls_own():
+def test_observations_agree_with_jaxmarls():
     from jaxmarl.environments.smax import HeuristicEnemySMAX
 
     env = build("3s5z", 8)
@@ -97,7 +97,7 @@ def test_the_view_agrees_with_jaxmarls_own():
             assert mask[0] + mask[1] == stop
             assert np.all(np.array(mask[2:6]) <= [north, south, east, west])
         env.step(random_actions(env, "view", t))
-    assert env.avail_actions[copy, :, 0].any(), "nobody died, so that the dead were not compared"
+    assert env.avail_actions[copy, :, 0].any(), "no unit died, so dead units were not compared"
 
 
 def tree_slice(tree, i):
@@ -106,7 +106,7 @@ def tree_slice(tree, i):
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
-def test_an_episode_depends_on_its_seed_and_actions_alone():
+def test_an_episode_depends_only_on_its_seed_and_actions():
     one, many = build("3s5z", 1), build("3s5z", 8)
     start(one, 7)
     start(many, 3, 9, 7, 2**32 - 1, 0, 1, 2, 4)
@@ -122,12 +122,12 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
     assert (many.obs[0] != many.obs[2]).any()
 
 
-def test_numbers_have_32_bits_also_where_jax_has_64():
+def test_numbers_have_32_bits_even_if_jax_uses_64():
     import jax
 
     plain = SMAXVectorEnv("1m_vs_1z", 1)
     before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)  # as JAX_ENABLE_X64=1 does
+    jax.config.update("jax_enable_x64", True)  # same effect as JAX_ENABLE_X64=1
     try:
         wide = SMAXVectorEnv("1m_vs_1z", 1)
         for env in (plain, wide):
@@ -141,7 +141,7 @@ def test_numbers_have_32_bits_also_where_jax_has_64():
         jax.config.update("jax_enable_x64", before)
 
 
-def test_the_world_draws_anew_at_every_step_and_alike_in_every_replay():
+def test_random_draws_differ_between_steps_and_are_reproducible():
     env = build("3m", 4)
     place = [[16, 10], [16, 11], [16, 12], [18, 10], [18, 11], [18, 12]]
     drawn = []
@@ -166,13 +166,13 @@ def test_stepping_compiles_once():
     assert env._step.__wrapped__._cache_size() == 1
 
 
-def test_a_battle_ends_at_its_limit_exactly():
+def test_a_battle_ends_exactly_at_its_time_limit():
     env = build("3m", 4)
     assert env.episode_limit == 60
     start(env, 0, 1, 2, 3)
     change(env, unit_health=1e6)
     ends = []
-    for _ in range(env.episode_limit + 2):  # going on after the end does no harm
+    for _ in range(env.episode_limit + 2):  # stepping after the end does no harm
         transition = env.step(halt(env))
         assert not transition.terminated.any()
         ends.append((transition.truncated.tolist(), transition.info["timeout"].tolist()))
@@ -181,7 +181,7 @@ def test_a_battle_ends_at_its_limit_exactly():
     assert SMAXVectorEnv("3m", 1, time_limit=7).episode_limit == 7
 
 
-def test_won_lost_drawn_and_timed_out_are_told_apart():
+def test_won_lost_drawn_and_timed_out_are_distinguished():
     env = build("3m", 4)
     start(env, 0, 1, 2, 3)
     health = np.full((4, 6), 45.0)
@@ -189,7 +189,7 @@ def test_won_lost_drawn_and_timed_out_are_told_apart():
     health[1, :3] = 0
     health[2] = 0
     change(env, unit_health=health, unit_alive=health > 0, step=[0, 0, 0, env.episode_limit - 1])
-    env._over[:] = True  # masks are of the battles before
+    env._over[:] = True  # the masks are still those of the previous battles
     reward, terminated, truncated, info = env.step(np.ones((4, 3), dtype=np.int64))
     assert (terminated.tolist(), truncated.tolist()) == ([True, True, True, False], [False, False, False, True])
     assert reward.tolist() == [10, 0, 0, 0]
@@ -203,10 +203,10 @@ def test_won_lost_drawn_and_timed_out_are_told_apart():
     }
 
 
-def test_a_win_at_the_limit_is_a_win_and_damage_is_paid():
+def test_a_win_at_the_limit_is_a_win_and_damage_is_rewarded():
     env = build("3m", 4)
     start(env, 0, 1, 2, 3)
-    # Three pairs face each other at the last step; one shot takes 9 of 45.
+    # At the last step three pairs face each other. One shot takes 9 of 45 health.
     place = [[14, 10], [14, 11], [14, 12], [18, 10], [18, 11], [18, 12]]
     change(env, unit_positions=place, unit_health=[45, 45, 45, 4.5, 4.5, 9], step=env.episode_limit - 1)
     env.avail_actions = np.ones_like(env.avail_actions)
@@ -220,7 +220,7 @@ def test_a_win_at_the_limit_is_a_win_and_damage_is_paid():
     np.testing.assert_allclose(reward, 10 * (1 + (0.1 + 0.1 + 0.2) / 3), rtol=1e-5)
 
 
-def test_actions_are_smacs():
+def test_actions_are_numbered_as_in_smac():
     env = build("3m", 4)
     start(env, 1, 1, 1, 1)
     change(env, unit_positions=[[16, 8], [16, 16], [16, 24], [30, 2], [30, 16], [30, 30]])
@@ -247,21 +247,21 @@ def test_a_masked_action_is_refused_until_the_battle_is_over():
 @pytest.mark.parametrize(("name", "n_envs", "rounds"), [("3m", 4, 5), ("8m", 8, 2), ("3s5z", 8, 3)])
 def test_random_play_never_dies_at_a_wall(name, n_envs, rounds):
     env = build(name, n_envs)
-    nearest, fallen = np.inf, 0
+    nearest, dead = np.inf, 0
     for game in range(rounds):
         start(env, *range(game * n_envs, (game + 1) * n_envs))
         over = np.zeros(n_envs, dtype=bool)
         for t in range(env.episode_limit):
             transition = env.step(random_actions(env, "walls", game, t))
-            # The dead stay where they fell, so that this sees where each of them died.
+            # Dead units stay where they died, so their positions are checked, too.
             position = np.asarray(units(env).unit_positions)[~over, : env.n_agents]
             nearest = min(nearest, position.min(), (32 - position).min())
             over |= transition.over
             if over.all():
                 break
-        fallen += transition.info["dead_allies"].sum()
+        dead += transition.info["dead_allies"].sum()
     assert nearest > 1
-    assert fallen > 0
+    assert dead > 0
 
 
 def test_random_teams_differ_between_episodes():
@@ -280,22 +280,22 @@ def test_random_teams_differ_between_episodes():
         ({"common_reward": False}, "set common_reward=True"),
         ({"time_limit": 0}, "env_args.time_limit=0 .* null for the 60 of 3m"),
         ({"time_limit": 2.5}, "env_args.time_limit=2.5 "),
-        ({"difficulty": 7}, "env_args.difficulty means nothing to env=smax"),
+        ({"difficulty": 7}, "env_args.difficulty is unknown to env=smax"),
         ({"map_name": "MMM2"}, "SMAX has no medivac"),
     ],
 )
-def test_what_cannot_be_is_refused(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_env(**{"map_name": "3m", "seed": 1, **changes})
 
 
-def test_without_jaxmarl_the_extra_is_named(monkeypatch):
+def test_without_jaxmarl_the_install_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxmarl.environments.smax.heuristic_enemy_smax_env", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[smax\]'"):
         SMAXVectorEnv("3m", 1)
 
 
-def test_importing_jaxmarl_leaves_the_streams_alone(monkeypatch):
+def test_importing_jaxmarl_does_not_change_the_streams(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "jaxmarl"]:
         monkeypatch.delitem(sys.modules, name)
     streams = sys.stdout, sys.stderr, sys.__stdout__

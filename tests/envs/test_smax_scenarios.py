@@ -23,7 +23,7 @@ from lolm_plugin.errors import ConfigError
         ("3z2s", ["zealot"] * 3 + ["stalker"] * 2, ["zealot"] * 3 + ["stalker"] * 2, 100),
     ],
 )
-def test_a_name_says_who_fights_in_which_order_and_how_long(name, allies, enemies, limit):
+def test_a_name_determines_teams_order_and_time_limit(name, allies, enemies, limit):
     battle = scenario(name)
     assert battle.name == name
     assert (list(battle.ally_types), list(battle.enemy_types)) == (allies, enemies)
@@ -31,13 +31,13 @@ def test_a_name_says_who_fights_in_which_order_and_how_long(name, allies, enemie
 
 
 @pytest.mark.parametrize("size", [5, 10, 20])
-def test_random_teams_have_sizes_alone(size):
+def test_random_teams_have_fixed_sizes(size):
     battle = scenario(f"smacv2_{size}_units")
     assert battle.random_units
     assert len(battle.ally_types) == len(battle.enemy_types) == size
 
 
-def test_every_known_map_can_be_read():
+def test_every_known_map_is_valid():
     for name in KNOWN_MAPS:
         assert set(scenario(name).ally_types) <= set(UNIT_TYPES)
 
@@ -55,7 +55,7 @@ def test_every_known_map_can_be_read():
         ("corridor", "terrain", ("sc2", "smaclite")),
     ],
 )
-def test_a_map_with_what_smax_lacks_is_sent_elsewhere(name, unit, elsewhere):
+def test_an_unsupported_map_is_refused_and_other_environments_named(name, unit, elsewhere):
     with pytest.raises(ConfigError, match=rf"env_args.map_name={name} .* SMAX has no {unit}") as refusal:
         scenario(name)
     for env in ("sc2", "smaclite"):
@@ -75,13 +75,13 @@ def test_a_map_with_what_smax_lacks_is_sent_elsewhere(name, unit, elsewhere):
         (None, None),
     ],
 )
-def test_an_unknown_name_gets_examples_and_the_nearest_known(name, nearest):
+def test_an_unknown_name_is_refused_with_examples_and_the_nearest_known(name, nearest):
     with pytest.raises(ConfigError, match=rf"map_name={name} is not .*such as 3m, 2s3z or 3s_vs_4z") as refusal:
         scenario(name)
     if nearest:
         assert f"(nearest known: {nearest})" in str(refusal.value)
 
 
-def test_names_are_read_and_the_env_imported_without_jax():
+def test_the_environment_is_imported_without_jax():
     code = "import lolm_plugin.envs.smax, sys; assert 'jax' not in sys.modules and 'jaxmarl' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,4 +1,4 @@
-"""What a reader of an example does: a copy of the repository, the example's files, its line in the registry."""
+"""Follow the steps of an example in a copy of the repository: add its files and its line in the registry."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def follow(example: str, files: Sequence[str], table: str, folder: Path) -> Path:
-    """Do the steps of ``examples/EXAMPLE`` in a copy at ``folder``; ``table`` is the line of the registry to follow."""
+    """Follow ``examples/EXAMPLE`` in a copy at ``folder``. The registry entry is inserted after the line ``table``."""
     for name in ("lolm_plugin", "config", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "pyproject.toml"):
@@ -27,14 +27,14 @@ def follow(example: str, files: Sequence[str], table: str, folder: Path) -> Path
 
 
 def touched(copy: Path) -> list[str]:
-    """The files of code and configuration that differ from the repository's."""
+    """Return the files of code and configuration that differ from the repository's."""
     paths = [path for folder in ("lolm_plugin", "config") for path in (copy / folder).rglob("*")]
     names = [str(path.relative_to(copy)) for path in paths if path.suffix in (".py", ".yaml")]
     return sorted(name for name in names if (copy / name).read_bytes() != _original(name))
 
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess:
-    """A Python command in the copy; its ``stdout`` has both streams."""
+    """Run a Python command in the copy. Its ``stdout`` has both streams."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=copy,

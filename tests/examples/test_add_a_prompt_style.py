@@ -1,4 +1,4 @@
-"""The example is followed to the letter on a copy of the repository: three files, and it is trained and tested."""
+"""Follow the example in a copy of the repository: it changes three files, and the style trains and is tested."""
 
 import re
 
@@ -12,22 +12,22 @@ PROBE = ("--env-config=probe", "with", "env_args.map_name=target")
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A repository with the example's steps done."""
+    """Return a copy of the repository with the example added."""
     return follow("add_a_prompt_style", FILES, "PROMPT_STYLES: dict[str, str] = {\n", tmp_path_factory.mktemp("copy"))
 
 
-def test_it_touches_three_files(copy):
+def test_the_example_changes_three_files(copy):
     assert touched(copy) == [*FILES, "lolm_plugin/registry.py"]
 
 
-def test_lolm_prompt_shows_it_and_explains_it(copy):
+def test_lolm_prompt_shows_and_explains_the_style(copy):
     done = run(copy, "-m", "lolm_plugin", "prompt", "--explain", *PROBE, "prompt.style=table", "llm.model=tiny-llama")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "me | marine | 1.00 | 0 | 0 | range 6\n" in done.stdout
     assert 'enemy 1: health      "| 0.' in done.stdout
 
 
-def test_it_trains_by_the_common_command_line(copy):
+def test_an_algorithm_with_the_style_trains(copy):
     small = (
         "t_max=16",
         "batch_size_run=8",
@@ -42,7 +42,7 @@ def test_it_trains_by_the_common_command_line(copy):
 
 
 @pytest.mark.slow
-def test_the_tests_over_the_registry_test_it_at_once(copy):
+def test_the_registry_tests_include_the_style(copy):
     tests = ("tests/prompts/test_styles.py", "tests/prompts/test_tokens.py", "tests/prompts/test_target_sentences.py")
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", "-k", "table", *tests)
     assert done.returncode == 0, done.stdout[-3000:]

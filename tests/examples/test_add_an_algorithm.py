@@ -1,4 +1,4 @@
-"""Followed to the letter on a copy of the repository, the example takes three files; it trains, moves and is tested."""
+"""Follow the example in a copy of the repository: it changes three files; the algorithm trains and transfers."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ EIGHT = ("batch_size_run=8",)
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A repository with the example's steps done."""
+    """Return a copy of the repository with the example added."""
     return follow("add_an_algorithm", FILES, "TRUNKS: dict[str, str] = {\n", tmp_path_factory.mktemp("copy"))
 
 
@@ -21,12 +21,12 @@ def play(copy, env, *updates):
     return run(copy, "main.py", "--config=deepsets_mappo", f"--env-config={env}", "with", *EIGHT, *updates)
 
 
-def test_it_touches_three_files(copy):
+def test_the_example_changes_three_files(copy):
     assert touched(copy) == sorted([*FILES, "lolm_plugin/registry.py"])
 
 
 @pytest.mark.slow
-def test_it_trains_by_the_common_command_line(copy):
+def test_the_algorithm_trains(copy):
     done = play(copy, "probe", "env_args.map_name=duel", "t_max=300", "test_nepisode=8", "save_model=False")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "deepsets_mappo on probe duel" in done.stdout
@@ -34,7 +34,7 @@ def test_it_trains_by_the_common_command_line(copy):
 
 
 @pytest.mark.slow
-def test_its_checkpoint_of_one_map_plays_another_of_another_size(copy):
+def test_a_checkpoint_plays_a_map_of_another_size(copy):
     few = ("test_nepisode=2", "env_args.time_limit=8", "critic_type=deepsets_critic")
     trained = play(copy, "smax", "env_args.map_name=2m", "t_max=64", "save_model_interval=32", *few)
     assert trained.returncode == 0, trained.stdout[-3000:]
@@ -55,14 +55,14 @@ def test_its_checkpoint_of_one_map_plays_another_of_another_size(copy):
         ("obs_agent_id=True", "obs_agent_id=True cannot be used with agent=deepsets"),
     ],
 )
-def test_a_wrong_value_is_refused_in_a_sentence(copy, update, sentence):
+def test_an_invalid_value_is_refused_in_one_sentence(copy, update, sentence):
     done = play(copy, "probe", update)
     assert done.returncode == 2, done.stdout[-3000:]
     assert sentence in done.stdout
 
 
 @pytest.mark.slow
-def test_the_tests_over_the_registry_test_it_at_once(copy):
+def test_the_registry_tests_include_the_algorithm(copy):
     folders = ("tests/modules", "tests/learners/test_all_algorithms.py", "tests/configuration/test_config_check.py")
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA")
     done = run(copy, "-m", "pytest", *options, "-k", "deepsets or every_registered_network", *folders)

@@ -1,7 +1,7 @@
-"""The rules of a battle: units that walk, shoot, heal and die. It knows neither protocol nor opponent.
+"""Rules of a battle: units walk, shoot, heal and die. Independent of protocol and opponent.
 
-Everything that happens in one game loop happens at once: damage is collected and dealt at the loop's end, so
-neither side gains by being listed first and two units can kill each other.
+All events of one game loop are simultaneous. Damage is collected and applied at the end of the loop, so the order of
+the units gives no side an advantage, and two units can kill each other.
 """
 
 import math
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from .maps import Area
 from .units import Kind
 
-ALLY, ENEMY = 1, 2  # owners, as SMAC knows them
+ALLY, ENEMY = 1, 2  # owner ids, as in SMAC
 
-# A loop's worth. All but the energy are sums of sixteenths, so health is exact.
+# Per game loop. All except the energy are multiples of 1/16, so health is exact.
 SHIELD_REGENERATION = 2 / 16
-SHIELD_DELAY = 160  # loops without damage before shields come back
+SHIELD_DELAY = 160  # loops without damage before shields regenerate
 HEALING = 9 / 16
 HEALTH_PER_ENERGY = 3
 ENERGY_REGENERATION = 9 / 256
@@ -32,7 +32,7 @@ class Verb(Enum):
 
 
 class Order(NamedTuple):
-    """What a unit has been told; it keeps to it until told otherwise or until there is nothing left to do."""
+    """Order of a unit. It is valid until it is replaced or done."""
 
     verb: Verb
     point: tuple[float, float] = (0.0, 0.0)  # of MOVE, in cells
@@ -44,11 +44,11 @@ STOP = Order(Verb.STOP)
 
 @dataclass(eq=False)
 class Unit:
-    """One unit; positions in cells, +x east and +y north, ``facing`` in radians from east."""
+    """A unit. Positions are in cells, +x east and +y north; ``facing`` is in radians from east."""
 
     tag: int
     kind: Kind
-    type_id: int  # as the protocol shows it
+    type_id: int  # as in the protocol
     owner: int
     x: float
     y: float
@@ -57,34 +57,34 @@ class Unit:
     energy: float = 0.0
     facing: float = 0.0
     cooldown: int = 0  # loops until it can attack again
-    unhurt: int = 0  # loops since it was hit
+    unhurt: int = 0  # loops since the last hit
     order: Order = STOP
 
     @classmethod
     def fresh(cls, tag: int, kind: Kind, type_id: int, owner: int, x: float, y: float) -> "Unit":
-        """A unit in full health, facing the other side."""
+        """Return a unit with full health that faces the other side."""
         facing = 0.0 if owner == ALLY else math.pi
         return cls(tag, kind, type_id, owner, x, y, kind.health, kind.shield, kind.energy, facing)
 
     def distance(self, other: "Unit") -> float:
-        """Cells between the centres of two units."""
+        """Return the distance between the centres of two units, in cells."""
         return math.hypot(other.x - self.x, other.y - self.y)
 
     def reaches(self, other: "Unit") -> bool:
-        """Whether its weapon, or its healing, reaches ``other`` from here."""
+        """Return True if ``other`` is in range of the unit's weapon or healing."""
         return self.distance(other) <= self.kind.reach + self.kind.radius + other.kind.radius
 
     def can_attack(self, other: "Unit") -> bool:
-        """Whether its weapon works on ``other``, near or not."""
+        """Return True if the weapon can hit ``other``, ignoring the distance."""
         return self.kind.damage > 0 and self.owner != other.owner and (self.kind.hits_air or not other.kind.flies)
 
     def can_heal(self, other: "Unit") -> bool:
-        """Whether ``other`` is of a kind it heals, hurt or not."""
+        """Return True if the unit can heal units of ``other``'s kind, ignoring its health."""
         return self.kind.heals and self.owner == other.owner and other.kind.biological
 
 
 class Battle:
-    """Living units by tag, in the order the game lists them."""
+    """Living units by tag, in the game's order."""
 
     def __init__(self, area: Area, units: Iterable[Unit]) -> None:
         self.area = area
@@ -94,7 +94,7 @@ class Battle:
         return [unit for unit in self.units.values() if unit.owner == owner]
 
     def command(self, tag: int, order: Order) -> bool:
-        """Give an order; False when there is no such unit or it cannot do that to that target."""
+        """Give an order. Return False if the unit does not exist or cannot do it to this target."""
         unit = self.units.get(tag)
         if unit is None:
             return False
@@ -107,7 +107,7 @@ class Battle:
         return True
 
     def kill(self, tags: Iterable[int]) -> None:
-        """Remove units at once; tags of the dead are passed over."""
+        """Remove units immediately. Tags of dead units are ignored."""
         for tag in tags:
             self.units.pop(tag, None)
 
@@ -116,7 +116,7 @@ class Battle:
         self.units[unit.tag] = unit
 
     def step(self) -> None:
-        """One game loop."""
+        """Simulate one game loop."""
         hits: list[tuple[Unit, float]] = []
         for unit in self.units.values():
             unit.cooldown = max(0, unit.cooldown - 1)
@@ -129,7 +129,7 @@ class Battle:
         self.kill([tag for tag, unit in self.units.items() if unit.health <= 0])
 
     def _act(self, unit: Unit) -> list[tuple[Unit, float]]:
-        """Follow the order for one loop; returns who is hit and how hard."""
+        """Follow the order for one loop. Return the hit units and their damage."""
         verb, point, tag = unit.order
         if verb is Verb.MOVE:
             self._walk(unit, *point)
@@ -161,7 +161,7 @@ class Battle:
         return [*hits, (unit, math.inf)] if unit.kind.bursts else hits
 
     def _inside(self, x: float, y: float) -> tuple[float, float]:
-        """The nearest place in the area; its east and north edges belong to the cells beyond it."""
+        """Return the nearest position in the area. Its east and north edges belong to the cells outside."""
         edge = 0.01
         area = self.area
         return (
@@ -182,17 +182,17 @@ class Battle:
             unit.facing = math.atan2(dy, dx)
 
     def _separate(self) -> None:
-        """Push apart, a little a loop, units that overlap; flyers and ground units pass each other."""
+        """Push overlapping units apart, a little per loop. Flying and ground units do not collide."""
         for one, other in combinations(self.units.values(), 2):
             wanted = one.kind.radius + other.kind.radius
             dx, dy = other.x - one.x, other.y - one.y
-            # The cheap test first: nearly all pairs are far apart.
+            # The cheap test first: most pairs are far apart.
             if abs(dx) >= wanted or abs(dy) >= wanted or one.kind.flies != other.kind.flies:
                 continue
             distance = math.hypot(dx, dy)
             if distance >= wanted:
                 continue
-            # Two units in one place have no direction apart: any will do, as long as it is always the same.
+            # Two units at the same position have no direction between them. A fixed one, north, is reproducible.
             east, north = (dx / distance, dy / distance) if distance else (0.0, 1.0)
             push = (wanted - distance) / 4
             for unit, sign in ((one, -1), (other, 1)):

@@ -1,25 +1,25 @@
-"""The built-in opponent: everyone goes for the nearest ally, medivacs heal and keep up with the others.
+"""Built-in opponent: units attack the nearest ally; medivacs heal and follow the others.
 
-It is no master: a unit looks around only so often, and walks on or stands idle until then.
+It is weak: a unit chooses a new order only every ``ATTENTION`` game loops.
 """
 
 from .battle import ALLY, ENEMY, STOP, Battle, Order, Unit, Verb
 
-ATTENTION = 16  # game loops from one look around to the next
+ATTENTION = 16  # game loops between two choices of a unit
 
 
 def command(battle: Battle, loop: int) -> None:
-    """Order the enemies for the next game loop, those whose turn it is."""
+    """Give orders to the enemies whose turn it is in this game loop."""
     allies, enemies = battle.team(ALLY), battle.team(ENEMY)
     for unit in enemies:
-        # Neighbours take turns that are far apart.
+        # The turns of neighbouring tags are far apart.
         if (loop + 5 * unit.tag) % ATTENTION == 0:
             unit.order = _heal(unit, enemies) if unit.kind.heals else _attack(unit, battle, allies)
 
 
 def _attack(unit: Unit, battle: Battle, allies: list[Unit]) -> Order:
     target = battle.units.get(unit.order.target)
-    # Whoever is under fire stays so while in reach: changing targets with every step would spread the damage.
+    # A target is kept while it is in range: changing it at every turn would spread the damage.
     if unit.order.verb is Verb.ATTACK and target is not None and unit.reaches(target):
         return unit.order
     targets = [ally for ally in allies if unit.can_attack(ally)]

@@ -1,4 +1,4 @@
-"""The fake game behind the real smac, where that is installed."""
+"""Fixtures for the fake game with the real smac, if that is installed."""
 
 import os
 
@@ -9,7 +9,7 @@ from .install import install, requirements_missing
 
 @pytest.fixture(scope="session")
 def needs_smac():
-    """Skips what plays through the real SMAC where that is not installed."""
+    """Skip a test that needs the real SMAC if that is not installed."""
     reason = requirements_missing()
     if reason:
         pytest.skip(reason)
@@ -17,13 +17,13 @@ def needs_smac():
 
 @pytest.fixture(scope="session")
 def game_folder(tmp_path_factory):
-    """A folder for ``SC2PATH``."""
+    """Return a folder for ``SC2PATH``."""
     return install(tmp_path_factory.mktemp("sc2"))
 
 
 @pytest.fixture
 def new_env(needs_smac, game_folder, monkeypatch):
-    """Builds a StarCraft2Env on the fake game; what was built is closed at the end."""
+    """Return a function that builds a StarCraft2Env on the fake game. Environments are closed at the end."""
     monkeypatch.setenv("SC2PATH", str(game_folder))
     from smac.env import StarCraft2Env
 
@@ -39,7 +39,7 @@ def new_env(needs_smac, game_folder, monkeypatch):
 
 
 def is_running(pid):
-    """Whether there is such a process."""
+    """Return True if the process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""Breaking the game on purpose, as two environment variables ask for.
+"""Crashes and hangs of the game on purpose, set by two environment variables.
 
-``FAKE_SC2_FAULT=crash:N`` ends the process at game loop N of its life, counted over all its battles;
-``hang:N`` stops it from answering from there on. With ``FAKE_SC2_FAULT_ONCE=FILE`` only the first process to
-get there fails, and leaves FILE behind: the game that takes its place is healthy, and so are all others.
+``FAKE_SC2_FAULT=crash:N`` ends the process at game loop N, counted over all its battles. With ``hang:N`` it stops
+answering at that loop. With ``FAKE_SC2_FAULT_ONCE=FILE`` only the first process that reaches the loop fails. It creates
+FILE, so its replacement and all other processes do not fail.
 """
 
 import os
@@ -23,10 +23,10 @@ class Fault:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Fault | None":
-        """What the variables ask for.
+        """Return the fault that the variables set, or None.
 
         Raises:
-            ValueError: FAKE_SC2_FAULT is set to something else.
+            ValueError: FAKE_SC2_FAULT has another form.
         """
         text = environment.get("FAKE_SC2_FAULT")
         if not text:
@@ -38,7 +38,7 @@ class Fault:
         return cls(kind, int(loop), Path(once) if once else None)
 
     def check(self, loop: int) -> None:
-        """Fail, and never return, if that is the game loop of the process to fail at."""
+        """Crash or hang, without returning, if ``loop`` is the game loop of the fault."""
         if loop != self.loop or not self._first():
             return
         if self.kind == "crash":
@@ -50,7 +50,7 @@ class Fault:
         if self.once is None:
             return True
         try:
-            # Of several processes that get here at once, one creates the file.
+            # If several processes get here at the same time, only one creates the file.
             self.once.touch(exist_ok=False)
         except FileExistsError:
             return False

@@ -1,4 +1,4 @@
-"""Makes a folder that pysc2 takes for an installed StarCraft II."""
+"""Installation of the fake game: a folder that pysc2 accepts as StarCraft II."""
 
 import shlex
 import sys
@@ -8,26 +8,26 @@ from pathlib import Path
 
 from .maps import ALL_MAPS
 
-BUILD = "Base75689"  # version 4.10.0, a build that pysc2 knows
-OLDEST_WEBSOCKETS = 15  # earlier ones ping their clients whether asked to or not
+BUILD = "Base75689"  # version 4.10.0, a build that pysc2 supports
+OLDEST_WEBSOCKETS = 15  # earlier ones always ping their clients
 
 
 def install(folder: Path | str) -> Path:
-    """Install the fake game: set ``SC2PATH`` to the folder returned before an environment is built.
+    """Install the fake game. Set ``SC2PATH`` to the returned folder before an environment is built.
 
     Args:
-        folder: where to; made if missing.
+        folder: target folder; created if missing.
 
     Returns:
-        The folder, absolute. It is small and holds nothing but placeholders and a script that starts this
-        package with the Python that called this function.
+        The absolute path. The folder is small: it has placeholders and a script that starts this package with the
+        current Python.
     """
     root = Path(folder).resolve()
     executable = root / "Versions" / BUILD / "SC2_x64"
     for needed in (executable.parent, root / "Maps" / "SMAC_Maps", root / "Replays"):
         needed.mkdir(parents=True, exist_ok=True)
     command = shlex.join([sys.executable, str(Path(__file__).resolve().parent)])
-    # exec: the process that pysc2 started and will end is the game itself.
+    # exec: the process that pysc2 starts and ends is the game itself.
     executable.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     executable.chmod(0o755)
     for name in ALL_MAPS:
@@ -36,7 +36,7 @@ def install(folder: Path | str) -> Path:
 
 
 def requirements_missing(benchmark: str = "smac") -> str | None:
-    """Why the fake game cannot be played here through ``smac`` or ``smacv2``, in a sentence; None where it can.
+    """Return why the fake game cannot be played with ``smac`` or ``smacv2``, as a sentence, or None if it can.
 
     Imports none of the packages: smac and smacv2 cannot both be imported in one process.
     """

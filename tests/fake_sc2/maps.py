@@ -1,18 +1,18 @@
-"""The map table: who fights whom on SMAC's maps and which units SMACv2's map knows, and how large they are."""
+"""Table of maps: teams of SMAC's maps, unit types of SMACv2's map, and sizes."""
 
 from dataclasses import dataclass
 
 from .units import KINDS, Kind
 
 FIRST_ALLY_ID = 1970
-# Cells that cannot be walked at the west, south, east and north: all different, so that a grid that is read
-# turned or mirrored shows.
+# Widths of the walls in the west, south, east and north, in cells. All are different, so a rotated or mirrored grid is
+# detected.
 BORDERS = (2, 4, 3, 5)
 
 
 @dataclass(frozen=True)
 class Area:
-    """A rectangle of cells that units cannot leave."""
+    """Rectangle of cells that units cannot leave."""
 
     west: int
     south: int
@@ -22,12 +22,12 @@ class Area:
 
 @dataclass(frozen=True)
 class Map:
-    """A battle between two teams, ``{kind: how many}`` each; of none at all where the client makes the teams."""
+    """A map with two teams, ``{kind: count}`` each. Teams are empty if the client creates the units."""
 
     name: str
-    allies: dict[str, int]  # in the order of SMAC's unit-type ids of this family of maps
+    allies: dict[str, int]  # in the order of SMAC's unit-type ids for this family of maps
     enemies: dict[str, int]
-    # Cells, east and north alike and a multiple of 8: SMAC reshapes rows of bits with the two sides swapped.
+    # Side length in cells. Square and a multiple of 8, because SMAC swaps the sides when it reshapes rows of bits.
     size: int = 32
 
     @property
@@ -37,21 +37,21 @@ class Map:
 
     @property
     def ally_ids(self) -> dict[str, int]:
-        """Unit-type ids of allies, ``{kind: id}``: SMAC's maps have unit types of their own for what is controlled."""
+        """Unit-type ids of allies, ``{kind: id}``. SMAC's maps have separate unit types for controlled units."""
         return {name: FIRST_ALLY_ID + i for i, name in enumerate(self.allies)}
 
 
 def mixed(team: dict[str, int]) -> list[Kind]:
-    """The units of a team in the order the game lists them: always the same, and not sorted by type."""
-    places = [((i + 0.5) / count, name) for name, count in team.items() for i in range(count)]
-    return [KINDS[name] for _, name in sorted(places)]
+    """Return the units of a team in the game's order, which is fixed and not sorted by type."""
+    positions = [((i + 0.5) / count, name) for name, count in team.items() for i in range(count)]
+    return [KINDS[name] for _, name in sorted(positions)]
 
 
 def _same(name: str, team: dict[str, int], size: int = 32) -> Map:
     return Map(name, team, team, size)
 
 
-# SMAC's.
+# The maps of SMAC.
 MAPS = {
     entry.name: entry
     for entry in (
@@ -81,7 +81,7 @@ MAPS = {
     )
 }
 
-# SMACv2 draws the teams itself, has no units but these and takes their ids to be in the order of their names.
+# SMACv2 draws the teams itself. It has only these units and assumes that their ids are in the order of their names.
 SMACV2_UNITS = ("baneling", "colossus", "hydralisk", "marauder", "marine", "medivac", "stalker", "zealot", "zergling")
 SMACV2_MAP = Map("32x32_flat", dict.fromkeys(SMACV2_UNITS, 0), {})
 

@@ -1,4 +1,4 @@
-"""Policies for a StarCraft2Env of ``smac`` or ``smacv2``: all actions, from what the environment itself knows."""
+"""Policies for a StarCraft2Env of ``smac`` or ``smacv2``. They use the environment's full state."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -8,24 +8,24 @@ N_BASE_ACTIONS = 6
 
 
 def act_randomly(env, rng: random.Random) -> list[int]:
-    """Any available action, each agent."""
+    """Return a random available action for each agent."""
     masks = env.get_avail_actions()
     return [rng.choice([action for action, allowed in enumerate(mask) if allowed]) for mask in masks]
 
 
 def randomly(seed: int = 0) -> Callable[..., list[int]]:
-    """``act_randomly`` with a generator of its own."""
+    """Return ``act_randomly`` with a separate generator."""
     rng = random.Random(seed)
     return lambda env: act_randomly(env, rng)
 
 
 def attack_nearest(env) -> list[int]:
-    """Attack the nearest enemy in range, a medivac heals the nearest ally; with nobody in range, stop."""
+    """Attack the nearest enemy in range; a medivac heals the nearest ally. Stop if no target is in range."""
     return [_nearest(env, agent, mask) for agent, mask in enumerate(env.get_avail_actions())]
 
 
 def hunt_nearest(env) -> list[int]:
-    """As ``attack_nearest``, but with nobody in range walk up: SMACv2's ranges are less than the enemies' true ones."""
+    """Act as ``attack_nearest``, but approach if no target is in range: SMACv2's ranges are below the true ones."""
     masks, actions = env.get_avail_actions(), attack_nearest(env)
     return [
         _towards_nearest(env, agent, mask) if action == STOP else action

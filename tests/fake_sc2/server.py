@@ -1,4 +1,4 @@
-"""The process that stands in for the game: listens on loopback, serves one client and ends with it."""
+"""Process of the fake game: it listens on loopback, serves one client and ends with it."""
 
 import argparse
 import ipaddress
@@ -10,12 +10,12 @@ import traceback
 
 from .faults import Fault
 
-IDLE_LIMIT = 900.0  # seconds without a request after which nobody can be waiting any more
+IDLE_LIMIT = 900.0  # seconds without a request after which the process ends
 CHECK_EVERY = 1.0  # seconds
 
 
 def main() -> None:
-    """Run as ``SC2_x64 -listen 127.0.0.1 -port N``; the game's other options are taken and ignored."""
+    """Run as ``SC2_x64 -listen 127.0.0.1 -port N``. Other options of the game are ignored."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-listen", default="127.0.0.1")
     parser.add_argument("-port", type=int, required=True)
@@ -24,7 +24,7 @@ def main() -> None:
         parser.error(f"-listen {options.listen}: the fake game listens on loopback only")
     parent = os.getppid()
     fault = Fault.from_environment(os.environ)
-    # Listening comes first and the slow imports after it: pysc2 tries once a second, and what connects now waits.
+    # Listen before the slow imports: pysc2 tries to connect once a second, and an early connection waits.
     listener = socket.create_server((options.listen, options.port))
     _Server(listener, fault).run(parent)
 
@@ -36,17 +36,17 @@ class _Server:
         self._heard = time.monotonic()
 
     def run(self, parent: int) -> None:
-        """Serve until the client is gone or has quit, the parent is gone, or nothing has been asked for long."""
+        """Serve until the client disconnects or quits, the parent ends, or no request comes for ``IDLE_LIMIT``."""
         from websockets.sync.server import serve
 
-        # Clients answer pings only while they read, and one may train for minutes between two steps.
+        # No pings: a client answers them only while it reads, and it may train for minutes between two steps.
         quiet = {"compression": None, "ping_interval": None, "max_size": None}
         server = serve(self._converse, sock=self._listener, process_request=_refuse_other_paths, **quiet)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         while not self._over.wait(CHECK_EVERY):
             if os.getppid() != parent or time.monotonic() - self._heard > IDLE_LIMIT:
                 break
-        # A hanging game never lets its threads end, and nothing is left to be saved.
+        # _exit, because the threads of a hanging game never end. There is nothing to save.
         os._exit(0)
 
     def _converse(self, connection) -> None:
@@ -64,7 +64,7 @@ class _Server:
                 connection.send(session.answer(request).SerializeToString())
         except ConnectionClosed:
             pass
-        except Exception:  # the process is about to end: nobody else would tell
+        except Exception:  # the process is about to end, so this is the only report
             traceback.print_exc()
         finally:
             self._over.set()

@@ -1,4 +1,4 @@
-"""The game's side of its protocol: one answer to each request, as pysc2, SMAC and SMACv2 ask them."""
+"""The game's side of the protocol: responses to the requests of pysc2, SMAC and SMACv2."""
 
 import random
 from pathlib import PurePosixPath
@@ -13,16 +13,16 @@ from .units import KINDS, Kind
 
 VERSION = ("4.10.0", 75689)
 VERBS = {4: Verb.STOP, 16: Verb.MOVE, 23: Verb.ATTACK, 386: Verb.HEAL}  # by ability id
-FLAT = 127  # terrain height everywhere, of 0..255
+FLAT = 127  # constant terrain height, in 0..255
 FLYING_HEIGHT = 3.75  # cells above ground
 
 
 class Refused(Exception):
-    """The request makes no sense now; the text goes to the client."""
+    """A request is not valid in this state. The message is sent to the client."""
 
 
 class Session:
-    """One client's conversation with one process: at most one game at a time."""
+    """Session of one client, with at most one game at a time."""
 
     def __init__(self, fault: Fault | None = None) -> None:
         self.status = sc2api_pb2.launched
@@ -33,7 +33,7 @@ class Session:
         self._game: Game | None = None
 
     def answer(self, request: sc2api_pb2.Request) -> sc2api_pb2.Response:
-        """The response to a request; one that cannot be served gets an error and changes nothing."""
+        """Return the response to a request. An invalid request gets an error and changes nothing."""
         name = request.WhichOneof("request")
         response = sc2api_pb2.Response(id=request.id)
         handle = getattr(self, f"_on_{name}", None)
@@ -110,7 +110,7 @@ class Session:
         seen.game_loop = self.game.loop
         seen.player_common.player_id = ALLY
         seen.raw_data.player.camera.SetInParent()
-        # All of the map can be seen, as on SMAC's maps.
+        # The whole map is visible, as on SMAC's maps.
         for unit in self.game.battle.units.values():
             _describe_unit(unit, seen.raw_data.units.add())
 
@@ -148,7 +148,7 @@ class Session:
     def _on_data(self, request, response) -> None:
         for ability_id, verb in VERBS.items():
             response.abilities.add(ability_id=ability_id, link_name=verb.value, hotkey="", available=True)
-        # Every id from 0 on has an entry and the map's own types are the last: SMACv2 finds them by counting.
+        # Every id from 0 on has an entry, and the map's own types are the last ones: SMACv2 finds them by counting.
         for type_id in range(FIRST_ALLY_ID):
             response.units.add(unit_id=type_id)
         for kind in KINDS.values():
@@ -157,7 +157,7 @@ class Session:
             _describe_type(f"RL_{name}", KINDS[name], response.units.add(unit_id=type_id))
 
     def _on_query(self, request, response) -> None:
-        """Everything asked is left open."""
+        """Return an empty response."""
 
     def _on_save_replay(self, request, response) -> None:
         game = self.game
@@ -165,7 +165,7 @@ class Session:
 
     def _start(self) -> None:
         map_ = ALL_MAPS[PurePosixPath(self._create.local_map.map_path).stem]
-        # Without a seed the game is another one every time, as the real one is.
+        # Without a seed every game is different, as in the real one.
         seed = self._create.random_seed if self._create.HasField("random_seed") else random.getrandbits(32)
         self._game, self.status = Game(map_, seed), sc2api_pb2.in_game
 
@@ -175,7 +175,7 @@ def _describe_map(map_: Map, raw: raw_pb2.StartRaw) -> None:
     raw.map_size.x = raw.map_size.y = map_.size
     raw.playable_area.p0.x, raw.playable_area.p0.y = area.west, area.south
     raw.playable_area.p1.x, raw.playable_area.p1.y = area.east, area.north
-    # One bit a cell, 1 where units can walk, the most significant first; row after row from the south.
+    # One bit per cell, 1 if units can walk there; most significant bit first, row by row from the south.
     bits = "".join(str(int(area.west <= x < area.east and area.south <= y < area.north)) for y in cells for x in cells)
     walkable = int(bits, 2).to_bytes(map_.size * map_.size // 8, "big")
     for grid, bits_per_pixel, data in (
@@ -190,7 +190,7 @@ def _describe_map(map_: Map, raw: raw_pb2.StartRaw) -> None:
 def _describe_type(name: str, kind: Kind, raw: data_pb2.UnitTypeData) -> None:
     raw.name, raw.available, raw.sight_range = name, True, 9
     raw.race = common_pb2.Race.Value(kind.race)
-    raw.movement_speed = kind.speed * 16  # cells a second
+    raw.movement_speed = kind.speed * 16  # cells per second
 
 
 def _describe_unit(unit: Unit, raw: raw_pb2.Unit) -> None:

@@ -1,6 +1,6 @@
 """Whole episodes of the real smacv2 and pysc2 on the fake game.
 
-Run by ``test_smacv2.py`` in a process of its own: pysc2 cannot hold SMAC's and SMACv2's maps at once.
+``test_smacv2.py`` runs this file in a separate process, because pysc2 cannot load SMAC's and SMACv2's maps together.
 """
 
 import random
@@ -16,20 +16,20 @@ from .maps import SMACV2_MAP
 from .policies import hunt_nearest, randomly
 from .units import KINDS
 
-# The units of a race in the order of SMACv2's type bits, and how often it draws each.
+# Units of each race in the order of SMACv2's type bits, with their probabilities.
 RACES = {
     "protoss": {"stalker": 0.45, "zealot": 0.45, "colossus": 0.1},
     "terran": {"marine": 0.45, "marauder": 0.45, "medivac": 0.1},
     "zerg": {"zergling": 0.45, "hydralisk": 0.45, "baneling": 0.1},
 }
 EXCEPTIONS = ["medivac", "baneling"]  # no team has only these
-SIZES = {"protoss": (92, 130), "terran": (82, 120), "zerg": (82, 120)}  # of an observation and of the state
+SIZES = {"protoss": (92, 130), "terran": (82, 120), "zerg": (82, 120)}  # sizes of observation and state
 N_ACTIONS, LIMIT = 11, 200
 WON = ["battle_won", "dead_allies", "dead_enemies"]
 
 
 def arguments(race):
-    """What EPyMARL's 5_vs_5 scenarios set differently from SMACv2's defaults."""
+    """Return the arguments in which EPyMARL's 5_vs_5 scenarios differ from SMACv2's defaults."""
     units = RACES[race]
     teams = {"dist_type": "weighted_teams", "unit_types": list(units), "weights": list(units.values()), "observe": True}
     teams["exception_unit_types"] = [name for name in EXCEPTIONS if name in units]
@@ -41,7 +41,7 @@ def arguments(race):
 
 @pytest.fixture
 def new_env(game_folder, monkeypatch):
-    """Builds a 5_vs_5 of a race on the fake game; the same seed draws the same teams and places."""
+    """Return a function that builds a 5_vs_5 of a race. The same seed draws the same teams and positions."""
     monkeypatch.setenv("SC2PATH", str(game_folder))
     envs = []
 
@@ -60,7 +60,7 @@ def new_env(game_folder, monkeypatch):
 
 
 def episode(env, policy):
-    """Play to the end from where reset left off; returns what was seen, the rewards and the last info."""
+    """Play an episode after a reset. Return its observations and states, the rewards and the last info."""
     seen, rewards, over, info = [], [], False, {}
     while not over:
         reward, over, info = env.step(policy(env))
@@ -70,26 +70,26 @@ def episode(env, policy):
 
 
 def names(units):
-    """The kinds of units, by the ids of the game's own units and SMACv2's."""
+    """Return the names of units, from the ids of the game's and SMACv2's unit types."""
     known = {type_id: name for name, type_id in SMACV2_MAP.ally_ids.items()}
     known |= {kind.unit_id: kind.name for kind in KINDS.values()}
     return [known[unit.unit_type] for unit in units]
 
 
 def inside(place):
-    """Where a unit is that was to be at a place, which may be beyond the walls."""
+    """Return the valid position for a requested one, which may be behind the walls."""
     (x, y), area = place, SMACV2_MAP.area
     return min(max(x, area.west), area.east - 0.01), min(max(y, area.south), area.north - 0.01)
 
 
 def check_start(env):
-    """The teams are those that were drawn, whole, and where they were put."""
+    """Check that the drawn teams are complete, at full health and at their drawn positions."""
     drawn, agents, enemies = env.episode_config["team_gen"], env.agents.values(), env.enemies.values()
     assert [unit.owner for unit in [*agents, *enemies]] == [1] * 5 + [2] * 5
     assert all((unit.health, unit.shield) == (unit.health_max, unit.shield_max) for unit in [*agents, *enemies])
     assert names(agents) == sorted(drawn["ally_team"])
     assert {unit.unit_type for unit in agents} <= set(SMACV2_MAP.ally_ids.values())
-    assert names(enemies) == list(drawn["enemy_team"])  # in the order in which they were asked for
+    assert names(enemies) == list(drawn["enemy_team"])  # in the order of the requests
     for units, asked in ((agents, env.ally_start_positions), (enemies, env.enemy_start_positions)):
         places = sorted((unit.pos.x, unit.pos.y) for unit in units)
         assert np.allclose(places, sorted(map(inside, asked)), atol=1e-5)
@@ -117,7 +117,7 @@ def test_random_battles(race, new_env):
         assert sum(rewards) > 0
         assert len(rewards) > 5
         assert sorted(info) == WON
-        fighters = sum(name != "medivac" for name in teams[-1])  # SMACv2 calls it lost when none is left
+        fighters = sum(name != "medivac" for name in teams[-1])  # SMACv2 counts a battle without them as lost
         assert info["dead_allies"] >= fighters or info["battle_won"] or len(rewards) == LIMIT
         assert all(len(obs) == 5 and {row.shape for row in obs} == {SIZES[race][:1]} for obs, _ in seen)
         assert {state.shape for _, state in seen} == {SIZES[race][1:]}
@@ -139,7 +139,7 @@ def test_the_enemies_come_and_win_against_who_does_nothing(race, new_env):
 
 
 @pytest.mark.parametrize("race", RACES)
-def test_a_good_policy_wins_at_times(race, new_env):
+def test_a_good_policy_wins_sometimes(race, new_env):
     env = new_env(race)
     won = []
     for _ in range(8):
@@ -163,7 +163,7 @@ def test_a_seed_reproduces_its_battles(new_env):
     assert battles(2)[0] != first[0]
 
 
-def test_moves_and_attacks_do_what_their_mask_offers(new_env):
+def test_available_moves_and_attacks_are_executed(new_env):
     env, policy = new_env("protoss"), randomly()
     env.reset()
     moves, seen, over = {2: (0, 1), 3: (0, -1), 4: (1, 0), 5: (-1, 0)}, Counter(), False
@@ -183,7 +183,7 @@ def test_moves_and_attacks_do_what_their_mask_offers(new_env):
                 assert unit.engaged_target_tag == tags[action - 6]
                 seen["attack"] += 1
     assert seen["attack"] > 0
-    assert seen["way clear"] > 3 * seen["in the way"]  # others, the wall
+    assert seen["way clear"] > 3 * seen["in the way"]  # other units or the wall
 
 
 def test_a_crash_ends_the_episode_and_the_next_plays_on_in_a_new_process(new_env, monkeypatch, tmp_path):

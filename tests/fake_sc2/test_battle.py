@@ -30,7 +30,7 @@ def unit(kind, owner=ALLY, x=10.0, y=10.0, **changes):
 
 
 def battle(*units):
-    """A battle of these units; their tags are 1, 2, ..."""
+    """Return a battle of these units with tags 1, 2, ..."""
     for tag, one in enumerate(units, 1):
         one.tag = tag
     return Battle(AREA, units)
@@ -46,7 +46,7 @@ def pass_loops(field, loops):
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (-2, 0), (0, 2), (0, -2), (1.5, -2)])
-def test_a_unit_walks_to_its_point_at_its_speed_and_rests(dx, dy):
+def test_a_unit_walks_to_its_point_at_its_speed_and_stops(dx, dy):
     marine = unit("marine")
     field = battle(marine)
     field.command(1, Order(Verb.MOVE, point=(10 + dx, 10 + dy)))
@@ -61,7 +61,7 @@ def test_a_unit_walks_to_its_point_at_its_speed_and_rests(dx, dy):
     assert marine.order == STOP
 
 
-def test_nobody_walks_out_of_the_area():
+def test_units_cannot_leave_the_area():
     marine = unit("marine", x=1.0, y=19.0)
     field = battle(marine)
     field.command(1, Order(Verb.MOVE, point=(-5, 25)))
@@ -82,7 +82,7 @@ def test_stop_ends_a_walk():
     assert marine.x == there > 10
 
 
-def test_an_attack_hits_at_once_in_reach_and_again_after_the_cooldown():
+def test_an_attack_in_range_hits_immediately_and_after_each_cooldown():
     marine, target = unit("marine"), unit("marauder", ENEMY, x=7.0, y=7.0)
     field = battle(marine, target)
     attack(field, marine, target)
@@ -98,14 +98,14 @@ def test_an_attack_hits_at_once_in_reach_and_again_after_the_cooldown():
     assert marine.x == 10
 
 
-def test_reach_is_measured_between_the_edges():
+def test_the_range_is_measured_between_the_edges():
     edge = 5 + 2 * 0.375
     assert unit("marine").reaches(unit("marine", ENEMY, x=10 + edge))
     assert not unit("marine").reaches(unit("marine", ENEMY, x=10.001 + edge))
 
 
 @pytest.mark.parametrize("kind", ["marine", "zealot"])
-def test_an_attacker_out_of_reach_walks_up_first(kind):
+def test_an_attacker_out_of_range_moves_closer_first(kind):
     attacker, target = unit(kind), unit("marauder", ENEMY, x=17.0)
     field = battle(attacker, target)
     attack(field, attacker, target)
@@ -114,12 +114,12 @@ def test_an_attacker_out_of_reach_walks_up_first(kind):
     assert target.health == 125
     pass_loops(field, 60)
     assert target.health < 125
-    # As near as it had to come, and no nearer.
+    # Just within range, and no closer.
     reach = KINDS[kind].reach + KINDS[kind].radius + KINDS["marauder"].radius
     assert reach - KINDS[kind].speed <= attacker.distance(target) <= reach
 
 
-def test_shields_go_before_health():
+def test_damage_reduces_shields_before_health():
     stalker, target = unit("stalker"), unit("zealot", ENEMY, x=13.0, shield=20.0)
     field = battle(stalker, target)
     attack(field, stalker, target)
@@ -129,7 +129,7 @@ def test_shields_go_before_health():
     assert (target.shield, target.health) == (0, 94)
 
 
-def test_shields_come_back_after_a_while_without_damage_and_health_does_not():
+def test_shields_regenerate_after_a_delay_and_health_does_not():
     zealot = unit("zealot", shield=49.0, health=50.0)
     field = battle(zealot)
     pass_loops(field, SHIELD_DELAY)
@@ -140,7 +140,7 @@ def test_shields_come_back_after_a_while_without_damage_and_health_does_not():
     assert (zealot.shield, zealot.health) == (50, 50)
 
 
-def test_damage_puts_regeneration_off():
+def test_damage_delays_regeneration():
     zealot, marine = unit("zealot", shield=20.0), unit("marine", ENEMY, x=13.0)
     field = battle(zealot, marine)
     pass_loops(field, SHIELD_DELAY - 1)
@@ -151,7 +151,7 @@ def test_damage_puts_regeneration_off():
     assert zealot.shield == 14
 
 
-def test_the_dead_are_gone_and_their_killers_stop():
+def test_dead_units_are_removed_and_their_attackers_stop():
     marine, target = unit("marine"), unit("marine", ENEMY, x=12.0, health=6.0)
     field = battle(marine, target)
     attack(field, marine, target)
@@ -164,7 +164,7 @@ def test_the_dead_are_gone_and_their_killers_stop():
 
 
 @pytest.mark.parametrize("first", [ALLY, ENEMY])
-def test_two_units_can_kill_each_other_whoever_is_listed_first(first):
+def test_two_units_can_kill_each_other_in_any_order(first):
     one, other = unit("marine", first, health=6.0), unit("marine", ALLY + ENEMY - first, x=12.0, health=6.0)
     field = battle(one, other)
     attack(field, one, other)
@@ -173,7 +173,7 @@ def test_two_units_can_kill_each_other_whoever_is_listed_first(first):
     assert not field.units
 
 
-def test_a_medivac_heals_for_energy():
+def test_healing_uses_energy():
     medivac, hurt = unit("medivac"), unit("marine", x=12.0, health=20.0)
     field = battle(medivac, hurt)
     assert field.command(1, Order(Verb.HEAL, target=2))
@@ -185,17 +185,17 @@ def test_a_medivac_heals_for_energy():
     assert hurt.health == 45
 
 
-def test_no_energy_no_healing():
+def test_without_energy_there_is_no_healing():
     medivac, hurt = unit("medivac", energy=1.0), unit("marauder", x=12.0, health=20.0)
     field = battle(medivac, hurt)
     field.command(1, Order(Verb.HEAL, target=2))
     pass_loops(field, 40)
-    # All the energy it had and got, and no more.
+    # Healing used all of its initial and regenerated energy.
     assert 0 <= medivac.energy < 0.1
     assert hurt.health + medivac.energy * HEALTH_PER_ENERGY == 20 + HEALTH_PER_ENERGY * (1 + 40 * ENERGY_REGENERATION)
 
 
-def test_a_medivac_flies_up_to_its_patient():
+def test_a_medivac_flies_to_its_target():
     medivac, hurt = unit("medivac"), unit("marine", x=18.0, health=20.0)
     field = battle(medivac, hurt)
     field.command(1, Order(Verb.HEAL, target=2))
@@ -215,7 +215,7 @@ def test_a_medivac_flies_up_to_its_patient():
         (False, unit("marine"), unit("marine")),
     ],
 )
-def test_weapons_that_reach_the_air_and_those_that_do_not(able, one, other):
+def test_only_some_weapons_hit_flying_units(able, one, other):
     assert battle(one, other).command(1, Order(Verb.ATTACK, target=2)) is able
     assert (one.order != STOP) is able
 
@@ -224,11 +224,11 @@ def test_weapons_that_reach_the_air_and_those_that_do_not(able, one, other):
     ("able", "owner", "kind"),
     [(True, ALLY, "marauder"), (False, ENEMY, "marauder"), (False, ALLY, "medivac")],
 )
-def test_medivacs_heal_living_things_of_their_own_side(able, owner, kind):
+def test_medivacs_heal_biological_units_of_their_team(able, owner, kind):
     assert battle(unit("medivac"), unit(kind, owner)).command(1, Order(Verb.HEAL, target=2)) is able
 
 
-def test_a_baneling_dies_of_its_attack_and_hits_all_enemies_around():
+def test_a_baneling_dies_when_it_attacks_and_hits_all_near_enemies():
     bane, mate = unit("baneling"), unit("zergling", y=11.0)
     near, side, far = (unit("zealot", ENEMY, x=11.0, y=y) for y in (10.0, 12.0, 12.5))
     field = battle(bane, mate, near, side, far)
@@ -239,7 +239,7 @@ def test_a_baneling_dies_of_its_attack_and_hits_all_enemies_around():
     assert mate.health == 35
 
 
-def test_the_immobile_stay_and_still_shoot():
+def test_immobile_units_do_not_move_but_attack():
     crawler, far, near = unit("spine_crawler"), unit("zealot", ENEMY, x=25.0), unit("zealot", ENEMY, x=14.0)
     field = battle(crawler, far, near)
     attack(field, crawler, far)
@@ -250,7 +250,7 @@ def test_the_immobile_stay_and_still_shoot():
     assert near.shield == 25
 
 
-def test_units_in_one_place_part_and_flyers_pass():
+def test_overlapping_units_are_separated_except_flying_ones():
     one, other, flyer = unit("zealot"), unit("zealot"), unit("medivac")
     field = battle(one, other, flyer)
     pass_loops(field, 40)
@@ -258,14 +258,14 @@ def test_units_in_one_place_part_and_flyers_pass():
     assert (flyer.x, flyer.y) == (10, 10)
 
 
-def test_nobody_pushes_the_immobile():
+def test_immobile_units_are_not_pushed():
     crawler, zealot = unit("spine_crawler"), unit("zealot", x=11.0)
     pass_loops(battle(crawler, zealot), 40)
     assert (crawler.x, crawler.y) == (10, 10)
     assert zealot.x > 11.5
 
 
-def test_killing_takes_effect_at_once_and_passes_over_the_dead():
+def test_kill_is_immediate_and_ignores_unknown_tags():
     field = battle(unit("marine"), unit("marine", ENEMY))
     field.kill([2, 99, 2])
     assert list(field.units) == [1]

@@ -14,27 +14,27 @@ def unit(tag, kind, owner, x, **changes):
 
 
 def orders(*units):
-    """The battle after everyone has had a turn."""
+    """Return the battle after each enemy had one turn."""
     battle = Battle(Area(0, 0, 60, 20), units)
     for loop in range(ATTENTION):
         command(battle, loop)
     return battle
 
 
-def test_enemies_shoot_the_nearest_in_reach_and_allies_get_no_orders():
+def test_enemies_attack_the_nearest_ally_in_range():
     marine, far, near = unit(1, "marine", ENEMY, 20), unit(2, "marine", ALLY, 15), unit(3, "marine", ALLY, 16)
     orders(marine, far, near)
     assert marine.order == Order(Verb.ATTACK, target=3)
     assert far.order == near.order == STOP
 
 
-def test_enemies_walk_to_the_nearest_out_of_reach():
+def test_enemies_walk_to_the_nearest_ally_out_of_range():
     marine = unit(1, "marine", ENEMY, 30)
     orders(marine, unit(2, "marine", ALLY, 5), unit(3, "marine", ALLY, 6))
     assert marine.order == Order(Verb.MOVE, point=(6, 10))
 
 
-def test_a_target_is_kept_while_it_is_in_reach():
+def test_a_target_is_kept_while_it_is_in_range():
     marine = unit(1, "marine", ENEMY, 20, order=Order(Verb.ATTACK, target=2))
     target = unit(2, "marine", ALLY, 15)
     battle = orders(marine, target, unit(3, "marine", ALLY, 16))
@@ -46,7 +46,7 @@ def test_a_target_is_kept_while_it_is_in_reach():
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("marine", Order(Verb.ATTACK, target=2)), ("marauder", STOP)])
-def test_what_cannot_be_hit_is_no_target(kind, wanted):
+def test_a_unit_that_cannot_be_hit_is_not_a_target(kind, wanted):
     enemy = unit(1, kind, ENEMY, 20)
     orders(enemy, unit(2, "medivac", ALLY, 18))
     assert enemy.order == wanted
@@ -62,7 +62,7 @@ def test_a_medivac_heals_the_nearest_hurt_and_follows_the_healthy():
     assert medivac.order == STOP
 
 
-def test_everyone_looks_around_once_in_a_while():
+def test_units_choose_orders_at_different_times():
     marines = [unit(tag, "marine", ENEMY, 20) for tag in range(1, 4)]
     battle = Battle(Area(0, 0, 60, 20), [*marines, unit(9, "marine", ALLY, 18)])
     moments = {}

@@ -12,7 +12,7 @@ class Failed(Exception):
 
 @pytest.fixture(autouse=True)
 def no_real_failure(monkeypatch):
-    """Instead of ending or stopping this process, say so."""
+    """Raise an exception instead of ending or blocking this process."""
 
     def failed(value):
         raise Failed(value)
@@ -26,7 +26,7 @@ def fault(text, once=None):
     return Fault.from_environment(environment | ({"FAKE_SC2_FAULT_ONCE": str(once)} if once else {}))
 
 
-def test_nothing_asked_nothing_fails():
+def test_without_the_variable_there_is_no_fault():
     assert Fault.from_environment({}) is None
     assert Fault.from_environment({"FAKE_SC2_FAULT": "", "FAKE_SC2_FAULT_ONCE": "file"}) is None
 
@@ -37,13 +37,13 @@ def test_both_variables_are_read():
 
 
 @pytest.mark.parametrize("text", ["crash", "crash:", "crash:-1", "crash:x", "stop:3", "12"])
-def test_anything_else_is_refused(text):
+def test_other_values_are_refused(text):
     with pytest.raises(ValueError, match="FAKE_SC2_FAULT"):
         fault(text)
 
 
 @pytest.mark.parametrize(("kind", "how"), [("crash", faults.CRASHED), ("hang", 3600)])
-def test_it_strikes_at_its_loop_and_at_no_other(kind, how):
+def test_a_fault_happens_only_at_its_loop(kind, how):
     it = fault(f"{kind}:7")
     it.check(6)
     it.check(8)
@@ -51,7 +51,7 @@ def test_it_strikes_at_its_loop_and_at_no_other(kind, how):
         it.check(7)
 
 
-def test_once_is_once_for_all_processes(tmp_path):
+def test_a_fault_with_once_happens_in_one_process(tmp_path):
     file = tmp_path / "fired"
     fault("crash:7", file).check(6)
     assert not file.exists()

@@ -8,7 +8,7 @@ EVERYTHING = ["3m", "2s3z", "3s5z_vs_3s6z", "MMM2", "bane_vs_bane"]
 
 
 def picture(game):
-    """All there is to see of everyone."""
+    """Return all visible properties of all units."""
     return [
         (unit.tag, unit.type_id, unit.x, unit.y, unit.health, unit.shield, unit.energy, unit.cooldown)
         for unit in game.battle.units.values()
@@ -16,7 +16,7 @@ def picture(game):
 
 
 def play(game, loops):
-    """Every ally attacks the first enemy that it can; returns the pictures after every 8 loops."""
+    """Let every ally attack the first possible enemy. Return the units' properties every 8 loops."""
     pictures = []
     for loop in range(loops):
         if loop % 8 == 0:
@@ -45,7 +45,7 @@ def test_the_same_seed_and_orders_give_the_same_game(name):
     assert games[0][0] != games[0][-1]
 
 
-def test_seeds_and_battles_differ_in_where_units_start():
+def test_start_positions_differ_between_seeds_and_battles():
     def places(game):
         return {(unit.x, unit.y) for unit in game.battle.units.values()}
 
@@ -57,14 +57,14 @@ def test_seeds_and_battles_differ_in_where_units_start():
     assert len(set.union(*seen)) == 18
 
 
-def test_a_new_battle_starts_when_nobody_is_left():
+def test_a_new_battle_starts_when_no_unit_is_left():
     game = Game(MAPS["2s3z"], seed=1)
     play(game, 200)
     first = set(game.battle.units)
     kill_all(game)
     assert game.battles == 1
     game.step()
-    game.step()  # what SMAC waits for
+    game.step()  # SMAC waits for two loops
     assert game.battles == 2
     assert len(game.battle.team(ALLY)) == len(game.battle.team(ENEMY)) == 5
     assert not first & set(game.battle.units)
@@ -74,7 +74,7 @@ def test_a_new_battle_starts_when_nobody_is_left():
 
 
 @pytest.mark.parametrize("owner", [ALLY, ENEMY])
-def test_a_team_that_is_alone_waits_for_ever(owner):
+def test_a_single_team_waits_forever(owner):
     game = Game(MAPS["3m"], seed=1)
     game.battle.kill([unit.tag for unit in game.battle.team(owner)])
     for _ in range(500):
@@ -91,7 +91,7 @@ def test_the_enemies_come_and_win_against_who_does_nothing():
     assert not game.battle.team(ALLY)
 
 
-def test_allies_have_ids_of_their_own_and_enemies_the_usual_ones():
+def test_allies_have_separate_ids_and_enemies_the_usual_ones():
     battle = Game(MAPS["MMM2"], seed=1).battle
     names = {unit.type_id: unit.kind.name for unit in battle.team(ALLY)}
     assert [names[type_id] for type_id in sorted(names)] == ["marauder", "marine", "medivac"]
@@ -103,7 +103,7 @@ def test_allies_have_ids_of_their_own_and_enemies_the_usual_ones():
     }
 
 
-def test_units_made_on_request_join_the_battle():
+def test_created_units_join_the_battle():
     game = Game(MAPS["2s3z"], seed=1)
     stalker = game.map.ally_ids["stalker"]
     assert game.create(stalker, ALLY, 5.0, 6.0)
@@ -119,7 +119,7 @@ def test_units_made_on_request_join_the_battle():
     assert len(game.battle.units) == 12
 
 
-def test_a_map_without_teams_is_empty_until_units_are_made_and_after_they_are_killed():
+def test_a_map_without_teams_has_only_created_units():
     game = Game(SMACV2_MAP, seed=1)
     for battle in range(2):
         for _ in range(10):
@@ -136,11 +136,11 @@ def test_a_map_without_teams_is_empty_until_units_are_made_and_after_they_are_ki
         assert (cornered.x, cornered.y) == (game.map.area.east - 0.01, game.map.area.south)
         for _ in range(400):
             game.step()
-        assert list(game.battle.units.values()) == [enemy, cornered]  # they came and won
+        assert list(game.battle.units.values()) == [enemy, cornered]  # the enemies approached and won
         kill_all(game)
 
 
-def test_the_units_of_one_request_start_at_once_however_near_they_are():
+def test_created_units_may_start_at_the_same_position():
     game = Game(SMACV2_MAP, seed=1)
     for owner, type_id in ((ALLY, game.map.ally_ids["colossus"]), (ENEMY, 4), (ENEMY, 4)):
         game.create(type_id, owner, 16.0, 16.0)

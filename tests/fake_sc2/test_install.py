@@ -11,7 +11,7 @@ from .install import install, requirements_missing
 from .maps import MAPS
 
 
-def test_the_folder_has_what_pysc2_looks_for(tmp_path):
+def test_the_folder_has_all_that_pysc2_needs(tmp_path):
     root = install(tmp_path / "a folder" / "sc2")
     assert root == tmp_path / "a folder" / "sc2"
     assert {path.stem for path in (root / "Maps" / "SMAC_Maps").glob("*.SC2Map")} == {*MAPS, "32x32_flat"}
@@ -22,7 +22,7 @@ def test_the_folder_has_what_pysc2_looks_for(tmp_path):
     assert command[:2] == ["exec", sys.executable]
 
 
-def test_any_path_of_the_interpreter_will_do(tmp_path, monkeypatch):
+def test_the_interpreters_path_may_have_special_characters(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/it's a/place/python")
     script = (install(tmp_path) / "Versions" / "Base75689" / "SC2_x64").read_text()
     assert shlex.split(script.splitlines()[1])[1] == "/it's a/place/python"
@@ -37,7 +37,7 @@ def test_installing_twice_changes_nothing(tmp_path):
 
 @pytest.fixture
 def packages(monkeypatch, tmp_path):
-    """Packages that are installed, {name: folder}; smac and smacv2 are the right ones."""
+    """Return the installed packages, {name: folder}. smac and smacv2 are the right ones."""
     (tmp_path / "env" / "starcraft2").mkdir(parents=True)
     (tmp_path / "env" / "starcraft2" / "starcraft2.py").touch()
     there = dict.fromkeys(("pysc2", "s2clientprotocol", "websockets", "smac", "smacv2"), str(tmp_path))
@@ -54,7 +54,7 @@ def packages(monkeypatch, tmp_path):
     return there
 
 
-def test_with_everything_there_nothing_is_missing(packages):
+def test_with_all_packages_nothing_is_missing(packages):
     assert requirements_missing() is None
     assert requirements_missing("smacv2") is None
 
@@ -76,7 +76,7 @@ def test_neither_benchmark_needs_the_other(packages):
 
 
 @pytest.mark.parametrize("benchmark", ["smac", "smacv2"])
-def test_another_package_of_that_name_is_not_taken_for_the_right_one(packages, tmp_path, benchmark):
+def test_another_package_with_the_same_name_is_refused(packages, tmp_path, benchmark):
     packages[benchmark] = str(tmp_path / "elsewhere")
     assert f"package {benchmark} is another one" in requirements_missing(benchmark)
 

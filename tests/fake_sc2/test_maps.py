@@ -6,7 +6,7 @@ import pytest
 from .game import Game
 from .maps import ALL_MAPS, BORDERS, FIRST_ALLY_ID, MAPS, SMACV2_MAP, SMACV2_UNITS, mixed
 
-# Sizes of the teams as SMAC's own table has them.
+# Team sizes from SMAC's table.
 SIZES = {
     "3m": (3, 3),
     "8m": (8, 8),
@@ -39,7 +39,7 @@ def test_the_teams_have_smacs_sizes():
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_the_teams_are_those_of_the_installed_smac(name, needs_smac):
+def test_the_teams_equal_those_of_the_installed_smac(name, needs_smac):
     from smac.env import StarCraft2Env
 
     env, entry = StarCraft2Env(map_name=name), MAPS[name]
@@ -58,7 +58,7 @@ def test_no_map_of_the_installed_smac_is_missing(needs_smac):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in MAPS.items() if len(entry.enemies) > 1])
-def test_units_are_all_listed_but_not_by_type(name):
+def test_all_units_are_listed_but_not_sorted_by_type(name):
     names = [kind.name for kind in mixed(MAPS[name].enemies)]
     assert Counter(names) == MAPS[name].enemies
     assert len(list(groupby(names))) > len(MAPS[name].enemies)
@@ -66,7 +66,7 @@ def test_units_are_all_listed_but_not_by_type(name):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_everyone_starts_inside_the_walls(name):
+def test_all_units_start_inside_the_walls(name):
     entry = MAPS[name]
     area = entry.area
     assert entry.size % 8 == 0
@@ -76,7 +76,7 @@ def test_everyone_starts_inside_the_walls(name):
         assert area.south + 1 < unit.y < area.north - 1
 
 
-def test_only_smacv2s_map_has_no_teams_but_all_units():
+def test_only_smacv2s_map_has_no_teams_and_all_unit_types():
     empty = [name for name, entry in ALL_MAPS.items() if not mixed(entry.allies) and not mixed(entry.enemies)]
     assert empty == ["32x32_flat"]
     assert len(SMACV2_UNITS) == 9

@@ -1,4 +1,4 @@
-"""The life of the process: whatever happens to its client, it does not outlive it."""
+"""Lifetime of the game's process: it always ends when its client ends."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ server.main()
 
 @pytest.fixture
 def command(game_folder):
-    """What pysc2 runs, options that mean nothing here included."""
+    """Return the command line of pysc2, including options that the fake game ignores."""
     executable = str(game_folder / "Versions" / "Base75689" / "SC2_x64")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -42,7 +42,7 @@ def start(command):
     processes = []
 
     def run(change=None, **environment):
-        """Start the game; ``change`` is Python to run first, where ``server`` and ``serve`` are known."""
+        """Start the game. ``change`` is Python code to run first; it may use ``server`` and ``serve``."""
         program = command[:1]
         if change is not None:
             program = [sys.executable, "-c", CHANGED, str(Path(__file__).parents[1]), change]
@@ -85,11 +85,11 @@ def test_it_ends_when_the_client_vanishes(command, start):
     process = start()
     connection = connect(command)
     ask(connection, ping={})
-    connection.sock.close()  # no word of goodbye
+    connection.sock.close()  # without a closing handshake
     assert process.wait(60) == 0
 
 
-def test_it_ends_when_told_to(command, start):
+def test_it_ends_when_the_client_quits(command, start):
     from s2clientprotocol import sc2api_pb2
 
     process = start()
@@ -116,7 +116,7 @@ def test_it_ends_with_its_parent(command):
         pytest.fail("the game outlived the process that had started it")
 
 
-def test_it_ends_when_nothing_has_been_asked_for_long(command, start):
+def test_it_ends_after_a_long_time_without_requests(command, start):
     process = start("server.IDLE_LIMIT = 0.5")
     connection = connect(command)  # kept open
     ask(connection, ping={})
@@ -124,8 +124,8 @@ def test_it_ends_when_nothing_has_been_asked_for_long(command, start):
     connection.close()
 
 
-def test_a_client_may_be_silent_for_long(command, start):
-    # Where pings are not switched off, a client that does not answer them soon is cut off.
+def test_a_client_may_be_silent_for_a_long_time(command, start):
+    # With pings, a client that does not answer them in time would be disconnected.
     start("serve.__kwdefaults__.update(ping_interval=0.1, ping_timeout=0.1)")
     connection = connect(command)
     ask(connection, ping={})
@@ -142,7 +142,7 @@ def test_only_one_path_is_served(command, start):
     assert ask(connect(command), ping={}).HasField("ping")
 
 
-def test_nothing_but_loopback_is_listened_to(command, start):
+def test_it_listens_only_on_loopback(command, start):
     command[2] = "0.0.0.0"
     assert start().wait(60) != 0
     with pytest.raises(ConnectionRefusedError):
@@ -158,7 +158,7 @@ def in_game(connection):
     return connection
 
 
-def test_a_hanging_game_answers_no_more_but_can_be_ended(command, start):
+def test_a_hanging_game_does_not_answer_but_can_be_terminated(command, start):
     import websocket
 
     process = start(FAKE_SC2_FAULT="hang:9")
@@ -172,7 +172,7 @@ def test_a_hanging_game_answers_no_more_but_can_be_ended(command, start):
     assert process.wait(60) == -signal.SIGTERM
 
 
-def test_a_crash_is_no_orderly_end(command, start):
+def test_a_crash_has_its_exit_status(command, start):
     process = start(FAKE_SC2_FAULT="crash:9")
     connection = in_game(connect(command))
     with pytest.raises(Exception, match=r"closed|lost|reset"):
@@ -180,5 +180,5 @@ def test_a_crash_is_no_orderly_end(command, start):
     assert process.wait(60) == 70
 
 
-def test_a_wrong_fault_is_told_at_once(start):
+def test_an_invalid_fault_fails_at_the_start(start):
     assert start(FAKE_SC2_FAULT="explode:9").wait(60) not in (0, 70)

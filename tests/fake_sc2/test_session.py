@@ -1,4 +1,4 @@
-"""Requests and responses without a network: what SMAC does not ask, and what it would not notice."""
+"""Requests and responses without a network, including requests that SMAC does not make."""
 
 import pytest
 
@@ -8,7 +8,7 @@ MOVE, ATTACK, STOP, HEAL = 16, 23, 4, 386
 
 
 class Client:
-    """Sends requests by keyword and returns the response of that name."""
+    """A client that sends requests by keyword and returns the response of the same name."""
 
     def __init__(self, fault=None):
         from s2clientprotocol import sc2api_pb2
@@ -49,7 +49,7 @@ def client():
     return Client()
 
 
-def test_the_state_of_the_game_goes_with_every_response(client):
+def test_every_response_has_the_games_status(client):
     pb = client.pb
     assert client.raw(ping={}).status == pb.launched
     client.create("3m")
@@ -62,7 +62,7 @@ def test_the_state_of_the_game_goes_with_every_response(client):
 
 
 @pytest.mark.parametrize("request_", ["step", "observation", "game_info", "save_replay", "join_game", "restart_game"])
-def test_what_needs_a_game_says_so_without_one(client, request_):
+def test_requests_that_need_a_game_fail_without_one(client, request_):
     assert "game" in client.raw(**{request_: {}}).error[0]
 
 
@@ -80,7 +80,7 @@ def test_all_maps_are_available(client):
     assert sorted(paths) == sorted(f"SMAC_Maps/{name}.SC2Map" for name in (*MAPS, "32x32_flat"))
 
 
-def test_the_grid_is_walkable_in_the_playable_area_and_nowhere_else(client):
+def test_the_grid_is_walkable_only_in_the_playable_area(client):
     info = client.start("3m").send(game_info={})
     raw = info.start_raw
     (x0, y0), (x1, y1) = ((p.x, p.y) for p in (raw.playable_area.p0, raw.playable_area.p1))
@@ -96,7 +96,7 @@ def test_the_grid_is_walkable_in_the_playable_area_and_nowhere_else(client):
     assert [player.race_actual for player in info.player_info] == [1, 3]
 
 
-def test_a_unit_is_shown_whole(client):
+def test_all_properties_of_a_unit_are_shown(client):
     client.start("MMM2")
     medivac = next(unit for unit in client.units(2) if unit.unit_type == 54)
     assert (medivac.health, medivac.health_max, medivac.shield_max) == (150, 150, 0)
@@ -109,7 +109,7 @@ def test_a_unit_is_shown_whole(client):
     assert not zealot.is_flying
 
 
-def test_orders_are_obeyed_and_bad_ones_are_told(client):
+def test_orders_are_executed_and_invalid_ones_reported(client):
     from s2clientprotocol import error_pb2
 
     client.start("3m")
@@ -143,7 +143,7 @@ def test_debug_kills_and_creates(client):
     assert client.raw(debug={"debug": [{"game_state": 1}]}).error
 
 
-def test_a_restart_plays_the_same_game_again(client):
+def test_a_restart_repeats_the_same_game(client):
     before = client.start("2s3z").units()
     client.send(step={"count": 100})
     assert client.units() != before
@@ -166,7 +166,7 @@ def test_faults_count_the_loops_of_all_games():
     assert recorder.loops == (1, 2, 3, 4)
 
 
-def test_without_a_seed_every_game_is_another(client):
+def test_without_a_seed_every_game_differs(client):
     def first_unit():
         client.create("3m")
         client.send(join_game={"race": 1})
@@ -183,7 +183,7 @@ def test_the_data_names_every_type_on_the_map(client):
 
 
 def test_the_units_of_smacv2_have_the_last_ids_of_the_data(client):
-    """It takes the number of types less its nine units for the first of their ids."""
+    """SMACv2 computes their first id as the number of types minus nine."""
     client.start("32x32_flat")
     types = client.send(data={}).units
     assert [entry.unit_id for entry in types] == list(range(len(types)))
@@ -191,7 +191,7 @@ def test_the_units_of_smacv2_have_the_last_ids_of_the_data(client):
     assert all(entry.available == bool(entry.name) for entry in types)
 
 
-def test_the_teams_of_smacv2_are_made_killed_and_made_again(client):
+def test_the_teams_of_smacv2_are_created_and_killed_repeatedly(client):
     client.start("32x32_flat")
     first = len(client.send(data={}).units) - 9
     for _ in range(2):
@@ -213,7 +213,7 @@ def test_the_teams_of_smacv2_are_made_killed_and_made_again(client):
         client.send(step={"count": 2})
 
 
-def test_smacs_maps_know_no_other_unit_types_than_theirs(client):
+def test_smacs_maps_have_only_their_unit_types(client):
     client.start("3m")
     types = client.send(data={}).units
     assert types[-1].name == "RL_marine"

@@ -7,7 +7,7 @@ from .conftest import is_running
 from .maps import MAPS
 from .policies import attack_nearest, randomly
 
-# (agents, enemies, actions, observation, state with last actions, steps) as SMAC's documentation has them.
+# (agents, enemies, actions, observation, state with last actions, steps) from SMAC's documentation.
 SIZES = {
     "3m": (3, 3, 9, 30, 48, 60),
     "2s3z": (5, 5, 11, 80, 120, 120),
@@ -17,7 +17,7 @@ SIZES = {
 
 
 def episode(env, policy):
-    """Play to the end from where reset left off; returns what was seen, the rewards and the last info."""
+    """Play an episode after a reset. Return its observations and states, the rewards and the last info."""
     seen, rewards, over, info = [(env.get_obs(), env.get_state())], [], False, {}
     while not over:
         reward, over, info = env.step(policy(env))
@@ -53,10 +53,10 @@ def test_random_battles(name, new_env):
 
         seen, rewards, info = episode(env, policy)  # SMAC asserts that actions are available
         assert min(rewards) >= 0
-        assert 0 < sum(rewards) <= 21  # shields that come back are paid for too
+        assert 0 < sum(rewards) <= 21  # damage to regenerated shields is rewarded, too
         assert len(rewards) > 10
         assert set(info) == {"battle_won", "dead_allies", "dead_enemies"}
-        fighters = env.n_agents - MAPS[name].allies.get("medivac", 0)  # SMAC calls it lost when none is left
+        fighters = env.n_agents - MAPS[name].allies.get("medivac", 0)  # SMAC counts a battle without them as lost
         assert info["dead_allies"] >= fighters or info["battle_won"] or len(rewards) == env.episode_limit
         assert all(np.abs(obs).max() <= 1 for obs, _ in seen)
         assert all(np.abs(state).max() <= 1 for _, state in seen)
@@ -81,14 +81,14 @@ def test_a_seed_reproduces_its_battles(new_env):
 
 
 @pytest.mark.parametrize("name", ["3m", "2s3z"])
-def test_a_good_policy_wins_at_times_and_a_win_is_worth_20(name, new_env):
+def test_a_good_policy_wins_sometimes_and_a_win_returns_20(name, new_env):
     env = new_env(name)
     returns = {True: [], False: []}
     for _ in range(8):
         env.reset()
         _, rewards, info = episode(env, attack_nearest)
         returns[info["battle_won"]].append(sum(rewards))
-    # Shields that come back are paid for twice.
+    # Damage to regenerated shields is rewarded again.
     assert returns[True] == pytest.approx([20] * env.battles_won, abs=0.5 if name == "2s3z" else 1e-6)
     assert env.battles_won >= 2
     assert all(0 < value < 18 for value in returns[False])
@@ -112,7 +112,7 @@ def test_closing_leaves_no_process(new_env):
     assert not is_running(pid)
 
 
-def test_the_bits_of_zealots_and_stalkers_are_swapped_between_the_teams(new_env):
+def test_the_type_bits_of_zealots_and_stalkers_differ_between_teams(new_env):
     env = new_env("2s3z")
     env.reset()
     state = env.get_state_dict()
@@ -133,7 +133,7 @@ def test_a_medivac_heals_the_ally_of_its_action(new_env):
         mask = env.get_avail_actions()[medivac]
         hurt = [i for i in range(9) if mask[6 + i] and env.agents[i].health < env.agents[i].health_max]
         patient = hurt[0] if hurt else None
-    # Without enemies health can only rise; the last step is played all the same.
+    # Without attackers health can only rise. The last step is still played.
     kill(env, [unit for unit in env.enemies.values() if unit.unit_type != 54])
     before, energy = env.agents[patient].health, env.agents[medivac].energy
     actions = [0 if unit.health == 0 else 1 for unit in env.agents.values()]
@@ -141,11 +141,11 @@ def test_a_medivac_heals_the_ally_of_its_action(new_env):
     _, over, info = env.step(actions)
     assert before < env.agents[patient].health <= before + 4.5
     assert env.agents[medivac].energy < energy
-    assert over, "SMAC ends a battle when the enemy has but a medivac left"
+    assert over, "SMAC ends a battle when the enemy has only a medivac left"
     assert info["battle_won"]
 
 
-def test_when_all_die_at_once_nobody_wins_and_the_next_battle_is_whole(new_env):
+def test_if_all_units_die_together_no_team_wins_and_a_new_battle_starts(new_env):
     env = new_env("2s3z")
     env.reset()
     first = env.agents[0].tag
@@ -160,8 +160,8 @@ def test_when_all_die_at_once_nobody_wins_and_the_next_battle_is_whole(new_env):
     assert info["dead_allies"] == info["dead_enemies"] == 0
 
 
-def test_the_mask_ends_where_the_walkable_cells_end(new_env):
-    # Its only enemy cannot walk.
+def test_the_mask_matches_the_walkable_cells(new_env):
+    # The only enemy of this map cannot walk.
     env = new_env("2s_vs_1sc")
     env.reset()
     area, cells = MAPS["2s_vs_1sc"].area, np.arange(32)
@@ -170,7 +170,7 @@ def test_the_mask_ends_where_the_walkable_cells_end(new_env):
     assert np.array_equal(env.pathing_grid, walkable)
 
     north, south, east, west = 2, 3, 4, 5
-    # At each wall: the last cell that is entered of its own will, and so what is less than 1 away from the wall.
+    # At each wall, the mask lets a unit come within 1 cell of the wall.
     ends = {west: ("x", area.west), south: ("y", area.south), north: ("y", area.north), east: ("x", area.east)}
     for action, (axis, wall) in ends.items():
         moves = 0

@@ -1,4 +1,4 @@
-"""SMACv2 on the fake game, in a process of its own (see ``smacv2_battles.py``)."""
+"""SMACv2 on the fake game, in a separate process (see ``smacv2_battles.py``)."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""The unit table. Lengths are in cells, times in game loops, 16 loops a second at normal speed.
+"""Table of units. Lengths are in cells, times in game loops (16 per second at normal speed).
 
-Numbers are near those of version 4.10 and rounded. Left out: armour, bonus damage, upgrades, abilities but for
-healing, and the time a shot flies.
+Numbers are rounded from version 4.10. Not included: armour, bonus damage, upgrades, all abilities except healing, and
+the flight time of shots.
 """
 
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """One type of unit; without ``damage`` it has no weapon."""
+    """A unit type. Without ``damage`` it has no weapon."""
 
     name: str
-    unit_id: int  # as the enemy; allies have ids of their own, see maps.py
+    unit_id: int  # of enemies; allies have separate ids, see maps.py
     race: str
     health: int
     shield: int = 0
-    damage: int = 0  # by one attack, all its hits together
-    reach: float = 0.1  # of the weapon or of healing, between the edges of two units
-    cooldown: int = 0  # from one attack to the next; at most what SMAC divides by, so that shares stay in 0..1
-    speed: float = 0.14  # cells a loop
+    damage: int = 0  # sum over all hits of one attack
+    reach: float = 0.1  # range of weapon or healing, between the edges of two units
+    cooldown: int = 0  # between two attacks; at most SMAC's maximum, so that its fractions stay in 0..1
+    speed: float = 0.14  # cells per loop
     radius: float = 0.5
-    splash: float = 0.0  # everyone hostile so near to the target is hit too
+    splash: float = 0.0  # all hostile units within this distance of the target are hit, too
     energy: int = 0  # at the start
     energy_max: int = 0
     flies: bool = False
     hits_air: bool = False
-    bursts: bool = False  # dies of its own attack
+    bursts: bool = False  # dies when it attacks
     biological: bool = True
 
     @property

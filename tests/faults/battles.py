@@ -1,4 +1,4 @@
-"""A battle that goes wrong where it is told to, beside a game it forgets to close. Light: every worker imports it."""
+"""A battle with chosen faults and a game process that it never closes. Few imports, as every worker imports it."""
 
 import os
 import random
@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 
 N_AGENTS, N_ACTIONS, LIMIT = 2, 3, 6
-STEPS = (3, 5, 4, 2)  # of an episode, by seed % 4
+STEPS = (3, 5, 4, 2)  # of an episode; the index is seed % 4
 
 
 class Poison:
-    """Can be sent and not be received."""
+    """Object that can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return int, ("poison",)
 
 
 class Battle:
-    """Shows ``[t, agent, seed, episode]``; step t pays t + seed.
+    """Environment with observations ``[t, agent, seed, episode]``; step t = 1, 2, ... has reward t + seed.
 
-    ``faults`` maps seeds to ``[place, how]``: ``build``, ``reset``, ``step`` (the second) or ``later`` (the reset of
-    the second episode), and the name of a method below. ``every`` in place of a seed means all of them. ``folder``
-    gets a file for each process: its name is the id of the worker, its content that of its game. Without a folder
-    there is no game.
+    ``faults`` maps a seed, or ``every``, to ``[place, how]``. ``place`` is ``build``, ``reset``, ``step`` (the second
+    one), ``later`` (the reset of the second episode) or a method's name; ``how`` is the name of a method below.
+    ``folder`` gets a file for each worker: its name is the worker's process id, its content that of its game. Without a
+    folder there is no game.
     """
 
     def __init__(self, map_name, seed, folder, faults, common_reward=True, reward_scalarisation="sum"):
@@ -37,7 +37,7 @@ class Battle:
         self._go_wrong("build")
 
     def _start_game(self):
-        # A descriptor that it inherits must not keep the worker's pipes open.
+        # The game inherits descriptors, which must not keep the worker's pipes open.
         game = subprocess.Popen(["sleep", "1000"], close_fds=False)
         unfinished = self.folder / f"{os.getpid()}.tmp"
         unfinished.write_text(str(game.pid))
@@ -144,7 +144,7 @@ class Battle:
 
 
 class Dice:
-    """Draws from generators that belong to nobody."""
+    """Environment that draws from the global generators."""
 
     def get_env_info(self):
         return random.random(), float(np.random.rand())

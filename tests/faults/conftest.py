@@ -1,4 +1,4 @@
-"""A runner of faulty battles in each host, and what became of its processes."""
+"""Runners of faulty battles in each host, and checks of their processes."""
 
 import logging
 import os
@@ -20,13 +20,13 @@ from lolm_plugin.runners import supervised_parallel_runner
 from . import battles
 from .battles import N_ACTIONS, N_AGENTS, Battle
 
-# Workers get the battle without what this module imports.
+# Workers get the battle by value, without the imports of this module.
 cloudpickle.register_pickle_by_value(battles)
 
 CHECKOUT = locate(None)
 PATHS = {"bundled": None} if CHECKOUT is None else {"bundled": None, "EPyMARL": CHECKOUT}
 
-# A limit for the case that something never happens.
+# Seconds until a wait fails.
 PATIENCE = 60.0
 
 
@@ -38,7 +38,7 @@ def host(request):
 
 
 class Controller:
-    """Acts on what it sees in its own episode alone; ``at`` maps steps to something that happens then."""
+    """Controller that acts only on its episode's observations. ``at`` maps a step to a function to call there."""
 
     def __init__(self):
         self.action_selector = SimpleNamespace()
@@ -67,17 +67,17 @@ class Log:
 
 @pytest.fixture
 def build(host, monkeypatch, tmp_path):
-    """``build(faults, batch_size_run=2)``: a supervised runner that is set up.
+    """``build(faults, batch_size_run=2)`` returns a supervised runner that is set up.
 
-    In place of keyed seeds, by which no fault could be placed, copy i has the seed i and after n restarts
-    ``i + n * batch_size_run``.
+    Environment i has the seed i and, after n restarts, ``i + n * batch_size_run``. With keyed seeds, faults could not
+    be assigned to environments.
     """
     started = []
 
     def make(faults=None, runner="supervised_parallel", env="battle", seed=0, **changes):
         monkeypatch.setitem(host.registries["env"], env, Battle)
         config = yaml.safe_load((host.config_dir / "default.yaml").read_text())
-        folder = None if runner == "episode" else str(tmp_path)  # that one plays here
+        folder = None if runner == "episode" else str(tmp_path)  # it plays in this process
         env_args = {"map_name": "field", "seed": seed, "folder": folder, "faults": faults or {}}
         config |= {"runner": runner, "env": env, "env_args": env_args, "device": "cpu", "batch_size_run": 2}
         config |= {"test_nepisode": 2, "runner_log_interval": 1}
@@ -109,7 +109,7 @@ def build(host, monkeypatch, tmp_path):
 
 @pytest.fixture
 def undisturbed(build, host):
-    """``undisturbed(seed)``: an episode of the battle with this seed, played by the host's own episode runner."""
+    """``undisturbed(seed)`` returns an episode without faults, played by the host's own episode runner."""
 
     def play(seed, episode=0):
         runner = build(runner="episode", seed=seed, batch_size_run=1)
@@ -121,7 +121,7 @@ def undisturbed(build, host):
 
 
 def processes(folder):
-    """Every worker and every game there ever was."""
+    """Return the process ids of all workers and games, also of ended ones."""
     files = [file for file in folder.iterdir() if file.name.isdigit()]
     return {int(file.name) for file in files} | {int(file.read_text()) for file in files}
 
@@ -137,12 +137,12 @@ def alive(pid):
 def wait_until(condition):
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
 def none_left(folder, but=()):
-    """No worker and no game is left soon, but those named."""
+    """Assert that soon no worker and no game is alive, except ``but``."""
     others = processes(folder) - set(but)
     try:
         wait_until(lambda: not any(alive(pid) for pid in others))

@@ -1,4 +1,4 @@
-"""A training process in small, to be ended: ``parent.py FAULTS FOLDER`` builds two battles and has them start."""
+"""Small training process that tests end: ``parent.py FAULTS FOLDER`` builds two battles and resets them."""
 
 import json
 import signal

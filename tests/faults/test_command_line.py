@@ -1,4 +1,4 @@
-"""The supervised runner behind the command line, in a fresh process, as a user gets it."""
+"""The supervised runner through the command line, in a fresh process."""
 
 import json
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", PATHS)
-def test_restarts_are_logged_also_where_there_are_none(tmp_path, host):
+def test_env_restarts_is_logged_even_without_restarts(tmp_path, host):
     done = subprocess.run(
         [
             *(sys.executable, ROOT / "main.py", "--config=lolm_mappo_tiny", "--env-config=probe"),

@@ -1,4 +1,4 @@
-"""However the training process ends, none of its workers and of their games is left."""
+"""No worker and no game remains after the training process, however it ends."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def parent(tmp_path):
-    """``parent(faults)`` starts ``parent.py`` as the leader of its own process group, two workers and games built."""
+    """``parent(faults)`` starts ``parent.py`` in its own process group and waits for its two workers and two games."""
     started = []
 
     def start(faults):
@@ -39,7 +39,7 @@ def count(folder, state):
     return len(list(folder.glob(f"*.{state}")))
 
 
-# Also while it is stuck in its environment.
+# "hanging": the workers are stuck in their environments.
 @pytest.mark.parametrize(("faults", "hanging"), [({}, 0), ({"every": ["reset", "hang"]}, 2)], ids=["idle", "hanging"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed(parent, tmp_path, faults, hanging, number):
@@ -51,7 +51,7 @@ def test_killed(parent, tmp_path, faults, hanging, number):
 
 
 def test_interrupted_from_the_keyboard(parent, tmp_path):
-    """Ctrl-C reaches the process group of the terminal's foreground; only the parent is in it."""
+    """Ctrl-C reaches the foreground process group of the terminal, which contains only the parent."""
     process = parent({})
     os.killpg(process.pid, signal.SIGINT)
     _, printed = process.communicate()

@@ -1,4 +1,4 @@
-"""Whatever a worker does, the run gets a whole batch, and nothing it started is left."""
+"""After any fault of a worker, the run gets a complete batch and no process is left."""
 
 import gc
 import logging
@@ -22,7 +22,7 @@ FILES = {"bundled": "episode_batch.py", "EPyMARL": "src/components/episode_buffe
 # EPyMARL's own indexing; see host/epymarl.py.
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 
-# What worker 1 does, and what is said of it.
+# Faults of worker 1 (place, method), and the log line about each.
 FAULTS = [
     ("step", "be_killed", r"died at step 2 \(exit code -9\)"),
     ("step", "be_killed_with_a_copy_left", r"died at step 2 \(exit code -9\)"),
@@ -42,19 +42,19 @@ FAULTS = [
 
 
 def check_row(batch, row, expected):
-    """The row holds that episode and nothing else."""
+    """Assert that a row of the batch has exactly the expected episode."""
     for key in batch.scheme:
         assert batch[key][row].tolist() == expected[key][0].tolist(), key
 
 
 def living(runner, folder):
-    """The workers in use and their games."""
+    """Return the process ids of the workers in use and of their games."""
     workers = [worker.process.pid for worker in runner.workers]
     return {*workers, *(int((folder / str(pid)).read_text()) for pid in workers)}
 
 
 @pytest.mark.parametrize(("place", "how", "said"), FAULTS)
-def test_a_fault_costs_its_episode_alone(build, undisturbed, tmp_path, caplog, place, how, said):
+def test_a_fault_costs_only_its_episode(build, undisturbed, tmp_path, caplog, place, how, said):
     # A timeout that a healthy worker on a busy machine does not reach.
     timeout = 3.0 if "timeout" in said else 60.0
     runner = build({"1": [place, how]}, worker_timeout=timeout)
@@ -108,7 +108,7 @@ def test_a_worker_killed_between_episodes(build, undisturbed):
     assert [value for _, value in runner.logger.logged["env_restarts"]] == [0, 1]
 
 
-def test_two_at_once(build, undisturbed):
+def test_two_faults_at_once(build, undisturbed):
     runner = build({"0": ["step", "be_killed"], "1": ["step", "go_wrong"]})
     batch = runner.run()
     check_row(batch, 0, undisturbed(2))
@@ -116,7 +116,7 @@ def test_two_at_once(build, undisturbed):
     assert runner.logger.logged["env_restarts"] == [(runner.t_env, 2)]
 
 
-def test_twice_in_one_batch_with_a_seed_of_its_own_each_time(build, undisturbed, tmp_path):
+def test_a_worker_restarted_twice_in_a_batch_gets_a_new_seed_each_time(build, undisturbed, tmp_path):
     runner = build({"1": ["step", "be_killed"], "3": ["reset", "go_wrong"]})
     batch = runner.run()
     check_row(batch, 1, undisturbed(1 + 2 * 2))
@@ -124,7 +124,7 @@ def test_twice_in_one_batch_with_a_seed_of_its_own_each_time(build, undisturbed,
     none_left(tmp_path, but=living(runner, tmp_path))
 
 
-def test_in_a_test(build, undisturbed):
+def test_a_fault_during_a_test(build, undisturbed):
     runner = build({"1": ["step", "go_wrong"]})
     check_row(runner.run(test_mode=True), 1, undisturbed(3))
     assert runner.t_env == 0
@@ -135,7 +135,7 @@ def test_in_a_test(build, undisturbed):
     assert runner.logger.logged["env_restarts"] == [(sum(lengths), 1)]
 
 
-def test_while_drawing(build, undisturbed):
+def test_a_fault_while_rendering(build, undisturbed):
     runner = build({"0": ["render", "go_wrong"]}, render=True)
     check_row(runner.run(test_mode=True), 0, undisturbed(2))
     assert sum(runner.restarts) == 1
@@ -157,7 +157,7 @@ def test_a_crash_that_smac_hides_is_a_fault(build, undisturbed, env, caplog, tmp
     none_left(tmp_path, but=living(runner, tmp_path))
 
 
-def test_other_environments_need_not_say_who_won(build):
+def test_other_environments_need_not_report_battle_won(build):
     runner = build({"1": ["step", "lose_its_game"]})
     batch = runner.run()
     assert batch["filled"][1].sum() == 2 + 1
@@ -174,18 +174,18 @@ def test_restarts_are_bounded(build, tmp_path, caplog):
         "allows no further restart"
     )
     assert "raise worker_timeout (300 seconds)" in message
-    assert (caplog.text + message).count("Traceback") == 1, "the same traceback again and again"
+    assert (caplog.text + message).count("Traceback") == 1, "the same traceback was logged several times"
     none_left(tmp_path)
 
 
-def test_no_restart_at_all(build, tmp_path):
+def test_restarts_can_be_switched_off(build, tmp_path):
     runner = build({"1": ["reset", "be_killed"]}, worker_restarts=0)
     with pytest.raises(RuntimeError, match=r"worker 1 .* died in reset .* worker_restarts=0 allows no further"):
         runner.run()
     none_left(tmp_path)
 
 
-def test_a_worker_that_plays_an_episode_in_between_may_fail_for_ever(build):
+def test_restarts_are_unlimited_if_an_episode_is_played_in_between(build):
     runner = build({"every": ["later", "go_wrong"]}, worker_restarts=1)
     for _ in range(4):
         runner.run()
@@ -193,7 +193,7 @@ def test_a_worker_that_plays_an_episode_in_between_may_fail_for_ever(build):
     assert [value for _, value in runner.logger.logged["env_restarts"]] == [0, 2, 4, 6]
 
 
-def test_an_environment_that_is_never_built(build, tmp_path):
+def test_an_environment_that_cannot_be_built(build, tmp_path):
     with pytest.raises(RuntimeError, match=r"worker [01] .* while it was built.*, and worker_restarts=1 allows"):
         build({"every": ["build", "be_killed"]}, worker_restarts=1)
     none_left(tmp_path)
@@ -227,21 +227,21 @@ def test_a_worker_that_stops_in_the_middle_of_a_large_answer_is_restarted_in_tim
 REFUSAL = r"^map_name=field is no map; set map_name to meadow\.$"
 
 
-def test_an_environment_that_refuses_what_was_set(build, tmp_path):
+def test_a_config_error_of_an_environment_is_passed_on(build, tmp_path):
     with pytest.raises(ConfigError, match=REFUSAL) as error:
         build({"1": ["build", "refuse"]})
     none_left(tmp_path)
-    assert error.traceback, "what the exception holds was not forgotten before"
+    assert error.traceback, "the exception must be alive here, with all that it refers to"
 
 
-def test_a_refusal_later_on_is_no_fault_either(build):
+def test_a_later_config_error_is_no_fault_either(build):
     runner = build({"1": ["reset", "refuse"]})
     with pytest.raises(ConfigError, match=REFUSAL):
         runner.run()
     assert sum(runner.restarts) == 0
 
 
-def test_closing_is_gentle_complete_and_done_once(build, tmp_path):
+def test_closing_closes_every_environment_once(build, tmp_path):
     runner = build()
     runner.run()
     workers = [worker.process for worker in runner.workers]
@@ -250,10 +250,10 @@ def test_closing_is_gentle_complete_and_done_once(build, tmp_path):
     runner.close_env()
     assert all((tmp_path / f"{worker.pid}.closed").exists() for worker in workers)
     assert not any(alive(pid) for pid in [worker.pid for worker in workers])
-    none_left(tmp_path)  # the games, which they forgot to close
+    none_left(tmp_path)  # nor a game, which no battle closes
 
 
-def test_a_hanging_worker_does_not_keep_the_run_from_ending(build, tmp_path, monkeypatch):
+def test_a_hanging_worker_does_not_block_closing(build, tmp_path, monkeypatch):
     monkeypatch.setattr(env_process, "CLOSE_TIMEOUT", 0.2)
     runner = build()
     os.kill(runner.workers[0].process.pid, signal.SIGSTOP)
@@ -261,7 +261,7 @@ def test_a_hanging_worker_does_not_keep_the_run_from_ending(build, tmp_path, mon
     none_left(tmp_path)
 
 
-def test_a_runner_that_is_forgotten_closes(build, host, tmp_path):
+def test_a_garbage_collected_runner_closes(build, host, tmp_path):
     runner = build()
     arguments = {"args": runner.args, "logger": runner.logger}
     forgotten = host.registries["runner"]["supervised_parallel"](**arguments)
@@ -285,7 +285,7 @@ def test_restarts_leave_no_open_files(build):
     assert sum(runner.restarts) == 6
 
 
-def test_windows_is_refused_with_what_to_set(build, monkeypatch):
+def test_windows_is_refused_with_advice(build, monkeypatch):
     monkeypatch.delattr("os.killpg")
     with pytest.raises(ConfigError, match=r"process groups.*set runner=episode"):
         build()
@@ -310,7 +310,7 @@ def test_restarts_of_an_evaluation_are_logged_once_at_its_end(build):
 
 @pytest.mark.parametrize("warning", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_schedulers_warning_ends_no_worker(warning):
-    """It goes to every process of a job, restarted workers included, and the run itself saves."""
+    """A scheduler sends it to every process of a job, also to restarted workers. The run itself saves."""
     worker = EnvProcess("dice", Dice, 5)
     try:
         assert dict(answers({0: worker}, 60)) == {0: None}
@@ -321,7 +321,7 @@ def test_a_schedulers_warning_ends_no_worker(warning):
         worker.kill()
 
 
-def test_generators_that_no_environment_owns_are_seeded():
+def test_global_generators_are_seeded_in_workers():
     def draws(seed):
         worker = EnvProcess("dice", Dice, seed)
         try:

@@ -1,7 +1,7 @@
-"""Random command lines and damaged yaml files: whatever a user writes ends in exit code 0, 1 or 2 and one sentence.
+"""Random command lines and damaged yaml files: any input ends with exit code 0, or with 1 or 2 and one error sentence.
 
-CI runs a fixed seed through the checks that come before anything slow is loaded. A longer run by hand, which also
-trains for a moment where the checks let a command line through:
+CI tests a fixed seed with the checks that run before anything slow is loaded. A longer run by hand also trains for a
+few steps if a command line passes the checks:
 
     python -m tests.fuzz --cases 5000 --seed 7 --train
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz --cases 5000 --seed 7 [--train]``: a longer run than CI's, by hand."""
+"""``python -m tests.fuzz --cases 5000 --seed 7 [--train]``: a longer fuzz test than CI's, by hand."""
 
 import argparse
 import os
@@ -12,12 +12,12 @@ from lolm_plugin.commands import train
 from tests.fuzz import cases, commands
 from tests.fuzz.outcomes import problem
 
-MEMORY = 12 * 2**30  # bytes of address space: what would take more ends in an error, not in a machine that swaps
+MEMORY = 12 * 2**30  # bytes of address space; more ends in an error instead of a swapping machine
 TRAINING_PATIENCE = 300
 
 
 def main() -> int:
-    """Run the cases; returns 1 where one did not end as it should."""
+    """Run the cases. Return 1 if one of them failed."""
     parser = argparse.ArgumentParser("python -m tests.fuzz")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Random inputs, each a function of its generator alone."""
+"""Random inputs. Each one depends only on its generator."""
 
 import functools
 import random
@@ -18,7 +18,7 @@ SMALL = (
     *(f"{key}=2" for key in ("batch_size_run", "test_nepisode")),
     *("t_max=4", "torch_threads=1", "use_cuda=False", "epochs=1", "minibatches=1", "critic_minibatches=1"),
 )
-# Of every type; what argv cannot hold (NUL) is left out, what it holds of no encoding (\udcff) is there.
+# Values of every type. NUL is left out because argv cannot hold it; \udcff stands for bytes without a valid encoding.
 VALUES = (
     *("0", "1", "-1", "2", "3", "7", "-0.0", "0.5", "-0.5", "1e-9", "1e-320", "1e6", "1e30", "1e308", "1e999", "nan"),
     *("2147483648", "9223372036854775807", "9223372036854775808", "-9223372036854775809", "9" * 30, "9" * 5000),
@@ -29,7 +29,7 @@ VALUES = (
     *("1_000", "0x10", "1e", "1.", ".5", "5e-1", "1.5e3", "lambda: 0", "{'py/object': 'os.system'}"),
     *("[{'py/reduce': [{'py/function': 'os.getcwd'}, {'py/tuple': []}]}]", "smollm2-135m", "tiny-llama", "3m", "duel"),
 )
-# What makes a training long, or writes to a place of its own choice, where the value is a right one.
+# Keys that with a valid value can make a training long, or write outside the current folder.
 NOT_TRAINED = (
     *("t_max", "test_nepisode", "batch_size_run", "batch_size", "buffer_size", "epochs", "minibatches"),
     *("critic_minibatches", "mongo", "local_results_path", "decisions_file", "llm.model", "env_args.time_limit"),
@@ -38,14 +38,14 @@ NOT_TRAINED = (
 
 @functools.cache
 def keys() -> list[str]:
-    """Every key that a command line may set, in a fixed order."""
+    """Return every key that a command line may set, in a fixed order."""
     envs = [path for name, path in config_files.available("envs", HOST_DIR).items() if name in TASKS]
     own = [key for path in envs for key in config_files.flatten(config_files.read(path)) if key.startswith("env_args")]
     return sorted({*config_files.known_keys(HOST_DIR), *FREE_KEYS, *own})
 
 
 def command_line(rng: random.Random) -> list[str]:
-    """Valid keys with random values, after an algorithm and an environment that exist."""
+    """Return a command line with an existing algorithm and environment, and valid keys with random values."""
     env = rng.choice(list(TASKS))
     updates = [f"{_key(rng)}={_value(rng)}" for _ in range(rng.choice((1, 1, 1, 2, 4)))]
     options = [f"--config={rng.choice(ALGORITHMS)}", f"--env-config={env}", "--epymarl=none"]
@@ -53,12 +53,12 @@ def command_line(rng: random.Random) -> list[str]:
 
 
 def is_short(line: list[str]) -> bool:
-    """Whether a training with this command line would take seconds, in the current folder."""
+    """Return True if a training with this command line takes only seconds and stays in the current folder."""
     return not any(update.split("=")[0] in NOT_TRAINED for update in line[line.index(SMALL[-1]) + 1 :])
 
 
 def damaged_yaml(rng: random.Random) -> bytes:
-    """One of our files with a few bytes, lines or words changed."""
+    """Return one of the shipped yaml files with a few bytes, lines or values changed."""
     files = sorted(config_files.plugin_config_dir().rglob("*.yaml"))
     content = bytearray(rng.choice(files).read_bytes())
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
@@ -68,10 +68,10 @@ def damaged_yaml(rng: random.Random) -> bytes:
 
 def _key(rng: random.Random) -> str:
     key = rng.choice(keys())
-    how = rng.random()
-    if how < 0.03:
+    kind = rng.random()
+    if kind < 0.03:
         return key.split(".")[0]  # a section
-    if how < 0.06:
+    if kind < 0.06:
         return f"{key}.{rng.choice(('x', '', 'a.b'))}"
     return key
 
@@ -101,13 +101,13 @@ def _double(content: bytearray, rng: random.Random) -> bytearray:
 
 
 def _replace(content: bytearray, rng: random.Random) -> bytearray:
-    """Put a random value where a line has one."""
+    """Replace the value of one line by a random value."""
     lines = content.split(b"\n")
-    places = [i for i, line in enumerate(lines) if b": " in line and not line.startswith(b"#")]
-    if places:
-        place = rng.choice(places)
-        key = lines[place].split(b": ")[0]
-        lines[place] = key + b": " + rng.choice((*VALUES, *YAML_VALUES)).encode("utf-8", "surrogateescape")
+    with_value = [i for i, line in enumerate(lines) if b": " in line and not line.startswith(b"#")]
+    if with_value:
+        index = rng.choice(with_value)
+        key = lines[index].split(b": ")[0]
+        lines[index] = key + b": " + rng.choice((*VALUES, *YAML_VALUES)).encode("utf-8", "surrogateescape")
     return bytearray(b"\n".join(lines))
 
 
@@ -123,7 +123,7 @@ LINES = (b"- a", b"? [1, 2]", b"<<: {a: 1}", b"1: 2", b"null: 1", b"---", b"..."
 
 
 def write(folder: Path, content: bytes) -> Path:
-    """Write a file whose name no shipped algorithm has."""
+    """Write ``content`` to a file whose name differs from all shipped algorithms."""
     path = folder / "fuzzed.yaml"
     path.write_bytes(content)
     return path

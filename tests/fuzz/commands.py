@@ -1,4 +1,4 @@
-"""What is done with a random input: the commands that read it."""
+"""Commands that read a random input."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def as_environment(file: Path) -> int:
 
 
 def as_suite(file: Path) -> int:
-    """Read the file as a suite and check the first run that it stands for, as ``lolm compare`` does."""
+    """Read the file as a suite and check its first run, as ``lolm compare`` does."""
     try:
         runs = suite.load(str(file)).runs()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Run a command in this process and say what is wrong with how it ended."""
+"""Run a command in this process and check how it ends."""
 
 import contextlib
 import io
@@ -11,14 +11,14 @@ PATIENCE = 20  # seconds, for a check that takes milliseconds
 
 
 class Hang(BaseException):
-    """Not an Exception, so that no handler takes it for an error of the run."""
+    """A command that does not end. Not an Exception, so that handlers of errors do not catch it."""
 
 
 def problem(command: Callable[[], int], patience: int = PATIENCE) -> str:
-    """Return what is wrong, empty if nothing: exit code 0, or 1 or 2 with one sentence that begins with ``error: ``."""
-    said = io.StringIO()
+    """Return what is wrong; empty for exit code 0, or for 1 or 2 with one sentence that begins with ``error: ``."""
+    stderr = io.StringIO()
     try:
-        with _patience(patience), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with _patience(patience), contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
             code = command()
     except Hang:
         return f"no end after {patience} seconds"
@@ -26,16 +26,16 @@ def problem(command: Callable[[], int], patience: int = PATIENCE) -> str:
         code = ended.code
     except BaseException:
         return traceback.format_exc()
-    lines = said.getvalue().splitlines()
+    lines = stderr.getvalue().splitlines()
     if code == 0:
         return ""
     if code not in (1, 2):
         return f"exit code {code}"
     errors = [line for line in lines if line.startswith("error: ")]
     if len(errors) != 1 or any("Traceback" in line for line in lines):
-        return f"exit code {code} with {said.getvalue()[-3000:] or 'nothing said'}"
+        return f"exit code {code} with {stderr.getvalue()[-3000:] or 'no output'}"
     if code == 2 and lines[-1] != errors[0]:
-        return f"more than one line: {said.getvalue()[-3000:]}"
+        return f"more than one line: {stderr.getvalue()[-3000:]}"
     return "" if errors[0].rstrip().endswith((".", "?")) else f"no whole sentence: {errors[0]}"
 
 

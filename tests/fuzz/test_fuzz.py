@@ -1,4 +1,4 @@
-"""A fixed seed of random command lines and damaged yaml files; ``python -m tests.fuzz`` tries others for longer."""
+"""Fuzz test with a fixed seed: random command lines and damaged yaml files. ``python -m tests.fuzz`` runs more."""
 
 import random
 
@@ -13,7 +13,7 @@ COMMAND_LINES, YAML_FILES = 300, 100
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_started(monkeypatch, tmp_path):
+def _start_nothing(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -22,29 +22,29 @@ def _nothing_is_started(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "check_game_and_prompts", lambda config, options: [])
 
 
-def test_every_command_line_of_valid_keys_ends_in_a_sentence_or_starts():
+def test_every_command_line_of_valid_keys_starts_or_is_refused_in_one_sentence():
     rng = random.Random(SEED)
-    found = {}
+    failures = {}
     for _ in range(COMMAND_LINES):
         line = cases.command_line(rng)
         if wrong := problem(lambda line=line: commands.train(line)):
-            found[" ".join(line)] = wrong
-    assert not found, _listed(found)
+            failures[" ".join(line)] = wrong
+    assert not failures, _listed(failures)
 
 
-def test_every_damaged_yaml_is_read_or_refused_in_a_sentence(tmp_path):
+def test_every_damaged_yaml_is_read_or_refused_in_one_sentence(tmp_path):
     rng = random.Random(SEED)
-    found = {}
+    failures = {}
     for _ in range(YAML_FILES):
         content = cases.damaged_yaml(rng)
         file = cases.write(tmp_path, content)
         for name, command in commands.OF_YAML.items():
             if wrong := problem(lambda command=command, file=file: command(file)):
-                found[f"{name} {content!r}"] = wrong
-    assert not found, _listed(found)
+                failures[f"{name} {content!r}"] = wrong
+    assert not failures, _listed(failures)
 
 
-def test_a_traceback_and_a_second_line_would_be_seen(capsys):
+def test_the_check_detects_a_traceback_and_a_second_line(capsys):
     def breaks():
         raise KeyError("x")
 
@@ -58,5 +58,5 @@ def test_a_traceback_and_a_second_line_would_be_seen(capsys):
     assert problem(lambda: 0) == ""
 
 
-def _listed(found):
-    return "\n\n".join(f"{case[-600:]}\n{wrong[-1500:]}" for case, wrong in list(found.items())[:10])
+def _listed(failures):
+    return "\n\n".join(f"{case[-600:]}\n{wrong[-1500:]}" for case, wrong in list(failures.items())[:10])

@@ -1,4 +1,4 @@
-"""Settings that change memory and speed change no result: the same training, through the real command line."""
+"""Tests that settings of memory and speed change no result, with short trainings through the real command line."""
 
 import json
 import os
@@ -11,34 +11,34 @@ from lolm_plugin.commands import train as training
 from tests.slow import all_slow_but
 
 SMALL = (
-    # Short, and in small steps: a difference in the last digits grows until, one day, an action is another one.
+    # Short and with small steps: differences in the last digits grow until an action differs.
     *("env_args.map_name=duel", "t_max=200", "seed=1", "test_nepisode=32", "test_interval=100", "kl.anneal_steps=400"),
     *("lr=0.0001", "head_lr=0.0001"),
     "batch_size_run=32",
 )
-# What is not a result.
+# Metrics that are not results.
 TIMES = {"agent_steps_per_second", "llm_time_share", "prompt_tokens_mean"}
 VARIANTS = {
-    "the prefix in every row": ("llm.share_prefix=False",),
+    "the prefix in every prompt": ("llm.share_prefix=False",),
     "256 tokens at once": ("llm.token_budget=256",),
     "1024 tokens at once": ("llm.token_budget=1024",),
     "8192 tokens at once": ("llm.token_budget=8192",),
-    "activations recomputed": ("llm.recompute=True",),
-    "PyTorch's products": ("llm.product=torch",),
-    "oneDNN's products": ("llm.product=onednn",),
-    "the last layer everywhere": ("llm.read_positions=False",),
+    "recomputed activations": ("llm.recompute=True",),
+    "PyTorch's products": ("llm.matmul=torch",),
+    "oneDNN's products": ("llm.matmul=onednn",),
+    "the last layer for all tokens": ("llm.read_positions=False",),
 }
 FROZEN_LAYERS = {
-    "nothing kept from play": ("llm.keep_rollout_states=False",),
-    "the last layer everywhere": ("llm.read_positions=False",),
-    "no frozen states kept": ("llm.trunk_cache_gb=0",),
-    "some frozen states kept": ("llm.trunk_cache_gb=0.0001",),
-    "the prefix in every row": ("llm.share_prefix=False",),
+    "no rollout states stored": ("llm.keep_rollout_states=False",),
+    "the last layer for all tokens": ("llm.read_positions=False",),
+    "no frozen states stored": ("llm.frozen_cache_gb=0",),
+    "some frozen states stored": ("llm.frozen_cache_gb=0.0001",),
+    "the prefix in every prompt": ("llm.share_prefix=False",),
 }
 
 
 def train(folder, *updates):
-    """Metric series and final weights of a short training of a tiny language model."""
+    """Return the metric series and final weights of a short training of a tiny language model."""
     folder.mkdir()
     here = os.getcwd()
     os.chdir(folder)
@@ -57,9 +57,9 @@ def train(folder, *updates):
 
 ENTITY = ("head.attack_keys=entity", "env_args.map_name=target")
 ENTITIES = {
-    "the prefix in every row": ("llm.share_prefix=False",),
-    "256 tokens at once, activations recomputed": ("llm.token_budget=256", "llm.recompute=True"),
-    "the last layer everywhere": ("llm.read_positions=False",),
+    "the prefix in every prompt": ("llm.share_prefix=False",),
+    "256 tokens at once, recomputed activations": ("llm.token_budget=256", "llm.recompute=True"),
+    "the last layer for all tokens": ("llm.read_positions=False",),
 }
 
 
@@ -89,32 +89,32 @@ def check_equal(found, expected):
         torch.testing.assert_close(weights[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
 
 
-@pytest.mark.parametrize("variant", all_slow_but(["the prefix in every row", "256 tokens at once"], VARIANTS))
-def test_training_is_the_same(variant, plain, tmp_path):
+@pytest.mark.parametrize("variant", all_slow_but(["the prefix in every prompt", "256 tokens at once"], VARIANTS))
+def test_training_of_all_layers_is_the_same(variant, plain, tmp_path):
     check_equal(train(tmp_path / "run", *VARIANTS[variant]), plain)
 
 
-@pytest.mark.parametrize("variant", all_slow_but(["nothing kept from play"], FROZEN_LAYERS))
-def test_training_above_frozen_layers_is_the_same(variant, frozen, tmp_path):
+@pytest.mark.parametrize("variant", all_slow_but(["no rollout states stored"], FROZEN_LAYERS))
+def test_training_with_frozen_layers_is_the_same(variant, frozen, tmp_path):
     check_equal(train(tmp_path / "run", "lora.layers=1", *FROZEN_LAYERS[variant]), frozen)
 
 
-@pytest.mark.parametrize("variant", all_slow_but(["the last layer everywhere"], ENTITIES))
-def test_training_with_keys_of_entities_is_the_same(variant, entity, tmp_path):
+@pytest.mark.parametrize("variant", all_slow_but(["the last layer for all tokens"], ENTITIES))
+def test_training_with_entity_keys_is_the_same(variant, entity, tmp_path):
     check_equal(train(tmp_path / "run", *ENTITY, *ENTITIES[variant]), entity)
 
 
 @pytest.mark.slow
-def test_training_with_keys_of_entities_above_frozen_layers_is_the_same(tmp_path):
+def test_training_with_entity_keys_and_frozen_layers_is_the_same(tmp_path):
     kept, computed = (
-        train(tmp_path / name, *ENTITY, "lora.layers=1", f"llm.trunk_cache_gb={size}")
+        train(tmp_path / name, *ENTITY, "lora.layers=1", f"llm.frozen_cache_gb={size}")
         for name, size in (("kept", 4.0), ("computed", 0.0))
     )
     check_equal(kept, computed)
     assert kept[1]["head.safetensors/target"].any()
 
 
-def test_frozen_layers_are_not_the_same_as_none(plain, frozen):
+def test_frozen_layers_change_training(plain, frozen):
     assert frozen[1].keys() < plain[1].keys()
     with pytest.raises(AssertionError):
         check_equal(frozen, plain)

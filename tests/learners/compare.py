@@ -1,10 +1,10 @@
-"""What a learner has learned, and how far two of them differ."""
+"""A learner's tensors, and differences between two learners."""
 
 import torch
 
 
 def tensors(learner):
-    """Every tensor of policy, critic and normaliser by name, as a copy."""
+    """Return copies of all tensors of policy, critic and value normaliser, by name."""
     named = dict(learner.mac.agent.state_dict())
     for part in ("critic", "value_normaliser"):
         named |= {f"{part}.{name}": tensor for name, tensor in getattr(learner, part).state_dict().items()}
@@ -12,16 +12,16 @@ def tensors(learner):
 
 
 def differing(first, second):
-    """The names whose tensors are not bitwise equal; what is no number is equal to itself here."""
+    """Return the names whose tensors are not bitwise equal. NaN counts as equal to NaN."""
     return {name for name in first if not torch.equal(first[name].nan_to_num(7e7), second[name].nan_to_num(7e7))}
 
 
 def farthest(first, second):
-    """The largest difference of any two numbers."""
+    """Return the largest absolute difference of two elements."""
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def probabilities(mac, batch, t):
-    """The policy's probabilities [batch, agents, actions] at one timestep of every episode, as in a test."""
+    """Return the policy's probabilities [batch, agents, actions] at timestep ``t`` of every episode, in test mode."""
     everywhere = torch.ones(batch.batch_size, dtype=torch.bool)
     return mac.act(batch, t, 0, everywhere, test_mode=True).log_probs.exp()

@@ -1,4 +1,4 @@
-"""What the learner promises of every algorithm without a language model, and of those forms that have a memory."""
+"""Properties of the learner with every small network, and of policies with memory."""
 
 import pytest
 import torch
@@ -24,24 +24,24 @@ SMALL = {"epochs": 2, "minibatches": 1, "batch_size_run": 3, "lr": 0.003, "criti
 
 @pytest.fixture(params=FORMS, ids=IDS)
 def form(request):
-    """(algorithm, changes) of every network in turn."""
+    """(algorithm, changes) of each network."""
     return request.param
 
 
 @pytest.fixture
 def build(new_learner, tiny_args):
-    """A learner of a form, with further changes; ``sizes`` are those of another map."""
+    """Build a learner of a form, with further changes. ``sizes`` are those of another map."""
 
     def run(form, changes=None, **sizes):
-        algorithm, own = form
-        return new_learner(tiny_args({**SMALL, **own, **(changes or {})}, algorithm=algorithm, **sizes))
+        algorithm, settings = form
+        return new_learner(tiny_args({**SMALL, **settings, **(changes or {})}, algorithm=algorithm, **sizes))
 
     return run
 
 
 @pytest.fixture
 def updated(build, play):
-    """(learner, batch) of a form after ``updates`` rounds of playing and learning."""
+    """Return (learner, batch) of a form after ``updates`` rounds of playing and learning."""
 
     def run(form, changes=None, updates=1):
         learner = build(form, changes)
@@ -54,7 +54,7 @@ def updated(build, play):
 
 
 def awake(learner):
-    """The learner with weights of ordinary size, so that noise and memory show."""
+    """Return the learner with weights of ordinary size, so that noise and memory have an effect."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.mac.agent.parameters():
@@ -63,7 +63,7 @@ def awake(learner):
 
 
 def ordered(learner, batch):
-    """The decisions of a batch and their log-probabilities [rows, actions], as learned from."""
+    """Return the decisions of a batch and their log-probabilities [decisions, actions]."""
     steps = learner.mac.decisions(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0)
     with torch.no_grad():
         logits = learner.mac.evaluate(steps, torch.arange(len(steps))).logits
@@ -71,7 +71,7 @@ def ordered(learner, batch):
 
 
 @pytest.mark.parametrize("minibatches", [1, 3])
-def test_the_first_epoch_is_the_policy_that_played(build, play, form, minibatches):
+def test_the_first_epoch_evaluates_the_policy_that_played(build, play, form, minibatches):
     learner = awake(build(form, {"minibatches": minibatches}))
     for i in range(3):
         learner.train(play(learner.mac, t_env=i, seed=i), i, i)
@@ -82,14 +82,14 @@ def test_updates_change_every_weight_of_policy_and_critic(updated, build, form):
     before = tensors(build(form))
     learner, _ = updated(form, updates=3)
     same = before.keys() - differing(before, tensors(learner))
-    # Softmax does not feel a shift of all keys; a critic that plays no noise has no further exception.
+    # Softmax is invariant to a shift of all keys, so their bias has no gradient.
     assert all(name.endswith("key.bias") for name in same), same
 
 
 def test_results_do_not_depend_on_the_microbatch(updated, form):
     one_by_one, _ = updated(form, {"microbatch": 1})
     at_once, _ = updated(form, {"microbatch": 100_000})
-    # One optimiser step of 0.003 times the sign of a gradient that is rounding noise moves a weight by twice that.
+    # If a gradient is rounding noise, its sign may differ, and one step of 0.003 differs by twice that.
     assert farthest(tensors(one_by_one), tensors(at_once)) < 1e-4
 
 
@@ -98,16 +98,16 @@ def test_two_identical_runs_are_bitwise_equal(updated, form):
     assert differing(tensors(updated(form, changes, 2)[0]), tensors(updated(form, changes, 2)[0])) == set()
 
 
-def test_another_seed_is_another_run(updated, form):
+def test_another_seed_gives_another_result(updated, form):
     assert differing(tensors(updated(form)[0]), tensors(updated(form, {"seed": 2})[0]))
 
 
-def test_what_lies_in_padding_changes_nothing(build, play, form):
+def test_padding_does_not_affect_training(build, play, form):
     results = []
-    for rubbish in (False, True):
+    for garbage in (False, True):
         learner = build(form)
         batch = play(learner.mac)
-        if rubbish:
+        if garbage:
             over = batch["filled"].squeeze(-1) == 0
             for name, value in (("obs", 0.7), ("state", 0.7), ("reward", 50.0)):
                 batch[name][over] = value
@@ -118,7 +118,7 @@ def test_what_lies_in_padding_changes_nothing(build, play, form):
     assert differing(*results) == set()
 
 
-def test_a_better_action_becomes_likelier(build, play, form):
+def test_a_better_action_becomes_more_probable(build, play, form):
     learner = build(form, {"entropy_coef": 0.0, "epochs": 8})
     batch = play(learner.mac, lengths=(1,) * 64)
     batch["terminated"][:, 0] = 1
@@ -129,7 +129,7 @@ def test_a_better_action_becomes_likelier(build, play, form):
     assert after[:, 1].exp().mean() > before[:, 1].exp().mean() + 0.02
 
 
-def test_greedy_tests_are_deterministic_and_leave_no_trace(build, play, form):
+def test_greedy_tests_are_deterministic_and_record_nothing(build, play, form):
     learner = awake(build(form))
     batch = play(learner.mac)
     recorded = {name: batch[name].clone() for name in learner.mac.fields}
@@ -142,7 +142,7 @@ def test_greedy_tests_are_deterministic_and_leave_no_trace(build, play, form):
     assert all(torch.equal(value, batch[name]) for name, value in recorded.items())
 
 
-def test_a_checkpoint_is_the_same_policy_again(updated, build, form, tmp_path):
+def test_a_loaded_checkpoint_is_the_same_policy(updated, build, form, tmp_path):
     learner, _batch = updated(form)
     learner.save_models(str(tmp_path))
     again = build(form, {"seed": 7})
@@ -150,7 +150,7 @@ def test_a_checkpoint_is_the_same_policy_again(updated, build, form, tmp_path):
     assert differing(tensors(learner), tensors(again)) == set()
 
 
-def test_a_checkpoint_plays_another_map_unless_the_network_is_tied_to_one(updated, build, play, form, tmp_path):
+def test_a_checkpoint_loads_on_another_map_unless_its_sizes_are_fixed(updated, build, play, form, tmp_path):
     learner, _ = updated(form)
     learner.save_models(str(tmp_path))
     elsewhere = build(form, n_agents=3, n_enemies=5)
@@ -175,7 +175,7 @@ def test_a_checkpoint_plays_another_map_unless_the_network_is_tied_to_one(update
         ("asn_attention_mappo", {"asn_attention.combine": "inner"}),
     ],
 )
-def test_a_checkpoint_of_another_form_is_refused_by_the_key(build, updated, algorithm, changes, tmp_path):
+def test_a_checkpoint_with_other_settings_is_refused_and_the_key_named(build, updated, algorithm, changes, tmp_path):
     learner, _ = updated((algorithm, {}))
     learner.save_models(str(tmp_path))
     key = next(iter(changes))
@@ -206,7 +206,7 @@ def test_minibatches_of_a_policy_with_memory_hold_whole_episodes(build, play, fo
 
 
 @pytest.mark.parametrize("form", RECURRENT, ids=str)
-def test_memory_goes_on_within_an_episode_and_begins_anew_with_the_next(build, play, form):
+def test_memory_lasts_for_an_episode_and_is_reset_for_the_next(build, play, form):
     learner = awake(build(form))
     batch = play(learner.mac)
     memories = []
@@ -221,8 +221,8 @@ def test_memory_goes_on_within_an_episode_and_begins_anew_with_the_next(build, p
 
 
 @pytest.mark.parametrize("form", [("dt2gs_mappo", {}), ("updet_mappo", {})], ids=str)
-def test_episodes_that_were_lost_are_played_again_in_their_rows(build, play, form):
-    """A supervised runner plays some rows of a batch a second time; their noise and log-probabilities are the last."""
+def test_replayed_episodes_replace_the_lost_ones(build, play, form):
+    """A supervised runner may play an episode of a batch again; its latest noise and log-probabilities count."""
     learner = awake(build(form))
     batch = play(learner.mac)
     learner.mac.init_hidden(batch.batch_size)
@@ -234,7 +234,7 @@ def test_episodes_that_were_lost_are_played_again_in_their_rows(build, play, for
 
 
 @pytest.mark.parametrize(("mode", "exact"), [("stored", True), ("frozen", False), ("redraw", False)])
-def test_only_the_noise_that_was_played_makes_the_ratio_1(build, play, mode, exact):
+def test_the_ratio_is_1_only_with_the_stored_noise(build, play, mode, exact):
     learner = awake(build(("dt2gs_mappo", {"dt2gs.noise_mode": mode})))
     batch = play(learner.mac, lengths=(4,) * 8)
     learner.train(batch, 0, 0)
@@ -242,7 +242,7 @@ def test_only_the_noise_that_was_played_makes_the_ratio_1(build, play, mode, exa
 
 
 @pytest.mark.parametrize(("mode", "same"), [("stored", True), ("frozen", True), ("redraw", False)])
-def test_noise_is_the_same_all_through_an_update_unless_redrawn(build, play, mode, same):
+def test_noise_is_constant_during_an_update_unless_redrawn(build, play, mode, same):
     learner = awake(build(("dt2gs_mappo", {"dt2gs.noise_mode": mode})))
     batch = play(learner.mac)
     steps = learner.mac.decisions(batch, batch["filled"][:, 1:].squeeze(-1) > 0)
@@ -251,7 +251,7 @@ def test_noise_is_the_same_all_through_an_update_unless_redrawn(build, play, mod
     assert torch.equal(first, second) == same
 
 
-def test_tests_that_sample_draw_noise_too(build, play):
+def test_sampled_tests_draw_noise(build, play):
     learner = awake(build(("dt2gs_mappo", {"test_greedy": False})))
     batch = play(learner.mac, lengths=(2,) * 16)
     picks = []
@@ -280,7 +280,7 @@ def test_losses_and_stats_of_a_policy_are_logged(updated):
     assert all(type(value) is float and abs(value) < 1e6 for row in logged.values() for value in row)
 
 
-def test_what_a_policy_learns_beside_its_objective_is_weighted_by_its_own_coefficient(updated):
+def test_an_auxiliary_loss_is_weighted_by_its_coefficient(updated):
     losses = [
         updated(("dt2gs_mappo", {"dt2gs.reconstruction_coef": coef, "epochs": 1}))[0].logger.logged for coef in (1.0, 3)
     ]
@@ -289,7 +289,7 @@ def test_what_a_policy_learns_beside_its_objective_is_weighted_by_its_own_coeffi
     assert "reconstruction_loss" not in without.logger.logged
 
 
-def test_last_actions_and_ids_are_part_of_what_a_gru_reads(build):
+def test_last_actions_and_agent_ids_are_inputs_of_the_gru(build):
     widths = [
         build(("rnn_mappo", {"obs_agent_id": ids, "obs_last_action": last})).mac.agent.input_size
         for ids, last in ((False, False), (True, False), (False, True))
@@ -297,6 +297,6 @@ def test_last_actions_and_ids_are_part_of_what_a_gru_reads(build):
     assert [width - widths[0] for width in widths] == [0, 2, 8]  # agents, actions
 
 
-def test_every_registered_network_is_among_the_forms():
+def test_every_registered_network_is_tested_here():
     tested = {config_files.resolve(name, "probe", HOST_DIR).config["agent"] for name, _ in FORMS}
     assert tested == set(registry.ENTRIES["agent"]) - {"llm"}

@@ -1,4 +1,4 @@
-"""The losses of imitation against numbers computed by hand."""
+"""Losses of imitation, compared with numbers computed by hand."""
 
 import math
 
@@ -14,12 +14,12 @@ STUDENT = torch.tensor([[0.25, 0.75, 0.0], [0.25, 0.0, 0.75]]).log()
 ACTIONS = torch.tensor([1, 0])
 
 
-def test_the_kl_is_that_of_the_teacher_to_the_student():
+def test_the_kl_is_from_teacher_to_student():
     by_hand = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.75 * math.log(3) + 0.25 * math.log(1 / 3)]
     torch.testing.assert_close(policy_loss(STUDENT, TEACHER, ACTIONS, "kl"), torch.tensor(by_hand))
 
 
-def test_the_cross_entropy_is_that_of_the_action_played():
+def test_the_cross_entropy_is_of_the_teachers_action():
     by_hand = [-math.log(0.75), -math.log(0.25)]
     torch.testing.assert_close(policy_loss(STUDENT, TEACHER, ACTIONS, "ce"), torch.tensor(by_hand))
 
@@ -30,14 +30,14 @@ def test_unavailable_actions_have_finite_gradients(loss):
     available = torch.tensor([[True, True, False]])
     log_student = logits.masked_fill(~available, NONE).log_softmax(-1)
     policy_loss(log_student, TEACHER[:1], ACTIONS[:1], loss).sum().backward()
-    # The gradient of either loss by the logits is the student's probability minus the target's.
+    # For either loss, the gradient with respect to the logits is the student's probability minus the target's.
     target = {"kl": torch.tensor([[0.5, 0.5, 0.0]]), "ce": torch.tensor([[0.0, 1.0, 0.0]])}[loss]
     torch.testing.assert_close(logits.grad, log_student.detach().exp() - target)
 
 
-def test_policies_agree_where_they_prefer_the_same_action():
+def test_agreement_means_the_same_preferred_action():
     torch.testing.assert_close(agreement(STUDENT, STUDENT.flip(0)), torch.zeros(2))
-    assert agreement(STUDENT, TEACHER).tolist() == [0.0, 0.0]  # a tie is decided for the first action
+    assert agreement(STUDENT, TEACHER).tolist() == [0.0, 0.0]  # of equal actions the first counts as preferred
     assert agreement(STUDENT, STUDENT).tolist() == [1.0, 1.0]
 
 
@@ -48,7 +48,7 @@ def test_returns_are_discounted_and_end_with_the_episode():
     torch.testing.assert_close(discounted_returns(rewards, valid, gamma=0.5), by_hand)
 
 
-def test_what_takes_long_is_shown_and_every_battle_is_read_once(new_learner, tiny_args, play, monkeypatch):
+def test_progress_is_shown_and_every_battle_is_read_once(new_learner, tiny_args, play, monkeypatch):
     mac = new_learner(tiny_args({"lora.layers": 1})).mac
     batch = play(mac)
     monkeypatch.setattr(imitation, "LABELLED_AT_ONCE", 1)
@@ -58,18 +58,20 @@ def test_what_takes_long_is_shown_and_every_battle_is_read_once(new_learner, tin
         mac.agent, "precompute", lambda prompts, *rest: read.append(len(prompts)) or precompute(prompts, *rest)
     )
     answers = torch.zeros(batch["avail_actions"].shape), batch["actions"].squeeze(-1)
-    data = imitation.lessons(mac, batch, *answers, 0.99, lambda starts: shown.extend(starts) or iter(starts))
+    data = imitation.build_imitation_data(
+        mac, batch, *answers, 0.99, lambda starts: shown.extend(starts) or iter(starts)
+    )
     assert shown == list(range(batch.batch_size))
     assert len(data) == len(mac.decisions(batch, (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0))
-    assert len(read) == batch.batch_size + 2  # each battle, then all of them, twice with the line above
+    assert len(read) == batch.batch_size + 2  # once per battle, then for the whole batch here and in the line above
     assert sum(read[: batch.batch_size]) >= read[-1] > 0
 
 
-def test_features_are_scaled_by_the_teachers_battles(new_learner, tiny_args, play):
+def test_feature_statistics_come_from_the_teachers_battles(new_learner, tiny_args, play):
     mac = new_learner(tiny_args({"head.features": "normalised"})).mac
     batch = play(mac)
     made_up = mac.agent.head.normaliser.mean.clone()
     answers = torch.zeros(batch["avail_actions"].shape), batch["actions"].squeeze(-1)
-    imitation.lessons(mac, batch, *answers, 0.99)
+    imitation.build_imitation_data(mac, batch, *answers, 0.99)
     assert not torch.allclose(mac.agent.head.normaliser.mean, made_up)
-    assert not mac.agent.head.needs_played_statistics
+    assert not mac.agent.head.needs_collected_statistics

@@ -1,4 +1,4 @@
-"""The settings in which published learners differ: what each of them changes, by hand."""
+"""Settings in which published learners differ, with effects computed by hand."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ STILL = {"lr": 0.0, "critic_lr": 0.0, "epochs": 1, "minibatches": 1, "critic_min
 
 @pytest.fixture
 def trained(new_learner, tiny_args, play):
-    """(learner, batch) of ``updet_mappo`` after one update; ``changes`` are dotted keys."""
+    """Return (learner, batch) of ``updet_mappo`` after one update. ``changes`` are dotted keys."""
 
     def run(changes, **playing):
         learner = new_learner(tiny_args({**STILL, **changes}, algorithm="updet_mappo"))
@@ -27,24 +27,24 @@ def mean_return(learner):
     return learner.value_normaliser.denormalise(torch.zeros(())).item()
 
 
-def test_the_last_step_of_an_episode_is_its_last_valid_one():
+def test_last_steps_marks_the_last_valid_step_of_each_episode():
     valid = torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 0, 0]]).unsqueeze(-1)
     assert ppo_core.last_steps(valid).squeeze(-1).tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("bootstrap", [None, True, False])
-def test_a_battle_cut_off_by_the_clock_goes_on_in_value_or_is_over(trained, bootstrap):
-    learner, batch = trained({"bootstrap_time_limit": bootstrap}, lengths=(1,))  # the first episode is one cut off
+def test_a_time_limit_is_bootstrapped_unless_the_key_is_false(trained, bootstrap):
+    learner, batch = trained({"bootstrap_time_limit": bootstrap}, lengths=(1,))  # the first episode is cut off
     assert batch["terminated"].sum() == 0
     reward = batch["reward"][0, 0].item()
     with torch.no_grad():
-        following = learner.critic(batch)[0, 1, 0].item()  # in returns too, as nothing has been seen before
+        following = learner.critic(batch)[0, 1, 0].item()  # equals the return: the normaliser has no statistics yet
     expected = reward if bootstrap is False else reward + 0.99 * following
     assert mean_return(learner) == pytest.approx(expected, abs=1e-5)
     assert abs(following) > 1e-3
 
 
-def test_values_are_normalised_if_asked(trained):
+def test_values_are_normalised_only_if_set(trained):
     assert trained({"normalise_values": True})[0].value_normaliser.debias > 0
     assert trained({"normalise_values": False})[0].value_normaliser.debias == 0
 
@@ -67,18 +67,18 @@ def test_advantages_are_normalised_over_decisions_or_over_all_agents(new_learner
     assert learner._normalised_advantages(advantages, counts, steps).tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_dead_agents_make_the_means_of_the_policy_smaller_if_they_count(trained):
+def test_dead_agents_lower_the_policys_means_if_they_count(trained):
     losses, gradients = [], []
     for mask_dead in (True, False):
         learner, _ = trained({"mask_dead": mask_dead, "normalise_advantages": False})
         losses.append(learner.logger.logged["policy_loss"][0])
         gradients.append(learner.logger.logged["actor_grad_norm"][0])
-    # 9 steps of 2 agents, in 6 of which one agent is dead: 12 decisions.
+    # 9 steps of 2 agents; in 6 of them one agent is dead: 12 decisions.
     assert losses[1] == pytest.approx(losses[0] * 12 / 18)
     assert gradients[1] == pytest.approx(gradients[0] * 12 / 18)
 
 
-def test_the_critic_moves_freely_unless_its_values_are_clipped(trained):
+def test_values_are_clipped_only_if_set(trained):
     def value_loss(**changes):
         return trained({"critic_lr": 0.0005, "epochs": 4, **changes})[0].logger.logged["value_loss"]
 
@@ -88,6 +88,6 @@ def test_the_critic_moves_freely_unless_its_values_are_clipped(trained):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 10])
-def test_the_critic_takes_one_step_for_each_of_its_minibatches_of_episodes(trained, parts):
+def test_the_critic_takes_one_step_per_minibatch_of_episodes(trained, parts):
     learner, _ = trained({"critic_lr": 0.001, "epochs": 2, "critic_minibatches": parts})
     assert learner.critic_optimiser.state_dict()["state"][0]["step"] == 2 * min(parts, 3)

@@ -1,11 +1,11 @@
-"""What a learner saves and loads: everything that training changed, on any map, or a sentence saying why not."""
+"""Checkpoints of a learner: all trained state is restored, on any map; what does not fit is refused with a reason."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from lolm_plugin.checkpoints import MANIFEST, facts_alone
+from lolm_plugin.checkpoints import MANIFEST, read_facts_unchecked
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.tensor_files import load_tensors, optimiser_tensors, save_tensors
 
@@ -20,7 +20,7 @@ TENSOR_FILES = (
 
 
 def everything(learner):
-    """Every tensor that a checkpoint restores, by name, as copies."""
+    """Return copies of all tensors that a checkpoint restores, by name."""
     parts = {
         "agent": learner.mac.agent.state_dict(),
         "critic": learner.critic.state_dict(),
@@ -37,7 +37,7 @@ def equal(first, second):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, made_up):
-    """(folder, learner): a checkpoint after one update, and the learner that wrote it."""
+    """Return (folder, learner): a checkpoint after one update, and the learner that wrote it."""
     learner = made_up.new_learner(made_up.tiny_args())
     learner.train(made_up.play(learner.mac), 0, 0)
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -47,7 +47,7 @@ def saved(tmp_path_factory, made_up):
 
 @pytest.fixture
 def copied(saved, tmp_path):
-    """A copy of the checkpoint to damage."""
+    """Return a copy of the checkpoint, to damage."""
     for source in filter(Path.is_file, saved[0].rglob("*")):
         target = tmp_path / source.relative_to(saved[0])
         target.parent.mkdir(exist_ok=True)
@@ -56,14 +56,14 @@ def copied(saved, tmp_path):
 
 
 def refused(learner, folder, name):
-    """The message with which loading is refused; it names the file."""
+    """Return the error message of loading, which must name the file."""
     with pytest.raises(ConfigError) as error:
         learner.load_models(str(folder))
     assert Path(name).name in str(error.value)
     return str(error.value)
 
 
-def test_a_checkpoint_comes_back_bitwise(saved, new_learner, tiny_args):
+def test_a_checkpoint_is_restored_bitwise(saved, new_learner, tiny_args):
     folder, learner = saved
     fresh = new_learner(tiny_args({"seed": 1}))
     assert not equal(everything(learner), everything(fresh))
@@ -72,7 +72,7 @@ def test_a_checkpoint_comes_back_bitwise(saved, new_learner, tiny_args):
     assert fresh.kl.initial == learner.kl.initial > 0
 
 
-def test_a_resumed_learner_goes_on_exactly_as_the_uninterrupted_one(new_learner, tiny_args, play, tmp_path):
+def test_a_resumed_learner_equals_the_uninterrupted_one(new_learner, tiny_args, play, tmp_path):
     whole, resumed = (new_learner(tiny_args({"minibatches": 2})) for _ in range(2))
     whole.train(play(whole.mac, t_env=0, seed=0), 0, 0)
     whole.save_models(str(tmp_path))
@@ -91,7 +91,7 @@ def test_a_checkpoint_of_one_map_size_plays_and_trains_on_another(saved, new_lea
     assert not equal(everything(learner), everything(other))
 
 
-def test_a_checkpoint_before_the_first_update_loads_too(new_learner, tiny_args, tmp_path):
+def test_a_checkpoint_from_before_the_first_update_loads(new_learner, tiny_args, tmp_path):
     first, second = new_learner(tiny_args()), new_learner(tiny_args({"seed": 2}))
     first.save_models(str(tmp_path))
     second.load_models(str(tmp_path))
@@ -99,7 +99,7 @@ def test_a_checkpoint_before_the_first_update_loads_too(new_learner, tiny_args, 
     assert torch.equal(second.mac.agent.head.base, first.mac.agent.head.base)
 
 
-def test_the_learning_rate_is_that_of_the_new_run(saved, new_learner, tiny_args):
+def test_the_learning_rate_comes_from_the_new_run(saved, new_learner, tiny_args):
     fresh = new_learner(tiny_args({"lr": 0.5}))
     fresh.load_models(str(saved[0]))
     assert fresh.actor_optimiser.param_groups[0]["lr"] == 0.5
@@ -128,7 +128,7 @@ def test_a_tensor_of_another_shape_is_refused_by_name(copied, new_learner, tiny_
 
 
 @pytest.mark.parametrize("name", TENSOR_FILES)
-def test_a_lost_tensor_is_refused_by_name(copied, new_learner, tiny_args, name):
+def test_a_missing_tensor_is_refused_by_name(copied, new_learner, tiny_args, name):
     tensors = load_tensors(copied / name)
     tensors.pop(sorted(tensors)[0])
     save_tensors(copied / name, tensors)
@@ -146,20 +146,20 @@ def test_a_lost_tensor_is_refused_by_name(copied, new_learner, tiny_args, name):
         ({"critic.width": 16}, r"critic.safetensors does not fit this model"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused_naming_the_key(saved, new_learner, tiny_args, changes, message):
+def test_a_checkpoint_of_another_model_is_refused_and_the_key_named(saved, new_learner, tiny_args, changes, message):
     with pytest.raises(ConfigError, match=message):
         new_learner(tiny_args(changes)).load_models(str(saved[0]))
 
 
-def test_a_checkpoint_holds_facts_and_safetensors_alone(saved):
+def test_a_checkpoint_has_only_metadata_and_safetensors(saved):
     files = {str(path.relative_to(saved[0])) for path in saved[0].rglob("*") if path.is_file()}
     assert {*TENSOR_FILES, MANIFEST, "adapter/adapter_config.json"} <= files
     assert {Path(name).suffix for name in files} <= {".safetensors", ".json", ".md"}
-    facts = facts_alone(saved[0])["learner"]
+    facts = read_facts_unchecked(saved[0])["learner"]
     assert facts["shape"]["llm.model"] == "tiny-llama"
 
 
-def test_a_checkpoint_leaves_out_the_language_model_itself(saved):
+def test_a_checkpoint_excludes_the_frozen_language_model(saved):
     folder, learner = saved
     frozen = sum(
         tensor.numel() for name, tensor in learner.mac.agent.backbone.state_dict().items() if "lora_" not in name

@@ -1,4 +1,4 @@
-"""Updates of the tiny language model: what they change, what they leave, and what they do not depend on."""
+"""Updates of the tiny language model: what they change, and what they must not depend on."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from tests.learners.compare import differing, farthest, probabilities, tensors
 
 @pytest.fixture
 def updated(new_learner, tiny_args, play):
-    """(learner, batch) after ``updates`` rounds of playing and learning; ``changes`` are dotted keys of the args."""
+    """Return (learner, batch) after ``updates`` rounds of playing and learning. ``changes`` are dotted keys."""
 
     def run(changes=None, updates=1, t_env=0, **playing):
         learner = new_learner(tiny_args(changes))
@@ -26,7 +26,7 @@ def updated(new_learner, tiny_args, play):
     return run
 
 
-def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner, tiny_args, play):
+def test_an_update_changes_only_adapter_head_and_critic(new_learner, tiny_args, play):
     learner = new_learner(tiny_args())
     before = tensors(learner)
     learner.train(play(learner.mac), 0, 0)
@@ -35,26 +35,26 @@ def test_an_update_changes_adapter_head_and_critic_and_nothing_else(new_learner,
     assert differing(before, tensors(learner)) == trained
 
 
-def test_dead_agents_and_padding_cost_the_language_model_nothing(new_learner, tiny_args, play):
+def test_dead_agents_and_padding_are_not_evaluated(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"epochs": 3, "learner_log_interval": 10**6}))
     batch = play(learner.mac)
     learner.mac.agent.pop_usage()
-    rows = []
+    evaluated = []
     read = learner.mac.agent.read
     learner.mac.agent.read = lambda prompts, reference=False, **budget: (
-        rows.append((len(prompts), reference)) or read(prompts, reference, **budget)
+        evaluated.append((len(prompts), reference)) or read(prompts, reference, **budget)
     )
     learner.train(batch, 0, 0)
-    assert sum(count for count, reference in rows if reference) == 12  # once for the frozen model
-    assert sum(count for count, reference in rows if not reference) == 3 * 12  # and once an epoch
+    assert sum(count for count, reference in evaluated if reference) == 12  # once by the frozen model
+    assert sum(count for count, reference in evaluated if not reference) == 3 * 12  # once per epoch
 
 
-def test_what_lies_in_dead_and_padding_rows_changes_nothing(new_learner, tiny_args, play):
+def test_dead_agents_and_padding_do_not_affect_training(new_learner, tiny_args, play):
     results = []
-    for rubbish in (False, True):
+    for garbage in (False, True):
         learner = new_learner(tiny_args())
         batch = play(learner.mac)
-        if rubbish:
+        if garbage:
             over = batch["filled"].squeeze(-1) == 0
             for name, value in (("obs", 0.7), ("state", 0.7), ("reward", 50.0)):
                 batch[name][over] = value
@@ -63,21 +63,21 @@ def test_what_lies_in_dead_and_padding_rows_changes_nothing(new_learner, tiny_ar
             batch["obs"][:, 1:, -1] = 0.7  # the dead agent's
         learner.train(batch, 0, 0)
         results.append(tensors(learner))
-    assert farthest(*results) < 1e-6  # the critic sums over other rows, so that the last bit may differ
+    assert farthest(*results) < 1e-6  # the critic's sums have other terms, so the last bit may differ
 
 
-def test_the_first_epoch_is_the_policy_that_played(updated):
+def test_the_first_epoch_evaluates_the_policy_that_played(updated):
     for minibatches in (1, 3):
         learner, _ = updated({"minibatches": minibatches}, updates=3)
         assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1, 1, 1], abs=1e-4)
 
 
-def test_the_ratio_tells_when_another_policy_played(new_learner, tiny_args, play):
+def test_the_ratio_differs_from_1_if_another_policy_played(new_learner, tiny_args, play):
     learner = new_learner(tiny_args())
     batch = play(learner.mac)
     with torch.no_grad():
         learner.mac.agent.head.base += torch.randn_like(learner.mac.agent.head.base)
-    learner.mac.ratio_tolerance = lambda: float("inf")  # such a batch is refused else: tests/test_checks.py
+    learner.mac.ratio_tolerance = lambda: float("inf")  # otherwise the batch is refused: tests/test_checks.py
     learner.train(batch, 0, 0)
     assert abs(learner.logger.logged["ratio_epoch0"][0] - 1) > 0.1
 
@@ -93,7 +93,7 @@ def test_two_identical_runs_are_bitwise_equal(updated):
     assert differing(tensors(updated(changes, updates=2)[0]), tensors(updated(changes, updates=2)[0])) == set()
 
 
-def test_another_seed_is_another_run(updated):
+def test_another_seed_gives_another_result(updated):
     assert differing(tensors(updated()[0]), tensors(updated({"seed": 2})[0]))
 
 
@@ -105,7 +105,7 @@ def test_each_epoch_takes_one_step_per_minibatch_of_decisions(updated, minibatch
     assert learner.critic_optimiser.state_dict()["state"][0]["step"] == 2
 
 
-def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learner, tiny_args):
+def test_minibatches_have_every_decision_once_in_a_new_order(new_learner, tiny_args):
     learner = new_learner(tiny_args({"minibatches": 3}))
     orders = [
         torch.cat(list(learner._random_parts(12, 3, "minibatch", t_env, epoch))).tolist()
@@ -115,7 +115,7 @@ def test_minibatches_hold_every_decision_once_in_an_order_that_changes(new_learn
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_standing_still_every_epoch_sees_the_same_gradients(updated):
+def test_with_learning_rate_0_every_epoch_has_the_same_gradients(updated):
     still = {"lr": 0.0, "head_lr": 0.0, "critic_lr": 0.0, "kl.enabled": False}
     once, thrice = (updated({**still, "epochs": epochs})[0].logger.logged for epochs in (1, 3))
     for name in ("lora_grad_norm", "head_grad_norm", "critic_grad_norm", "policy_loss", "value_loss"):
@@ -123,7 +123,7 @@ def test_standing_still_every_epoch_sees_the_same_gradients(updated):
         assert once[name] != [0]
 
 
-def test_the_critics_scale_is_that_of_the_returns_of_real_steps(new_learner, tiny_args, play):
+def test_value_statistics_are_of_the_returns_of_valid_steps(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"gamma": 1.0, "gae_lambda": 1.0}))
     batch = play(learner.mac, lengths=(4, 2, 3))
     batch["reward"][:] = 1
@@ -133,7 +133,7 @@ def test_the_critics_scale_is_that_of_the_returns_of_real_steps(new_learner, tin
     assert mean.item() == pytest.approx((4 + 3 + 2 + 1 + 2 + 1 + 3 + 2 + 1) / 9)
 
 
-def test_a_better_action_becomes_likelier(new_learner, tiny_args, play):
+def test_a_better_action_becomes_more_probable(new_learner, tiny_args, play):
     learner = new_learner(tiny_args({"kl.enabled": False, "entropy_coef": 0.0}))
     batch = play(learner.mac, lengths=(1,) * 16)
     batch["terminated"][:, 0] = 1
@@ -143,7 +143,7 @@ def test_a_better_action_becomes_likelier(new_learner, tiny_args, play):
     assert probabilities(learner.mac, batch, 0)[..., 1].mean() > before + 0.05
 
 
-def test_the_kl_holds_the_policy_to_its_reference(updated):
+def test_the_kl_keeps_the_policy_close_to_its_reference(updated):
     drift = []
     for changes in ({"kl.enabled": False}, {"kl.coef_max": 1000.0, "kl.eps": 1e-9}):
         learner, batch = updated({"epochs": 6, **changes})
@@ -167,13 +167,13 @@ def test_the_kl_coefficient_is_logged_and_reaches_0(updated, direction):
     assert kl_losses[2] == 0
 
 
-def test_the_kl_coefficient_is_balanced_where_the_policies_differ(updated):
-    # Before the first step |L_mappo| without entropy is rounding noise, and so would be a weight balanced with it.
+def test_the_kl_coefficient_is_measured_when_the_policies_differ(updated):
+    # Before the first step |L_mappo| without entropy is rounding noise, and so would be the balanced coefficient.
     learner, _ = updated({"entropy_coef": 0.0, "kl.coef_max": 1e9, "minibatches": 1})
     assert learner.kl.initial > 10
 
 
-def test_without_kl_the_frozen_model_is_not_asked(updated):
+def test_without_a_kl_the_frozen_model_is_not_evaluated(updated):
     learner, _ = updated({"kl.enabled": False})
     assert learner.logger.logged["kl_coef"] == [0]
     assert learner.logger.logged["kl_loss"] == [0]
@@ -185,23 +185,23 @@ def test_the_directions_of_the_kl_differ(updated):
     assert differing(*results)
 
 
-def test_learning_rates_fall_to_0_at_t_max_if_asked(updated):
+def test_learning_rates_decay_to_0_at_t_max_if_set(updated):
     rates = {"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008}
     learner, batch = updated({"lr_decay": True, "t_max": 100, **rates}, t_env=75)
     assert [group["lr"] for group in learner._groups()] == [0.001, 0.0005, 0.002]
     before = tensors(learner)
-    learner.mac.ratio_tolerance = lambda: float("inf")  # this batch was learned from before
+    learner.mac.ratio_tolerance = lambda: float("inf")  # the policy was already updated on this batch
     learner.train(batch, 100, 1)
     assert {name.split(".")[0] for name in differing(before, tensors(learner))} <= {"value_normaliser"}
 
 
-def test_learning_rates_stay_otherwise(updated):
+def test_learning_rates_are_constant_otherwise(updated):
     rates = {"lr": 0.004, "head_lr": 0.002, "critic_lr": 0.008, "lr_decay": False}
     learner, _ = updated(rates, t_env=10**6)
     assert [group["lr"] for group in learner._groups()] == [0.004, 0.002, 0.008]
 
 
-def test_logged_prompt_lengths_are_those_of_the_playing_alone(new_learner, tiny_args, play):
+def test_logged_prompt_lengths_are_of_the_rollout_only(new_learner, tiny_args, play):
     learner = new_learner(tiny_args())
     expected = []
     for seed, unseen in ((0, 0.0), (1, 1.0)):
@@ -215,7 +215,7 @@ def test_logged_prompt_lengths_are_those_of_the_playing_alone(new_learner, tiny_
     assert learner.logger.logged["prompt_tokens_mean"] == pytest.approx(expected)
 
 
-def test_logs_come_at_the_interval(updated):
+def test_statistics_are_logged_at_the_interval(updated):
     learner, _ = updated({"learner_log_interval": 2}, updates=4)
     counts = {name: len(values) for name, values in learner.logger.logged.items()}
     assert set(counts.values()) == {2}
@@ -232,7 +232,7 @@ def test_everything_logged_is_a_finite_number(updated):
     assert all(type(value) is float and value == value and abs(value) < 1e6 for row in logged.values() for value in row)
 
 
-def test_a_batch_without_any_decision_trains_the_critic_alone(new_learner, tiny_args, play):
+def test_a_batch_without_decisions_trains_only_the_critic(new_learner, tiny_args, play):
     learner = new_learner(tiny_args())
     batch = play(learner.mac)
     batch["avail_actions"][..., 1:] = 0
@@ -243,13 +243,13 @@ def test_a_batch_without_any_decision_trains_the_critic_alone(new_learner, tiny_
     assert all(name.startswith(("critic.", "value_normaliser.")) for name in changed)
 
 
-def test_a_critic_of_the_host_is_refused_with_those_that_fit_any_map(new_learner, tiny_args):
+def test_a_critic_of_epymarl_is_refused_and_the_supported_ones_named(new_learner, tiny_args):
     with pytest.raises(ConfigError, match=r"critic_type=cv_critic .* set it to one of: transformer_critic"):
         new_learner(tiny_args({"critic_type": "cv_critic"}))
 
 
-def test_a_kl_from_the_initial_head_grows_where_one_from_the_current_head_cannot(updated):
-    # Only the head learns, so that through the current head the frozen model answers as the policy does.
+def test_a_kl_with_the_initial_head_also_measures_changes_of_the_head(updated):
+    # Only the head learns, so policy and frozen model have equal logits through the current head.
     kls = {}
     for head in ("current", "initial"):
         learner, _ = updated({"kl.head": head, "lr": 1e-12, "head_lr": 0.01}, updates=3)
@@ -258,7 +258,7 @@ def test_a_kl_from_the_initial_head_grows_where_one_from_the_current_head_cannot
     assert kls["current"] < 1e-2 * kls["initial"]
 
 
-def test_the_initial_head_comes_back_with_a_checkpoint(updated, new_learner, tiny_args, tmp_path):
+def test_the_initial_head_is_restored_from_a_checkpoint(updated, new_learner, tiny_args, tmp_path):
     learner, _ = updated({"kl.head": "initial"})
     learner.save_models(str(tmp_path))
     other = new_learner(tiny_args({"kl.head": "initial", "seed": 5}))
@@ -278,9 +278,7 @@ def log_policies(mac, steps):
     return policy, reference
 
 
-def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
-    updated, new_learner, tiny_args, play, tmp_path
-):
+def test_a_kl_to_the_source_begins_at_zero_and_its_reference_is_fixed(updated, new_learner, tiny_args, play, tmp_path):
     trained, _ = updated({"lr": 0.01, "head_lr": 0.01}, updates=2)
     (tmp_path / "5").mkdir()
     trained.save_models(str(tmp_path / "5"))
@@ -293,7 +291,7 @@ def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
     torch.testing.assert_close(source, reference)
     learner.train(batch, 0, 0)
     policy, reference = log_policies(learner.mac, steps)
-    torch.testing.assert_close(source, reference)  # which did not move
+    torch.testing.assert_close(source, reference)  # the reference has not changed
     assert (policy - source)[steps.available].abs().max() > 0.01
 
     learner.save_models(str(tmp_path))
@@ -304,7 +302,7 @@ def test_a_kl_to_the_source_begins_at_zero_and_stays_a_distance_from_it(
     torch.testing.assert_close(source, reference)
 
 
-def test_adapter_and_head_are_clipped_each_by_itself_if_asked(updated, monkeypatch):
+def test_adapter_and_head_are_clipped_separately_if_set(updated, monkeypatch):
     clipped = []
     clip = torch.nn.utils.clip_grad_norm_
 
@@ -318,22 +316,22 @@ def test_adapter_and_head_are_clipped_each_by_itself_if_asked(updated, monkeypat
     sizes = [len(group["params"]) for group in learner.actor_optimiser.param_groups]
     assert clipped[:2] == sizes
     learner, _ = updated({"epochs": 1})
-    assert clipped[-2] == sum(sizes)  # the last is the critic's
+    assert clipped[-2] == sum(sizes)  # the last one is the critic's
 
 
-def test_the_adapter_has_an_epsilon_of_its_own(updated):
+def test_the_adapter_has_a_separate_epsilon(updated):
     learner, _ = updated({"lora.optim_eps": 1e-8, "optim_eps": 1e-5})
     assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-8, 1e-5]
     learner, _ = updated({"optim_eps": 1e-5})
     assert [group["eps"] for group in learner.actor_optimiser.param_groups] == [1e-5, 1e-5]
 
 
-def test_advantages_that_are_small_beside_the_returns_stay_small(new_learner, tiny_args, play):
+def test_advantages_small_relative_to_the_returns_stay_small(new_learner, tiny_args, play):
     deviations = {}
     for floor in (0.0, 100.0):
         learner = new_learner(tiny_args({"advantage_floor": floor}))
         batch = play(learner.mac)
-        learner.train(batch, 0, 0)  # tells the value normaliser the returns
+        learner.train(batch, 0, 0)  # updates the value normaliser with the returns
         steps = learner.mac.decisions(batch, batch["filled"][:, :-1].squeeze(-1) > 0)
         shape = (*batch["filled"][:, :-1].shape[:2], learner.n_agents)
         raw = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -343,7 +341,7 @@ def test_advantages_that_are_small_beside_the_returns_stay_small(new_learner, ti
     assert deviations[100.0][0] == pytest.approx(deviations[100.0][1] / 100, rel=0.05)
 
 
-def test_an_update_of_the_policy_ends_at_the_target_kl(new_learner, tiny_args, play):
+def test_the_policys_update_stops_at_the_target_kl(new_learner, tiny_args, play):
     steps = {}
     for target in (None, 1e-9):
         learner = new_learner(tiny_args({"target_kl": target, "epochs": 4}))
@@ -351,21 +349,21 @@ def test_an_update_of_the_policy_ends_at_the_target_kl(new_learner, tiny_args, p
         states = learner.actor_optimiser.state, learner.critic_optimiser.state
         steps[target] = [int(next(iter(state.values()))["step"]) for state in states]
     assert steps[None] == [4, 4]
-    assert steps[1e-9] == [2, 4]  # the second step finds a policy that moved; the critic learns from all epochs
+    assert steps[1e-9] == [2, 4]  # the second step measures the KL of the first; the critic uses all epochs
 
 
 @pytest.mark.parametrize(("t_env", "weight"), [(0, 0.5), (50, 0.3), (100, 0.1), (200, 0.1)])
-def test_the_weight_of_entropy_moves_linearly_to_its_end(t_env, weight, updated):
+def test_the_entropy_coefficient_follows_its_schedule(t_env, weight, updated):
     changes = {"kl.enabled": False, "normalise_advantages": False, "t_max": 100, "epochs": 1}
-    found, expected = (
+    scheduled, constant = (
         updated({**changes, **entropy}, t_env=t_env)[0]
         for entropy in ({"entropy_coef": 0.5, "entropy_coef_end": 0.1}, {"entropy_coef": weight})
     )
-    assert found.logger.logged["policy_loss"] == expected.logger.logged["policy_loss"]
+    assert scheduled.logger.logged["policy_loss"] == constant.logger.logged["policy_loss"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"llm.train": "full", "kl.enabled": False}])
-def test_the_first_batch_that_was_played_sets_the_statistics_of_the_features(changes, new_learner, tiny_args, play):
+def test_feature_statistics_come_from_the_first_batch(changes, new_learner, tiny_args, play):
     args = {"head.features": "normalised", "head.attack_keys": "entity", "minibatches": 2, **changes}
     learner = new_learner(tiny_args(args))
     batch = play(learner.mac)
@@ -373,9 +371,9 @@ def test_the_first_batch_that_was_played_sets_the_statistics_of_the_features(cha
     made_up = agent.head.normaliser.mean.clone()
     valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).squeeze(-1) > 0
     steps = learner.mac.decisions(batch, valid)
-    read = learner.mac._read(steps.prompts)[steps.prompt_ids]  # before any step the policy is the frozen model
+    read = learner.mac._read(steps.prompts)[steps.prompt_ids]  # before the first step this is the policy, too
     learner.train(batch, 0, 0)
-    assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1], abs=1e-4)  # though the scale has changed
+    assert learner.logger.logged["ratio_epoch0"] == pytest.approx([1], abs=1e-4)  # although the scale has changed
     normaliser = agent.head.normaliser
     assert not torch.allclose(normaliser.mean, made_up)
     torch.testing.assert_close(normaliser.mean, read.states[read.last].mean(0), atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""PPO's formulas against numbers computed by hand."""
+"""PPO's formulas, compared with numbers computed by hand."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ GAMMA, LAMBDA = 0.5, 0.5
 
 
 def column(*numbers):
-    """[1, T, 1] of one episode with one agent."""
+    """Return a tensor [1, T, 1]: one episode with one agent."""
     return torch.tensor(numbers, dtype=torch.float32).reshape(1, -1, 1)
 
 
@@ -27,7 +27,7 @@ def test_gae_of_an_episode_that_ends():
     assert returns == [2.5, 2]
 
 
-def test_gae_of_an_episode_cut_by_the_time_limit_looks_at_the_last_value():
+def test_gae_bootstraps_an_episode_cut_by_the_time_limit():
     # delta_1 = 2 + 0.5*8 - 4 = 2; A_0 = 0 + 0.25*2
     advantages, returns = gae([1, 2], [3, 4, 8], terminated=[0, 0], valid=[1, 1])
     assert advantages == [0.5, 2]
@@ -41,13 +41,13 @@ def test_gae_ignores_everything_after_an_early_end(after):
     assert returns == [2.5, 2, 0, 0]
 
 
-def test_gae_of_a_time_limit_before_the_batch_ends_bootstraps_and_leaks_nothing():
+def test_gae_bootstraps_a_time_limit_before_the_end_of_the_batch():
     advantages, returns = gae([1, 2, 9, 9], [3, 4, 8, 70, 70], terminated=[0, 0, 0, 0], valid=[1, 1, 0, 0])
     assert advantages == [0.5, 2, 0, 0]
     assert returns == [3.5, 6, 0, 0]
 
 
-def test_gae_leaks_nothing_over_an_end_even_if_steps_follow():
+def test_gae_does_not_leak_past_an_end_even_if_steps_follow():
     advantages, returns = gae([1, 2], [3, 4, 8], terminated=[1, 0], valid=[1, 1])
     assert advantages == [-2, 2]
     assert returns == [1, 6]
@@ -77,7 +77,7 @@ def test_gae_with_lambda_1_returns_the_discounted_rewards():
     assert returns == [1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 8, 2 + 0.5 * 4 + 0.25 * 8, 4 + 0.5 * 8]
 
 
-def test_gae_treats_agents_apart():
+def test_gae_treats_agents_separately():
     values = torch.tensor([[[3.0, 0], [4, 0], [100, 100]]])
     advantages, _ = ppo_core.gae(torch.ones(1, 2, 2), values, column(0, 1), column(1, 1), GAMMA, LAMBDA)
     assert advantages[0].tolist() == [[1 + 2 - 3 + 0.25 * -3, 1.25], [-3, 1]]
@@ -88,7 +88,7 @@ def test_masked_mean_counts_where_the_mask_is_1():
     assert ppo_core.masked_mean(torch.tensor([5.0]), torch.tensor([0.0])) == 0
 
 
-def test_normalise_gives_mean_0_and_variance_1_over_what_counts():
+def test_normalise_gives_mean_0_and_variance_1_over_the_mask():
     x = torch.tensor([1.0, 3, 5, 1e6])
     normal = ppo_core.normalise(x, torch.tensor([1.0, 1, 1, 0]))[:3]
     assert normal.tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5], rel=1e-4)
@@ -98,7 +98,7 @@ def test_normalise_leaves_equal_numbers_at_0():
     assert ppo_core.normalise(torch.full((4,), 2.0), torch.ones(4)).tolist() == [0, 0, 0, 0]
 
 
-def test_small_deviations_are_not_blown_up_below_the_least():
+def test_normalise_divides_by_at_least_the_least_deviation():
     x, mask = torch.tensor([1.0, 3.0]), torch.ones(2)  # deviation 1
     for least, expected in ((0.5, 1.0), (4.0, 0.25)):
         normal = ppo_core.normalise(x, mask, least_deviation=least)
@@ -110,14 +110,14 @@ def test_small_deviations_are_not_blown_up_below_the_least():
     [
         (1.0, 2.0, -2.0, -2.0, False),
         (1.1, 2.0, -2.2, -2.2, False),
-        (1.5, 2.0, -2.4, 0.0, True),  # good action, already likelier by more than the clip
-        (0.5, 2.0, -1.0, -1.0, False),  # good action, less likely: always pulled back
-        (0.5, -2.0, 1.6, 0.0, True),  # bad action, already rarer by more than the clip
-        (1.5, -2.0, 3.0, 3.0, False),  # bad action, likelier: always pushed down
+        (1.5, 2.0, -2.4, 0.0, True),  # good action, probability already increased by more than the clip
+        (0.5, 2.0, -1.0, -1.0, False),  # good action, probability decreased: gradient stays
+        (0.5, -2.0, 1.6, 0.0, True),  # bad action, probability already decreased by more than the clip
+        (1.5, -2.0, 3.0, 3.0, False),  # bad action, probability increased: gradient stays
         (0.9, -2.0, 1.8, 1.8, False),
     ],
 )
-def test_the_policy_loss_and_its_gradient_stop_where_clipped(ratio, advantage, loss, gradient, took_hold):
+def test_the_policy_loss_has_no_gradient_where_clipped(ratio, advantage, loss, gradient, took_hold):
     old = torch.tensor([-1.0])
     log_probs = (old + torch.tensor([ratio]).log()).requires_grad_()
     losses, clipped = ppo_core.clipped_policy_loss(log_probs, old, torch.tensor([advantage]), clip=0.2)
@@ -131,13 +131,13 @@ def test_the_policy_loss_and_its_gradient_stop_where_clipped(ratio, advantage, l
     ("value", "target", "loss", "gradient"),
     [
         (1.1, 2.0, 0.5 * 0.9**2, -0.9),  # within the clip: squared error
-        (1.5, 2.0, 0.5 * 0.8**2, 0.0),  # moved too far toward the target: judged as if at 1.2, no pull
-        (1.5, 1.0, 0.5 * 0.5**2, 0.5),  # moved away from the target: the free error is worse
-        (0.5, 0.0, 0.5 * 0.8**2, 0.0),  # the same downward: judged as if at 0.8
+        (1.5, 2.0, 0.5 * 0.8**2, 0.0),  # moved too far toward the target: clipped to 1.2, no gradient
+        (1.5, 1.0, 0.5 * 0.5**2, 0.5),  # moved away from the target: the unclipped error is larger
+        (0.5, 0.0, 0.5 * 0.8**2, 0.0),  # the same downward: clipped to 0.8
         (1.0, 21.0, 10 * (20 - 5), -10.0),  # beyond Huber's delta of 10: linear
     ],
 )
-def test_the_value_loss_is_the_worse_of_free_and_clipped(value, target, loss, gradient):
+def test_the_value_loss_is_the_larger_of_unclipped_and_clipped(value, target, loss, gradient):
     values = torch.tensor([value], requires_grad=True)
     losses = ppo_core.clipped_value_loss(
         values, torch.tensor([1.0]), torch.tensor([target]), clip=0.2, huber_delta=10.0
@@ -152,8 +152,8 @@ def test_the_value_loss_is_the_worse_of_free_and_clipped(value, target, loss, gr
     [
         ([1.0, 2, 3, 1e6], 1.0),  # perfect
         ([7.0, 7, 7, 1e6], 0.0),  # a constant
-        ([2.0, 3, 4, 1e6], 1.0),  # off by a constant, which is no variance
-        ([3.0, 2, 1, 1e6], -3.0),  # the wrong way round: errors -2, 0, 2 against -1, 0, 1
+        ([2.0, 3, 4, 1e6], 1.0),  # a constant error has no variance
+        ([3.0, 2, 1, 1e6], -3.0),  # reversed: errors -2, 0, 2; returns vary by -1, 0, 1
     ],
 )
 def test_explained_variance_by_hand(values, expected):
@@ -164,7 +164,7 @@ def test_explained_variance_by_hand(values, expected):
 @pytest.mark.parametrize(
     ("ratios", "farthest"), [([1.1, 0.95, 1.0], 1.1), ([1.1, 0.7, 1.0], 0.7), ([1.0, 1.0], 1.0), ([], 1.0)]
 )
-def test_the_farthest_ratio_is_that_most_different_from_1(ratios, farthest):
+def test_the_farthest_ratio_differs_most_from_1(ratios, farthest):
     log_ratios = torch.tensor(ratios).log()
     behaviour = torch.full_like(log_ratios, -2.0)
     assert ppo_core.farthest_ratio(behaviour + log_ratios, behaviour).item() == pytest.approx(farthest)

@@ -1,4 +1,4 @@
-"""Does it learn? Battles with known answers, through the real command line."""
+"""Learning tests: battles with known optimal returns, run by the real command line."""
 
 import itertools
 import json
@@ -11,11 +11,11 @@ from tests.algorithms import NETWORKS
 from tests.probe_bounds import best_return_without_target_choice, blind_return, optimal_return
 from tests.slow import all_slow_but
 
-# Environment steps: about 24 updates of 256 episodes, of up to 8 steps in a duel.
+# Environment steps: about 24 updates of 256 episodes each. An episode of the duel has up to 8 steps.
 T_MAX = {"retreat": 6_000, "approach": 6_000, "duel": 25_000, "target": 5_000}
 
 
-# What lolm_mappo_tiny's file says, for the algorithms whose files are sized for real battles.
+# Settings of lolm_mappo_tiny for algorithms whose yaml is meant for real battles.
 SMALL_BATTLES = (
     "batch_size_run=256",
     *("entropy_coef=0.03", "critic_lr=0.003", "torch_threads=1", "use_cuda=False"),
@@ -26,7 +26,7 @@ TINY_MODEL = (
 )
 
 
-# The suite smol_probes with a quarter of its battles an update, and fewer updates.
+# The suite smol_probes with a quarter of its battles per update, and with fewer updates.
 SMOL = (
     *(f"{key}=64" for key in ("batch_size_run", "test_nepisode")),
     *("lr=0.001", "head_lr=0.001", "test_sampled=False", "test_interval=640", "torch_threads=1"),
@@ -46,7 +46,7 @@ def train(tmp_path, map_name, *updates, algorithm="lolm_mappo_tiny"):
     return json.loads((tmp_path / "results/sacred" / algorithm / map_name / "1/metrics.json").read_text())
 
 
-# One seed without the KL, which no other line of the learner depends on, to keep the suite short.
+# Without the KL only one seed, to keep the tests short: nothing else in the learner depends on it.
 @pytest.mark.parametrize(
     ("map_name", "kl", "seed"),
     all_slow_but(
@@ -72,7 +72,7 @@ def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
     all_slow_but([("target", 1, 640)], [*(("retreat", seed, 1280) for seed in (1, 2, 3)), ("target", 1, 640)]),
 )
 def test_a_pretrained_model_reaches_90_percent_of_the_optimal_return(map_name, seed, t_max, tmp_path):
-    """Run a part of the suite smol_probes: SmolLM2's first 4 layers. With head.features=raw, retreat stays near .5."""
+    """Runs of the suite smol_probes: SmolLM2's first 4 layers. With head.features=raw, retreat stays near .5."""
     metrics = train(tmp_path, map_name, *SMOL, f"seed={seed}", f"t_max={t_max}", algorithm="lolm_mappo_smol")
     assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
@@ -84,14 +84,14 @@ def test_a_pretrained_model_reaches_90_percent_of_the_optimal_return(map_name, s
         [("rnn_mappo", "target"), ("updet_mappo", "retreat")],
         [
             *itertools.product(NETWORKS, ("retreat", "approach", "target")),
-            ("updet_mappo", "duel"),  # takes as long as all else: the others' numbers are in docs/baselines.md
-            # Its other maps take as long as all networks.
+            ("updet_mappo", "duel"),  # slow; docs/baselines.md has the results of the other networks
+            # Its other maps take as long as all other networks together.
             *itertools.product(("transformer_mappo",), ("retreat", "target")),
         ],
     ),
 )
-def test_every_baseline_reaches_90_percent_of_what_its_head_can_express(algorithm, map_name, tmp_path):
-    """One seed of the three in docs/baselines.md, to keep the suite short."""
+def test_every_baseline_reaches_90_percent_of_the_optimal_return(algorithm, map_name, tmp_path):
+    """One of the three seeds in docs/baselines.md, to keep the tests short."""
     model = TINY_MODEL if algorithm == "transformer_mappo" else ()
     metrics = train(tmp_path, map_name, *SMALL_BATTLES, *model, "seed=1", algorithm=algorithm)
     assert metrics["test_return_mean"]["values"][-1] >= 0.9 * optimal_return(map_name)
@@ -105,23 +105,23 @@ def test_learns_nothing_from_shuffled_observations(map_name, tmp_path):
 
 
 @pytest.mark.parametrize("seed", all_slow_but([1], [1, 2, 3]))
-def test_keys_of_entities_can_choose_a_target(seed, tmp_path):
-    """The sentence about an enemy says how weak it is."""
+def test_attack_keys_of_entities_can_choose_a_target(seed, tmp_path):
+    """The sentence about an enemy contains its health."""
     metrics = train(tmp_path, "target", f"seed={seed}", "head.attack_keys=entity")
     assert metrics["test_return_mean"]["values"][-1] >= 0.95 * optimal_return("target")
     assert all(abs(ratio - 1) < 1e-3 for ratio in metrics["ratio_epoch0"]["values"])
 
 
 @pytest.mark.slow
-def test_automatic_prompts_teach_as_much_as_written_ones(tmp_path):
-    """One task and seed of those in docs/prompts.md, to keep the suite short."""
+def test_automatic_prompts_reach_95_percent_of_the_optimal_return(tmp_path):
+    """One of the tasks and seeds in docs/prompts.md, to keep the tests short."""
     metrics = train(tmp_path, "target", "seed=1", "prompt.source=auto", "head.attack_keys=entity")
     assert metrics["test_return_mean"]["values"][-1] >= 0.95 * optimal_return("target")
 
 
 @pytest.mark.slow
 def test_the_published_head_cannot_choose_a_target(tmp_path):
-    """Its attack logits are all equal: the return of a policy that attacks, but not whom it wants."""
+    """All its attack logits are equal, so it attacks a random target."""
     metrics = train(tmp_path, "target", "seed=1", "test_greedy=False")
     last = metrics["return_mean"]["values"][-8:]  # 2048 episodes: standard error 0.01
     assert sum(last) / len(last) == pytest.approx(best_return_without_target_choice("target"), abs=0.06)

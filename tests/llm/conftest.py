@@ -1,4 +1,4 @@
-"""A saved model, and a Hugging Face hub of one model on localhost that answers what the hub client asks for."""
+"""Fixtures: a saved model, and a fake Hugging Face hub on localhost that serves one model."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port: refuses at once
 
 @pytest.fixture
 def folder(tmp_path):
-    """A tiny Qwen3 saved as any model on a disk."""
+    """Return the folder of a saved tiny Qwen3."""
     folder = tmp_path / "saved"
     source = resolve("tiny-qwen3")
     source.load_model(None, torch.float32, True, 0).save_pretrained(folder)
@@ -31,7 +31,10 @@ def folder(tmp_path):
 
 @pytest.fixture
 def fake_hub(tmp_path, monkeypatch):
-    """``with fake_hub(model, folder) as asked``: the paths asked for so far; outside it the hub is unreachable."""
+    """Serve a model with ``with fake_hub(model, folder) as asked``; outside the block the hub is unreachable.
+
+    ``asked`` lists the paths that were requested so far.
+    """
 
     def use(endpoint):
         template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -54,7 +57,7 @@ def fake_hub(tmp_path, monkeypatch):
 
 @contextmanager
 def _serve(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serves the files under ``folder`` as ``model``; gives the endpoint and the paths asked for so far."""
+    """Serve the files under ``folder`` as ``model``; yield the endpoint and the paths that were requested so far."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     asked: list[str] = []
 
@@ -87,7 +90,7 @@ def _serve(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
 
         def _body(self, body, kind, **headers):
             self.send_response(200)
-            # The hub hints at logging in like this; the client repeats each new topic once.
+            # The hub suggests a login with this header. The client logs each new topic once.
             headers["X-HF-Warning"] = f"{time.monotonic_ns()}; you are not logged in"
             for name, value in {"Content-Type": kind, "X-Repo-Commit": COMMIT, **headers}.items():
                 self.send_header(name, value)

@@ -1,4 +1,4 @@
-"""``llm.train=full``: every weight is trained, saved and loaded; nothing frozen is left."""
+"""Tests of ``llm.train=full``: every weight is trained, saved and loaded; no weight is frozen."""
 
 import pytest
 import torch
@@ -25,14 +25,14 @@ def step(backbone):
 
 
 @pytest.mark.parametrize("model", TINY)
-def test_it_starts_as_the_model_that_an_adapter_would_stand_on(model):
+def test_full_training_starts_from_the_same_model_as_an_adapter(model):
     full, adapter = make(model), make(model, train="lora")
     states = encode(full, PREFIX, SEQUENCES)
     torch.testing.assert_close(states, encode(adapter, PREFIX, SEQUENCES, reference=True), atol=1e-5, rtol=0)
     assert states.requires_grad
 
 
-def test_a_random_model_is_the_seeds_and_the_same_under_an_adapter():
+def test_random_weights_depend_on_the_seed_but_not_on_an_adapter():
     full, adapter = make(pretrained=False, seed=1), make(pretrained=False, seed=1, train="lora")
     torch.testing.assert_close(encode(full, [], SEQUENCES), encode(adapter, [], SEQUENCES, reference=True))
     assert not torch.equal(encode(full, [], SEQUENCES), encode(make(pretrained=False, seed=2), [], SEQUENCES))
@@ -48,7 +48,7 @@ def test_a_step_changes_every_weight_of_the_model(model):
     assert all(not torch.equal(weight, before[name]) for name, weight in backbone.lm.named_parameters())
 
 
-def test_an_adapter_trains_itself_alone():
+def test_with_an_adapter_only_the_adapter_is_trained():
     backbone = make(train="lora")
     assert [id(p) for p in backbone.trainable()] == [id(p) for p in backbone.lora_parameters()]
     assert backbone.has_reference
@@ -69,11 +69,11 @@ def test_there_is_no_adapter_and_no_reference():
     backbone = make()
     assert not backbone.has_reference
     assert backbone.lora_parameters() == []
-    with pytest.raises(AssertionError, match="no longer what it was"):
+    with pytest.raises(AssertionError, match="neither an adapter nor a reference"):
         encode(backbone, PREFIX, SEQUENCES, reference=True)
 
 
-def test_it_comes_back_from_its_files_whatever_the_seed(tmp_path):
+def test_saved_weights_load_into_a_model_with_another_seed(tmp_path):
     source, target = make(pretrained=False, seed=1), make(pretrained=False, seed=2)
     step(source)
     source.save(tmp_path)
@@ -90,7 +90,7 @@ def test_it_comes_back_from_its_files_whatever_the_seed(tmp_path):
         (lambda tensors: tensors.update({"norm.weight": torch.zeros(3)}), "norm.weight has shape"),
     ],
 )
-def test_other_tensors_are_refused(tmp_path, change, complaint):
+def test_missing_unexpected_or_reshaped_tensors_are_refused(tmp_path, change, complaint):
     make().save(tmp_path)
     tensors = load_tensors(tmp_path / "model.safetensors")
     change(tensors)
@@ -99,13 +99,13 @@ def test_other_tensors_are_refused(tmp_path, change, complaint):
         make().load(tmp_path)
 
 
-def test_a_checkpoint_of_an_adapter_is_no_full_model(tmp_path):
+def test_a_checkpoint_of_an_adapter_is_not_a_full_model(tmp_path):
     make(train="lora").save(tmp_path)
     with pytest.raises(ConfigError, match=r"has no file .*model\.safetensors"):
         make().load(tmp_path)
 
 
-def test_trained_weights_are_float32_unless_asked_otherwise():
+def test_trained_weights_are_float32_by_default():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert _dtypes("auto", cpu, frozen=False) == (torch.float32, False)
     assert _dtypes("auto", cuda, frozen=False) == (torch.float32, True)
@@ -114,7 +114,7 @@ def test_trained_weights_are_float32_unless_asked_otherwise():
     assert {weight.dtype for weight in make(dtype="bfloat16").trainable()} == {torch.bfloat16}
 
 
-def test_multiplying_in_bfloat16_stays_near_and_leaves_weights_and_gradients_in_float32():
+def test_bfloat16_products_are_close_and_weights_and_gradients_stay_float32():
     exact, mixed = make(), make()
     mixed._autocast = True  # as on CUDA
     expected, states = encode(exact, PREFIX, SEQUENCES), encode(mixed, PREFIX, SEQUENCES)
@@ -124,12 +124,12 @@ def test_multiplying_in_bfloat16_stays_near_and_leaves_weights_and_gradients_in_
     assert {weight.grad.dtype for weight in mixed.trainable()} == {torch.float32}
 
 
-# With the controller and the learner
+# With the controller and the learner.
 
 
 @pytest.fixture
 def learner(new_learner, tiny_args):
-    """A learner of a random model that is trained in full."""
+    """Build learners of a random model that is trained in full."""
 
     def make(**changes):
         settings = {"llm.pretrained": False, "llm.train": "full", "kl.enabled": False}
@@ -138,7 +138,7 @@ def learner(new_learner, tiny_args):
     return make
 
 
-def test_an_update_trains_the_model_and_starts_from_the_policy_that_played(learner, play):
+def test_an_update_trains_the_model_and_starts_from_the_behaviour_policy(learner, play):
     trained = learner()
     before = [weight.detach().clone() for weight in trained.mac.agent.backbone.trainable()]
     assert [group["name"] for group in trained.mac.parameter_groups()] == ["backbone", "head"]
@@ -159,7 +159,7 @@ def test_a_checkpoint_holds_the_whole_model_and_loads_with_another_seed(learner,
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
-def test_a_checkpoint_of_an_adapter_is_refused_with_the_key(learner, tmp_path):
+def test_the_error_for_a_checkpoint_of_an_adapter_names_the_key(learner, tmp_path):
     learner(**{"llm.train": "lora"}).save_models(str(tmp_path))
     with pytest.raises(ConfigError, match=r"llm\.train"):
         learner().load_models(str(tmp_path))

@@ -1,3 +1,5 @@
+"""Tests of matrix products and attention with both backends."""
+
 import pytest
 import torch
 from torch import nn
@@ -20,15 +22,15 @@ def draw(*shape, seed=0):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("leading", [(7,), (2, 5), (1, 3, 4)])
-def test_it_is_the_product(leading, bias):
+def test_linear_computes_the_product(leading, bias):
     x, weight, shift = draw(*leading, 24), draw(10, 24, seed=1), draw(10, seed=2) if bias else None
     torch.testing.assert_close(matmul.linear(x, weight, shift), functional.linear(x, weight, shift))
 
 
-def test_matrices_that_lie_otherwise_in_memory():
+def test_weights_with_other_memory_layouts():
     x, weight = draw(24, 9).T, draw(10, 48, seed=1)
-    for lying in (weight[:, ::2], weight[:, :24], draw(24, 10).T):
-        torch.testing.assert_close(matmul.linear(x, lying), functional.linear(x, lying))
+    for strided in (weight[:, ::2], weight[:, :24], draw(24, 10).T):
+        torch.testing.assert_close(matmul.linear(x, strided), functional.linear(x, strided))
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -36,25 +38,25 @@ def test_gradients_of_a_linear_layer(trained):
     plain, fast = (nn.Linear(24, 10) for _ in range(2))
     fast.load_state_dict(plain.state_dict())
     matmul.replace_linear_layers(fast)
-    found = []
+    outputs = []
     for layer in (plain, fast):
         layer.requires_grad_(trained)
         x = draw(2, 5, 24).requires_grad_()
         out = layer(x)
         wanted = [x, *(layer.parameters() if trained else [])]
-        found.append([out, *torch.autograd.grad(out, wanted, draw(2, 5, 10, seed=3))])
+        outputs.append([out, *torch.autograd.grad(out, wanted, draw(2, 5, 10, seed=3))])
     assert fast(draw(2, 5, 24)).requires_grad == trained
-    for got, want in zip(*found, strict=True):
+    for got, want in zip(*outputs, strict=True):
         torch.testing.assert_close(got, want)
 
 
-def test_only_single_precision_on_a_cpu_is_taken_over(monkeypatch):
+def test_bfloat16_uses_pytorchs_product(monkeypatch):
     monkeypatch.setattr(matmul, "_selected", None)
     x, weight = draw(3, 8).bfloat16(), draw(4, 8).bfloat16()
     assert torch.equal(matmul.linear(x, weight), functional.linear(x, weight))
 
 
-def test_the_faster_one_is_chosen(monkeypatch):
+def test_the_faster_backend_is_selected(monkeypatch):
     for faster, expected in ((True, "onednn"), (False, "torch")):
         matmul.fastest_backend.cache_clear()
         monkeypatch.setattr(matmul.tuning, "faster", lambda *_, faster=faster: faster)
@@ -63,7 +65,7 @@ def test_the_faster_one_is_chosen(monkeypatch):
     matmul.fastest_backend.cache_clear()
 
 
-def test_one_that_fails_or_disagrees_is_never_chosen(monkeypatch):
+def test_a_backend_that_fails_or_disagrees_is_never_selected(monkeypatch):
     monkeypatch.setattr(matmul.tuning, "faster", lambda *_: True)
 
     def absent(*_):

@@ -1,3 +1,5 @@
+"""Tests of the backbone: its states and gradients are those of plain Hugging Face models, one prompt at a time."""
+
 import hashlib
 import warnings
 
@@ -12,7 +14,7 @@ from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.sources import TINY, resolve
 from tests.llm.settings import LLM, LORA, encode, with_random_adapter
 
-# Longer than the window of 32 of tiny-gemma3's first layer, as prefix + sequence and on its own.
+# The longest sequence exceeds the window of 32 of tiny-gemma3's first layer, with the prefix and without it.
 PREFIX = [3 + i % 400 for i in range(1, 200, 9)]
 SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enumerate((40, 3, 17, 1, 40, 29))]
 
@@ -23,7 +25,7 @@ def make(model="tiny-llama", seed=0, lora=None, **llm):
 
 @pytest.fixture(params=[*TINY, "gemma3 without window"])
 def model(request, tmp_path):
-    """Each architecture, and one more that comes from a folder."""
+    """Return a model of each architecture, and one more from a folder."""
     if request.param in TINY:
         return request.param
     config = tiny.config("tiny-gemma3", layer_types=["full_attention"] * 2)
@@ -33,13 +35,13 @@ def model(request, tmp_path):
 
 
 def one_at_a_time(backbone, prefix, sequences):
-    """Plain Hugging Face: the whole prompt of one row, unpadded, with an attention mask."""
-    rows = []
+    """Compute last states with plain Hugging Face: one whole prompt at a time, unpadded, with an attention mask."""
+    stacked = []
     for sequence in sequences:
         ids = torch.tensor([[*prefix, *sequence]])
         states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        rows.append(states[0, -1])
-    return torch.stack(rows)
+        stacked.append(states[0, -1])
+    return torch.stack(stacked)
 
 
 def gradients(backbone, states):
@@ -60,27 +62,27 @@ def test_states_and_gradients_are_those_of_whole_prompts_one_at_a_time(model, sh
         assert want.norm() > 0
 
 
-def test_a_prefix_is_shared_unless_asked_otherwise(model):
+def test_a_prefix_is_shared_by_default(model):
     assert make(model).encoder.settings.share_prefix
     assert not make(model, share_prefix=False).encoder.settings.share_prefix
 
 
 def embedded(backbone):
-    """How many tokens each call of the embedding gets, from now on."""
+    """Record the number of tokens in each call of the embedding from now on."""
     counts = []
     embedding = backbone.lm.get_base_model().embed_tokens
     embedding.register_forward_hook(lambda module, inputs, out: counts.append(inputs[0].numel()))
     return counts
 
 
-def test_no_token_is_read_twice():
+def test_no_token_is_computed_twice():
     backbone = make()
     counts = embedded(backbone)
     encode(backbone, PREFIX, SEQUENCES)
     assert sorted(counts) == sorted([len(PREFIX), sum(map(len, SEQUENCES))])
 
 
-def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
+def test_without_gradient_the_prefix_is_computed_again_only_after_a_change_of_weights():
     backbone = with_random_adapter(make())
     counts = embedded(backbone)
     with torch.no_grad():
@@ -97,14 +99,14 @@ def test_without_gradient_the_prefix_is_read_again_only_after_a_change():
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("keep_bytes", [0, 30_000, 10**9])
-def test_frozen_layers_below_the_adapter_change_nothing(model, share, keep_bytes):
+def test_stored_states_of_frozen_layers_change_no_result(model, share, keep_bytes):
     backbone = with_random_adapter(make(model, share_prefix=share, lora={"layers": 1}))
     assert backbone.encoder.settings.frozen_layers == 1
-    rows = backbone.prompt_batch(PREFIX, SEQUENCES)
-    kept = backbone.precompute_frozen_layers(rows, keep_bytes, token_budget=64)
+    batch = backbone.prompt_batch(PREFIX, SEQUENCES)
+    kept = backbone.precompute_frozen_layers(batch, keep_bytes, token_budget=64)
     found = [states for states in kept.frozen_states if states is not None]
     assert (len(found) > 0, len(found) == len(SEQUENCES)) == (keep_bytes > 0, keep_bytes == 10**9)
-    assert sum(states.nbytes for states in found) == backbone.encoder.kept_bytes <= keep_bytes
+    assert sum(states.nbytes for states in found) == backbone.encoder.stored_bytes <= keep_bytes
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
     states = backbone.encode(kept)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
@@ -112,19 +114,19 @@ def test_frozen_layers_below_the_adapter_change_nothing(model, share, keep_bytes
         assert (got - want).norm() <= 1e-4 * want.norm()
     plain = encode(backbone, PREFIX, SEQUENCES, reference=True)
     torch.testing.assert_close(backbone.encode(kept, reference=True), plain, atol=1e-5, rtol=0)
-    with torch.no_grad():  # after the reference, whose keys and values are others
+    with torch.no_grad():  # after the reference, which has other keys and values
         torch.testing.assert_close(backbone.encode(kept), expected, atol=1e-5, rtol=0)
 
 
-# Two rows are the same, one is the beginning of another, one shares all but its last token, one nothing.
+# Two prompts are equal, one is the beginning of another, one differs in its last token, one in its first.
 ALIKE = [[9, 8, 7, 6], [9, 8, 7, 5], [9, 8], [9, 8, 7, 6], [4, 8, 7, 6], [9, 8, 7, 6, 9, 8, 7]]
 
 
-def test_what_rows_begin_with_is_computed_once(model):
+def test_a_common_beginning_of_prompts_is_computed_once(model):
     backbone = with_random_adapter(make(model, lora={"layers": 1}))
-    rows = backbone.prompt_batch(PREFIX, ALIKE)
+    batch = backbone.prompt_batch(PREFIX, ALIKE)
     counts = embedded(backbone)
-    kept = backbone.precompute_frozen_layers(rows, 10**9)
+    kept = backbone.precompute_frozen_layers(batch, 10**9)
     assert counts == [len(PREFIX), 12]  # of 25: 9 8 7 6, 5, 9 8 7 and 4 8 7 6
     expected = one_at_a_time(backbone, PREFIX, ALIKE)
     states = backbone.encode(kept)
@@ -132,10 +134,10 @@ def test_what_rows_begin_with_is_computed_once(model):
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
     with torch.no_grad():
-        torch.testing.assert_close(backbone.encode(rows), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(backbone.encode(batch), expected, atol=1e-5, rtol=0)
 
 
-def test_without_sharing_every_row_is_computed_alone():
+def test_without_sharing_every_prompt_is_computed_separately():
     backbone = with_random_adapter(make(share_prefix=False, lora={"layers": 1}))
     counts = embedded(backbone)
     backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, ALIKE), 10**9)
@@ -143,7 +145,7 @@ def test_without_sharing_every_row_is_computed_alone():
     assert tokens >= sum(len(PREFIX) + len(row) for row in ALIKE)  # with padding
 
 
-def test_frozen_states_that_are_kept_are_not_computed_again():
+def test_stored_frozen_states_are_not_computed_again():
     backbone = with_random_adapter(make(lora={"layers": 1}))
     kept = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES), 10**9)
     counts = embedded(backbone)
@@ -153,12 +155,12 @@ def test_frozen_states_that_are_kept_are_not_computed_again():
 
 
 @pytest.mark.parametrize("layers", [0, 3, 1.5, True])
-def test_more_adapted_layers_than_there_are_is_refused(layers):
+def test_an_invalid_number_of_adapted_layers_is_refused(layers):
     with pytest.raises(ConfigError, match=r"lora\.layers=.* 2 layers .* 1 \.\.\. 2"):
         make(lora={"layers": layers})
 
 
-def test_an_adapter_on_the_top_layers_alone(model):
+def test_an_adapter_on_the_top_layers_only(model):
     named = {**LORA, "layers": 1, "targets": ["q_proj", "down_proj"]}
     names = {name.split("layers.")[1].split(".lora")[0] for name in make(model, lora=named).adapter_state()}
     assert names == {"1.self_attn.q_proj", "1.mlp.down_proj"}
@@ -168,17 +170,17 @@ def test_an_adapter_on_the_top_layers_alone(model):
 @pytest.mark.parametrize("budget", [64, 100, 10**6])
 def test_the_token_budget_changes_no_result(model, budget, layers):
     backbone = with_random_adapter(make(model, lora={"layers": layers}))
-    rows = backbone.prompt_batch(PREFIX, SEQUENCES)
+    batch = backbone.prompt_batch(PREFIX, SEQUENCES)
     expected = one_at_a_time(backbone, PREFIX, SEQUENCES)
-    states = backbone.encode(rows, token_budget=budget)
+    states = backbone.encode(batch, token_budget=budget)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
 
 
-def test_recomputed_activations_change_nothing_and_are_not_kept(model):
-    def kept_bytes(backbone):
-        """Bytes of all tensors that the graph of one reading holds on to, and the gradients."""
+def test_recomputed_activations_change_no_gradient_and_are_not_stored(model):
+    def stored_bytes(backbone):
+        """Return the bytes of all tensors that the graph of one forward pass stores, and the gradients."""
         held = {}
 
         def pack(tensor):
@@ -190,7 +192,7 @@ def test_recomputed_activations_change_nothing_and_are_not_kept(model):
         return sum(held.values()), gradients(backbone, states)
 
     plain, recomputed = (with_random_adapter(make(model, recompute=recompute)) for recompute in (False, True))
-    (much, expected), (little, got) = kept_bytes(plain), kept_bytes(recomputed)
+    (much, expected), (little, got) = stored_bytes(plain), stored_bytes(recomputed)
     assert little < 0.75 * much
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -209,18 +211,18 @@ def test_a_truncated_model(model):
     assert backbone.num_layers == 1
 
 
-def test_no_rows():
+def test_an_empty_batch():
     assert encode(make(), PREFIX, []).shape == (0, 64)
 
 
-def test_policy_is_the_reference_at_the_start_to_the_bit(model):
+def test_the_policy_equals_the_reference_exactly_at_the_start(model):
     backbone = make(model)
     with torch.no_grad():
         assert torch.equal(encode(backbone, PREFIX, SEQUENCES), encode(backbone, PREFIX, SEQUENCES, reference=True))
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, share):
+def test_the_reference_is_the_pretrained_model_for_any_adapter(model, share):
     backbone = with_random_adapter(make(model, share_prefix=share))
     plain = resolve(str(model)).load_model(None, torch.float32, True, 0)
     reference = encode(backbone, PREFIX, SEQUENCES, reference=True)
@@ -233,7 +235,7 @@ def test_reference_is_the_pretrained_model_whatever_the_adapter_learns(model, sh
     assert not reference.requires_grad
 
 
-def test_gradients_flow_if_the_reference_ran_in_between():
+def test_a_forward_pass_of_the_reference_does_not_change_gradients():
     backbone = with_random_adapter(make())
     expected = gradients(backbone, encode(backbone, PREFIX, SEQUENCES))
     states = encode(backbone, PREFIX, SEQUENCES)
@@ -261,7 +263,7 @@ def test_a_step_changes_the_adapter_and_nothing_else(model):
     assert changed
 
 
-def test_training_mode_is_refused_so_that_dropout_never_runs(tmp_path):
+def test_dropout_is_off_in_training_mode(tmp_path):
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=512, resid_pdrop=0.5)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
@@ -273,7 +275,7 @@ def test_training_mode_is_refused_so_that_dropout_never_runs(tmp_path):
     torch.testing.assert_close(encode(backbone, PREFIX, SEQUENCES), expected, atol=1e-5, rtol=0)
 
 
-def test_the_seed_decides_the_adapter_and_no_other_draw_is_disturbed():
+def test_the_seed_sets_the_adapter_and_leaves_the_global_generator_unchanged():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -284,13 +286,13 @@ def test_the_seed_decides_the_adapter_and_no_other_draw_is_disturbed():
     assert not torch.equal(states[0][name], states[2][name])
 
 
-def test_the_seed_decides_a_model_that_is_not_pretrained():
+def test_the_seed_sets_the_weights_of_a_model_that_is_not_pretrained():
     drawn = [encode(make(pretrained=False, seed=seed), [], [[5, 6]]) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_bfloat16_weights_under_a_float32_adapter(model):
+def test_bfloat16_weights_with_a_float32_adapter(model):
     backbone, exact = (
         with_random_adapter(make(model, dtype="bfloat16")),
         with_random_adapter(make(model, dtype="float32")),
@@ -304,7 +306,7 @@ def test_bfloat16_weights_under_a_float32_adapter(model):
     assert make(model).lm.get_base_model().embed_tokens.weight.dtype == torch.float32
 
 
-def test_an_adapter_comes_back_from_its_state():
+def test_an_adapter_is_restored_from_its_state():
     source, target = with_random_adapter(make(seed=1)), make(seed=2)
     state = source.adapter_state()
     target.load_adapter_state(state)
@@ -327,7 +329,7 @@ def test_an_adapter_of_another_model_is_refused(lora, llm, complaint):
     assert "lora.targets" in str(error.value)
 
 
-def test_tensors_too_many_are_refused():
+def test_unexpected_tensors_are_refused():
     with pytest.raises(ConfigError, match=r"14 unexpected \(first .*layers\.1\."):
         make(num_layers=1).load_adapter_state(make().adapter_state())
 
@@ -342,7 +344,7 @@ def test_a_saved_adapter_opens_with_peft_alone(model, tmp_path):
     assert opened.peft_config["default"].base_model_name_or_path == str(model)
 
 
-def test_targets_choose_the_layers():
+def test_targets_select_the_layers():
     names = {name.split("layers.")[1].split(".lora")[0] for name in make().adapter_state()}
     assert len(names) == 14
     names = {name.split("layers.")[1].split(".lora")[0] for name in make(lora={"targets": ["q_proj"]}).adapter_state()}
@@ -356,7 +358,7 @@ def test_targets_that_name_no_linear_layer_are_refused(targets):
 
 
 @pytest.mark.parametrize("rank", [0, 2.5, "8"])
-def test_a_rank_that_is_no_positive_integer_is_refused(rank):
+def test_a_rank_that_is_not_a_positive_integer_is_refused(rank):
     with pytest.raises(ConfigError, match=r"lora\.rank="):
         make(lora={"rank": rank})
 
@@ -387,13 +389,13 @@ POSITIONS = [torch.tensor(positions) for positions in ([39, 0, 17], [2], [16, 5]
 
 
 def all_states(backbone, prefix, sequences, read_positions):
-    """Plain Hugging Face: the states at these positions of each sequence, one prompt at a time."""
-    rows = []
+    """Compute the states at these positions of each sequence with plain Hugging Face, one prompt at a time."""
+    stacked = []
     for sequence, wanted in zip(sequences, read_positions, strict=True):
         ids = torch.tensor([[*prefix, *sequence]])
         states = backbone.lm(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        rows.append(states[0, len(prefix) + wanted])
-    return torch.cat(rows)
+        stacked.append(states[0, len(prefix) + wanted])
+    return torch.cat(stacked)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -401,25 +403,25 @@ def all_states(backbone, prefix, sequences, read_positions):
 def test_states_at_any_positions_are_those_of_whole_prompts(model, share, token_budget):
     backbone = with_random_adapter(make(model, share_prefix=share))
     expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
-    rows = backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS)
-    states = backbone.encode(rows, token_budget=token_budget)
+    batch = backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS)
+    states = backbone.encode(batch, token_budget=token_budget)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
     for got, want in zip(gradients(backbone, states), gradients(backbone, expected), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
     with torch.no_grad():
-        torch.testing.assert_close(backbone.encode(rows, token_budget=token_budget), expected, atol=1e-5, rtol=0)
-    some = rows.take([5, 0])
+        torch.testing.assert_close(backbone.encode(batch, token_budget=token_budget), expected, atol=1e-5, rtol=0)
+    some = batch.take([5, 0])
     torch.testing.assert_close(backbone.encode(some), torch.cat([expected[-4:], expected[:3]]), atol=1e-5, rtol=0)
 
 
-def test_states_at_any_positions_above_frozen_layers_and_of_the_reference():
+def test_states_at_any_positions_with_frozen_layers_and_of_the_reference():
     backbone = with_random_adapter(make(lora={"layers": 1}))
-    rows = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), 30_000)
+    batch = backbone.precompute_frozen_layers(backbone.prompt_batch(PREFIX, SEQUENCES, POSITIONS), 30_000)
     expected = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
-    torch.testing.assert_close(backbone.encode(rows), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode(batch), expected, atol=1e-5, rtol=0)
     with backbone.lm.disable_adapter():
         plain = all_states(backbone, PREFIX, SEQUENCES, POSITIONS)
-    torch.testing.assert_close(backbone.encode(rows, reference=True), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode(batch, reference=True), plain, atol=1e-5, rtol=0)
 
 
 def test_states_at_any_positions_of_a_model_that_cannot_be_packed(monkeypatch):

@@ -1,4 +1,4 @@
-"""What a model folder may hold: one whole language model, and nothing that transformers adds or fills in silently."""
+"""Tests that a model folder is refused unless it contains exactly one complete language model."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ from lolm_plugin.llm.sources import resolve
 
 @pytest.fixture
 def adapter(tmp_path):
-    """An adapter of that model, with random numbers, in PEFT's format."""
+    """Return the folder of a random adapter for that model, in PEFT's format."""
     model = resolve("tiny-qwen3").load_model(None, torch.float32, True, 0)
     peft = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
     peft.peft_config["default"].base_model_name_or_path = "Qwen/Qwen3-0.6B"
@@ -30,7 +30,7 @@ def load(model):
 
 
 def refused(model, *words):
-    """The one sentence with which a folder is refused."""
+    """Check that a folder is refused in one line that contains ``words``."""
     with pytest.raises(ConfigError) as error:
         load(model)
     sentence = str(error.value)
@@ -54,21 +54,21 @@ def edit_weights(folder, change):
 # Adapters.
 
 
-def test_an_adapter_beside_full_weights_is_refused(folder, adapter):
+def test_full_weights_with_an_adapter_are_refused(folder, adapter):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         (adapter / file).rename(folder / file)
-    refused(folder, "full weights and an adapter beside them", "adapter_config.json")
-    with pytest.raises(ConfigError, match="an adapter beside them"):
+    refused(folder, "full weights and an adapter", "adapter_config.json")
+    with pytest.raises(ConfigError, match="full weights and an adapter"):
         resolve(str(folder))  # before anything is loaded
 
 
-def test_the_same_folder_without_the_adapter_is_the_model_that_it_names(folder):
+def test_full_weights_without_an_adapter_are_loaded(folder):
     expected = load(folder).state_dict()
     assert not any("lora" in name for name in expected)
 
 
 @pytest.mark.parametrize("with_config", [False, True])
-def test_an_adapter_alone_says_what_it_is_and_what_to_do(folder, adapter, with_config):
+def test_the_error_for_an_adapter_alone_says_what_to_do(folder, adapter, with_config):
     if with_config:
         for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             (folder / file).rename(adapter / file)
@@ -78,7 +78,7 @@ def test_an_adapter_alone_says_what_it_is_and_what_to_do(folder, adapter, with_c
 @pytest.mark.parametrize(
     "text", ["{", "[]", "null", '{"base_model_name_or_path": 7}', '{"base_model_name_or_path": "a\\nb"}']
 )
-def test_a_damaged_adapter_is_an_adapter_all_the_same(adapter, text):
+def test_a_damaged_adapter_is_refused_as_an_adapter(adapter, text):
     (adapter / "adapter_config.json").write_text(text)
     refused(adapter, "is an adapter")
 
@@ -116,12 +116,12 @@ def _adapted(tensors):
         (_adapted, "lack 1 tensors, the first is layers.0.self_attn.q_proj.weight"),
     ],
 )
-def test_weights_that_are_not_those_of_the_configuration_are_refused(folder, change, complaint):
+def test_weights_that_do_not_fit_the_configuration_are_refused(folder, change, complaint):
     edit_weights(folder, change)
     refused(folder, complaint)
 
 
-def test_heads_and_layers_that_are_not_asked_for_are_no_reason_to_refuse(folder):
+def test_unused_task_heads_and_layers_are_accepted(folder):
     edit_weights(
         folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(512, 64), "score.bias": torch.ones(2)})
     )
@@ -134,12 +134,12 @@ def test_truncated_weights_are_refused(folder, share):
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: int(share * len(content))])
-    refused(folder, "cannot be had")
+    refused(folder, "cannot be loaded")
 
 
 def test_a_header_longer_than_the_file_is_refused(folder):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    refused(folder, "cannot be had")
+    refused(folder, "cannot be loaded")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_header_longer_than_the_file_is_refused(folder):
         "[" * 100_000,
     ],
 )
-def test_an_index_of_files_that_are_not_in_the_folder_is_refused(folder, index):
+def test_a_damaged_index_or_one_of_files_outside_the_folder_is_refused(folder, index):
     save_file(load_file(folder / "model.safetensors"), folder.parent / "outside.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
@@ -186,13 +186,13 @@ def test_an_index_of_files_that_are_not_in_the_folder_is_refused(folder, index):
     ],
     ids=str,
 )
-def test_a_damaged_configuration_ends_in_one_sentence(folder, changes):
+def test_a_damaged_configuration_is_refused(folder, changes):
     edit(folder, **changes)
     refused(folder)
 
 
-def test_special_ids_beyond_the_vocabulary_do_no_harm(folder):
-    """Only texts are generated by them; a prompt is ended and padded without."""
+def test_special_ids_beyond_the_vocabulary_are_accepted(folder):
+    """They are used only to generate text; prompts do not contain them."""
     edit(folder, bos_token_id=100_000, eos_token_id=[100_001])
     load(folder)
 
@@ -204,13 +204,13 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
     refused(folder, "ids up to 599", "ids up to 511", "tokenizer is another model's")
 
 
-def test_a_damaged_tokenizer_ends_in_one_sentence(folder):
+def test_a_damaged_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    refused(folder, "cannot be had")
+    refused(folder, "cannot be loaded")
 
 
-def test_a_hub_model_with_an_adapter_is_refused_as_a_folder_is(folder, adapter, fake_hub):
+def test_a_hub_model_with_an_adapter_is_refused(folder, adapter, fake_hub):
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         (adapter / file).rename(folder / file)
-    with fake_hub("owner/model", folder), pytest.raises(ConfigError, match="an adapter beside them"):
+    with fake_hub("owner/model", folder), pytest.raises(ConfigError, match="full weights and an adapter"):
         resolve("owner/model").load_model(None, torch.float32, True, 0)

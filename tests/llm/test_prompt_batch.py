@@ -1,3 +1,5 @@
+"""Tests of packs, distinct tokens and prompt batches."""
+
 import numpy as np
 import pytest
 import torch
@@ -5,20 +7,20 @@ import torch
 from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, find_distinct_tokens, plan_packs
 
 
-def _random_lengths(rows, seed):
-    return np.random.default_rng(seed).integers(1, 300, rows).tolist()
+def _random_lengths(prompts, seed):
+    return np.random.default_rng(seed).integers(1, 300, prompts).tolist()
 
 
 def _width(group, lengths):
-    return max(lengths[row] for row in group)
+    return max(lengths[prompt] for prompt in group)
 
 
 @pytest.mark.parametrize("prefix", [0, 60])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_row_once_within_the_budget(seed, prefix):
+def test_every_prompt_is_in_one_pack_within_the_budget(seed, prefix):
     lengths = _random_lengths(200, seed)
     plan = plan_packs(lengths, token_budget=2000, prefix_tokens=prefix)
-    assert sorted(row for pack in plan for group in pack for row in group) == list(range(200))
+    assert sorted(prompt for pack in plan for group in pack for prompt in group) == list(range(200))
     for pack in plan:
         assert prefix + sum(len(group) * _width(group, lengths) for group in pack) <= 2000
 
@@ -35,10 +37,10 @@ def test_padding_stays_within_the_limit(limit):
     lengths = _random_lengths(200, 1)
     for group in plan_packs(lengths, token_budget=10**6, padding_limit=limit)[0]:
         padded = len(group) * _width(group, lengths)
-        assert padded - sum(lengths[row] for row in group) <= limit * padded
+        assert padded - sum(lengths[prompt] for prompt in group) <= limit * padded
 
 
-def test_rows_of_similar_length_share_a_group():
+def test_prompts_of_similar_length_share_a_group():
     assert plan_packs([100, 99, 50], 10**6) == [[[0, 1], [2]]]
     assert plan_packs([100, 70, 100], 10**6, padding_limit=0.1) == [[[0, 2, 1]]]
 
@@ -50,16 +52,16 @@ def test_equal_lengths_fill_the_budget():
     assert sizes == [[9], [9], [7]]
 
 
-def test_a_row_beyond_the_budget_goes_alone():
+def test_a_prompt_beyond_the_budget_gets_a_separate_pack():
     assert plan_packs([5, 500, 500, 5], token_budget=100) == [[[1]], [[2]], [[0, 3]]]
 
 
-def test_no_rows_no_packs():
+def test_without_prompts_there_are_no_packs():
     assert plan_packs([], token_budget=100) == []
 
 
-def test_tokens_by_hand():
-    #   5 6 7    groups as they lie padded: places 0 1 2 | 3 4 5 | 6 7 | 8 9
+def test_distinct_tokens_by_hand():
+    #   5 6 7    positions of the padded groups: 0 1 2 | 3 4 5 | 6 7 | 8 9
     #   5 6 9
     #   5 6      its group's width is 2
     #   8 -      one token of padding
@@ -74,33 +76,34 @@ def test_tokens_by_hand():
     assert distinct.inverse[1] == distinct.inverse[4] == distinct.inverse[7]
 
 
-def test_every_token_is_found_with_what_comes_before_it():
+def test_tokens_are_equal_if_all_ids_up_to_them_are():
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(3, (int(n),), generator=generator) for n in torch.randint(1, 7, (60,), generator=generator)]
-    rows.sort(key=len, reverse=True)
-    groups = [rows[:25], rows[25:50], rows[50:]]
+    lengths = torch.randint(1, 7, (60,), generator=generator)
+    prompts = [torch.randint(3, (int(n),), generator=generator) for n in lengths]
+    prompts.sort(key=len, reverse=True)
+    groups = [prompts[:25], prompts[25:50], prompts[50:]]
     beginnings = [
-        tuple(row[: i + 1].tolist()) if i < len(row) else None
+        tuple(prompt[: i + 1].tolist()) if i < len(prompt) else None
         for group in groups
-        for row in group
+        for prompt in group
         for i in range(len(group[0]))
     ]
     distinct = find_distinct_tokens(groups)
     assert len(distinct.first) == len(set(beginnings) - {None})
-    for place, beginning in enumerate(beginnings):
+    for position, beginning in enumerate(beginnings):
         if beginning is not None:
-            assert beginnings[distinct.first[distinct.inverse[place]]] == beginning
+            assert beginnings[distinct.first[distinct.inverse[position]]] == beginning
 
 
 @pytest.fixture
 def two_prompts():
-    """Two prompts of two targets; the first has a sentence about target 1, which ends at its first token."""
+    """Build two prompts with two targets. The first has a sentence about target 1, which ends at its first token."""
     ids = [torch.tensor([7, 8, 9]), torch.tensor([7, 8])]
     reads = [torch.tensor([2, 0]), torch.tensor([1])]
     return PromptBatch.of([1, 2], ids, reads, targets=torch.tensor([[-1, 1], [-1, -1]]))
 
 
-def test_hidden_states_are_found_by_prompt_and_target(two_prompts):
+def test_hidden_states_are_indexed_by_prompt_and_target(two_prompts):
     states = HiddenStates.of(two_prompts, torch.tensor([[10.0], [11.0], [12.0]]))
     assert states.last_states.tolist() == [[10], [12]]
     assert states.sentence_states.tolist() == [[11]]
@@ -109,7 +112,7 @@ def test_hidden_states_are_found_by_prompt_and_target(two_prompts):
     assert twice.sentence_states.tolist() == [[11], [11]]
 
 
-def test_a_prefix_that_is_not_shared_is_in_every_prompt(two_prompts):
+def test_repeat_prefix_puts_the_prefix_into_every_prompt(two_prompts):
     whole = two_prompts.repeat_prefix()
     assert [ids.tolist() for ids in whole.ids] == [[1, 2, 7, 8, 9], [1, 2, 7, 8]]
     assert [reads.tolist() for reads in whole.read_positions] == [[4, 2], [3]]

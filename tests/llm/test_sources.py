@@ -1,3 +1,5 @@
+"""Tests of where models are looked for, what is loaded, and which models are refused."""
+
 import json
 import random
 import subprocess
@@ -20,10 +22,10 @@ def load(model, num_layers=None, pretrained=True, seed=0):
     return resolve(str(model)).load_model(num_layers, torch.float32, pretrained, seed)
 
 
-# Where a model is looked for.
+# Resolving a name.
 
 
-def test_resolve_loads_nothing_heavy():
+def test_resolve_imports_no_slow_libraries():
     code = (
         "import sys; from lolm_plugin.llm.sources import resolve; resolve('tiny-llama'); resolve('a/b')\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
@@ -38,30 +40,30 @@ def test_a_folder_without_config_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["smollm2", "./nowhere", "/nowhere/model", "a/b/c", "~/nowhere", ""])
-def test_what_can_be_no_model_is_refused_with_the_names_that_are(model):
+def test_a_name_that_is_not_a_model_is_refused_with_the_known_names(model):
     with pytest.raises(ConfigError, match="smollm2-135m"):
         resolve(model)
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_a_hub_id_that_cannot_be_had_names_three_ways_and_prints_nothing(folder, fake_hub, reachable, capfd):
+def test_the_error_for_an_unavailable_hub_id_names_three_alternatives(folder, fake_hub, reachable, capfd):
     with fake_hub("owner/other", folder) if reachable else nullcontext(), pytest.raises(ConfigError) as error:
         resolve("owner/model").load_tokenizer()
-    assert str(error.value).startswith("llm.model=owner/model cannot be had (asking the hub failed")
+    assert str(error.value).startswith("llm.model=owner/model cannot be loaded (asking the hub failed")
     for way in ("Hugging Face cache", "folder with config.json", "smollm2-135m"):
         assert way in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_hub_id_is_downloaded_once_and_only_what_is_needed(folder, fake_hub, caplog):
+def test_a_hub_model_is_downloaded_once_and_only_the_needed_files(folder, fake_hub, caplog):
     (folder / "onnx").mkdir()
     (folder / "onnx" / "config.json").write_text("{}")
     for other in ("pytorch_model.bin", "consolidated.safetensors"):
         (folder / other).write_text("not wanted")
     expected = load_file(folder / "model.safetensors")["layers.0.mlp.up_proj.weight"]
     with fake_hub("owner/model", folder) as asked:
-        # What another program left in the cache may be a part of the model.
+        # Another program may have left an incomplete model in the cache.
         huggingface_hub.hf_hub_download("owner/model", "config.json")
         caplog.clear()
         assert resolve("owner/model").load_tokenizer()("a").input_ids
@@ -82,7 +84,7 @@ def test_a_repository_without_safetensors_is_refused(folder, fake_hub):
         load("owner/model")
 
 
-# What is in it.
+# Loading.
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -99,7 +101,7 @@ def test_truncation_keeps_the_first_layers_and_the_final_norm(folder):
     assert all(torch.equal(part[name], whole[name]) for name in part)
 
 
-def test_a_truncated_model_computes_what_the_first_layers_compute(folder):
+def test_a_truncated_model_computes_the_states_of_the_first_layers(folder):
     whole, part = load(folder), load(folder, num_layers=1)
     ids = torch.tensor([[5, 6, 7, 8]])
     assert part.config.num_hidden_layers == len(part.config.layer_types) == 1
@@ -108,13 +110,13 @@ def test_a_truncated_model_computes_what_the_first_layers_compute(folder):
 
 
 @pytest.mark.parametrize("layers", [0, 3, -1])
-def test_layers_that_are_not_there_are_refused(layers):
+def test_an_invalid_number_of_layers_is_refused(layers):
     with pytest.raises(ConfigError, match=rf"llm\.num_layers={layers} .* 2 layers"):
         load("tiny-gemma3", num_layers=layers)
 
 
 @pytest.mark.parametrize("model", ["tiny-llama", "folder"])
-def test_random_weights_come_from_the_seed_alone(model, folder):
+def test_random_weights_depend_only_on_the_seed(model, folder):
     model = folder if model == "folder" else model
     drawn = [load(model, pretrained=False, seed=seed).layers[0].mlp.up_proj.weight for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
@@ -126,7 +128,7 @@ def test_random_weights_come_from_the_seed_alone(model, folder):
 
 @pytest.mark.parametrize("pretrained", [True, False])
 @pytest.mark.parametrize("model", ["tiny-llama", "folder"])
-def test_loading_leaves_global_random_states_alone(model, folder, pretrained):
+def test_loading_does_not_change_global_random_states(model, folder, pretrained):
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     expected = torch.rand(3), np.random.rand(3), random.random()
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
@@ -136,27 +138,27 @@ def test_loading_leaves_global_random_states_alone(model, folder, pretrained):
     assert random.random() == expected[2]
 
 
-def test_loading_prints_nothing_and_leaves_the_volume_as_it_was(folder, capfd, caplog):
-    chatter = transformers.utils.logging
-    chatter.set_verbosity_info()
-    chatter.enable_progress_bar()  # a test before may have run a benchmark, which switches it off
-    chatter.add_handler(caplog.handler)
+def test_loading_prints_nothing_and_restores_the_verbosity(folder, capfd, caplog):
+    transformers_logging = transformers.utils.logging
+    transformers_logging.set_verbosity_info()
+    transformers_logging.enable_progress_bar()  # an earlier test may have run a benchmark, which switches it off
+    transformers_logging.add_handler(caplog.handler)
     try:
         load(folder, num_layers=1)
         resolve(str(folder)).load_tokenizer()
-        assert chatter.get_verbosity() == transformers.logging.INFO
+        assert transformers_logging.get_verbosity() == transformers.logging.INFO
     finally:
-        chatter.remove_handler(caplog.handler)
-        chatter.set_verbosity_warning()
-    assert chatter.is_progress_bar_enabled()
+        transformers_logging.remove_handler(caplog.handler)
+        transformers_logging.set_verbosity_warning()
+    assert transformers_logging.is_progress_bar_enabled()
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
 
 
-# What is wrong with it.
+# Damaged or unsuitable models.
 
 
-def test_a_checkpoint_that_lacks_tensors_is_refused(folder):
+def test_a_checkpoint_with_missing_tensors_is_refused(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -190,23 +192,23 @@ def _remote_code(folder):
 
 
 @pytest.mark.parametrize("spoil", [_cut_short, _pickled, _other_shape, _no_json, _remote_code])
-def test_files_that_cannot_be_used_end_in_one_sentence(folder, spoil):
+def test_files_that_cannot_be_used_are_refused(folder, spoil):
     spoil(folder)
-    with pytest.raises(ConfigError, match="cannot be had"):
+    with pytest.raises(ConfigError, match="cannot be loaded"):
         load(folder)
 
 
-def test_a_folder_without_tokenizer_is_refused(folder):
+def test_a_folder_without_a_tokenizer_is_refused(folder):
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"holds none of tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"contains none of tokenizer\.json"):
         resolve(str(folder)).load_tokenizer()
 
 
 @pytest.mark.parametrize("kind", ["T5Config", "Gemma3Config", "ViTConfig"])
-def test_what_is_no_causal_model_of_text_alone_is_refused(tmp_path, kind):
+def test_a_model_that_is_not_causal_or_not_text_only_is_refused(tmp_path, kind):
     getattr(transformers, kind)().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="not a causal language model of text alone"):
+    with pytest.raises(ConfigError, match="not a text-only causal language model"):
         load(tmp_path)
 
 

@@ -1,3 +1,5 @@
+"""Tests of the tiny models' tokenizer and configurations."""
+
 import hashlib
 import subprocess
 import sys
@@ -28,7 +30,7 @@ def test_any_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_every_digit_is_a_token_of_its_own(tokenizer):
+def test_every_digit_is_one_token(tokenizer):
     tokens = tokenizer.tokenize("health 0.75 of 103, ally 12")
     assert [token for token in tokens if any(c.isdigit() for c in token)] == list("07510312")
 

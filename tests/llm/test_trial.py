@@ -1,4 +1,4 @@
-"""A model is tried at load: it runs packed with transformers' numbers, or padded with a reason, or it is refused."""
+"""Tests of the trial of a model: it runs packed, or padded with a reason, with transformers' numbers, or is refused."""
 
 from types import SimpleNamespace
 
@@ -55,7 +55,7 @@ FAMILIES = {
         {**SIZES, "embedding_multiplier": 2.0},
         1,
         PADDED,
-        "states to learn from differ",
+        "states with gradient differ",
     ),
     "Phi-3, joined projections": ("Phi3Config", SIZES, 1, LAST_LAYER_EVERYWHERE, "no attribute 'q_proj'"),
     "Hunyuan, norm after rotation": (
@@ -63,7 +63,7 @@ FAMILIES = {
         {**SIZES, "head_dim": 16},
         None,
         LAST_LAYER_EVERYWHERE,
-        "states to learn from differ",
+        "states with gradient differ",
     ),
     "Gemma 2, capped": (
         "Gemma2Config",
@@ -79,7 +79,7 @@ FAMILIES = {
         PADDED,
         "its attention takes s_aux=a tensor",
     ),
-    "DiffLlama, attention twice a layer": ("DiffLlamaConfig", SIZES, None, PADDED, "whose prefix is known, differ"),
+    "DiffLlama, attention twice a layer": ("DiffLlamaConfig", SIZES, None, PADDED, "with a cached prefix differ"),
     "Falcon, alibi": (
         "FalconConfig",
         {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True, **SPECIALS},
@@ -102,13 +102,13 @@ SEQUENCES = [[3 + (7 * row + 11 * i) % 450 for i in range(n)] for row, n in enum
 
 @pytest.fixture(autouse=True)
 def _nothing_proved(monkeypatch):
-    """What another test has proved, on an unbroken model, does not count."""
-    monkeypatch.setattr(trial, "PROVED", set())
+    """Forget the successful trials of other tests, which ran on correct code."""
+    monkeypatch.setattr(trial, "PASSED_TRIALS", set())
 
 
 @pytest.fixture
 def saved(tmp_path):
-    """Save a model of random weights, made by a configuration class; returns its folder."""
+    """Save models with random weights, given a configuration class; return the folder."""
 
     def save(kind, **settings):
         torch.manual_seed(0)
@@ -136,7 +136,7 @@ def check_equal(got, want):
 
 
 def check_against_plain_transformers(backbone):
-    """Compare what the program reads with whole prompts one at a time, by the attention that shows every step."""
+    """Compare with plain transformers: eager attention, one whole prompt at a time."""
     states = encode(backbone, PREFIX, SEQUENCES)
     got = gradients(backbone, states)
     with torch.no_grad():
@@ -167,14 +167,14 @@ def test_each_family_runs_with_the_numbers_of_plain_transformers(saved, family, 
     check_against_plain_transformers(backbone)
 
 
-def test_the_width_of_a_policys_states_is_measured(saved):
+def test_hidden_size_is_the_measured_width_of_the_states(saved):
     backbone = make(saved("OPTConfig", **OPT, word_embed_proj_dim=32, do_layer_norm_before=False))
     assert backbone.hidden_size == 32
     assert encode(backbone, PREFIX, SEQUENCES).shape == (4, 32)
     assert encode(backbone, PREFIX, []).shape == (0, 32)
 
 
-def test_longrope_reads_no_prompt_that_would_change_the_others(saved):
+def test_longrope_refuses_a_prompt_that_would_change_the_others(saved):
     backbone = make(saved("Phi3Config", **{**SIZES, **LONGROPE}))
     assert backbone.encoder.packed
     assert backbone.context_length == 64
@@ -186,11 +186,11 @@ def test_a_model_whose_states_depend_on_the_batch_is_refused(saved, monkeypatch)
     settings = {**SIZES, **LONGROPE, "original_max_position_embeddings": 20}
     monkeypatch.setattr("lolm_plugin.llm.model.context_length", lambda *_: 2048)
     monkeypatch.setattr(trial, "obstacle", lambda model: "it is a test")
-    with pytest.raises(ConfigError, match="beside a longer one"):
+    with pytest.raises(ConfigError, match="if its batch contains a longer one"):
         make(saved("Phi3Config", **settings))
 
 
-def test_an_adapter_that_peft_refuses_ends_in_a_sentence_whose_advice_works(saved, caplog):
+def test_the_advice_for_an_adapter_that_peft_refuses_works(saved, caplog):
     folder = saved("MambaConfig", **MIXERS, state_size=8)
     with pytest.raises(
         ConfigError, match=r"lora\.targets=all-linear .*out_proj.* set lora\.targets to .*\[in_proj, x_"
@@ -200,19 +200,19 @@ def test_an_adapter_that_peft_refuses_ends_in_a_sentence_whose_advice_works(save
     assert "no effect" not in caplog.text
 
 
-def test_an_adapter_that_is_never_computed_is_told(saved, caplog):
+def test_an_adapter_without_effect_gives_a_warning(saved, caplog):
     make(saved("MambaConfig", **MIXERS, state_size=8), lora={"targets": ["in_proj", "dt_proj"]})
     assert "adapters of dt_proj have no effect" in caplog.text
     assert "lora.targets" in caplog.text
 
 
-def test_no_layer_left_for_an_adapter_is_refused(saved):
+def test_an_adapter_without_any_layer_is_refused(saved):
     folder = saved("xLSTMConfig", hidden_size=64, num_heads=4, num_blocks=2, **SPECIALS)
     with pytest.raises(ConfigError, match=r"lora\.layers=1 leaves no linear layer"):
         make(folder, layers=1)
 
 
-# What the trial has to see: mistakes that short prompts, or values without gradients, do not show.
+# Mistakes that the trial must find: short prompts, or values without gradients, do not show them.
 
 
 def _detached_prefix(monkeypatch):
@@ -220,7 +220,7 @@ def _detached_prefix(monkeypatch):
     monkeypatch.setattr(packing, "_continue", lambda prefix, prompts: proceed(prefix.detach(), prompts))
 
 
-def _long_rows(monkeypatch):
+def _long_prompts(monkeypatch):
     mask = packing._mask.__wrapped__
 
     def forgets(before, *others):
@@ -245,11 +245,11 @@ def _known_prefix(monkeypatch):
     ("spoil", "layers", "reason"),
     [
         (_detached_prefix, None, "gradients differ"),
-        (_long_rows, None, "states to learn from differ"),
+        (_long_prompts, None, "states with gradient differ"),
         (_known_prefix, 1, "differ"),
     ],
 )
-def test_mistakes_that_six_tokens_do_not_show_are_seen(monkeypatch, caplog, spoil, layers, reason):
+def test_the_trial_finds_mistakes_that_six_tokens_do_not_show(monkeypatch, caplog, spoil, layers, reason):
     spoil(monkeypatch)
     backbone = make("tiny-llama", layers, read_positions=False)
     assert not backbone.encoder.packed
@@ -258,23 +258,23 @@ def test_mistakes_that_six_tokens_do_not_show_are_seen(monkeypatch, caplog, spoi
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias", "indices"])
-def test_arguments_that_packed_attention_does_not_know_are_refused(name):
+def test_unsupported_arguments_of_packed_attention_are_refused(name):
     query = torch.zeros(1, 1, 3, 4)
     module = SimpleNamespace(layer_idx=0)
-    rows = packing.Packing(0, [[3]])
+    packed = packing.Packing(0, [[3]])
     known = {"dropout": 0.0, "position_ids": torch.arange(3), "use_cache": False, name: None}
-    packing.packed_attention(module, query, query, query, None, packing=rows, **known)
+    packing.packed_attention(module, query, query, query, None, packing=packed, **known)
     with pytest.raises(packing.UnsupportedAttentionError, match=f"{name}=2"):
-        packing.packed_attention(module, query, query, query, None, packing=rows, **{**known, name: 2})
+        packing.packed_attention(module, query, query, query, None, packing=packed, **{**known, name: 2})
 
 
-def test_dropout_is_no_part_of_a_packed_model():
+def test_packed_attention_refuses_dropout():
     query = torch.zeros(1, 1, 3, 4)
     with pytest.raises(packing.UnsupportedAttentionError, match=r"dropout=0\.1"):
         packing.packed_attention(None, query, query, query, None, packing=packing.Packing(0, [[3]]), dropout=0.1)
 
 
-# What is no proof against packing.
+# Errors that say nothing against packing.
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -287,17 +287,17 @@ OUT_OF_MEMORY = [
 def test_out_of_memory_in_the_long_trial_leaves_the_model_packed(monkeypatch, caplog, error):
     monkeypatch.setattr(trial, "_compare", lambda *_: (_ for _ in ()).throw(error))
     assert make("tiny-llama").encoder.packed
-    assert "memory does not hold a trial of llm.model=tiny-llama" in caplog.text
+    assert "memory is too small to try llm.model=tiny-llama" in caplog.text
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_in_the_short_trial_is_an_error_that_names_keys(monkeypatch, error):
     monkeypatch.setattr(trial, "_try_whole_model", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(ConfigError, match=r"memory does not hold llm\.model=tiny-llama .*llm\.num_layers"):
+    with pytest.raises(ConfigError, match=r"memory is too small for llm\.model=tiny-llama .*llm\.num_layers"):
         make("tiny-llama")
 
 
-def test_any_other_error_is_told_in_one_line(monkeypatch, caplog):
+def test_any_other_error_is_logged_in_one_line(monkeypatch, caplog):
     monkeypatch.setattr(trial, "_try_whole_model", lambda *_: (_ for _ in ()).throw(RuntimeError("a b\nc d")))
     assert not make("tiny-llama").encoder.packed
     (record,) = caplog.records
@@ -305,7 +305,7 @@ def test_any_other_error_is_told_in_one_line(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_is_tried_in_float32_whatever_its_weights(dtype, caplog):
+def test_a_model_is_tried_in_float32_for_any_dtype(dtype, caplog):
     assert make("tiny-gemma3", 1, dtype=dtype).encoder.settings.read_positions
     assert not caplog.records
 
@@ -321,7 +321,7 @@ def test_a_quantized_model_is_tried_with_layers_of_the_same_code():
     trial._compare(trial.TriedModel(few, "tiny-gemma3", 2048), EncoderSettings(1, False, True, True))
 
 
-def test_the_trial_leaves_the_model_and_the_global_random_state_alone():
+def test_the_trial_changes_neither_the_model_nor_the_global_random_state():
     plain = resolve("tiny-gemma3").load_model(None, torch.float32, True, 0).state_dict()
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -334,7 +334,7 @@ def test_the_trial_leaves_the_model_and_the_global_random_state_alone():
     assert backbone.lm.get_base_model().config.sliding_window == 32
 
 
-def test_a_configuration_is_tried_once_a_process(monkeypatch):
+def test_a_configuration_is_tried_once_per_process(monkeypatch):
     tried = []
     compare = trial._compare
     monkeypatch.setattr(trial, "_compare", lambda *args: (tried.append(args), compare(*args)))

@@ -1,4 +1,4 @@
-"""The small networks in every registered form, and what they play on."""
+"""The small networks in every registered form, with observations, batches and tokens for tests."""
 
 import copy
 from types import SimpleNamespace
@@ -9,11 +9,11 @@ import torch
 from lolm_plugin import registry
 from lolm_plugin.configuration import config_files
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 from tests.dotted import put
 
 TRUNKS = tuple(registry.TRUNKS)
-# Name -> what is registered and how its settings (dotted keys) differ from the default ones.
+# Name -> the registered trunk, and the settings (dotted keys) that differ from the defaults.
 ENTITY_FORMS = {
     **{name: (name, {}) for name in TRUNKS},
     "updet recurrent": ("updet", {"updet.recurrent_token": True}),
@@ -30,18 +30,18 @@ ENTITY_FORMS = {
     "dt2gs linear": ("dt2gs", {"dt2gs.fuse_relu": False, "dt2gs.subtask_kl_coef": 0.5}),
 }
 FORMS = {**ENTITY_FORMS, "gru": ("gru", {})}
-# As released with DT2GS.
+# Settings of the code released with DT2GS.
 REFERENCE = {
     **{"entity.role_flag": False, "entity.further_fields": [], "entity.mask_absent": False},
     **{"entity.heal_mode": "ignore", "entity.init_gain": 0.01, "dt2gs.fuse_relu": False},
     "asn_attention.layer_norm": False,
 }
-# Weights of ordinary size everywhere: the head's small ones would hide differences.
+# The same large gain everywhere: the head's small default gain would hide differences.
 ORDINARY = {"entity.init_gain": 1.5}
 
 
 def settings():
-    """The default configuration with the sections that only an algorithm's own file has."""
+    """Return the default configuration, with the sections of all algorithm files."""
     folder = config_files.plugin_config_dir()
     config = config_files.read(folder / "default.yaml")
     for path in sorted((folder / "algs").glob("*.yaml")):
@@ -50,7 +50,7 @@ def settings():
 
 
 def network_args(form="updet", map_name="3m", changes=ORDINARY, seed=1):
-    """The arguments a host would pass for a form of a network on a battle of SMAC."""
+    """Build the arguments that a host would pass for a form of a network on a SMAC map."""
     agent, own = FORMS[form]
     env_args = {"map_name": map_name, "state_last_action": False}
     n_agents, n_actions = registry.load(registry.MAP_SIZES["sc2"])(env_args)
@@ -66,7 +66,7 @@ def layouts_of(args):
 
 
 def new_agent(*which, **how):
-    """``new_agent(form, map_name, changes, seed)``."""
+    """Build an agent: ``new_agent(form, map_name, changes, seed)``."""
     args = network_args(*which, **how)
     return registry.load(registry.ENTRIES["agent"][args.agent])(layouts_of(args).observation, args)
 
@@ -80,40 +80,40 @@ def new_critic(*which, critic_type="", **how):
 
 
 def observations_of(map_name, random_views, shape, seed=3, unseen=0.3):
-    """Observations [*shape, agents, size] of living agents that do not see everybody."""
+    """Draw observations [*shape, agents, size] of living agents that do not see all units."""
     layout = layouts_of(network_args(map_name=map_name)).observation
     shape = (*shape, layout.n_agents)
     return random_views(layout, int(torch.tensor(shape).prod()), seed, unseen)[0].unflatten(0, shape)
 
 
 def random_batch(map_name, random_views, episodes, steps, seed=3):
-    """What a critic reads of a battle in which some units are dead."""
+    """Draw the batch fields that a critic reads, from a battle with some dead units."""
     args = network_args(map_name=map_name)
     state = layouts_of(args).state
     torch.manual_seed(seed)
     states = torch.rand(episodes, steps, state.size)
     for block in (state.allies, state.enemies):
-        block.rows_of(states)[torch.rand(episodes, steps, block.rows) < 0.2] = 0
+        block.units_of(states)[torch.rand(episodes, steps, block.rows) < 0.2] = 0
     available = torch.randint(2, (episodes, steps, args.n_agents, args.n_actions))
     obs = observations_of(map_name, random_views, (episodes, steps), seed)
     return {"state": states, "obs": obs, "avail_actions": available}
 
 
 def random_tokens(width, n_allies, n_enemies, *shape, seed=5):
-    """Everybody there, tokens of ordinary numbers."""
+    """Draw normally distributed tokens; all units are present."""
     torch.manual_seed(seed)
     n = 1 + n_allies + n_enemies
     targets = torch.arange(1 + n_allies, n).expand(*shape, -1)
-    return EntityTokens(torch.randn(*shape, n, width), torch.ones(*shape, n, dtype=torch.bool), targets)
+    return EntityFeatures(torch.randn(*shape, n, width), torch.ones(*shape, n, dtype=torch.bool), targets)
 
 
 def zeros(agent, *shape):
-    """The memory of ``shape`` agents whose episode begins."""
+    """Return the memory of ``shape`` agents at the start of an episode."""
     return torch.zeros(*shape, agent.hidden_width)
 
 
 def drawn(agent, *shape):
-    """The same draws every time."""
+    """Draw noise; the same in every call."""
     return agent.noise(shape, np.random.default_rng(7))
 
 
@@ -122,7 +122,7 @@ def count(module):
 
 
 def silent_parameters(module):
-    """Names of the parameters without any gradient, the keys' biases aside: they change no softmax."""
+    """Return the names of parameters without a gradient. Biases of keys are left out: they change no softmax."""
     return [
         name
         for name, parameter in module.named_parameters()

@@ -1,11 +1,11 @@
-"""ASN-Attention against the case worked out by hand, and what makes its action semantics."""
+"""Tests of ASN-Attention: a case computed by hand, and its action semantics."""
 
 import pytest
 import torch
 from torch import nn
 
 from lolm_plugin.modules.trunks.asn_attention import ASNAttention
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 from tests.modules.networks import random_tokens, settings
 
 ENTITY = {"init_gain": 1.5, "mask_absent": False}
@@ -15,13 +15,13 @@ def new_trunk(token_width=2, **shape):
     return ASNAttention(token_width, settings()["asn_attention"] | {"layer_norm": False} | shape, ENTITY)
 
 
-def everybody(rows, n_allies):
+def all_present(rows, n_allies):
     tokens = torch.tensor(rows)
     targets = torch.arange(1 + n_allies, len(rows))
-    return EntityTokens(tokens, torch.ones(len(rows), dtype=torch.bool), targets)
+    return EntityFeatures(tokens, torch.ones(len(rows), dtype=torch.bool), targets)
 
 
-def test_by_hand():
+def test_features_and_logits_by_hand():
     trunk = new_trunk(head_width=2, heads=1, feature_width=2)
     for layer in (trunk.embed, trunk.attention.value, trunk.embed_target, trunk.final):
         nn.init.eye_(layer.weight)
@@ -29,17 +29,17 @@ def test_by_hand():
         nn.init.zeros_(layer.weight)
     head = trunk.make_head()
     nn.init.ones_(head.actions.weight)
-    tokens = everybody([[1.0, 0], [0, 1], [1, 1], [2, 0]], n_allies=1)
+    tokens = all_present([[1.0, 0], [0, 1], [1, 1], [2, 0]], n_allies=1)
     features = trunk(tokens, torch.zeros(0))
     assert features.own.tolist() == pytest.approx([1, 0.5])
     assert features.attention.tolist() == pytest.approx([0.25] * 4)
     logits = head(features.own, features.targets, tokens.targets)
     assert logits.tolist() == pytest.approx([1.5] * 6 + [1.5, 2.0])
-    assert features.units.shape == (3, 2)  # a critic averages itself and the enemies
+    assert features.units.shape == (3, 2)  # a critic averages the agent and the enemies
 
 
 @pytest.mark.parametrize("combine", ["hadamard", "inner"])
-def test_an_enemys_token_reaches_others_only_through_the_environment(combine):
+def test_an_enemys_token_changes_other_actions_only_through_the_environment(combine):
     trunk = new_trunk(5, combine=combine)
     head = trunk.make_head()
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_an_enemys_token_reaches_others_only_through_the_environment(combine):
     before, after = (
         head(features.own, features.targets, tokens.targets)
         for features in (
-            trunk(EntityTokens(each, tokens.present, tokens.targets), torch.zeros(8, 0))
+            trunk(EntityFeatures(each, tokens.present, tokens.targets), torch.zeros(8, 0))
             for each in (tokens.tokens, changed)
         )
     )
@@ -60,7 +60,7 @@ def test_an_enemys_token_reaches_others_only_through_the_environment(combine):
     assert torch.allclose(moved[:, [*range(8), 9]], torch.zeros(8, 9), atol=1e-5)
 
 
-def test_features_are_products_of_environment_and_raw_enemy():
+def test_features_are_products_of_environment_and_enemy_embeddings():
     trunk, tokens = new_trunk(5), random_tokens(5, 2, 3, 8)
     embedded = trunk.embed(tokens.tokens)
     environment = trunk.attention(embedded[:, :1], embedded)[0]
@@ -80,7 +80,7 @@ def test_inner_logits_are_inner_products():
     assert head.actions.weight.shape == (6, 192)
 
 
-def test_environment_and_targets_are_normalised_before_they_meet():
+def test_environment_and_targets_are_normalised_before_their_product():
     trunk, tokens = new_trunk(5, layer_norm=True), random_tokens(5, 2, 3, 8)
     embedded = trunk.embed(tokens.tokens)
     environment = nn.functional.layer_norm(trunk.attention(embedded[:, :1], embedded)[0], [192])
@@ -90,14 +90,14 @@ def test_environment_and_targets_are_normalised_before_they_meet():
     assert torch.allclose(features.targets, trunk.final(environment * enemies), atol=1e-5)
 
 
-def test_one_network_serves_different_numbers_of_enemies_in_turn():
+def test_one_network_accepts_different_numbers_of_enemies():
     trunk = new_trunk(5)
     for n_enemies in (1, 4, 2):
         features = trunk(random_tokens(5, 2, n_enemies, 8), torch.zeros(8, 0))
         assert features.targets.shape == (8, n_enemies, 64)
 
 
-def test_memory_is_a_gru_cell_on_the_environment():
+def test_memory_is_the_state_of_a_gru_on_the_environment():
     trunk, tokens = new_trunk(5, recurrent=True, combine="inner"), random_tokens(5, 2, 3, 8)
     assert trunk.memory_width == 192
     cell = nn.GRUCell(192, 192)
@@ -109,9 +109,9 @@ def test_memory_is_a_gru_cell_on_the_environment():
     assert torch.allclose(features.own, expected, atol=1e-6)
 
 
-def test_only_those_there_are_counted():
+def test_only_present_units_are_counted():
     trunk = ASNAttention(5, settings()["asn_attention"], {"init_gain": 1.0, "mask_absent": True})
     tokens = random_tokens(5, 1, 3, 1)
     tokens.present[0, [1, 3]] = False
-    features = trunk(EntityTokens(tokens.tokens, tokens.present, torch.tensor([[2, 3, -1]])), torch.zeros(1, 0))
+    features = trunk(EntityFeatures(tokens.tokens, tokens.present, torch.tensor([[2, 3, -1]])), torch.zeros(1, 0))
     assert features.counted.tolist() == [[True, True, False, False]]

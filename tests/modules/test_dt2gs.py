@@ -1,4 +1,4 @@
-"""DT2GS: what is drawn, what is remembered, where gradients go, what a subtask can change."""
+"""Tests of DT2GS: its noise, memory, gradients and losses, and the effect of a subtask."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lolm_plugin.modules.trunks.dt2gs import consistency_kl, product_of_gaussians
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 from tests.modules.networks import (
     ORDINARY,
     network_args,
@@ -33,14 +33,14 @@ def draw(trunk, *shape, seed=1):
     return trunk.noise(shape, np.random.default_rng(seed))
 
 
-def watched(trunk):
-    """What the GRU reads at each step, from now on."""
-    seen = []
-    trunk.gru.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
-    return seen
+def record_gru_inputs(trunk):
+    """Record the GRU's inputs at each step from now on."""
+    gru_inputs = []
+    trunk.gru.register_forward_pre_hook(lambda module, inputs: gru_inputs.append(inputs))
+    return gru_inputs
 
 
-def test_noise_is_normal_then_gumbel_and_keyed():
+def test_noise_is_normal_then_gumbel_and_depends_only_on_the_seed():
     trunk = new_trunk()
     noise = draw(trunk, 4000, 3)
     assert noise.shape == (4000, 3, LATENT + SUBTASKS)
@@ -52,18 +52,18 @@ def test_noise_is_normal_then_gumbel_and_keyed():
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_the_gru_reads_the_product_of_all_units_and_the_subtask_before(noisy):
+def test_the_gru_reads_the_product_of_all_units_and_the_previous_subtask(noisy):
     trunk = new_trunk()
     tokens, noise = tokens_of(trunk, 3, 2, 3), draw(trunk, 3, 2, 3) if noisy else None
-    tokens.present[:, :, :, 4] = False  # as published, the absent have a Gaussian, too
-    seen = watched(trunk)
+    tokens.present[:, :, :, 4] = False  # as published, absent units have a Gaussian, too
+    gru_inputs = record_gru_inputs(trunk)
     features = trunk.unroll(tokens, torch.zeros(2, 3, trunk.memory_width), noise)
     mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
     latent, variance = product_of_gaussians(mean, log_variance.exp(), dim=-2)
     if noisy:
         latent = latent + variance.sqrt() * noise[..., :LATENT]
     before = torch.zeros(6, SUBTASKS)
-    for t, (read, state) in enumerate(seen):
+    for t, (read, state) in enumerate(gru_inputs):
         assert torch.allclose(read[:, :LATENT], latent[t].flatten(0, 1), atol=1e-5)
         assert torch.equal(read[:, LATENT:], before)
         assert torch.allclose(state, features.memory[t - 1].flatten(0, 1)[:, :LATENT] if t else torch.zeros(6, LATENT))
@@ -76,11 +76,11 @@ def test_the_gru_reads_the_product_of_all_units_and_the_subtask_before(noisy):
     assert features.subtask.unique().tolist() == [0, 1]
 
 
-def test_the_subtask_before_carries_no_gradient():
+def test_the_previous_subtask_has_no_gradient():
     trunk = new_trunk()
-    seen = watched(trunk)
+    gru_inputs = record_gru_inputs(trunk)
     trunk.unroll(tokens_of(trunk, 2, 1, 3), torch.zeros(1, 3, trunk.memory_width), draw(trunk, 2, 1, 3))
-    read, state = seen[1]
+    read, state = gru_inputs[1]
     assert torch.autograd.grad(read.sum(), trunk.choice.weight, allow_unused=True, retain_graph=True)[0] is None
     assert torch.autograd.grad(state.sum(), trunk.gru.weight_ih)[0].any()
 
@@ -93,16 +93,16 @@ def test_reconstruction_by_hand(coef):
     nn.init.constant_(last.bias, 0.5)
     width = last.out_features
     tokens = torch.zeros(2, 3, 6, width)
-    tokens[1, :, :3] = 0.5  # half of the units exactly right
-    everybody = EntityTokens(tokens, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
-    losses = trunk(everybody, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 2, 3)).losses
+    tokens[1, :, :3] = 0.5  # half of the units are reconstructed exactly
+    entity_tokens = EntityFeatures(tokens, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
+    losses = trunk(entity_tokens, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 2, 3)).losses
     if coef:
         assert losses["reconstruction"].tolist() == [[coef * width / 4] * 3, [coef * width / 8] * 3]
     else:
         assert losses == {}
 
 
-def test_units_are_rebuilt_from_draws_of_their_own_gaussians():
+def test_units_are_reconstructed_from_draws_of_their_own_gaussians():
     trunk, tokens = new_trunk(), tokens_of(new_trunk(), 2, 3)
     noise = draw(trunk, 2, 3)
     mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
@@ -113,7 +113,7 @@ def test_units_are_rebuilt_from_draws_of_their_own_gaussians():
         assert torch.allclose(losses["reconstruction"], error, rtol=1e-4)
 
 
-def test_the_policy_reaches_everything_but_the_decoder(random_views):
+def test_the_policy_has_gradients_in_everything_but_the_decoder(random_views):
     agent, obs = new_agent("dt2gs"), observations_of("3m", random_views, (3, 4))
     output = agent.unroll(obs, zeros(agent, 4, 3), AGENTS, draw(agent, 3, 4, 3))
     output.logits.square().mean().backward(retain_graph=True)
@@ -121,12 +121,12 @@ def test_the_policy_reaches_everything_but_the_decoder(random_views):
     assert {name.split(".")[1] for name in silent_parameters(agent)} == {"decoder"}
     agent.zero_grad()
     output.losses["reconstruction"].mean().backward()
-    loud = {name.split(".")[1] for name, parameter in agent.named_parameters() if parameter.grad is not None}
-    assert loud == {"encoder", "decoder"}
+    with_gradient = {name.split(".")[1] for name, parameter in agent.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {"encoder", "decoder"}
 
 
 def target_choices(agent, obs):
-    """Softmax over the targets alone, under each subtask: [K, rows, agents, targets]; and base logits likewise."""
+    """Compute, for each subtask, the softmax over targets [K, steps, agents, targets] and the base logits."""
     logits = []
     for k in range(SUBTASKS):
         with torch.no_grad():
@@ -147,39 +147,39 @@ def test_a_subtask_changes_the_target_only_with_a_nonlinearity(fuse_relu, random
         assert not torch.allclose(base[k], base[0], atol=1e-2)
 
 
-def test_features_are_unit_and_subtask_through_one_linear_layer():
+def test_features_are_one_linear_layer_of_unit_and_subtask():
     trunk, tokens = new_trunk(fuse_relu=False), tokens_of(new_trunk(), 2, 3)
-    trunk.every_unit = True
+    trunk.computes_all_units = True
     features = trunk(tokens, torch.zeros(2, 3, trunk.memory_width))
     units = trunk.embed(tokens.tokens)
     meaning = trunk.semantics(features.subtask).unsqueeze(-2)
     encoded, attention = trunk.block(units, units)
-    everything = torch.cat([units, meaning], dim=-2)
-    subtask = trunk.block(everything, units)[0][..., 6:, :]
+    queries = torch.cat([units, meaning], dim=-2)
+    subtask = trunk.block(queries, units)[0][..., 6:, :]
     rows = trunk.fuse(torch.cat([encoded, subtask.expand_as(encoded)], dim=-1))
     assert torch.allclose(features.units, rows, atol=1e-4)
     assert torch.allclose(features.attention, attention, atol=1e-5)
-    assert not torch.allclose(encoded, trunk.block(everything, everything)[0][..., :6, :], atol=1e-3)
+    assert not torch.allclose(encoded, trunk.block(queries, queries)[0][..., :6, :], atol=1e-3)
 
 
-def test_agreement_is_asked_of_the_living_agents_of_a_step():
+def test_subtask_kl_is_over_the_living_agents_of_a_step():
     trunk, coef = new_trunk(subtask_kl_coef=0.5), 0.5
     tokens = tokens_of(trunk, 4, 2, 3)
-    tokens.present[0, :, 1:, 0] = False  # one agent left
+    tokens.present[0, :, 1:, 0] = False  # one living agent
     tokens.present[1, :, 2, 0] = False
     features = trunk.unroll(tokens, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 4, 2, 3))
     mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
     group = product_of_gaussians(mean, log_variance.exp(), dim=-2)
-    found = features.losses["subtask_kl"]
-    assert found.shape == (4, 2, 3)
-    assert not found[0].any()
-    assert found[1:].any()
+    loss = features.losses["subtask_kl"]
+    assert loss.shape == (4, 2, 3)
+    assert not loss[0].any()
+    assert loss[1:].any()
     for t in range(4):
         expected = consistency_kl(*(x[t] for x in group), features.subtask[t], tokens.present[t, ..., 0])
-        assert torch.allclose(found[t], coef * expected.unsqueeze(-1).expand(2, 3), rtol=1e-4)
+        assert torch.allclose(loss[t], coef * expected.unsqueeze(-1).expand(2, 3), rtol=1e-4)
 
 
-def test_shapes_follow_the_configuration():
+def test_widths_follow_the_configuration():
     args = network_args("dt2gs", changes={"dt2gs.subtasks": 6, "dt2gs.latent": 5})
     agent = new_agent("dt2gs", changes={"dt2gs.subtasks": 6, "dt2gs.latent": 5})
     assert agent.noise_width == agent.hidden_width == args.dt2gs["subtasks"] + args.dt2gs["latent"]

@@ -1,4 +1,4 @@
-"""What every registered entity network keeps: units in any order and number, the absent, the roles."""
+"""Tests of every registered entity network: any order and number of units, absent units, and roles."""
 
 import pytest
 import torch
@@ -27,19 +27,19 @@ def form(request):
 
 
 def play(agent, obs, agents=AGENTS):
-    """Two steps with draws of the observations [2, rows, agents, size]."""
+    """Compute two steps with noise, from observations [2, battles, agents, size]."""
     return agent.unroll(obs, zeros(agent, *obs.shape[1:3]), agents, drawn(agent, *obs.shape[:3]))
 
 
 def reordered(layout, obs, side, order):
-    """Observations in which the units of a side stand in another order."""
+    """Reorder the units of one side in observations."""
     block = getattr(layout, side)
     return torch.cat(
-        [obs[..., : block.start], block.rows_of(obs)[..., order, :].flatten(-2), obs[..., block.end :]], dim=-1
+        [obs[..., : block.start], block.units_of(obs)[..., order, :].flatten(-2), obs[..., block.end :]], dim=-1
     )
 
 
-def test_attacks_follow_their_enemies(form, random_views):
+def test_attack_logits_are_equivariant_to_the_order_of_enemies(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (2, 4))
     order = torch.tensor([3, 0, 7, 1, 2, 6, 5, 4])
     before = play(agent, obs)
@@ -50,7 +50,7 @@ def test_attacks_follow_their_enemies(form, random_views):
     assert torch.allclose(after.hidden, before.hidden, atol=1e-4)
 
 
-def test_the_order_of_allies_does_not_matter(form, random_views):
+def test_the_order_of_allies_has_no_effect(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (2, 4))
     before = play(agent, obs)
     after = play(agent, reordered(agent.tokenizer.layout, obs, "allies", torch.tensor([3, 0, 6, 1, 2, 5, 4])))
@@ -59,7 +59,7 @@ def test_the_order_of_allies_does_not_matter(form, random_views):
 
 
 @pytest.mark.parametrize(("small", "large"), [("3m", "27m_vs_30m"), ("3s_vs_4z", "3s_vs_5z"), ("2s_vs_1sc", "MMM2")])
-def test_the_same_weights_play_every_map(form, small, large, random_views):
+def test_the_same_weights_work_on_every_map(form, small, large, random_views):
     source, target = new_agent(form, small), new_agent(form, large, seed=2)
     target.load_state_dict(source.state_dict(), strict=True)
     obs = observations_of(large, random_views, (2, 1))
@@ -68,7 +68,7 @@ def test_the_same_weights_play_every_map(form, small, large, random_views):
     assert logits.isfinite().all()
 
 
-def test_the_absent_get_no_attention_unless_asked(form, random_views):
+def test_absent_units_get_attention_only_without_mask_absent(form, random_views):
     obs = observations_of(MAP, random_views, (2, 4))
     obs[:, 0, 0] = 0
     for mask in (True, False):
@@ -83,15 +83,15 @@ def test_the_absent_get_no_attention_unless_asked(form, random_views):
         assert (attention[absent] == 0).all() == mask
         assert torch.allclose(attention.sum(-1), torch.ones(2, 4, 8), atol=1e-5)
         if mask:
-            assert attention[0, 0, 0, 0] == 1, "the dead see themselves"
+            assert attention[0, 0, 0, 0] == 1, "dead agents attend to themselves"
 
 
 @pytest.mark.parametrize("form", [form for form in ENTITY_FORMS if "dt2gs" not in form])
-def test_absent_units_change_nothing(form):
-    """But for DT2GS, where every token has a Gaussian, as published."""
+def test_absent_units_have_no_effect(form):
+    """Compare tokens with and without absent units. Not for DT2GS: as published, every token has a Gaussian."""
     agent = new_agent(form)
     trunk, tokens = agent.trunk, random_tokens(agent.tokenizer.width, 3, 4, 6)
-    trunk.every_unit = True
+    trunk.computes_all_units = True
     memory = torch.randn(6, trunk.memory_width)
     for absent in ([2], [1, 3], [5, 7]):
         tokens.tokens[:, absent], tokens.present[:, absent] = 0, False
@@ -110,13 +110,13 @@ def test_absent_units_change_nothing(form):
 
 
 @pytest.mark.parametrize("form", ENTITY_FORMS)
-def test_a_policy_says_the_same_whether_or_not_units_it_does_not_read_have_features(form):
+def test_features_of_other_units_do_not_change_a_policy(form):
     agent = new_agent(form, changes=ORDINARY)
     trunk, tokens = agent.trunk, random_tokens(agent.tokenizer.width, 3, 4, 6)
     memory = torch.randn(6, trunk.memory_width)
     outputs = []
-    for every_unit in (False, True):
-        trunk.every_unit = every_unit
+    for computes_all_units in (False, True):
+        trunk.computes_all_units = computes_all_units
         features = trunk(tokens, memory)
         outputs.append((agent.head(features.own, features.targets, tokens.targets), features.memory))
     assert torch.allclose(outputs[0][0], outputs[1][0], atol=1e-4)
@@ -125,8 +125,8 @@ def test_a_policy_says_the_same_whether_or_not_units_it_does_not_read_have_featu
 
 @pytest.mark.parametrize("role_flag", [True, False])
 @pytest.mark.parametrize("form", TRUNKS)
-def test_the_role_tells_friend_from_foe(form, role_flag):
-    """As published, nothing in the attention says on whose side a unit is."""
+def test_the_role_flag_distinguishes_allies_from_enemies(form, role_flag):
+    """Swap an ally and an enemy. As published (no role flag), attention does not distinguish the two sides."""
     agent = new_agent(form, changes={**ORDINARY, "entity.role_flag": role_flag, "entity.further_fields": []})
     tokens = random_tokens(agent.tokenizer.width, 2, 3, 6)
     if role_flag:
@@ -146,7 +146,7 @@ def test_the_role_tells_friend_from_foe(form, role_flag):
         assert ((before - after).abs().amax(-1) > 1e-4).all()
 
 
-def test_a_healers_targets_are_read_from_its_allies(form, random_views):
+def test_a_healers_target_logits_depend_on_its_allies(form, random_views):
     layout = layouts_of(network_args(map_name="MMM")).observation
     obs = observations_of("MMM", random_views, (40,), unseen=0.0)
     heals = torch.isin(layout.decode(obs).own.kind[..., 0], torch.tensor(HEALERS))
@@ -158,8 +158,8 @@ def test_a_healers_targets_are_read_from_its_allies(form, random_views):
         return agent.evaluate(obs, start, torch.arange(10)).logits[row, healer, N_BASE_ACTIONS:]
 
     before = targets(obs)
-    assert before[healer] == 0, "itself"
-    # Two of its allies change places: only the targets of their numbers do so, too.
+    assert before[healer] == 0, "a healer has no token as its own target"
+    # Swapping two allies swaps only the logits of their actions.
     first, second = sorted({1, 4, 7} - {healer})[:2]
     ids = [i for i in range(10) if i != healer]
     order, swapped = torch.arange(9), torch.arange(10)

@@ -1,4 +1,4 @@
-"""Critics of the entity networks, and the flat one: a value per agent, also of other maps and with memory."""
+"""Tests of the entity critics and the flat critic: one value per agent, other maps, memory."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ MAP = "8m_vs_9m"
 
 @pytest.fixture(params=[*ENTITY_FORMS, "flat"])
 def make(request):
-    """``make(map_name)``: a critic of each kind."""
+    """Build critics of each kind: ``make(map_name)``."""
     if request.param == "flat":
         return lambda *which, **how: new_critic("gru", *which, critic_type="mlp_critic", **how)
     return lambda *which, **how: new_critic(request.param, *which, **how)
@@ -31,7 +31,7 @@ def test_a_value_for_each_agent_and_step(make, batch):
     assert all(loss.shape == (3, 4, 8) and loss.isfinite().all() for loss in losses.values())
 
 
-def test_some_episodes_are_as_among_all(make, batch):
+def test_values_do_not_depend_on_the_other_episodes(make, batch):
     critic, few = make(MAP), torch.tensor([2, 0])
     values, losses = critic.evaluate(batch, t_env=8)
     some, some_losses = critic.evaluate(batch, 8, few)
@@ -49,7 +49,7 @@ def test_gradients_reach_every_parameter(make, batch):
     assert not silent_parameters(critic)
 
 
-def test_only_the_past_matters_and_only_with_memory(make, batch):
+def test_past_steps_matter_only_with_memory(make, batch):
     critic = make(MAP)
     changed = {name: values.clone() for name, values in batch.items()}
     changed["state"][:, 2] = random_state(changed["state"][:, 2])
@@ -58,7 +58,7 @@ def test_only_the_past_matters_and_only_with_memory(make, batch):
     assert not torch.allclose(before[:, 2], after[:, 2], atol=1e-3)
     remembers = getattr(critic, "trunk", None) is not None and critic.trunk.memory_width > 0
     noise_free_latent = remembers and critic.trunk.noise_width > 0
-    if not noise_free_latent:  # whose memory shows only once another subtask is chosen
+    if not noise_free_latent:  # DT2GS: the memory has an effect only when another subtask is chosen
         assert torch.allclose(before[:, 3], after[:, 3], atol=1e-6) != remembers
 
 
@@ -67,14 +67,14 @@ def random_state(like):
     return torch.rand_like(like)
 
 
-def test_weights_come_from_the_seed_alone(make):
+def test_weights_depend_only_on_the_seed(make):
     first, second, other = (make(MAP, seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("form", ENTITY_FORMS)
-def test_the_same_weights_value_every_map(form, random_views):
+def test_the_same_weights_work_on_every_map(form, random_views):
     source, target = new_critic(form, "3m"), new_critic(form, "27m_vs_30m", seed=2)
     target.load_state_dict(source.state_dict(), strict=True)
     values = target(random_batch("27m_vs_30m", random_views, 1, 2))
@@ -84,7 +84,7 @@ def test_the_same_weights_value_every_map(form, random_views):
 
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("form", ENTITY_FORMS)
-def test_the_value_is_of_the_mean_over_units(form, mask, batch):
+def test_the_value_is_computed_from_the_mean_over_units(form, mask, batch):
     critic = new_critic(form, MAP, changes={**ORDINARY, "entity.mask_absent": mask})
     batch["state"][0, 0, : critic.tokenizer.state.allies.width] = 0  # agent 0 is dead
     values = critic(batch)
@@ -101,7 +101,7 @@ def test_the_value_is_of_the_mean_over_units(form, mask, batch):
     assert all(parameter.grad.isfinite().all() for parameter in critic.parameters() if parameter.grad is not None)
 
 
-def test_a_critics_draws_come_from_seed_and_time(batch):
+def test_a_critics_noise_depends_on_seed_and_t_env(batch):
     critic = new_critic("dt2gs", MAP)
 
     def loss(t_env, critic=critic):
@@ -114,7 +114,7 @@ def test_a_critics_draws_come_from_seed_and_time(batch):
     assert not torch.equal(loss(0), loss(0, other))
 
 
-def test_the_flat_critic_tells_agents_apart_who_see_the_same(batch):
+def test_the_flat_critic_distinguishes_agents_with_equal_observations(batch):
     critic = new_critic("gru", MAP, critic_type="mlp_critic")
     batch["obs"][:] = batch["obs"][:, :, :1]
     assert critic(batch)[0, 0].unique().numel() == 8

@@ -1,4 +1,4 @@
-"""Action heads of the entity networks, by hand."""
+"""Tests of the entity networks' action heads, with numbers computed by hand."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from lolm_plugin.modules.heads import InnerActionHead, MeanActionHead
 
 
-def test_a_target_is_worth_the_mean_of_the_base_actions():
+def test_a_targets_logit_is_the_mean_of_the_six_outputs():
     head = MeanActionHead(4, gain=1.0)
     with torch.no_grad():
         head.actions.weight.zero_()
@@ -15,7 +15,7 @@ def test_a_target_is_worth_the_mean_of_the_base_actions():
     assert torch.equal(logits, torch.tensor([0, 1, 2, 3, 4, 5, 2.5, 2.5, 2.5]).expand(5, -1))
 
 
-def test_own_and_target_tokens_share_the_layer():
+def test_own_and_target_tokens_share_one_layer():
     torch.manual_seed(0)
     head, own, targets = MeanActionHead(4, gain=1.0), torch.randn(2, 4), torch.randn(2, 3, 4)
     logits = head(own, targets, torch.tensor([[4, -1, 6], [4, 5, -1]]))
@@ -33,7 +33,7 @@ def test_an_inner_product_by_hand():
 
 
 @pytest.mark.parametrize("head", [MeanActionHead, InnerActionHead])
-def test_no_size_depends_on_the_targets(head):
+def test_no_size_depends_on_the_number_of_targets(head):
     head = head(4, gain=0.01)
     for n_targets in (1, 30):
         tokens = torch.zeros(2, n_targets, dtype=torch.long)

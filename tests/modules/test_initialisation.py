@@ -1,4 +1,4 @@
-"""Orthogonal weights of the gains that the configuration says."""
+"""Tests of the initial weights: orthogonal, with the configured gains."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.modules.networks import ENTITY_FORMS, REFERENCE, new_agent, new_criti
 
 
 def gain_of(weight):
-    """The one singular value that all directions of an orthogonal matrix have."""
+    """Return the gain of an orthogonal matrix: all its singular values are equal."""
     values = torch.linalg.svdvals(weight.detach())
     assert torch.allclose(values, values[0].expand_as(values), rtol=1e-3, atol=0)
     return values[0].item()
@@ -33,7 +33,7 @@ def test_a_gru_is_orthogonal():
     assert not gru.bias_hh.any()
 
 
-def test_gains_follow_what_comes_next_unless_there_is_one_for_all():
+def test_gains_depend_on_the_layer_unless_init_gain_is_set():
     assert Gains.of({"init_gain": None}) == Gains(relu=math.sqrt(2), plain=1.0, head=0.01)
     assert Gains.of({"init_gain": 0.3}) == Gains(0.3, 0.3, 0.3)
 
@@ -47,7 +47,7 @@ def gains(module):
 
 
 @pytest.mark.parametrize("form", ENTITY_FORMS)
-def test_one_gain_everywhere_but_in_memory_and_value(form):
+def test_init_gain_sets_all_layers_except_memory_and_value(form):
     agent, critic = (new(form, changes={"entity.init_gain": 0.01}) for new in (new_agent, new_critic))
     values = gains(critic)
     assert values.pop("value.weight") == pytest.approx(1.0, rel=1e-3)
@@ -62,7 +62,7 @@ def test_one_gain_everywhere_but_in_memory_and_value(form):
                 assert not parameter.any() or (is_scale and (parameter == 1).all()), name
 
 
-def test_the_usual_gains_of_each_layer():
+def test_the_default_gain_of_each_layer():
     updet, dt2gs = (gains(new_agent(name, changes={})) for name in ("updet", "dt2gs"))
     root = pytest.approx(math.sqrt(2), rel=1e-3)
     for weights, block in ((updet, "trunk.blocks.0"), (dt2gs, "trunk.block")):
@@ -81,7 +81,7 @@ def logits_of(agent, obs):
     return agent.evaluate(obs, zeros(agent, 50, 3), torch.arange(3)).logits.flatten(0, 1)
 
 
-def test_the_published_start_is_flatter_still(random_views):
+def test_the_published_initial_policy_is_closer_to_uniform(random_views):
     obs = observations_of("3m", random_views, (50,))
     for name in ("updet", "asn_attention", "dt2gs"):
         published, ours = (

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropy and KL over available actions, against hand numbers and torch.distributions."""
+"""Tests of log-probabilities, entropy and KL over available actions, by hand and with torch.distributions."""
 
 import math
 
@@ -10,12 +10,12 @@ from lolm_plugin.modules import heads
 from lolm_plugin.modules.heads import entropy, masked_log_softmax
 
 
-def random_rows(rows=200, actions=9, seed=0):
-    """Logits and masks with one to all actions available."""
+def random_logits(policies=200, actions=9, seed=0):
+    """Draw logits and masks with at least one available action each."""
     generator = torch.Generator().manual_seed(seed)
-    available = torch.rand(rows, actions, generator=generator) < 0.5
-    available[torch.arange(rows), torch.randint(actions, (rows,), generator=generator)] = True
-    return 3 * torch.randn(rows, actions, generator=generator), available
+    available = torch.rand(policies, actions, generator=generator) < 0.5
+    available[torch.arange(policies), torch.randint(actions, (policies,), generator=generator)] = True
+    return 3 * torch.randn(policies, actions, generator=generator), available
 
 
 def distribution(logits, available):
@@ -29,7 +29,7 @@ def test_log_probabilities_by_hand():
     assert log_probs[[1, 3]].tolist() == [-math.inf, -math.inf]
 
 
-def test_a_single_available_action_is_certain():
+def test_a_single_available_action_has_probability_one():
     log_probs = masked_log_softmax(torch.tensor([5.0, -9.0, 2.0]), torch.tensor([False, True, False]))
     assert log_probs[1] == 0
     assert entropy(log_probs) == 0
@@ -50,8 +50,8 @@ def test_kl_by_hand():
 
 
 def test_all_three_agree_with_torch_distributions():
-    logits, available = random_rows()
-    others, _ = random_rows(seed=1)
+    logits, available = random_logits()
+    others, _ = random_logits(seed=1)
     p, q = distribution(logits, available), distribution(others, available)
     log_p, log_q = masked_log_softmax(logits, available), masked_log_softmax(others, available)
     assert torch.allclose(log_p.exp(), p.probs, atol=1e-6)
@@ -60,8 +60,8 @@ def test_all_three_agree_with_torch_distributions():
 
 
 def test_gradients_are_finite_and_do_not_touch_unavailable_actions():
-    logits, available = random_rows()
-    others, _ = random_rows(seed=1)
+    logits, available = random_logits()
+    others, _ = random_logits(seed=1)
     logits.requires_grad_()
     others.requires_grad_()
     log_p, log_q = masked_log_softmax(logits, available), masked_log_softmax(others, available)
@@ -73,9 +73,9 @@ def test_gradients_are_finite_and_do_not_touch_unavailable_actions():
         assert tensor.grad.any()
 
 
-def test_the_gradient_of_the_kl_is_that_of_torch_distributions():
-    logits, available = random_rows()
-    others, _ = random_rows(seed=1)
+def test_the_gradient_of_the_kl_agrees_with_torch_distributions():
+    logits, available = random_logits()
+    others, _ = random_logits(seed=1)
     mine, theirs = (logits.double().requires_grad_() for _ in range(2))
     log_q = masked_log_softmax(others.double(), available)
     heads.kl_divergence(masked_log_softmax(mine, available), log_q).sum().backward()

@@ -1,4 +1,4 @@
-"""What every registered small policy keeps: shapes, memory, gradients, weights from the seed alone."""
+"""Tests of every registered small policy: shapes, memory, gradients, and weights that depend only on the seed."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def form(request):
     return request.param
 
 
-def same(first, second):
-    """Whether two outputs agree in everything, up to the order of sums."""
+def check_same(first, second):
+    """Check that two outputs agree in all fields, up to rounding."""
     for name, one, other in zip(first._fields, first, second, strict=True):
         if isinstance(one, dict):
             assert one.keys() == other.keys()
@@ -48,7 +48,7 @@ def test_shapes(form, map_name, random_views):
     assert output.hidden.shape == (4, n_agents, agent.hidden_width)
     assert all(value.shape == (4, n_agents) for value in [*output.losses.values(), *output.stats.values()])
     assert all(value.isfinite().all() for value in [output.logits, output.hidden, *output.losses.values()])
-    assert output.logits.std() > (1e-4 if form == "gru" else 0.01), "nothing to compare in the other tests"
+    assert output.logits.std() > (1e-4 if form == "gru" else 0.01), "other tests would compare nearly equal logits"
     assert agent.input_size == obs.shape[-1]
     assert drawn(agent, 4, n_agents).shape == (4, n_agents, agent.noise_width)
     if output.attention is not None:
@@ -60,29 +60,29 @@ def test_shapes(form, map_name, random_views):
         assert torch.allclose(sum(shares), torch.ones(4, n_agents), atol=1e-5)
 
 
-def test_one_row_and_single_agents(form, random_views):
+def test_single_steps_and_single_agents_are_computed_alike(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5,))
-    together = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS)
+    batched = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS)
     alone = agent.evaluate(obs[2], zeros(agent, 8), AGENTS)
-    assert torch.allclose(alone.logits, together.logits[2], atol=1e-5)
+    assert torch.allclose(alone.logits, batched.logits[2], atol=1e-5)
     if not agent.hidden_width:
-        rows = torch.tensor([0, 4, 2]), torch.tensor([7, 0, 3])
-        alone = agent.evaluate(obs[rows], zeros(agent, 3), rows[1])
-        assert torch.allclose(alone.logits, together.logits[rows], atol=1e-5)
+        index = torch.tensor([0, 4, 2]), torch.tensor([7, 0, 3])
+        alone = agent.evaluate(obs[index], zeros(agent, 3), index[1])
+        assert torch.allclose(alone.logits, batched.logits[index], atol=1e-5)
 
 
-def test_available_actions_have_the_logits_that_they_have_among_all(form, random_views):
+def test_logits_of_available_actions_do_not_depend_on_the_mask(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5,))
     available = torch.rand(5, 8, 15, generator=torch.Generator().manual_seed(0)) < 0.5
     every = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS)
     some = agent.evaluate(obs, zeros(agent, 5, 8), AGENTS, available=available)
     assert some.logits.isfinite().all()
     logits = [output.logits.masked_fill(~available, 0.0) for output in (some, every)]
-    same(*(output._replace(logits=masked) for output, masked in zip((some, every), logits, strict=True)))
+    check_same(*(output._replace(logits=masked) for output, masked in zip((some, every), logits, strict=True)))
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_a_sequence_at_once_is_the_same_as_step_by_step(form, noisy, random_views):
+def test_unroll_equals_evaluate_step_by_step(form, noisy, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (5, 3))
     obs[3:, 1, 2] = 0  # one agent dies
     noise = drawn(agent, 5, 3, 8) if noisy else None
@@ -90,7 +90,7 @@ def test_a_sequence_at_once_is_the_same_as_step_by_step(form, noisy, random_view
     at_once, hidden = agent.unroll(obs, start, AGENTS, noise), start
     for t in range(5):
         step = agent.evaluate(obs[t], hidden, AGENTS, None if noise is None else noise[t])
-        same(step, type(step)(*(_at(value, t) for value in at_once)))
+        check_same(step, type(step)(*(_at(value, t) for value in at_once)))
         hidden = step.hidden
 
 
@@ -123,7 +123,7 @@ def test_gradients_reach_every_parameter(form, random_views):
     assert all(parameter.grad.isfinite().all() for parameter in agent.parameters())
 
 
-def test_without_draws_the_policy_is_deterministic_and_with_them_a_function_of_them(form, random_views):
+def test_the_policy_is_a_function_of_its_noise(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (3, 4))
     start = zeros(agent, 4, 8)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_without_draws_the_policy_is_deterministic_and_with_them_a_function_of_t
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_the_dead_are_finite_and_disturb_no_others(form, noisy, random_views):
+def test_outputs_of_dead_agents_are_finite_and_do_not_affect_others(form, noisy, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (2, 4))
     noise = drawn(agent, 2, 4, 8) if noisy else None
     before = agent.unroll(obs, zeros(agent, 4, 8), AGENTS, noise)
@@ -151,7 +151,7 @@ def test_the_dead_are_finite_and_disturb_no_others(form, noisy, random_views):
     assert all(parameter.grad.isfinite().all() for parameter in agent.parameters())
 
 
-def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_alone(form):
+def test_weights_depend_only_on_the_seed_and_the_global_generator_is_unchanged(form):
     torch.manual_seed(1)
     first = new_agent(form, seed=5).state_dict()
     expected = torch.rand(())
@@ -167,11 +167,11 @@ def test_the_policy_is_near_uniform_at_the_start(form, random_views):
     logits = agent.evaluate(observations_of(MAP, random_views, (9,)), zeros(agent, 9, 8), AGENTS).logits
     base = logits[..., :6]
     assert 1e-4 < base.std() < 0.1
-    if "inner" not in form:  # whose target actions have no head: they are products of two embeddings
+    if "inner" not in form:  # its target logits have no head with a small gain: they are products of two embeddings
         assert logits.log_softmax(-1).exp().max() < 1.5 / 15
 
 
-def test_a_gru_reads_last_action_and_id_where_the_host_adds_them():
+def test_a_gru_reads_last_action_and_id_if_the_host_adds_them():
     args = network_args("gru", MAP)
     args.obs_last_action = args.obs_agent_id = True
     size = layouts_of(args).observation.size

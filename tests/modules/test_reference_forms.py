@@ -1,4 +1,4 @@
-"""The sizes of the published networks."""
+"""Tests of the published networks' parameter counts."""
 
 import pytest
 

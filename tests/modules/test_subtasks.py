@@ -1,4 +1,4 @@
-"""The mathematics of DT2GS against values worked out by hand."""
+"""Tests of DT2GS's formulas against numbers computed by hand."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def test_products_of_gaussians_by_hand():
     assert (mean.item(), variance.item()) == pytest.approx((1.0, 0.5))
 
 
-def test_the_order_of_gaussians_does_not_matter_and_each_makes_the_product_narrower():
+def test_a_product_of_gaussians_ignores_their_order_and_is_narrower_than_each():
     torch.manual_seed(0)
     mean, variance = torch.randn(3, 6, 8), torch.rand(3, 6, 8) + 0.1
     product = product_of_gaussians(mean, variance, dim=1)
@@ -25,7 +25,7 @@ def test_the_order_of_gaussians_does_not_matter_and_each_makes_the_product_narro
     assert (twice[1] < product[1]).all()
 
 
-def test_a_vanishing_variance_is_no_division_by_zero():
+def test_a_variance_of_zero_is_clamped():
     mean, variance = product_of_gaussians(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]), dim=0)
     assert mean.item() == pytest.approx(3.0, rel=1e-4)
     assert variance.item() == pytest.approx(1e-7, rel=1e-3)
@@ -62,16 +62,16 @@ def kl(mean, subtask, living=None, variance=1.0, subtasks=2):
     return consistency_kl(mean, torch.full_like(mean, variance), chosen, living).item()
 
 
-def test_agreement_by_hand():
+def test_consistency_kl_by_hand():
     assert kl([0.0, 2.0], [0, 0]) == pytest.approx(1.15343, abs=1e-5)
-    # A group of one or none is left out of the average over groups, and strangers out of the groups.
+    # Groups of fewer than two living agents do not count, and dead agents are in no group.
     assert kl([0.0, 2.0, 9.0], [0, 0, 1]) == pytest.approx(1.15343, abs=1e-5)
     assert kl([0.0, 2.0, 9.0], [0, 0, 0], living=[True, True, False]) == pytest.approx(1.15343, abs=1e-5)
     alike = kl([5.0, 5.0], [1, 1])
     assert kl([0.0, 2.0, 5.0, 5.0], [0, 0, 1, 1]) == pytest.approx((1.15343 + alike) / 2, abs=1e-5)
 
 
-def test_nobody_shares_a_subtask():
+def test_consistency_kl_is_zero_without_a_shared_subtask():
     mean = torch.zeros(2, 1, requires_grad=True)
     loss = consistency_kl(mean, torch.ones(2, 1), torch.eye(2), torch.ones(2, dtype=torch.bool))
     assert loss.item() == 0
@@ -81,7 +81,7 @@ def test_nobody_shares_a_subtask():
     assert kl([0.0, 2.0], [0, 0], living=[False, False]) == 0
 
 
-def test_agreement_is_that_of_torch_and_of_each_step_alone():
+def test_consistency_kl_agrees_with_torch_and_treats_each_step_separately():
     from torch.distributions import Normal, kl_divergence
 
     torch.manual_seed(0)

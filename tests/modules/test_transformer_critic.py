@@ -1,4 +1,4 @@
-"""One value of a set of units, whatever their number and order."""
+"""Tests of the Transformer critic: one value for any number and order of units."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ ALLIES, ENEMIES = 3, 4
 
 
 def new_critic(allies=ALLIES, enemies=ENEMIES, seed=1, **sizes):
-    """A critic of a SMAX battle; ``sizes`` are those of its scheme where they differ."""
+    """Build a critic of a SMAX battle. ``sizes`` replaces fields of its scheme."""
     args = SimpleNamespace(
         env="smax",
         env_args={"map_name": f"{allies}m_vs_{enemies}m"},
@@ -31,7 +31,7 @@ def new_critic(allies=ALLIES, enemies=ENEMIES, seed=1, **sizes):
 
 
 def random_states(*shape, units=ALLIES + ENEMIES):
-    """Everybody alive: [*shape, units, 10]."""
+    """Draw states in which all units are alive: [*shape, units, 10]."""
     torch.manual_seed(3)
     kinds = torch.nn.functional.one_hot(torch.randint(6, (*shape, units)), 6)
     return torch.cat([torch.rand(*shape, units, 4) - 0.3, kinds], dim=-1)
@@ -55,7 +55,7 @@ def test_a_batch_gets_one_value_per_step_repeated_over_agents(critic):
     assert values[:, :, 0].unique().numel() == 10
 
 
-def test_the_same_weights_serve_any_team_sizes(critic):
+def test_the_same_weights_work_for_any_team_sizes(critic):
     other = new_critic(allies=7, enemies=9)
     other.load_state_dict(critic.state_dict())
     assert value(other, random_states(4, units=16)).isfinite().all()
@@ -64,7 +64,7 @@ def test_the_same_weights_serve_any_team_sizes(critic):
     assert torch.allclose(value(critic, small), value(other, large), atol=1e-5)
 
 
-def test_the_order_within_a_side_does_not_matter(critic):
+def test_the_order_within_a_side_has_no_effect(critic):
     units = random_states(6)
     order = [2, 0, 1, 5, 6, 4, 3]
     assert torch.allclose(value(critic, units), value(critic, units[:, order]), atol=1e-6)
@@ -88,7 +88,7 @@ def test_the_type_of_a_unit_matters(critic):
     assert (value(critic, units) - value(critic, changed)).abs().min() > 1e-5
 
 
-def test_only_the_living_are_averaged(critic):
+def test_only_living_units_are_averaged(critic):
     units = random_states(6)
     units[:, [1, 4]] = 0
     survivors = new_critic(allies=2, enemies=3)
@@ -96,7 +96,7 @@ def test_only_the_living_are_averaged(critic):
     assert torch.allclose(value(critic, units), value(survivors, units[:, [0, 2, 3, 5, 6]]), atol=1e-5)
 
 
-def test_states_without_a_living_unit_are_finite_and_disturb_no_others(critic):
+def test_values_of_states_without_living_units_are_finite_and_do_not_affect_others(critic):
     units = random_states(6)
     expected = value(critic, units)
     units[[1, 4]] = 0
@@ -109,7 +109,7 @@ def test_states_without_a_living_unit_are_finite_and_disturb_no_others(critic):
     assert all(parameter.grad.isfinite().all() for parameter in critic.parameters())
 
 
-def test_states_without_a_living_unit_which_are_padding_cost_nothing(critic):
+def test_states_without_living_units_are_not_encoded(critic):
     masks = []
     critic.encoder.register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs["src_key_padding_mask"]), with_kwargs=True
@@ -117,9 +117,9 @@ def test_states_without_a_living_unit_which_are_padding_cost_nothing(critic):
     units = random_states(3)
     units[1], units[2, 0] = 0, 0
     value(critic, units)
-    assert masks[0].sum(1).tolist() == [0, 1]  # not over nothing either, which some kernels turn into NaN
-    nobody = torch.zeros_like(units.flatten(-2))
-    assert critic.values(nobody).tolist() == [critic.value.bias.item()] * 3
+    assert masks[0].sum(1).tolist() == [0, 1]  # no attention over no keys, for which some kernels return NaN
+    no_units = torch.zeros_like(units.flatten(-2))
+    assert critic.values(no_units).tolist() == [critic.value.bias.item()] * 3
 
 
 def test_entities_by_hand():
@@ -134,7 +134,7 @@ def test_entities_by_hand():
     assert not tokens[0, 1].any()
 
 
-def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_alone():
+def test_weights_depend_only_on_the_seed_and_the_global_generator_is_unchanged():
     torch.manual_seed(1)
     first = new_critic(seed=5).state_dict()
     drawn = torch.rand(())
@@ -150,7 +150,7 @@ def test_a_state_of_another_size_is_refused():
         new_critic(state={"vshape": 71})
 
 
-def test_a_healers_energy_stands_where_others_have_their_cooldown():
+def test_a_healers_energy_is_in_the_cooldown_field():
     args = SimpleNamespace(
         env="sc2",
         env_args={"map_name": "MMM2", "state_last_action": False},
@@ -166,5 +166,5 @@ def test_a_healers_energy_stands_where_others_have_their_cooldown():
     state[0, 63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])  # a medivac with a quarter of its energy
     tokens, living = critic.entities(state)
     assert living[0].nonzero().flatten().tolist() == [0, 9]
-    place = 1 + BattleState.FEATURES.index("cooldown")
-    assert tokens[0, [0, 9], place].tolist() == pytest.approx([0.4, 0.25])
+    field = 1 + BattleState.FEATURES.index("cooldown")
+    assert tokens[0, [0, 9], field].tolist() == pytest.approx([0.4, 0.25])

@@ -1,4 +1,4 @@
-"""What all trunks share: picking targets, stacking steps, learning a toy battle."""
+"""Tests of all trunks: selecting targets, stacking steps, learning a toy battle."""
 
 import math
 
@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional
 
 from lolm_plugin.modules.trunks.trunk import Features, at, pick
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 from tests.modules.networks import TRUNKS, new_agent, zeros
 
 
-def test_picked_rows_by_hand():
-    rows = torch.arange(12.0).view(2, 3, 2)
-    picked = pick(rows, torch.tensor([[2, 0, -1], [1, 1, 2]]))
+def test_picked_units_by_hand():
+    units = torch.arange(12.0).view(2, 3, 2)
+    picked = pick(units, torch.tensor([[2, 0, -1], [1, 1, 2]]))
     assert picked[0, :2].tolist() == [[4, 5], [0, 1]]
     assert picked[1].tolist() == [[8, 9], [8, 9], [10, 11]]
 
@@ -31,27 +31,27 @@ def test_every_field_of_the_features_is_mapped():
 
 
 def test_tokens_at_an_index():
-    tokens = EntityTokens(torch.rand(3, 2, 4, 5), torch.ones(3, 2, 4), torch.zeros(3, 2, 1))
+    tokens = EntityFeatures(torch.rand(3, 2, 4, 5), torch.ones(3, 2, 4), torch.zeros(3, 2, 1))
     one = at(tokens, 1)
     assert torch.equal(one.tokens, tokens.tokens[1])
     assert (one.present.shape, one.targets.shape) == ((2, 4), (2, 1))
 
 
-def toy_battle(rows, width):
-    """A marine, two allies and four enemies with nothing but health that matters, and who is the weakest."""
-    tokens = torch.zeros(rows, 3, 7, width)
+def toy_battle(battles, width):
+    """Draw tokens of an agent, two allies and four enemies; return also the index of the weakest enemy."""
+    tokens = torch.zeros(battles, 3, 7, width)
     tokens[..., :3, 0] = 1
-    tokens[..., 3:, 0] = torch.randint(2, (rows, 3, 4))
-    tokens[..., 1:, 1:4] = torch.rand(rows, 3, 6, 3) * 2 - 1
-    tokens[..., 4] = torch.rand(rows, 3, 7)
+    tokens[..., 3:, 0] = torch.randint(2, (battles, 3, 4))
+    tokens[..., 1:, 1:4] = torch.rand(battles, 3, 6, 3) * 2 - 1
+    tokens[..., 4] = torch.rand(battles, 3, 7)
     tokens[..., 6] = 1
     tokens[..., 16:19] = functional.one_hot(torch.tensor([0, 1, 1, 2, 2, 2, 2]), 3)
-    targets = torch.arange(3, 7).expand(rows, 3, 4)
-    return EntityTokens(tokens, torch.ones(rows, 3, 7, dtype=torch.bool), targets), tokens[..., 3:, 4].argmin(-1)
+    targets = torch.arange(3, 7).expand(battles, 3, 4)
+    return EntityFeatures(tokens, torch.ones(battles, 3, 7, dtype=torch.bool), targets), tokens[..., 3:, 4].argmin(-1)
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_it_learns_to_attack_the_weakest(name):
+def test_a_trunk_learns_to_attack_the_weakest_enemy(name):
     torch.manual_seed(0)
     agent = new_agent(name, changes={"entity.further_fields": []})
     optimiser = torch.optim.Adam(agent.parameters(), lr=5e-4)

@@ -1,4 +1,4 @@
-"""UPDeT's own: depth, and the token that is its memory."""
+"""Tests of UPDeT: its depth and its memory token."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from tests.modules.networks import new_agent, observations_of, zeros
 AGENTS = torch.arange(3)
 
 
-def test_blocks_and_final_layer_are_what_the_features_come_from(random_views):
+def test_features_are_computed_by_all_blocks_and_the_final_layer(random_views):
     agent = new_agent("updet", changes={"updet.depth": 3, "entity.mask_absent": False})
     assert len(agent.trunk.blocks) == 3
     tokens = agent.tokenizer(observations_of("3m", random_views, (4,)), AGENTS)
     encoded = agent.trunk.embed(tokens.tokens)
     for block in agent.trunk.blocks:
         encoded, attention = block(encoded, encoded)
-    agent.trunk.every_unit = True
+    agent.trunk.computes_all_units = True
     features = agent.trunk(tokens, zeros(agent, 4, 3))
     assert torch.allclose(features.units, agent.trunk.final(encoded), atol=1e-5)
     assert torch.equal(features.own, features.units[..., 0, :])
@@ -26,7 +26,7 @@ def test_blocks_and_final_layer_are_what_the_features_come_from(random_views):
 
 
 @pytest.mark.parametrize(("form", "width"), [("updet recurrent", 192), ("updet paper", 32)])
-def test_memory_changes_the_steps_after_the_first(form, width, random_views):
+def test_memory_changes_all_steps_but_the_first(form, width, random_views):
     agent, obs = new_agent(form), observations_of("3m", random_views, (2, 4))
     assert agent.hidden_width == width
     unrolled = agent.unroll(obs, zeros(agent, 4, 3), AGENTS)
@@ -36,7 +36,7 @@ def test_memory_changes_the_steps_after_the_first(form, width, random_views):
 
 
 @pytest.mark.parametrize(("form", "after"), [("updet recurrent", False), ("updet paper", True)])
-def test_memory_is_taken_after_the_final_layer_where_widths_agree(form, after, random_views):
+def test_memory_is_taken_after_the_final_layer_if_widths_agree(form, after, random_views):
     agent = new_agent(form)
     nn.init.zeros_(agent.trunk.final.weight)
     nn.init.constant_(agent.trunk.final.bias, 0.7)
@@ -44,11 +44,11 @@ def test_memory_is_taken_after_the_final_layer_where_widths_agree(form, after, r
     assert (output.hidden == 0.7).all() == after
 
 
-def test_memory_is_seen_by_the_units_as_it_is_without_another_embedding(random_views):
+def test_units_attend_to_the_memory_without_another_embedding(random_views):
     agent, obs = new_agent("updet recurrent"), observations_of("3m", random_views, (4,))
-    seen = []
-    agent.trunk.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    keys = []
+    agent.trunk.blocks[0].register_forward_pre_hook(lambda module, inputs: keys.append(inputs[1]))
     memory = torch.randn(4, 3, 192)
     agent.evaluate(obs, memory, AGENTS)
-    assert seen[0].shape == (4, 3, 7, 192)
-    assert torch.equal(seen[0][..., 6, :], memory)
+    assert keys[0].shape == (4, 3, 7, 192)
+    assert torch.equal(keys[0][..., 6, :], memory)

@@ -1,4 +1,4 @@
-"""Moments of returns: debiased, bounded below, and undone exactly."""
+"""Tests of the value normaliser: debiased moments, a minimum variance, an exact inverse."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ def updated(returns, times=1, **settings):
     return normaliser
 
 
-def test_before_any_return_it_changes_nothing():
+def test_without_returns_values_pass_unchanged():
     assert torch.equal(ValueNormaliser().normalise(RETURNS), RETURNS)
     assert torch.equal(ValueNormaliser().denormalise(RETURNS), RETURNS)
 
 
 @pytest.mark.parametrize("times", [1, 2, 1000])
-def test_the_same_returns_give_their_own_moments_however_often_they_were_seen(times):
+def test_repeated_returns_give_their_exact_moments(times):
     normal = updated(RETURNS, times).normalise(RETURNS)
     assert normal.tolist() == pytest.approx(((RETURNS - 3) / 3.5**0.5).tolist(), abs=1e-5)
 
@@ -35,7 +35,7 @@ def test_two_updates_by_hand():
     assert normaliser.denormalise(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([mean, mean + std])
 
 
-def test_denormalise_undoes_normalise():
+def test_denormalise_inverts_normalise():
     normaliser = updated(torch.tensor([100.0, 250.0, -30.0]), times=3)
     values = torch.tensor([-5.0, 0.0, 123.0])
     assert torch.allclose(normaliser.denormalise(normaliser.normalise(values)), values, atol=1e-4)
@@ -47,7 +47,7 @@ def test_the_variance_is_never_below_its_minimum():
     )
 
 
-def test_only_what_the_mask_counts_is_taken_in():
+def test_only_returns_in_the_mask_are_counted():
     normaliser = ValueNormaliser()
     normaliser.update(torch.tensor([[1.0, 2.0], [3.0, 1e6], [6.0, 1e6]]), torch.tensor([[1, 1], [1, 0], [1, 0]]))
     assert torch.allclose(normaliser.normalise(RETURNS), updated(RETURNS).normalise(RETURNS))
@@ -60,7 +60,7 @@ def test_an_update_without_returns_changes_nothing():
     assert torch.equal(normaliser.normalise(RETURNS), before)
 
 
-def test_its_state_is_all_there_is_to_it():
+def test_its_state_is_complete():
     first, second = updated(RETURNS, times=5), ValueNormaliser()
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.normalise(RETURNS), second.normalise(RETURNS))

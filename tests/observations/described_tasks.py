@@ -1,4 +1,4 @@
-"""Tasks that are known by their descriptions, and random episodes of them."""
+"""Tasks with built-in descriptions, and random episodes of them."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ KEYS = (
 
 
 def description(key):
-    """What our description of a task says."""
+    """Return the built-in description of a task."""
     return layouts(key).observation
 
 
@@ -26,7 +26,7 @@ def layouts(key, **options):
 
 
 def episode(key, steps=24, seed=0):
-    """Yields the environment after each of some random steps."""
+    """Yield the environment after reset and after each of some random steps."""
     env = gymma.make_env(key=key, time_limit=steps + 1, seed=seed)
     env.reset()
     yield env
@@ -40,6 +40,6 @@ def episode(key, steps=24, seed=0):
 
 
 def seen(env):
-    """Obs [agents, size], available [agents, actions] and agent ids."""
+    """Return obs [agents, size], available [agents, actions] and agent ids."""
     obs = torch.from_numpy(np.array(env.get_obs()))
     return obs, torch.tensor(env.get_avail_actions()), torch.arange(env.n_agents)

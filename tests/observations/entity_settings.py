@@ -1,4 +1,4 @@
-"""The ``entity`` section of the configuration as tests want it, and what tokens say of types and roles."""
+"""Settings of the ``entity`` section for tests, and the type and role features of entity tokens."""
 
 from lolm_plugin.observations.units import NAMES
 

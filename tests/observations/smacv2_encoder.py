@@ -1,6 +1,6 @@
-"""What SMACv2's own encoder writes about random battles is decoded to the true numbers.
+"""The output of SMACv2's own encoder on random battles is decoded to the true numbers.
 
-Run by ``test_smacv2_encoder.py`` in a process of its own: pysc2 cannot hold SMAC's and SMACv2's maps at once.
+``test_smacv2_encoder.py`` runs this in a separate process: pysc2 cannot hold SMAC's and SMACv2's maps at once.
 """
 
 from itertools import product
@@ -45,7 +45,7 @@ def random_battle(arguments, rng, dead=0.2):
 
 
 def stage(arguments, truth, rng):
-    """A SMACv2 environment that was never launched, with the battle put into it; every enemy is known."""
+    """Return a SMACv2 environment with this battle, without a launched game; every enemy is known."""
     capabilities = arguments["capability_config"]
     team = {**capabilities["team_gen"], "n_units": capabilities["n_units"], "n_enemies": capabilities["n_enemies"]}
     env = StarCraft2Env(**{**arguments, "capability_config": {**capabilities, "team_gen": team}})
@@ -95,9 +95,9 @@ def scenario_file(scenarios, tmp_path):
 
 @pytest.mark.parametrize("flags", product([False, True], repeat=len(FLAGS)), ids=lambda f: "".join("FT"[i] for i in f))
 @pytest.mark.parametrize("race", ["terran", "protoss", "zerg"])
-def test_observations_say_what_is_true(scenario_file, race, flags):
+def test_observations_decode_to_the_truth(scenario_file, race, flags):
     rng = np.random.default_rng([ord(race[0]), *flags])
-    names = ("state_last_action", "state_timestep_number", "use_unit_ranges")  # it has no obs_instead_of_state
+    names = ("state_last_action", "state_timestep_number", "use_unit_ranges")  # SMACv2 has no obs_instead_of_state
     more = {name: bool(value) for name, value in zip(names, rng.random(3) < 0.5, strict=True)}
     check("mine", scenario_file(race, **dict(zip(FLAGS, flags, strict=True)), **more), rng)
 
@@ -110,7 +110,7 @@ def test_teams_of_any_size(scenario_file, race, n_units, n_enemies):
 
 
 def test_every_scenario_of_the_host():
-    """With an EPyMARL checkout, its own files."""
+    """Needs the scenario files of an EPyMARL checkout."""
     if locate(None) is None:
         pytest.skip("needs an EPyMARL checkout (EPYMARL_HOME)")
     use_host_config_dir(config_dir(locate(None)))
@@ -121,8 +121,8 @@ def test_every_scenario_of_the_host():
         check(name, arguments, np.random.default_rng(5))
 
 
-def test_an_undiscovered_enemy_wipes_the_rows_of_those_in_range(scenario_file):
-    """Four enemies two cells away and one that nobody has found: the agent is shown none, and told of four."""
+def test_an_undiscovered_enemy_hides_the_enemies_in_range(scenario_file):
+    """Four enemies are two cells away and no agent knows a fifth: none is shown, but four can be attacked."""
     arguments = scenario_file("protoss", use_unit_ranges=False)
     allies = [TrueUnit("zealot", 10.0, 10.0, 1.0, 1.0)] + [TrueUnit("zealot", 10.0, 10.0, 0.0)] * 4
     enemies = [TrueUnit("stalker", 12.0, 10.0, 1.0, 1.0)] * 4 + [TrueUnit("stalker", 29.0, 29.0, 1.0, 1.0)]

@@ -1,4 +1,4 @@
-"""Every rule of battles accepts real-looking data and finds the mistake it is for."""
+"""Every rule of battles accepts valid data and detects its own kind of mistake."""
 
 from dataclasses import replace
 
@@ -18,20 +18,20 @@ def sc2(map_name="3s5z_vs_3s6z", n_agents=8, n_actions=15, **options):
 
 @pytest.fixture
 def view(random_views):
-    """Layouts of 3s5z_vs_3s6z with valid observations [40, obs_size] and masks."""
+    """Return layouts of 3s5z_vs_3s6z with valid observations [40, obs_size] and masks."""
     layouts = sc2()
     return layouts, *random_views(layouts.observation, 40, seed=2)
 
 
 def seen_enemy(layouts, obs):
-    """A row, and where in it an enemy stands that is seen."""
+    """Return a row and the index of the first number of a visible enemy in it."""
     present = layouts.observation.enemies.decode(obs).present
     row, enemy = present.nonzero()[0].tolist()
     block = layouts.observation.enemies
     return row, block.start + enemy * block.width
 
 
-def test_every_layouts_own_data_pass(layouts, random_views):
+def test_valid_data_of_every_layout_pass(layouts, random_views):
     obs, mask = random_views(layouts.observation, 60, seed=3)
     dead = torch.zeros_like(mask[:1])
     dead[0, 0] = 1
@@ -106,28 +106,28 @@ def test_a_broken_rule_is_named_with_the_map_and_a_cause(view, rule):
     with pytest.raises(ConfigError) as error:
         check_observations(layouts.observation, obs, mask)
     message, (text, cause) = str(error.value), RULES[rule]
-    assert f"env=sc2 map_name=3s5z_vs_3s6z returns does not fit its layout ({rule}: {text})" in message
+    assert f"The vectors of env=sc2 map_name=3s5z_vs_3s6z do not fit their layout ({rule}: {text})" in message
     assert f"most likely {cause}." in message
     assert "layout.probes=False" in message
 
 
-def test_a_layout_can_except_a_rule(view):
+def test_a_layout_can_exclude_a_rule(view):
     layouts, obs, mask = view
     break_own_health(layouts, obs, mask)
     excepted = replace(layouts.observation, exceptions=frozenset({"own health"}))
     check_observations(excepted, obs, mask)
 
 
-def test_what_a_dead_agent_sees_gives_another_layout_away(view):
+def test_a_dead_agent_with_an_observation_is_refused(view):
     layouts, obs, mask = view
     mask[3] = 0
     mask[3, 0] = 1
-    with pytest.raises(ConfigError, match="the dead see nothing"):
+    with pytest.raises(ConfigError, match="dead agents: their observations are 0"):
         check_observations(layouts.observation, obs, mask)
 
 
-def test_equal_sizes_are_told_apart():
-    """8m and 2s3z have observations of 80 numbers: what 2s3z returns is no view of 8m."""
+def test_maps_of_equal_size_are_distinguished():
+    """8m and 2s3z both have observations of 80 numbers. One of 2s3z is not valid on 8m."""
     obs = torch.zeros(1, 80)
     obs[0, :4] = 1
     obs[0, 4:12] = torch.tensor([1, 0.3333, 0.3333, 0, 0.5, 0.5, 1, 0])
@@ -157,24 +157,24 @@ def test_the_right_teams_in_any_order_pass():
     check_teams(layouts, first_state(layouts, ALLIES, enemies))
 
 
-def test_reversed_enemy_types_are_found_out_with_the_key_to_set():
+def test_reversed_enemy_types_are_refused_with_the_key_to_set():
     layouts = sc2()
     state = first_state(layouts, ALLIES, ["stalker"] * 6 + ["zealot"] * 3)
     with pytest.raises(ConfigError) as error:
         check_teams(layouts, state)
-    assert "enemy team: 3 stalker 6 zealot is this map's, the first state shows 6 stalker 3 zealot" in str(error.value)
+    assert "enemy team: the map has 3 stalker 6 zealot, the first state shows 6 stalker 3 zealot" in str(error.value)
     assert "layout.aligned_enemy_types=True" in str(error.value)
-    check_teams(sc2(aligned_enemy_types=True), state)  # the very same bits, read as that fork writes them
+    check_teams(sc2(aligned_enemy_types=True), state)  # the same bits, read as that fork writes them
 
 
-def test_another_team_is_found_out():
+def test_another_team_is_refused():
     layouts = sc2()
-    with pytest.raises(ConfigError, match="ally team: 3 stalker 5 zealot is this map's") as error:
+    with pytest.raises(ConfigError, match="ally team: the map has 3 stalker 5 zealot") as error:
         check_teams(layouts, first_state(layouts, ["stalker"] * 4 + ["zealot"] * 4, ["zealot"] * 6 + ["stalker"] * 3))
     assert "aligned" not in str(error.value)
 
 
-def test_a_state_with_somebody_missing_cannot_be_counted():
+def test_the_team_of_a_state_with_a_missing_unit_is_not_checked():
     layouts = sc2()
     state = first_state(layouts, ALLIES, ["stalker"] * 6 + ["zealot"] * 3)
     state[0, layouts.state.enemies.start : layouts.state.enemies.start + layouts.state.enemies.width] = 0
@@ -202,7 +202,7 @@ def test_only_the_first_battles_are_checked(view):
     first.check(wrong, 1, [0])
 
 
-def test_the_hint_is_the_other_value_of_the_option_and_only_where_there_is_one():
+def test_the_hint_is_the_other_value_of_the_option_if_there_is_one():
     aligned = sc2(aligned_enemy_types=True)
     stock = first_state(sc2(), ALLIES, ["stalker"] * 3 + ["zealot"] * 6)
     with pytest.raises(ConfigError, match=r"set layout.aligned_enemy_types=False\)"):

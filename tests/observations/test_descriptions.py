@@ -1,4 +1,4 @@
-"""What descriptions say about real tasks is what the tasks themselves know."""
+"""Descriptions of real tasks agree with the internal state of the tasks."""
 
 import re
 
@@ -8,8 +8,8 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations.checks import FirstEpisodes, check_observations
-from lolm_plugin.observations.description import DescribedState
 from lolm_plugin.observations.gymma_tasks import TASKS
+from lolm_plugin.observations.state import DescribedState
 from lolm_plugin.prompts.automatic import AutomaticWriter
 from tests.observations.described_tasks import KEYS, description, episode, layouts, seen
 
@@ -21,7 +21,7 @@ def test_every_description_is_tested():
 
 
 def lines(key, env):
-    """Every agent's prompt, line by line."""
+    """Return every agent's prompt, line by line."""
     return [
         "".join(parts.values()).split("\n")
         for parts in AutomaticWriter(description(key), True, True).describe(*seen(env))
@@ -29,7 +29,7 @@ def lines(key, env):
 
 
 def offset(x, y, right, left, down, up, decimals=0):
-    """An offset as the short form says it."""
+    """Return an offset in the words of the short form."""
     words = [
         f"{abs(number):.{decimals}f} {positive if number > 0 else negative}"
         for number, positive, negative in ((x, right, left), (y, down, up))
@@ -39,7 +39,7 @@ def offset(x, y, right, left, down, up, decimals=0):
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if "Foraging" in key])
-def test_foraging_as_the_game_knows_it(key):
+def test_foraging_agrees_with_the_game(key):
     sight = 2 if "-2s-" in key else 99
     for env in episode(key):
         game = env._task._env.unwrapped
@@ -67,7 +67,7 @@ def test_foraging_as_the_game_knows_it(key):
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if "rware" in key])
-def test_the_warehouse_as_the_game_knows_it(key):
+def test_the_warehouse_agrees_with_the_game(key):
     names = {"UP": "up", "DOWN": "down", "LEFT": "left", "RIGHT": "right"}
     for env in episode(key):
         game = env._task._env.unwrapped
@@ -94,7 +94,7 @@ def test_the_warehouse_as_the_game_knows_it(key):
             assert goals == [offset(x - robot.x, y - robot.y, *words) for x, y in game.goals]
 
 
-def test_spread_as_the_game_knows_it():
+def test_spread_agrees_with_the_game():
     key = "pz-mpe-simple-spread-v3"
     for env in episode(key, steps=10):
         world = env._task._env.unwrapped.world
@@ -111,7 +111,7 @@ def test_spread_as_the_game_knows_it():
 
 
 @EVERY
-def test_real_episodes_keep_to_their_description(key):
+def test_real_episodes_fit_their_description(key):
     for env in episode(key):
         obs, available, _ = seen(env)
         assert obs.shape[1] == description(key).size
@@ -124,10 +124,10 @@ def test_real_episodes_keep_to_their_description(key):
 @pytest.mark.parametrize(
     ("key", "at", "value", "words"),
     [
-        (KEYS[0], 11, 5.0, r"own: level lies between 0 and 2, and own has 5"),
-        (KEYS[0], 1, 40.0, r"food: its position lies between -1 and 8, and food 0 has 40"),
-        (KEYS[2], 4, 1.0, r"exactly one of up, down, left, right is 1, and own has 1 1 0 0"),
-        (KEYS[2], 2, 0.5, r"'carrying a shelf' is 0 or 1, and own has 0\.5"),
+        (KEYS[0], 11, 5.0, r"own: level lies between 0 and 2, but own has 5"),
+        (KEYS[0], 1, 40.0, r"food: its position lies between -1 and 8, but food 0 has 40"),
+        (KEYS[2], 4, 1.0, r"exactly one of up, down, left, right is 1, but own has 1 1 0 0"),
+        (KEYS[2], 2, 0.5, r"'carrying a shelf' is 0 or 1, but own has 0\.5"),
     ],
 )
 def test_numbers_that_are_not_as_declared_are_refused_by_name(key, at, value, words):
@@ -144,12 +144,12 @@ def test_a_state_that_is_not_all_observations_is_refused():
     env = next(episode(KEYS[0]))
     obs, available, _ = seen(env)
     batch = {"obs": obs[None, None], "avail_actions": available[None, None], "state": obs.flatten().flip(0)[None, None]}
-    with pytest.raises(ConfigError, match="the state is all observations"):
+    with pytest.raises(ConfigError, match="the state is not the concatenation of all observations"):
         FirstEpisodes(layouts(KEYS[0]), wanted=True).check(batch, 0, [0])
 
 
 @EVERY
-def test_a_critic_reads_rows_of_the_same_width_whatever_the_size(key):
+def test_critic_features_have_the_same_width_for_every_task_size(key):
     other = {"lbforaging:Foraging-8x8-2p-3f-v3": "lbforaging:Foraging-12x12-4p-2f-v3"}.get(key, key)
     assert layouts(key).state.width == layouts(other).state.width
     env = next(episode(key))
@@ -162,8 +162,8 @@ def test_a_critic_reads_rows_of_the_same_width_whatever_the_size(key):
     assert present.view(env.n_agents, things)[:, 0].all()
 
 
-def test_what_a_critic_reads_by_hand():
-    """An 8x8 board: the agent's row, column and level are 4, 4, 2; one food of level 3, 2 north and 1 east."""
+def test_critic_features_by_hand():
+    """On an 8x8 board, the agent is at row 4, column 4 with level 2. A food of level 3 is 2 north and 1 east."""
     state = DescribedState(description("lbforaging:Foraging-8x8-2p-1f-v3"))
     obs = torch.tensor([2.0, 5, 3, 4, 4, 2, -1, -1, 0])
     tokens, present = state.entities(torch.cat([obs, torch.tensor([-1.0, -1, 0, 4, 4, 1, -1, -1, 0])]))

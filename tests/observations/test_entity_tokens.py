@@ -1,4 +1,4 @@
-"""Tokens against vectors worked out by hand; ``test_entity_tokens_envs.py`` has the rules of every environment."""
+"""Entity tokens against vectors computed by hand. ``test_entity_tokens_envs.py`` checks every environment."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts, smaclite
 from lolm_plugin.observations import sc2 as smac
-from lolm_plugin.observations.entity_tokens import ActorTokenizer, CriticTokenizer
+from lolm_plugin.observations.entity_tokens import ActorFeatures, CriticFeatures
 from lolm_plugin.observations.units import NAMES, indices
 
 from .entity_settings import ALLY, ENEMY, FULL, OWN, PUBLISHED, bits, entity
@@ -36,7 +36,7 @@ ABSENT = [0.0] * 8
 
 
 def view_of_2s3z():
-    """A stalker that sees one ally, a zealot, and two enemies: 0, a zealot out of range, and 4, a stalker."""
+    """Return what a stalker sees: a zealot as ally, enemy 0 (a zealot out of range) and enemy 4 (a stalker)."""
     enemies = [0, 0.8, 0.8, 0, 0.5, 0.25, *[1, 0]] + ABSENT * 3 + [1, 0.5, 0.3, -0.4, 0.75, 1, *[0, 1]]
     allies = ABSENT * 2 + [1, 0.25, -0.25, 0, 0.4, 0.2, *ZEALOT] + ABSENT
     return torch.tensor([1, 1, 0, 1, *enemies, *allies, 0.6, 0.3, *STALKER])
@@ -54,8 +54,8 @@ TOKENS_OF_2S3Z = [
 ]
 
 
-def test_an_observation_of_2s3z_is_these_tokens():
-    tokenizer = ActorTokenizer(sc2("2s3z").observation, PUBLISHED)
+def test_tokens_of_an_observation_of_2s3z():
+    tokenizer = ActorFeatures(sc2("2s3z").observation, PUBLISHED)
     seen = tokenizer(view_of_2s3z(), torch.tensor(1))
     assert flat(seen.tokens) == near(TOKENS_OF_2S3Z)
     assert seen.tokens[9, 6 + 3] == 1  # bits [0, 1] of an enemy: a stalker, number 3 of the universe
@@ -66,13 +66,13 @@ def test_an_observation_of_2s3z_is_these_tokens():
 
 def test_the_published_bug_swaps_the_enemies_types_and_nothing_else():
     layouts = sc2("2s3z")
-    swapped = ActorTokenizer(layouts.observation, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1))
+    swapped = ActorFeatures(layouts.observation, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1))
     expected = [list(row) for row in TOKENS_OF_2S3Z]
     expected[5][6:], expected[9][6:] = bits("stalker"), bits("zealot")
     assert flat(swapped.tokens) == near(expected)
     state, obs, available = battle_of_2s3z()
-    right = CriticTokenizer(layouts, PUBLISHED)(state, obs, available).tokens
-    wrong = CriticTokenizer(layouts, entity(legacy_type_bug=True))(state, obs, available).tokens
+    right = CriticFeatures(layouts, PUBLISHED)(state, obs, available).tokens
+    wrong = CriticFeatures(layouts, entity(legacy_type_bug=True))(state, obs, available).tokens
     there = right[0, 5:]
     assert torch.equal(wrong[0, 5:, [13, 14]], there[:, [14, 13]])
     assert there[:, [13, 14]].any()
@@ -85,19 +85,19 @@ def test_the_published_bug_is_also_in_a_state_of_observations():
     obs = torch.stack([torch.zeros(80), view_of_2s3z(), *[torch.zeros(80)] * 3])
     available = torch.zeros(5, 11, dtype=torch.int32)
     right, wrong = (
-        CriticTokenizer(layouts, entity(legacy_type_bug=bug))(obs.flatten(), obs, available).tokens[1, 5]
+        CriticFeatures(layouts, entity(legacy_type_bug=bug))(obs.flatten(), obs, available).tokens[1, 5]
         for bug in (False, True)
     )
     assert (right[10:].tolist(), wrong[10:].tolist()) == (bits("zealot"), bits("stalker"))
 
 
 @pytest.mark.parametrize(("env", "map_name"), [("sc2", "MMM2"), ("sc2", "3s_vs_4z"), ("smaclite", "2s3z")])
-def test_where_both_sides_have_the_same_bits_there_is_no_bug(env, map_name, random_views):
+def test_there_is_no_bug_if_both_sides_have_the_same_type_bits(env, map_name, random_views):
     sizes = {"sc2": smac.sizes, "smaclite": smaclite.sizes}[env]({"map_name": map_name})
     layout = build_layouts(env, {"map_name": map_name}, *sizes).observation
     obs, _ = random_views(layout, 20, seed=2)
     right, wrong = (
-        ActorTokenizer(layout, entity(legacy_type_bug=bug))(obs, torch.zeros(20, dtype=int)) for bug in (False, True)
+        ActorFeatures(layout, entity(legacy_type_bug=bug))(obs, torch.zeros(20, dtype=int)) for bug in (False, True)
     )
     assert torch.equal(right.tokens, wrong.tokens)
 
@@ -105,12 +105,12 @@ def test_where_both_sides_have_the_same_bits_there_is_no_bug(env, map_name, rand
 def test_the_published_bug_needs_the_same_types_on_both_sides():
     layout = sc2("2s3z").observation
     layout = replace(layout, enemies=replace(layout.enemies, kinds=indices("zergling", "stalker")))
-    tokens = ActorTokenizer(layout, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1)).tokens
+    tokens = ActorFeatures(layout, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1)).tokens
     assert tokens[5, 6:].tolist() == bits("zergling")
 
 
 def test_roles_and_further_fields_follow_the_published_numbers():
-    """Two allies and two enemies of SMAX, which shows cooldowns of all and x and y of the agent alone."""
+    """SMAX shows the cooldowns of all units, but x and y of the agent alone. Two agents fight two enemies."""
     layout = build_layouts("smax", {"map_name": "2s_vs_2zg"}, 2, 8).observation
     kinds = [NAMES[kind] for kind in layout.own.kinds]
 
@@ -121,7 +121,7 @@ def test_roles_and_further_fields_follow_the_published_numbers():
     ally = [1, 0.2, 0, 0.2, 1, 0.125, *smax_bits("marauder")]
     own = [0.5, 0.875, 0.25, 0.75, *smax_bits("stalker")]
     obs = torch.tensor([1, 0, 1, 0, *[0.0] * 12, *enemy, *ally, *own])
-    tokenizer = ActorTokenizer(layout, FULL)
+    tokenizer = ActorFeatures(layout, FULL)
     assert tokenizer.width == 22
     assert flat(tokenizer(obs, torch.tensor(0)).tokens) == near(
         [
@@ -131,42 +131,42 @@ def test_roles_and_further_fields_follow_the_published_numbers():
             [1, 0.5, 0.3, -0.4, 0.75, 0, *bits("zergling"), *ENEMY, 0.25, 0, 0],
         ]
     )
-    only_role = ActorTokenizer(layout, entity(role_flag=True))(obs, torch.tensor(0)).tokens
+    only_role = ActorFeatures(layout, entity(role_flag=True))(obs, torch.tensor(0)).tokens
     assert only_role[..., 16:].tolist() == [OWN, ALLY, [0, 0, 0], ENEMY]
 
 
 @pytest.mark.parametrize(("wrong", "hint"), [("cooldwon", r"\(did you mean cooldown\?\)"), ("mana", "; choose among")])
 def test_a_field_that_no_environment_shows_is_refused(wrong, hint):
     with pytest.raises(ConfigError, match=f"entity.further_fields names {wrong}, .*{hint}"):
-        ActorTokenizer(sc2("3m").observation, entity(further_fields=[wrong]))
+        ActorFeatures(sc2("3m").observation, entity(further_fields=[wrong]))
 
 
 def test_a_vector_of_another_size_is_refused():
     layouts = sc2("2s3z")
-    with pytest.raises(AssertionError, match="79 numbers where the layout has 80"):
-        ActorTokenizer(layouts.observation, PUBLISHED)(torch.zeros(79), torch.tensor(0))
-    with pytest.raises(AssertionError, match="64 numbers where the state has 65"):
-        CriticTokenizer(layouts, PUBLISHED)(torch.zeros(64), torch.zeros(5, 80), torch.zeros(5, 11))
+    with pytest.raises(AssertionError, match="79 numbers, but the layout has 80"):
+        ActorFeatures(layouts.observation, PUBLISHED)(torch.zeros(79), torch.tensor(0))
+    with pytest.raises(AssertionError, match="64 numbers, but the state has 65"):
+        CriticFeatures(layouts, PUBLISHED)(torch.zeros(64), torch.zeros(5, 80), torch.zeros(5, 11))
 
 
 def test_a_marine_is_the_same_on_every_map_and_never_a_stalker():
     marine, protoss = sc2("3m").observation, sc2("3s5z").observation
     obs = torch.zeros(30)
     obs[29] = 0.5
-    one = ActorTokenizer(marine, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
+    one = ActorFeatures(marine, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
     obs = torch.zeros(128)
     obs[124:] = torch.tensor([0.5, 0, 1, 0])
-    other = ActorTokenizer(protoss, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
+    other = ActorFeatures(protoss, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
     assert one.shape == other.shape
     assert one.tolist() == [1, 0, 0, 0, 0.5, 0, *bits("marine")]
     assert other.tolist() == [1, 0, 0, 0, 0.5, 0, *bits("stalker")]
 
 
-# --- What a target action is about ---
+# --- Targets of actions ---
 
 
 def healer_of(layout, agent, name="medivac"):
-    """An observation of an agent of that type that sees all allies, their health telling who they are."""
+    """Return the observation of an agent of type ``name`` that sees all allies. Their health encodes their ids."""
     obs = torch.zeros(layout.size)
     types = [float(NAMES[kind] == name) for kind in layout.own.kinds]
     obs[layout.own.start : layout.own.end] = torch.tensor([1.0, *types])
@@ -179,7 +179,7 @@ def healer_of(layout, agent, name="medivac"):
 @pytest.mark.parametrize("map_name", ["MMM", "MMM2"])
 def test_a_healers_target_is_the_ally_of_that_number(map_name):
     layout = sc2(map_name).observation
-    tokenizer = ActorTokenizer(layout, PUBLISHED)
+    tokenizer = ActorFeatures(layout, PUBLISHED)
     for agent in range(layout.n_agents):
         seen = tokenizer(healer_of(layout, agent), torch.tensor(agent))
         assert len(seen.targets) == layout.n_targets
@@ -190,22 +190,20 @@ def test_a_healers_target_is_the_ally_of_that_number(map_name):
                 assert seen.tokens[token, 4].item() == pytest.approx((target + 1) / 100)
 
 
-def test_a_marine_of_mmm2_attacks_and_so_does_a_healer_as_published():
+def test_a_marine_attacks_and_so_does_a_healer_with_heal_mode_ignore():
     layout = sc2("MMM2").observation
     attacks = list(range(10, 22))
-    assert (
-        ActorTokenizer(layout, PUBLISHED)(healer_of(layout, 4, "marine"), torch.tensor(4)).targets.tolist() == attacks
-    )
-    ignoring = ActorTokenizer(layout, entity(heal_mode="ignore"))
+    assert ActorFeatures(layout, PUBLISHED)(healer_of(layout, 4, "marine"), torch.tensor(4)).targets.tolist() == attacks
+    ignoring = ActorFeatures(layout, entity(heal_mode="ignore"))
     assert ignoring(healer_of(layout, 9), torch.tensor(9)).targets.tolist() == attacks
 
 
 @pytest.mark.parametrize(("heal_mode", "flag"), [("ally_tokens", 0), ("ignore", 1)])
-def test_a_healers_flag_of_an_enemy_is_believed_only_as_published(heal_mode, flag):
+def test_a_healers_flag_of_an_enemy_is_kept_only_with_heal_mode_ignore(heal_mode, flag):
     layouts = sc2("MMM2")
     obs = healer_of(layouts.observation, 9)
     obs[4:12] = torch.tensor([1, 0.5, 0.5, 0, 1, 0, 1, 0])
-    token = ActorTokenizer(layouts.observation, entity(heal_mode=heal_mode))(obs, torch.tensor(9)).tokens[10]
+    token = ActorFeatures(layouts.observation, entity(heal_mode=heal_mode))(obs, torch.tensor(9)).tokens[10]
     assert token[:5].tolist() == [flag, 0.5, 0.5, 0, 1]
     state = torch.zeros(142)
     state[63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])  # agent 9
@@ -214,12 +212,12 @@ def test_a_healers_flag_of_an_enemy_is_believed_only_as_published(heal_mode, fla
     available[9, 6] = 1
     every_obs = torch.zeros(10, 176)
     every_obs[9] = obs
-    critic = CriticTokenizer(layouts, entity(heal_mode=heal_mode))(state, every_obs, available).tokens
+    critic = CriticFeatures(layouts, entity(heal_mode=heal_mode))(state, every_obs, available).tokens
     assert critic[9, 10, 5] == flag
 
 
-def test_targets_beyond_the_enemies_are_allies_or_nothing(tmp_path):
-    """Four marines and a medivac against two: four target actions, of which an attacker has two."""
+def test_further_targets_are_allies_or_none(tmp_path):
+    """Four marines and a medivac fight two enemies: there are four target actions, an attacker has two."""
     content = {
         "num_allied_units": 5,
         "num_enemy_units": 2,
@@ -237,13 +235,13 @@ def test_targets_beyond_the_enemies_are_allies_or_nothing(tmp_path):
     env_args = {"map_name": "custom", "map_file": str(path)}
     layouts = build_layouts("smaclite", env_args, *smaclite.sizes(env_args))
     layout = layouts.observation
-    tokenizer = ActorTokenizer(layout, PUBLISHED)
+    tokenizer = ActorFeatures(layout, PUBLISHED)
     obs = torch.stack([healer_of(layout, 2, "marine"), healer_of(layout, 4)])
     assert tokenizer(obs, torch.tensor([2, 4])).targets.tolist() == [[5, 6, -1, -1], [1, 2, 3, 4]]
-    ignoring = ActorTokenizer(layout, entity(heal_mode="ignore"))
+    ignoring = ActorFeatures(layout, entity(heal_mode="ignore"))
     assert ignoring(obs, torch.tensor([2, 4])).targets.tolist() == [[5, 6, -1, -1]] * 2
-    assert layouts.cells is None  # the file may say another size of the map
-    critic = CriticTokenizer(layouts, PUBLISHED)
+    assert layouts.cells is None  # the file may have another map size
+    critic = CriticFeatures(layouts, PUBLISHED)
     views = critic(torch.zeros(layouts.state.size), torch.zeros(5, layout.size), torch.zeros(5, layout.n_actions))
     assert views.targets.tolist() == [[5, 6, -1, -1]] * 5
 
@@ -251,13 +249,13 @@ def test_targets_beyond_the_enemies_are_allies_or_nothing(tmp_path):
 # --- Critics, by hand ---
 
 
-def test_a_state_of_the_probe_is_these_tokens():
-    """Positions are shares of 9 cells, and so are offsets: 3 north and, out of sight, 12 west."""
+def test_tokens_of_a_state_of_the_probe():
+    """Positions and offsets are shares of 9 cells. One enemy is 3 north, one is 12 west and out of sight."""
     layouts = build_layouts("probe", {"map_name": "target"}, 1, 9)
     state = torch.tensor([0.5, 0.1, 0.2, 0.9, 0.1, 0.2 + 3 / 9, 0.0, 0, 0, 0.4, 0.1 - 12 / 9, 0.2])
     obs = torch.tensor([[1, 1, 1, 1, 1, 3 / 9, 0, 3 / 9, 0.9, *[0.0] * 10, 0.5]])
     available = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 0, 0]])
-    tokenizer = CriticTokenizer(layouts, entity(role_flag=True, further_fields=["x"]))
+    tokenizer = CriticFeatures(layouts, entity(role_flag=True, further_fields=["x"]))
     seen = tokenizer(state, obs, available)
     assert tokenizer.width == 24
     assert flat(seen.tokens) == near(
@@ -273,7 +271,10 @@ def test_a_state_of_the_probe_is_these_tokens():
 
 
 def battle_of_2s3z():
-    """Agents 0 (stalker) and 3 (zealot) live, so do enemies 1 (zealot) and 4 (stalker); 0 sees 3, 3 sees 0 and 1."""
+    """Return a battle. Agents 0 (stalker) and 3 (zealot) and enemies 1 (zealot) and 4 (stalker) live.
+
+    Agent 0 sees agent 3. Agent 3 sees agent 0 and enemy 1.
+    """
     state = torch.zeros(65)
     state[0:7] = torch.tensor([0.5, 0.75, 0.1, 0.2, 0.25, *STALKER])
     state[21:28] = torch.tensor([1, 0.125, 0.4, -0.2, 0.5, *ZEALOT])
@@ -292,18 +293,18 @@ def battle_of_2s3z():
     return state, obs, available
 
 
-def test_a_state_of_2s3z_is_these_tokens_for_each_agent():
-    """SMAC divides places by the map's size, which the configuration does not tell: offsets are in that unit."""
-    seen = CriticTokenizer(sc2("2s3z"), PUBLISHED)(*battle_of_2s3z())
-    nobody = [0.0] * 20
+def test_tokens_of_a_state_of_2s3z_for_each_agent():
+    """SMAC divides positions by the map's size, which is not in the configuration. Offsets are in that unit."""
+    seen = CriticFeatures(sc2("2s3z"), PUBLISHED)(*battle_of_2s3z())
+    absent = [0.0] * 20
     assert flat(seen.tokens[0]) == near(
         [
             [1, 1, 0, 0, 0, 0, 0.5, 0.25, 0.1, 0.2, *bits("stalker")],
-            *[nobody] * 2,
+            *[absent] * 2,
             [0, 1, 0.5, 0.3, -0.4, 0.125, 1, 0.5, 0.4, -0.2, *bits("zealot")],
-            *[nobody] * 2,
+            *[absent] * 2,
             [0, 0, 0.4 * 2**0.5, 0.4, -0.4, 0, 0.75, 0, 0.5, -0.2, *bits("zealot")],
-            *[nobody] * 2,
+            *[absent] * 2,
             [0, 0, 0.5, -0.3, 0.4, 0, 0.25, 1, -0.2, 0.6, *bits("stalker")],
         ]
     )
@@ -311,9 +312,9 @@ def test_a_state_of_2s3z_is_these_tokens_for_each_agent():
         [
             [1, 1, 0, 0, 0, 0, 1, 0.5, 0.4, -0.2, *bits("zealot")],
             [0, 1, 0.5, -0.3, 0.4, 0.75, 0.5, 0.25, 0.1, 0.2, *bits("stalker")],
-            *[nobody] * 4,
+            *[absent] * 4,
             [0, 1, 0.1, 0.1, 0, 1, 0.75, 0, 0.5, -0.2, *bits("zealot")],
-            *[nobody] * 2,
+            *[absent] * 2,
             [0, 0, 1, -0.6, 0.8, 0, 0.25, 1, -0.2, 0.6, *bits("stalker")],
         ]
     )
@@ -327,14 +328,14 @@ def test_an_ally_that_heals_shows_its_energy():
     state[0:7] = torch.tensor([1, 0.4, 0.1, -0.1, 1, 0, 0])
     state[63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])
     obs = torch.stack([healer_of(layouts.observation, 0, "marauder")] * 10)
-    tokens = CriticTokenizer(layouts, entity(further_fields=["cooldown", "energy"]))(state, obs, torch.zeros(10, 18))
+    tokens = CriticFeatures(layouts, entity(further_fields=["cooldown", "energy"]))(state, obs, torch.zeros(10, 18))
     assert tokens.tokens[0, 9, 5] == 0.25
     assert tokens.tokens[9, 1, 5].item() == pytest.approx(0.4)
     assert tokens.tokens[9, 0, [5, 20, 21]].tolist() == [0, 0, 0.25]
 
 
 @pytest.mark.parametrize("own_pos", [False, True])
-def test_a_state_of_observations_has_offsets_only_of_who_tells_its_place(own_pos):
+def test_a_state_of_observations_has_offsets_only_of_agents_with_positions(own_pos):
     layouts = sc2("3m", obs_instead_of_state=True, obs_own_pos=own_pos)
     layout = layouts.observation
     obs = torch.zeros(3, layout.size)
@@ -342,7 +343,7 @@ def test_a_state_of_observations_has_offsets_only_of_who_tells_its_place(own_pos
     obs[0, 4:9] = torch.tensor([0, 0.8, 0.8, 0, 0.3])
     if own_pos:
         obs[:2, layout.own.start + 1 :] = torch.tensor([[0.5, 0.25], [0.75, 0.25]])
-    tokens = CriticTokenizer(layouts, PUBLISHED)(obs.flatten(), obs, torch.zeros(3, 9)).tokens
+    tokens = CriticFeatures(layouts, PUBLISHED)(obs.flatten(), obs, torch.zeros(3, 9)).tokens
     away = 0.25 if own_pos else 0
     assert tokens[0, 1, [2, 3, 4, 6]].tolist() == [away, away, 0, 0.75]
     assert tokens[1, 1, [2, 3, 4, 6]].tolist() == [away, -away, 0, 0.5]
@@ -353,8 +354,8 @@ def test_a_state_of_observations_has_offsets_only_of_who_tells_its_place(own_pos
     ("env", "unit", "share"),
     [("smax", "stalker", 8 / 10), ("smax", "zealot", 8 / 9), ("smaclite", "stalker", 8 / 9), ("sc2", "stalker", 0.25)],
 )
-def test_offsets_are_shares_of_the_sight_where_the_size_of_the_map_is_known(env, unit, share):
-    """An enemy a quarter of the map to the east: 8 cells on maps of 32."""
+def test_offsets_are_shares_of_the_sight_if_the_map_size_is_known(env, unit, share):
+    """An enemy is a quarter of the map to the east: 8 cells on maps of 32."""
     layouts = build_layouts(env, {"map_name": "2s3z", "state_last_action": False}, 5, 11)
     layout, state = layouts.observation, torch.zeros(layouts.state.size)
     allies, enemies = layouts.state.allies, layouts.state.enemies
@@ -366,5 +367,5 @@ def test_offsets_are_shares_of_the_sight_where_the_size_of_the_map_is_known(env,
     types = [float(NAMES[kind] == unit) for kind in layout.own.kinds]
     obs[0, layout.own.start] = 1
     obs[0, layout.own.end - len(types) : layout.own.end] = torch.tensor(types)
-    token = CriticTokenizer(layouts, PUBLISHED)(state, obs, torch.zeros(5, 11)).tokens[0, 5]
+    token = CriticFeatures(layouts, PUBLISHED)(state, obs, torch.zeros(5, 11)).tokens[0, 5]
     assert token[1:5].tolist() == pytest.approx([0, share, share, 0])

@@ -1,4 +1,4 @@
-"""What tokens are on every registered environment: the same as what was decoded, unit by unit."""
+"""Entity tokens of every registered environment agree with the decoded units."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from lolm_plugin import registry
 from lolm_plugin.observations import build_layouts, sc2, smaclite
-from lolm_plugin.observations.entity_tokens import ActorTokenizer, CriticTokenizer
+from lolm_plugin.observations.entity_tokens import ActorFeatures, CriticFeatures
 from lolm_plugin.observations.layout import per_kind
 from lolm_plugin.observations.units import UNKNOWN
 
@@ -14,7 +14,7 @@ from .entity_settings import ALLY, ENEMY, FULL, OWN, PUBLISHED
 
 
 def random_state(state, rows, seed):
-    """Valid states [rows, size]: each unit dead with probability 0.3, one type bit each."""
+    """Return valid states [rows, size]. Each unit has one type bit and is dead with probability 0.3."""
     rng = np.random.default_rng(seed)
     parts = []
     for block in (state.allies, state.enemies):
@@ -29,30 +29,30 @@ def random_state(state, rows, seed):
 
 @pytest.fixture
 def battles(layouts, random_views):
-    """(layouts, states [6, size], observations [6, agents, size], masks [6, agents, actions])."""
+    """Return (layouts, states [6, size], observations [6, agents, size], masks [6, agents, actions])."""
     n_agents = layouts.observation.n_agents
     obs, mask = random_views(layouts.observation, 6 * n_agents, seed=3)
     return layouts, random_state(layouts.state, 6, 4), *(x.unflatten(0, (6, n_agents)) for x in (obs, mask))
 
 
-def test_actors_tokens_are_what_was_decoded(battles):
+def test_actor_tokens_are_the_decoded_units(battles):
     layouts, _, obs, _ = battles
     layout = layouts.observation
     n_agents, agents = layout.n_agents, torch.arange(layout.n_agents)
-    seen = ActorTokenizer(layout, FULL)(obs, agents)
+    seen = ActorFeatures(layout, FULL)(obs, agents)
     assert seen.tokens.shape == (6, n_agents, n_agents + layout.n_enemies, 22)
     assert seen.targets.shape == (6, n_agents, layout.n_targets)
     assert (seen.targets.dtype, seen.present.dtype, seen.tokens.dtype) == (torch.int64, torch.bool, torch.float32)
     observed = layout.decode(obs)
     assert torch.equal(seen.tokens.any(-1), seen.present)
-    places = {"own": slice(0, 1), "allies": slice(1, n_agents), "enemies": slice(n_agents, None)}
+    slices = {"own": slice(0, 1), "allies": slice(1, n_agents), "enemies": slice(n_agents, None)}
     flags = {"own": None, "allies": "visible", "enemies": "can_target"}
     numbers = ("dist", "dx", "dy", "health", "shield", "cooldown", "x", "y")
     columns = (1, 2, 3, 4, 5, 19, 20, 21)
-    for role, (team, place) in enumerate(places.items()):
-        units, tokens = getattr(observed, team), seen.tokens[..., place, :]
+    for role, (team, team_slice) in enumerate(slices.items()):
+        units, tokens = getattr(observed, team), seen.tokens[..., team_slice, :]
         there = units.present
-        assert torch.equal(seen.present[..., place], there)
+        assert torch.equal(seen.present[..., team_slice], there)
         flag = units.fields[flags[team]] if flags[team] else there.float()
         assert torch.equal(tokens[..., 0], flag)
         for column, name in zip(columns, numbers, strict=True):
@@ -64,10 +64,10 @@ def test_actors_tokens_are_what_was_decoded(battles):
         assert (tokens[there][:, 16:19].sum(-1) == 1).all()
 
 
-def test_targets_name_enemies_or_for_healers_allies(battles):
+def test_targets_are_enemies_or_for_healers_allies(battles):
     layouts, _, obs, _ = battles
     layout = layouts.observation
-    seen = ActorTokenizer(layout, PUBLISHED)(obs, torch.arange(layout.n_agents))
+    seen = ActorFeatures(layout, PUBLISHED)(obs, torch.arange(layout.n_agents))
     heals = layout.decode(obs).heals
     for b in range(len(obs)):
         for agent in range(layout.n_agents):
@@ -82,22 +82,22 @@ def test_the_dead_have_no_tokens(battles):
     layout = layouts.observation
     obs = obs.clone()
     obs[:, 0, : layout.own.end] = 0
-    obs[:, 0, layout.own.end :] = 1  # a timestep goes on
+    obs[:, 0, layout.own.end :] = 1  # only the timestep is left
     state = state.clone()
     state[:, : layouts.state.allies.width] = 0
     for seen in (
-        ActorTokenizer(layout, FULL)(obs, torch.arange(layout.n_agents)),
-        CriticTokenizer(layouts, FULL)(state, obs, mask),
+        ActorFeatures(layout, FULL)(obs, torch.arange(layout.n_agents)),
+        CriticFeatures(layouts, FULL)(state, obs, mask),
     ):
         assert not seen.tokens[:, 0].any()
         assert not seen.present[:, 0].any()
 
 
-def test_critics_tokens_are_the_state_from_each_agent(battles):
-    """Once more, agent by agent and unit by unit."""
+def test_critic_tokens_are_the_state_from_the_view_of_each_agent(battles):
+    """Compute the expected tokens agent by agent and unit by unit."""
     layouts, state, obs, mask = battles
     layout = layouts.observation
-    tokens = CriticTokenizer(layouts, FULL)(state, obs, mask)
+    tokens = CriticFeatures(layouts, FULL)(state, obs, mask)
     allies, enemies = layouts.state.decode(state)
     observed = layout.decode(obs)
     sight = per_kind(layout.sight, observed.own.kind[..., 0])
@@ -132,20 +132,20 @@ def test_critics_tokens_are_the_state_from_each_agent(battles):
                 assert found.tolist() == pytest.approx([float(x) for x in expected], abs=1e-5)
 
 
-def test_renumbering_the_enemies_renumbers_their_tokens_and_nothing_else(battles):
+def test_reordering_the_enemies_reorders_only_their_tokens(battles):
     layouts, state, obs, mask = battles
     layout = layouts.observation
     n_agents, n_enemies = layout.n_agents, layout.n_enemies
 
     def reversed_(block, flat):
-        rows = block.rows_of(flat).flip(-2)
+        rows = block.units_of(flat).flip(-2)
         return torch.cat([flat[..., : block.start], rows.flatten(-2), flat[..., block.end :]], -1)
 
     attacks = mask[..., 6 : 6 + n_enemies].flip(-1)
     other_mask = torch.cat([mask[..., :6], attacks, mask[..., 6 + n_enemies :]], -1)
     others = reversed_(layouts.state.enemies, state), reversed_(layout.enemies, obs), other_mask
     order = [*range(n_agents), *reversed(range(n_agents, n_agents + n_enemies))]
-    actor, critic = ActorTokenizer(layout, FULL), CriticTokenizer(layouts, FULL)
+    actor, critic = ActorFeatures(layout, FULL), CriticFeatures(layouts, FULL)
     before, after = (actor(x, torch.arange(n_agents)) for x in (obs, others[1]))
     assert torch.equal(after.tokens, before.tokens[..., order, :])
     assert n_enemies == 1 or not torch.equal(after.tokens, before.tokens)
@@ -157,7 +157,7 @@ def test_any_leading_dimensions(battles):
     layouts, state, obs, mask = battles
     layout = layouts.observation
     agents = torch.arange(layout.n_agents)
-    actor, critic = ActorTokenizer(layout, FULL), CriticTokenizer(layouts, FULL)
+    actor, critic = ActorFeatures(layout, FULL), CriticFeatures(layouts, FULL)
     together = actor(obs.unflatten(0, (2, 3)), agents)
     alone = [actor(obs[b, i], agents[i]) for b in range(6) for i in agents]
     one_by_one = actor(obs.flatten(0, 1), agents.repeat(6))
@@ -179,17 +179,17 @@ def test_all_maps_have_tokens_of_one_width(random_views):
         layout = layouts.observation
         n = layout.n_agents + layout.n_enemies
         obs, mask = random_views(layout, layout.n_agents, seed=5)
-        assert ActorTokenizer(layout, PUBLISHED)(obs, torch.arange(layout.n_agents)).tokens.shape[-2:] == (n, 16)
+        assert ActorFeatures(layout, PUBLISHED)(obs, torch.arange(layout.n_agents)).tokens.shape[-2:] == (n, 16)
         state = random_state(layouts.state, 1, 6)[0]
-        assert CriticTokenizer(layouts, PUBLISHED)(state, obs, mask).tokens.shape == (layout.n_agents, n, 20)
+        assert CriticFeatures(layouts, PUBLISHED)(state, obs, mask).tokens.shape == (layout.n_agents, n, 20)
 
 
 @pytest.mark.parametrize(("env", "map_name"), [("probe", "duel"), ("probe", "approach"), ("smax", "2s3z")])
-def test_offsets_are_those_that_agents_see(env, map_name):
-    """Battles really played: whoever an agent sees, its critic's token puts in the same place."""
+def test_offsets_of_the_critic_are_those_of_the_actor(env, map_name):
+    """In played battles, the tokens of actor and critic have the same offset for every visible unit."""
     battle = registry.load(registry.VECTOR_ENVS[env])(map_name, 8)
     layouts = build_layouts(env, {"map_name": map_name}, battle.n_agents, battle.n_actions)
-    actor, critic = ActorTokenizer(layouts.observation, PUBLISHED), CriticTokenizer(layouts, PUBLISHED)
+    actor, critic = ActorFeatures(layouts.observation, PUBLISHED), CriticFeatures(layouts, PUBLISHED)
     battle.reset(np.arange(8, dtype=np.uint32))
     rng = np.random.default_rng(0)
     eager = [1, 1, 1, 1, 9, 1, *[9] * battle.n_enemies]  # towards the enemy

@@ -1,4 +1,4 @@
-"""A state made of all observations: who lives, of what type, in which condition."""
+"""A state made of all observations: living units, their types and their condition."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def layouts():
 
 
 def test_enemies_are_read_from_the_first_agent_that_sees_them(layouts):
-    """Agents 1 and 2 live; agent 1 sees enemy 3, agent 2 sees enemies 3 and 4."""
+    """Agents 1 and 2 live. Agent 1 sees enemy 3, agent 2 sees enemies 3 and 4."""
     obs = torch.zeros(5, 80)
     obs[1, 76:80] = torch.tensor([0.5, 0.25, 1, 0])
     obs[2, 76:80] = torch.tensor([1.0, 1.0, 0, 1])
@@ -32,7 +32,7 @@ def test_enemies_are_read_from_the_first_agent_that_sees_them(layouts):
     assert not {"dx", "dy", "dist", "x"} & (allies.fields.keys() | enemies.fields.keys())
 
 
-def test_it_has_the_size_of_all_observations_and_any_leading_dimensions(layouts):
+def test_the_state_has_the_size_of_all_observations_and_any_leading_dimensions(layouts):
     assert layouts.state.size == 5 * 80
     allies, enemies = layouts.state.decode(torch.zeros(2, 3, 400))
     assert (allies.present.shape, enemies.kind.shape) == ((2, 3, 5), (2, 3, 5))

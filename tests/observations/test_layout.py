@@ -1,4 +1,4 @@
-"""Blocks, sizes and the promises that every registered layout keeps."""
+"""Blocks, sizes, and the properties of every registered layout."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_every_layout_accounts_for_each_number_once(layouts):
     assert max(state.allies.end, state.enemies.end) <= state.size
 
 
-def test_every_layout_sees_nothing_in_zeros(layouts):
+def test_zeros_decode_to_absent_units_in_every_layout(layouts):
     observed = layouts.observation.decode(torch.zeros(2, 3, layouts.observation.size))
     for units in (observed.own, observed.allies, observed.enemies):
         assert units.present.shape[:2] == (2, 3)
@@ -67,7 +67,7 @@ def test_every_layout_sees_nothing_in_zeros(layouts):
     assert not any(units.present.any() for units in layouts.state.decode(torch.zeros(2, layouts.state.size)))
 
 
-def test_every_layout_reads_back_the_fields_that_were_written(layouts, random_views):
+def test_every_layout_decodes_the_written_fields(layouts, random_views):
     obs, mask = random_views(layouts.observation, 50, seed=1)
     observed = layouts.observation.decode(obs)
     fields = observed.enemies.fields
@@ -85,7 +85,7 @@ def test_every_layout_accepts_its_own_sizes(layouts):
 
 
 @pytest.mark.parametrize("wrong", ["observation", "state", "number of actions"])
-def test_a_wrong_size_is_refused_naming_what_where_and_both_sizes(wrong):
+def test_a_wrong_size_is_refused_with_both_sizes(wrong):
     layouts = build_layouts("probe", {"map_name": "target"}, 1, 9)
     sizes = {"observation": 20, "state": 12, "number of actions": 9}
     sizes[wrong] += 1
@@ -96,16 +96,16 @@ def test_a_wrong_size_is_refused_naming_what_where_and_both_sizes(wrong):
         check_sizes(layouts, scheme(sizes["observation"], sizes["state"]), sizes["number of actions"])
 
 
-def test_an_unknown_environment_is_refused_with_those_known():
+def test_an_unknown_environment_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"env=chess has no observation layout.*probe.*smax"):
         build_layouts("chess", {"map_name": "e4"}, 1, 7)
 
 
-def test_an_unknown_unit_is_refused_with_those_known():
+def test_an_unknown_unit_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'dragoon' is unknown.*marine.*spine crawler"):
         index("dragoon")
 
 
-def test_a_unit_index_is_its_place_in_the_universe():
+def test_a_units_index_is_its_position_in_the_universe():
     assert [UNIVERSE[index(name)].name for name in NAMES] == list(NAMES)
     assert index("hydralisk") == 8

@@ -1,4 +1,4 @@
-"""Probe vectors written by hand and read back by name."""
+"""Probe vectors written by hand and decoded by name."""
 
 import pytest
 import torch

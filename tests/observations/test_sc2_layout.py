@@ -1,4 +1,4 @@
-"""SMAC's layouts against offsets, sizes and vectors worked out by hand; no game and no ``smac`` needed."""
+"""SMAC's layouts against offsets, sizes and vectors computed by hand; needs neither the game nor ``smac``."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ SIZES = {
     "bane_vs_bane": (336, 264, 984),
     "2c_vs_64zg": (332, 202, 342),
 }
-# Where enemies, allies and own begin, and where own ends.
+# Start of enemies, allies and own, and end of own.
 OFFSETS = {
     "3s_vs_4z": (4, 28, 40, 42),
     "8m_vs_9m": (4, 49, 84, 85),
@@ -105,7 +105,7 @@ def stalker_of_2s3z():
     return torch.tensor([obs], dtype=torch.float32), torch.tensor([MASK_OF_2S3Z])
 
 
-def test_enemy_stalkers_and_zealots_of_2s3z_are_told_apart(stalker_of_2s3z):
+def test_enemy_stalkers_and_zealots_of_2s3z_are_distinguished(stalker_of_2s3z):
     observed = build("2s3z").observation.decode(stalker_of_2s3z[0])
     assert [NAMES[k] if k != UNKNOWN else None for k in observed.enemies.kind[0]] == [
         *("zealot", "stalker", None, None, "stalker")
@@ -120,7 +120,7 @@ def test_a_fork_with_aligned_types_reads_the_same_bits_the_other_way(stalker_of_
     assert [NAMES[k] for k in kinds[[0, 1, 4]]] == ["stalker", "zealot", "zealot"]
 
 
-def test_the_prompt_of_2s3z_names_an_enemy_zealot_where_it_stands(stalker_of_2s3z):
+def test_the_prompt_of_2s3z_names_an_enemy_zealot_at_its_position(stalker_of_2s3z):
     layout = build("2s3z").observation
     (scene,) = scenes(layout, *stalker_of_2s3z, torch.tensor([0]))
     assert describe(PaperStyle(), scene).enemies.splitlines()[0] == (
@@ -129,8 +129,8 @@ def test_the_prompt_of_2s3z_names_an_enemy_zealot_where_it_stands(stalker_of_2s3
     )
 
 
-def test_visible_is_not_the_same_as_within_reach():
-    """3m, enemies exactly 6, 9 and 6.01 cells east: the second is out of sight, the third only out of reach."""
+def test_visible_is_not_the_same_as_within_range():
+    """On 3m, enemies are 6, 9 and 6.01 cells east. The second is out of sight, the third only out of range."""
     obs = [1] * 4 + [1, 0.6667, 0.6667, 0, 1] + [0] * 5 + [0, 0.6678, 0.6678, 0, 1] + [0] * 10 + [1]
     enemies = build("3m").observation.decode(torch.tensor(obs, dtype=torch.float32)).enemies
     assert enemies.present.tolist() == [True, False, True]
@@ -138,12 +138,12 @@ def test_visible_is_not_the_same_as_within_reach():
 
 
 def medivac_of_mmm2():
-    """Agent 9 of MMM2 can heal allies 0 and 3, which are near; enemy 0 is near as well, enemy 1 in sight."""
+    """Return a view of agent 9 of MMM2. It can heal allies 0 and 3; enemy 0 is near, enemy 1 is in sight."""
     obs = torch.zeros(1, 176)
     mask = torch.zeros(1, 18, dtype=torch.int32)
     obs[0, :4] = 1
     mask[0, [1, 2, 3, 4, 5, 6, 9]] = 1
-    obs[0, 4:12] = torch.tensor([1, 0.5, 0.5, 0, 1, 0, 1, 0])  # column 0: ally 0 can be healed
+    obs[0, 4:12] = torch.tensor([1, 0.5, 0.5, 0, 1, 0, 1, 0])  # number 0: ally 0 can be healed
     obs[0, 12:20] = torch.tensor([0, 0.8, 0.0, 0.8, 0.5, 1, 0, 0])
     obs[0, 100:108] = torch.tensor([1, 0.4, -0.4, 0, 0.2, 1, 0, 0])
     obs[0, 124:132] = torch.tensor([1, 0.1, 0, -0.1, 0.9, 0, 1, 0])
@@ -151,7 +151,7 @@ def medivac_of_mmm2():
     return obs, mask
 
 
-def test_a_medivac_heals_allies_and_its_enemy_flag_is_not_believed():
+def test_a_medivac_heals_allies_and_its_enemy_flag_is_ignored():
     layout = build("MMM2").observation
     obs, mask = medivac_of_mmm2()
     observed = layout.decode(obs)

@@ -32,7 +32,7 @@ SIZES = {
 
 @pytest.fixture
 def scenario(scenarios, tmp_path):
-    """``scenario("terran", 10, 11, **changes)``: the layouts of a scenario like EPyMARL's with changed arguments."""
+    """Return a function that builds the layouts of an EPyMARL scenario with changed arguments."""
 
     def build(race, n_agents=5, n_enemies=5, capabilities=None, **changes):
         source = yaml.safe_load((scenarios / f"envs/smacv2_configs/{race}_5_vs_5.yaml").read_text())
@@ -61,13 +61,13 @@ def test_blocks_begin_where_smacv2_puts_them(scenario, race, offsets):
     assert (layout.enemies.start, layout.allies.start, layout.own.start, layout.own.end) == offsets
 
 
-def test_medivacs_need_an_action_per_ally_where_there_are_more_of_those(scenario):
+def test_medivacs_have_an_action_per_ally_if_there_are_more_allies_than_enemies(scenario):
     assert scenario("terran", 10, 7).observation.n_actions == 16
     assert scenario("protoss", 10, 7).observation.n_actions == 13
 
 
 def test_distances_are_measured_in_the_observers_own_sight(scenario):
-    """A medivac sees 11 cells far, a marine 9: the same number is another distance."""
+    """A medivac sees 11 cells and a marine 9, so the same number is another distance."""
     layout = scenario("terran").observation
     obs = torch.zeros(2, 82)
     obs[:, 44:52] = torch.tensor([1, 0.5, 0.5, 0, 1, 1, 0, 0])
@@ -83,8 +83,8 @@ def test_distances_are_measured_in_the_observers_own_sight(scenario):
     assert (marine.me.x, marine.me.y) == (0.5, 0.25)
 
 
-def wiped_view():
-    """A zealot without any enemy row that can attack enemies 1 and 4 all the same."""
+def view_without_enemies():
+    """Return the view of a zealot that is shown no enemy but can attack enemies 1 and 4."""
     obs = torch.zeros(1, 92)
     obs[0, :4] = 1
     obs[0, 85:92] = torch.tensor([1, 0.5, 0.5, 0.5, 0, 1, 0])
@@ -92,9 +92,9 @@ def wiped_view():
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic):
+def test_an_enemy_in_range_is_named_although_it_is_not_shown(scenario, dynamic):
     layout = scenario("protoss").observation
-    (scene,) = scenes(layout, *wiped_view(), torch.tensor([0]), dynamic)
+    (scene,) = scenes(layout, *view_without_enemies(), torch.tensor([0]), dynamic)
     paper, compact = describe(PaperStyle(), scene), describe(CompactStyle(), scene)
     assert "Enemy 1 is in range, details unknown.\n" in paper.enemies
     assert "Enemy 4 is in range, details unknown.\n" in paper.enemies
@@ -102,7 +102,7 @@ def test_an_enemy_in_range_is_named_although_its_row_was_wiped(scenario, dynamic
     assert "1 unseen in range\n" in describe(TerseStyle(), scene).enemies
     assert "You see no enemy" not in paper.text
     assert len(scene.enemies) == (2 if dynamic else 5)
-    assert scene.me.attack_range == 2  # a zealot's, of which SMACv2's minimum is as much
+    assert scene.me.attack_range == 2  # a zealot's range is SMACv2's minimum
     assert "attack enemy 1, attack enemy 4." in paper.actions
 
 
@@ -118,7 +118,7 @@ def test_a_healers_targets_say_nothing_about_enemies(scenario):
 
 def test_without_action_masks_a_target_need_not_be_in_range(scenario):
     layout = scenario("protoss", action_mask=False).observation
-    obs, mask = wiped_view()
+    obs, mask = view_without_enemies()
     assert scenes(layout, obs, mask, torch.tensor([0]))[0].enemies == ()
     (first, second), step = (layout.enemies.start + i * layout.enemies.width for i in (1, 4)), 4
     obs[0, first : first + step] = torch.tensor([0, 0.8, 0.8, 0])
@@ -128,9 +128,9 @@ def test_without_action_masks_a_target_need_not_be_in_range(scenario):
     assert describe(TerseStyle(), scene).actions == "Also: attack enemy 1\n"
 
 
-def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
+def test_a_masked_enemy_has_a_position_but_no_condition(scenario):
     layout = scenario("protoss", capabilities={"enemy_mask": {}}).observation
-    obs, mask = wiped_view()
+    obs, mask = view_without_enemies()
     obs[0, 13:17] = torch.tensor([1, 0.2, 0.2, 0])
     (scene,) = scenes(layout, obs, mask, torch.tensor([0]))
     assert (scene.enemies[0].kind, scene.enemies[0].health, scene.enemies[0].shield) == ("unknown unit", None, None)
@@ -139,7 +139,7 @@ def test_a_masked_enemy_has_a_place_but_no_condition(scenario):
     )
 
 
-def test_random_abilities_widen_rows(scenario):
+def test_random_abilities_add_fields(scenario):
     plain = scenario("terran")
     able = scenario("terran", capabilities={"attack": {"observe": True}, "health": {"observe": False}})
     assert able.observation.size == plain.observation.size + 4 * 2 + 2
@@ -149,14 +149,14 @@ def test_random_abilities_widen_rows(scenario):
     assert shielded.observation.own.fields == ("health", "shield", "attack_level", "x", "y")
 
 
-def test_the_timestep_stands_after_the_own_block(scenario):
+def test_the_timestep_follows_the_own_block(scenario):
     layout = scenario("zerg", obs_timestep_number=True).observation
     assert layout.size == layout.own.end + 1
     assert not layout.living(torch.tensor([0.0] * layout.own.end + [0.5]))
 
 
-def test_levels_of_health_are_no_shares(scenario):
-    """SMACv2 shows (share - level) / (1 - level), which is below 0 just before the unit is killed."""
+def test_health_above_a_level_can_be_negative(scenario):
+    """SMACv2 shows (share - level) / (1 - level). It is below 0 just before the unit is killed."""
     layouts = scenario("terran", capabilities={"health": {"observe": True}})
     obs = torch.zeros(1, layouts.observation.size)
     start = layouts.observation.own.start
@@ -179,6 +179,6 @@ def test_a_scenario_without_teams_is_refused(scenario, tmp_path):
     ("changes", "words"),
     [({"conic_fov": True}, "conic_fov=True"), ({"map_name": "3m"}, "is played on 3m")],
 )
-def test_what_has_no_words_is_refused(scenario, changes, words):
+def test_an_unsupported_scenario_is_refused(scenario, changes, words):
     with pytest.raises(ConfigError, match=words):
         scenario("terran", **changes)

@@ -1,6 +1,6 @@
-"""What SMAC's own encoder writes about random battles is decoded to the true numbers, on every map and with every flag.
+"""The output of SMAC's own encoder on random battles is decoded to the true numbers, on every map with every flag.
 
-Needs the real ``smac`` package, not the game: the battle is put into the environment by hand.
+Needs the real ``smac`` package, not the game: the tests write the battle into the environment.
 """
 
 from itertools import product
@@ -21,13 +21,13 @@ starcraft2 = pytest.importorskip("smac.env.starcraft2.starcraft2", reason="needs
 
 OBS_FLAGS = ("obs_all_health", "obs_own_health", "obs_last_action", "obs_pathing_grid", "obs_terrain_height")
 STATE_FLAGS = ("state_last_action", "state_timestep_number", "obs_instead_of_state")
-# The ids of allies' units are counted up from a map's first.
+# The type ids of allies count up from the first one of a map.
 FIRST_ALLY_ID = 1970
 PLAYABLE = (28.0, 24.0)
 
 
 def random_battle(map_name, rng, dead=0.2):
-    """Units anywhere within a few sight ranges of each other; some on whole cells, so that ranges are met exactly."""
+    """Return units within a few sight ranges of each other. Some are on whole cells, exactly at a range."""
 
     def unit(name):
         x, y = rng.uniform(6, 26, 2) if rng.random() < 0.7 else rng.integers(6, 26, 2).astype(float)
@@ -39,12 +39,12 @@ def random_battle(map_name, rng, dead=0.2):
 
     battle = MAPS[map_name]
     teams = [[unit(name) for name, n in team.items() for _ in range(n)] for team in (battle.allies, battle.enemies)]
-    rng.shuffle(teams[1])  # the game lists enemies in no order
+    rng.shuffle(teams[1])  # the game lists enemies in any order
     return Truth(*teams, dict.fromkeys(NAMES, 9.0), dict.fromkeys(NAMES, 6.0))
 
 
 def stage(env, truth, map_name, rng):
-    """Put the battle into a SMAC environment that was never launched."""
+    """Write the battle into a SMAC environment without launching the game."""
     env.map_x = env.map_y = int(truth.map_size)
     env.max_distance_x, env.max_distance_y = PLAYABLE
     env.pathing_grid = rng.random((32, 32)) < 0.8
@@ -74,7 +74,7 @@ def test_the_maps_are_smacs(map_name):
     "flags", product([False, True], repeat=len(OBS_FLAGS)), ids=lambda f: "".join("FT"[i] for i in f)
 )
 @pytest.mark.parametrize("map_name", MAPS)
-def test_observations_say_what_is_true(map_name, flags):
+def test_observations_decode_to_the_truth(map_name, flags):
     rng = np.random.default_rng([index("marine"), *map(ord, map_name), *flags])
     flags = dict(zip(OBS_FLAGS, flags, strict=True))
     state_flags = dict(zip(STATE_FLAGS, rng.random(3) < 0.5, strict=True))
@@ -91,8 +91,8 @@ def test_observations_say_what_is_true(map_name, flags):
 
 
 @pytest.mark.parametrize("map_name", ["2s3z", "MMM2", "3m"])
-def test_the_timestep_does_not_bring_the_dead_to_life(map_name):
-    """With the timestep, SMAC returns one number more than it declares; all others stay where they were."""
+def test_dead_agents_stay_dead_with_the_timestep(map_name):
+    """With the timestep, SMAC returns one number more than it declares. The others keep their index."""
     rng = np.random.default_rng(7)
     truth = random_battle(map_name, rng, dead=0.5)
     flags = {"obs_timestep_number": True}
@@ -104,7 +104,7 @@ def test_the_timestep_does_not_bring_the_dead_to_life(map_name):
 
 
 @pytest.mark.parametrize("map_name", ["2s3z", "3s5z", "3s5z_vs_3s6z"])
-def test_forks_that_align_the_enemies_types_are_found_out_and_have_an_option(map_name, monkeypatch):
+def test_forks_with_aligned_enemy_types_are_refused_without_the_option(map_name, monkeypatch):
     def aligned(self, unit, ally):
         return unit.unit_type - self._min_unit_type if ally else {74: 0, 73: 1}[unit.unit_type]
 

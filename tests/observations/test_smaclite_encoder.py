@@ -1,4 +1,4 @@
-"""What SMAClite writes in random play is decoded to the true numbers, on every map and on custom ones.
+"""The output of SMAClite in random play is decoded to the true numbers, on every map and on custom ones.
 
 Needs the real ``smaclite`` package.
 """
@@ -17,7 +17,7 @@ from .truth import TrueUnit, Truth, check_observations, check_state
 
 pytest.importorskip("smaclite", reason="needs smaclite")
 
-STEPS = {"2c_vs_64zg": 6, "27m_vs_30m": 6, "bane_vs_bane": 6, "corridor": 10}  # of large battles fewer
+STEPS = {"2c_vs_64zg": 6, "27m_vs_30m": 6, "bane_vs_bane": 6, "corridor": 10}  # fewer for large battles
 
 
 def make(map_name, **arguments):
@@ -52,7 +52,7 @@ def truth_of(env):
 
 
 def play(env, layouts, steps, seed=0):
-    """Random play that walks towards the enemy, every step compared with the truth."""
+    """Play at random towards the enemy and compare every step with the truth."""
     rng = np.random.default_rng(seed)
     for _ in range(2):
         env.reset()
@@ -76,7 +76,7 @@ def build(env_args, env):
 
 
 @pytest.mark.parametrize("map_name", MAPS)
-def test_observations_say_what_is_true(map_name):
+def test_observations_decode_to_the_truth(map_name):
     env = make(map_name)
     play(env, build({"map_name": map_name}, env), STEPS.get(map_name, 25))
 

@@ -1,4 +1,4 @@
-"""SMAClite's layouts against sizes from the environment itself, and custom maps from their files."""
+"""SMAClite's layouts against sizes of the environment itself, and custom maps from their files."""
 
 import json
 
@@ -37,8 +37,8 @@ def test_sizes_are_smaclites(map_name):
     assert (layouts.observation.size, layouts.state.size, layouts.observation.n_actions) == SIZES[map_name]
 
 
-def test_enemy_types_are_not_reversed_here():
-    """The very numbers that mean a zealot on SMAC's 2s3z mean a stalker on SMAClite's."""
+def test_enemy_types_are_not_reversed():
+    """The same numbers are a zealot on SMAC's 2s3z and a stalker on SMAClite's."""
     obs = torch.zeros(80)
     obs[4:12] = torch.tensor([1, 0.3333, 0.3333, 0, 0.5, 0.5, 1, 0])
     assert NAMES[build({"map_name": "2s3z"}).observation.decode(obs).enemies.kind[0]] == "stalker"
@@ -108,13 +108,13 @@ def test_one_unit_type_has_no_bits(custom):
         ({"unit_type_ids": {"MARINE": 0, "MEDIVAC": 1}}, "ENEMY units but type bits for marine, medivac"),
         (
             {"groups": [{"faction": "ALLY", "units": {"DRAGOON": 5}}, *CUSTOM["groups"][2:]]},
-            "The unit DRAGOON of env_args.map_file=.* has no place in prompts",
+            "The unit DRAGOON of env_args.map_file=.* is not supported",
         ),
         (
             {"groups": [{"faction": "ALLY", "units": {"MEDIVAC": 1, "MARINE": 4}}, *CUSTOM["groups"][2:]]},
-            "list the group with an only healer last",
+            "list the group with the only healer last",
         ),
-        (  # the healer is listed last, but not by its id
+        (  # the healer is last in its group, but does not have the last id
             {
                 "num_allied_units": 10,
                 "num_enemy_units": 5,
@@ -124,7 +124,7 @@ def test_one_unit_type_has_no_bits(custom):
                     {"faction": "ENEMY", "units": {"MARINE": 5}},
                 ],
             },
-            "has 1 healers that SMAClite gives no action for some allies",
+            "has 1 healers, but SMAClite gives them no action for some allies",
         ),
         (
             {
@@ -134,7 +134,7 @@ def test_one_unit_type_has_no_bits(custom):
                     {"faction": "ENEMY", "units": {"MARINE": 3}},
                 ],
             },
-            "has 2 healers .* have num_enemy_units be at least num_allied_units",
+            "has 2 healers, .* set num_enemy_units to at least num_allied_units",
         ),
         ({"groups": 3}, "cannot be read"),
     ],
@@ -144,7 +144,7 @@ def test_a_custom_map_that_cannot_be_played_is_refused(custom, changes, words):
         sizes(custom(**changes))
 
 
-def test_a_file_that_is_not_there_or_lacks_a_key_is_refused(custom, tmp_path):
+def test_a_missing_file_or_key_is_refused(custom, tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere.json cannot be read .*set env_args.map_file"):
         sizes({"map_name": "custom", "map_file": str(tmp_path / "nowhere.json")})
     env_args = custom()

@@ -1,4 +1,4 @@
-"""SMACv2's own encoder against the truth, in a process of its own (see ``smacv2_encoder.py``)."""
+"""SMACv2's own encoder against the truth, in a separate process (see ``smacv2_encoder.py``)."""
 
 import importlib.util
 import subprocess

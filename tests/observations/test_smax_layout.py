@@ -1,4 +1,4 @@
-"""SMAX vectors written by hand (two allies, two enemies) and read back by name."""
+"""SMAX vectors written by hand (two allies, two enemies) and decoded by name."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What really stands on a battlefield, and whether what was decoded says the same: shared by the encoders' tests."""
+"""True battles, and checks that decoded vectors agree with them. Shared by the encoders' tests."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lolm_plugin.observations.checks import check_teams
 from lolm_plugin.observations.units import NAMES, UNIVERSE, UNKNOWN, index
 from tests.prompts.plain_scene import scenes
 
-# The game's own ids of units; agents' units have others, by map.
+# The game's own type ids of units. Agents' units have other ids, which depend on the map.
 STANDARD_IDS = {
     "marine": 48,
     "marauder": 51,
@@ -24,7 +24,7 @@ STANDARD_IDS = {
     "hydralisk": 107,
     "spine crawler": 98,
 }
-# What weapon cooldowns, and a healer's energy, are divided by.
+# Divisors of weapon cooldowns, and of a healer's energy.
 COOLDOWNS = {"marine": 15, "marauder": 25, "stalker": 35, "zealot": 22, "colossus": 24, "hydralisk": 10}
 COOLDOWNS |= {"zergling": 11, "baneling": 1, "medivac": 200}
 
@@ -33,7 +33,7 @@ EXACT = 2e-5  # float32 shares and distances, times a sight range of at most 11
 
 @dataclass
 class TrueUnit:
-    """A unit as the game knows it; health and shield are shares of its maximum, positions map cells."""
+    """A unit of the game. Health and shield are shares of the maximum, positions are in map cells."""
 
     name: str
     x: float
@@ -49,7 +49,7 @@ class TrueUnit:
 
 @dataclass
 class Truth:
-    """Both teams, and for each observer's type how far it sees and how far it can target."""
+    """Both teams, and the sight range and target range of each observer type."""
 
     allies: list
     enemies: list
@@ -61,7 +61,7 @@ class Truth:
         return other.health > 0 and self.distance(agent, other) < self.sight[agent.name]
 
     def targets(self, agent):
-        """The numbers of the units that an agent can target."""
+        """Return the numbers of the units that an agent can target."""
         team = self.allies if agent.heals else self.enemies
         return [
             i
@@ -77,7 +77,7 @@ class Truth:
 
 
 def game_unit(unit, unit_type):
-    """The unit as the game's protocol describes it, as far as SMAC and SMACv2 read."""
+    """Return the unit in the game's protocol, with the fields that SMAC and SMACv2 read."""
     whole = UNIVERSE[index(unit.name)]
     return SimpleNamespace(
         unit_type=unit_type,
@@ -91,9 +91,9 @@ def game_unit(unit, unit_type):
 
 
 def check_observations(layouts, truth, obs, mask, types=True, wiped=()):
-    """Every number decoded from the observations [agents, obs_size] is the true one; so are the words.
+    """Check that the numbers and words decoded from observations [agents, obs_size] are true.
 
-    ``wiped`` are agents that are shown no enemy at all.
+    ``wiped`` are agents that are shown no enemy.
     """
     layout = layouts.observation
     obs, mask = torch.as_tensor(obs).float(), torch.as_tensor(mask)
@@ -153,15 +153,15 @@ def _same_team(block, units, row, agent, team, truth):
         _same_unit(block, units, (row, i), unit)
 
 
-def _same_unit(block, units, place, unit):
-    assert NAMES[units.kind[place]] == unit.name
+def _same_unit(block, units, entry, unit):
+    assert NAMES[units.kind[entry]] == unit.name
     for name in ("health", "shield"):
         if name in block.fields:
-            assert abs(units.fields[name][place] - getattr(unit, name)) < EXACT
+            assert abs(units.fields[name][entry] - getattr(unit, name)) < EXACT
 
 
 def check_state(layouts, truth, state, playable):
-    """Every number decoded from the state is the true one; ``playable`` is the (width, height) that divides places."""
+    """Check that the numbers decoded from the state are true; ``playable`` (width, height) divides positions."""
     allies, enemies = layouts.state.decode(torch.as_tensor(state).float())
     for units, team in ((allies, truth.allies), (enemies, truth.enemies)):
         for i, unit in enumerate(team):
@@ -184,7 +184,7 @@ def check_state(layouts, truth, state, playable):
 
 
 def check_joint_state(layouts, truth, state):
-    """Of a state that is all observations: who lives, of what type and with which health."""
+    """Check the living units of a state of all observations: their types and health."""
     allies, enemies = layouts.state.decode(torch.as_tensor(state).float())
     for i, unit in enumerate(truth.allies):
         assert bool(allies.present[i]) == (unit.health > 0)

@@ -1,4 +1,4 @@
-"""The words of the styles paper and compact as f-strings, one scene at a time."""
+"""The texts of the styles paper and compact as f-strings, one scene at a time."""
 
 from tests.prompts.plain_scene import Scene, SeenUnit
 
@@ -6,7 +6,7 @@ SHORT_ACTIONS = {"no-op": "none", **{f"move {way}": way for way in ("north", "so
 
 
 def paper(scene: Scene) -> tuple[str, ...]:
-    """Full sentences, in the order of ``PromptParts``."""
+    """Return full sentences, in the order of ``Words``."""
     me = scene.me
     where = "" if me.x is None else f", at {me.x:.2f} of the map's width and {me.y:.2f} of its height"
     shown = _shown(", {} {:.2f}", health=me.health, shield=me.shield, cooldown=me.cooldown)
@@ -21,7 +21,7 @@ def paper(scene: Scene) -> tuple[str, ...]:
 
 
 def compact(scene: Scene) -> tuple[str, ...]:
-    """One short line a unit, in the order of ``PromptParts``."""
+    """Return one short line per unit, in the order of ``Words``."""
     me = scene.me
     actions = [SHORT_ACTIONS.get(name, name.replace(" enemy ", " ").replace(" ally ", " ")) for name in scene.actions]
     return (

@@ -1,4 +1,4 @@
-"""One decoded scene as plain records: what f-strings read, and what a person writes down in a test."""
+"""Decoded scenes as plain records, for f-strings and for scenes that are written by hand in tests."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ from lolm_plugin.prompts.style import PromptStyle
 
 @dataclass(frozen=True)
 class SeenUnit:
-    """A unit of a ``UnitBatch``; what the environment does not show is None."""
+    """A unit of a ``UnitBatch``. A field that the environment does not show is None."""
 
     side: str  # "ally" or "enemy"
     number: int
@@ -46,7 +46,7 @@ class Self:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that one agent sees and may do; ``actions`` are the words for its available actions."""
+    """What one agent sees and can do; ``actions`` are the names of its available actions."""
 
     me: Self
     allies: tuple[SeenUnit, ...]
@@ -54,7 +54,7 @@ class Scene:
     actions: tuple[str, ...]
 
     def batch(self) -> SceneBatch:
-        """The same as a batch of one row."""
+        """Return the same as a batch of one row."""
         targets = [name for name in self.actions if name not in BASE_ACTIONS]
         if len({name.rsplit(" ", 1)[0] for name in targets}) == 1:
             verb = targets[0].rsplit(" ", 1)[0]
@@ -84,12 +84,12 @@ class Words(NamedTuple):
 
 
 def describe(style: PromptStyle, scene: Scene) -> Words:
-    """One scene in the words of a style."""
+    """Return one scene in the words of a style."""
     return Words(**style.describe(scene.batch())[0])
 
 
 def scenes(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, dynamic: bool = True) -> list[Scene]:
-    """One scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows]."""
+    """Return one scene per row of obs [rows, obs_size], available [rows, n_actions], agent [rows]."""
     batch = decode(layout, obs, available, agent, dynamic)
     actions = batch.actions
     found = []
@@ -106,7 +106,7 @@ def scenes(layout: BattleLayout, obs: Tensor, available: Tensor, agent: Tensor, 
 
 
 def _records(of: type, batch: AgentBatch | UnitBatch, where: Any) -> Iterator[Any]:
-    """A record for every entry of the arrays that ``where`` picks."""
+    """Yield a record for every entry of the arrays that ``where`` selects."""
     arrays = {field.name: getattr(batch, field.name) for field in fields(of) if field.name != "side"}
     shared = {"side": batch.side} if isinstance(batch, UnitBatch) else {}
     for values in zip(*(array[where].tolist() for array in arrays.values()), strict=True):
@@ -119,7 +119,7 @@ def _units(side: str, units: Sequence[SeenUnit]) -> UnitBatch:
 
 
 def _columns(of: type, records: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The fields of records as columns [1, records]."""
+    """Return the fields of records as arrays [1, records]."""
     values = {field.name: [getattr(record, field.name) for record in records] for field in fields(of)}
     values |= {"kind": [KINDS.index(record.kind) for record in records]}
     types = {"number": int, "kind": int, "seen": bool, "in_range": bool}

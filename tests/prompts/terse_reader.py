@@ -1,4 +1,4 @@
-"""Reads a terse prompt back: the facts and the mask that its words stand for, found by regular expressions alone."""
+"""A parser of terse prompts: it recovers facts and mask from the words with regular expressions."""
 
 import re
 
@@ -20,10 +20,10 @@ MOVES = ("move north", "move south", "move east", "move west")
 
 
 def read(text, shields):
-    """The facts of a prompt's own part: ``shields`` tells of both sides (allies, enemies) whether they have any.
+    """Parse the text after the prefix. ``shields`` has for both sides (allies, enemies) whether they have shields.
 
-    Returns (me, {(side, number): unit}, available actions). A unit that is not seen is "unseen", else a tuple of kind,
-    health, shield, cells north and cells east; "in range" is read back through the actions.
+    Returns (me, {(side, number): unit}, available actions). A unit is "unseen", or a tuple of kind, health, shield,
+    cells north and cells east. "in range" becomes an available action.
     """
     own, *lines = text.removesuffix("Best:").splitlines()
     match = ME.fullmatch(own)
@@ -51,7 +51,7 @@ def read(text, shields):
 
 
 def lines_of(text, side):
-    """The line about each unit of a side, in any style: {number: line}."""
+    """Return the line about each unit of a side, in any style: {number: line}."""
     lines, under = {}, None
     for line in text.split("\n"):
         if heading := HEADING.fullmatch(line):

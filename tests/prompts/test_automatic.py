@@ -1,4 +1,4 @@
-"""Prompts from descriptions: what they say, how long they get, and which number became which words."""
+"""Automatic prompts: their text, their length, and which number is printed as which words."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ AUTO = {"style": "compact", "source": "auto", "dynamic": True}
 
 
 def write(writer, obs, available=None, agent=0):
-    """One agent's prompt."""
+    """Return one agent's prompt."""
     every = torch.ones(1, writer.layout.n_actions) if available is None else available
     (parts,) = writer.describe(torch.tensor(obs)[None], every, torch.tensor([agent]))
     return writer.prefix + "".join(parts.values())
@@ -42,7 +42,7 @@ def test_the_warehouse_in_full():
     writer = AutomaticWriter(description("rware:rware-tiny-2ag-v2"), short=False, dynamic=True)
     obs = torch.zeros(71)
     obs[:8] = torch.tensor([4.0, 8, 1, 0, 1, 0, 0, 1])
-    obs[8 + 1 :: 7] = 1  # whatever is in a cell faces up
+    obs[8 + 1 :: 7] = 1  # everything in a cell faces up
     obs[8 + 7 * 4 : 8 + 7 * 5] = torch.tensor([1.0, 0, 1, 0, 0, 1, 1])
     obs[8 + 7 * 5 : 8 + 7 * 6] = torch.tensor([1.0, 0, 0, 1, 0, 0, 0])
     assert write(writer, obs.tolist()) == (
@@ -58,13 +58,13 @@ def test_the_warehouse_in_full():
     )
 
 
-def test_static_prompts_name_what_is_not_seen():
+def test_static_prompts_name_unseen_entities():
     writer = AutomaticWriter(description("lbforaging:Foraging-8x8-2p-3f-v3"), short=True, dynamic=False)
     text = write(writer, [2.0, 4, 3, -1, -1, 0, -1, -1, 0, 4, 4, 2, -1, -1, 0])
     assert "food 0: 2 north level 3\nfood 1: not seen\nfood 2: not seen\nplayer 0: not seen\n" in text
 
 
-def test_others_are_called_by_their_ids():
+def test_other_agents_are_named_by_their_ids():
     writer = AutomaticWriter(description("pz-mpe-simple-spread-v3"), short=True, dynamic=True)
     for agent, others in enumerate(((1, 2), (0, 2), (0, 1))):
         text = write(writer, [0.5] * 18, agent=agent)
@@ -82,7 +82,7 @@ def test_no_prompt_is_longer_than_max_tokens(key, short, dynamic, tiny_tokenizer
 
 
 @FORMS
-def test_no_prompt_is_longer_than_max_tokens_with_everything_as_far_as_can_be(short, tiny_tokenizer):
+def test_no_prompt_is_longer_than_max_tokens_at_the_largest_offsets(short, tiny_tokenizer):
     found = description("lbforaging:Foraging-15x15-9p-4f-v3")
     prompter = Prompter(AutomaticWriter(found, short, True), tiny_tokenizer)
     obs = torch.tensor([[14.0, 14, 6] * 4 + [0.0, 0, 2] + [14.0, 14, 2] * 8])
@@ -92,7 +92,7 @@ def test_no_prompt_is_longer_than_max_tokens_with_everything_as_far_as_can_be(sh
 
 @EVERY
 @FORMS
-def test_ids_are_put_together_as_the_whole_text_is_tokenised(key, short, tiny_tokenizer):
+def test_assembled_ids_are_those_of_the_whole_text(key, short, tiny_tokenizer):
     prompter = Prompter(AutomaticWriter(description(key), short, True), tiny_tokenizer)
     assert prompter.assembles
     for env in episode(key):
@@ -118,7 +118,7 @@ def test_a_battle_has_automatic_prompts_too(layouts, random_views, tiny_tokenize
         assert f"Actions: {', '.join(offered)}\n" in text
 
 
-def test_a_task_nobody_has_described_is_made_of_its_spaces_and_says_so(monkeypatch):
+def test_a_task_without_a_description_is_described_by_its_spaces_and_says_so(monkeypatch):
     space = gym_spaces.Dict(
         {"door": gym_spaces.Discrete(2), "lamps": gym_spaces.MultiBinary(2), "where": gym_spaces.Box(-3, 3, (2,))}
     )
@@ -134,7 +134,7 @@ def test_a_task_nobody_has_described_is_made_of_its_spaces_and_says_so(monkeypat
     )
 
 
-def test_numbers_without_bounds_have_words_all_the_same(monkeypatch):
+def test_numbers_without_bounds_are_clipped(monkeypatch):
     monkeypatch.setattr(gymma, "observation_space", lambda env_args: gym_spaces.Box(-float("inf"), float("inf"), (2,)))
     writer = AutomaticWriter(describe_spaces({"key": "Mine-v0"}, 1, 2), short=True, dynamic=True)
     assert "You: number 0 9999.99 number 1 -9999.99\n" in write(writer, [1e9, -float("inf")])
@@ -145,18 +145,18 @@ def test_written_prompts_for_a_described_task_are_refused():
         build_writer({**AUTO, "source": "written"}, description(KEYS[0]))
 
 
-def test_explain_tells_which_number_became_which_words():
+def test_explain_shows_the_words_of_each_number():
     writer = AutomaticWriter(description("lbforaging:Foraging-8x8-2p-3f-v3"), short=True, dynamic=True)
     obs = torch.tensor([2.0, 4, 3, 4, 5, 1, -1, -1, 0, 4, 4, 2, 7, 0, 1])
     origins = explain(writer, obs, torch.ones(6), agent=0)
     assert [origin.index for origin in origins] == list(range(15))
-    told = {origin.name: origin.words for origin in origins}
-    assert told["food 0: y"] == '"2"'
-    assert told["food 0: level"] == '"level 3"'
-    assert told["food 1: x"] == '"1 east next to you"'
-    assert told["food 2: level"] == SILENT
-    assert told["own: level"] == '"level 2"'
-    assert told["player 0: level"] == '"level 1"'
+    words = {origin.name: origin.words for origin in origins}
+    assert words["food 0: y"] == '"2"'
+    assert words["food 0: level"] == '"level 3"'
+    assert words["food 1: x"] == '"1 east next to you"'
+    assert words["food 2: level"] == SILENT
+    assert words["own: level"] == '"level 2"'
+    assert words["player 0: level"] == '"level 1"'
 
 
 @pytest.mark.parametrize("source", ["written", "auto"])

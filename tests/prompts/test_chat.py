@@ -1,4 +1,4 @@
-"""``prompt.chat``: the ids are those of the tokenizer's own chat template, then the cue; what cannot be is refused."""
+"""``prompt.chat``: ids are those of the tokenizer's chat template, then the cue; unsuitable templates are refused."""
 
 import copy
 
@@ -18,7 +18,7 @@ PLAIN = f"<bos>{TURN}{{% if add_generation_prompt %}}<eos>assistant\n{{% endif %
 TEMPLATES = {
     "with its own begin token": PLAIN.replace("CONTENT", ""),
     "that strips the turn": PLAIN.replace("CONTENT", "| trim"),
-    "that thinks unless told not to": PLAIN.replace("CONTENT", "").replace(
+    "that thinks unless this is off": PLAIN.replace("CONTENT", "").replace(
         "assistant\n", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
     ),
     "without special tokens": "[{{ messages[0]['role'] }}] {{ messages[0]['content'] }} [answer]",
@@ -28,7 +28,7 @@ LAYOUTS = {"smax": ("3s_vs_4z", 3, 10), "sc2": ("MMM2", 10, 18)}
 
 @pytest.fixture
 def chatting(tiny_tokenizer):
-    """The tiny tokenizer with a chat template of one's choice; it puts a begin token before other texts by itself."""
+    """Return a function: the tiny tokenizer with a given chat template. It adds a begin token to other texts."""
 
     def make(template):
         tokenizer = copy.deepcopy(tiny_tokenizer)
@@ -60,7 +60,7 @@ def test_the_ids_are_those_of_the_chat_template_and_the_cue(style, source, templ
     obs, mask = random_views(layout_of("smax"), 40, 31, 0.5)
     views = obs, mask, torch.arange(40) % plain.layout.n_agents
     if template != "without special tokens":
-        assert prompter.assembles, prompter.whole_because
+        assert prompter.assembles, prompter.whole_text_reason
     for own, parts in zip(prompter.encode(*views), plain.describe(*views), strict=True):
         *said, cue = parts.values()
         content = (plain.prefix + "".join(said)).removesuffix("\n")
@@ -73,14 +73,14 @@ def test_the_ids_are_those_of_the_chat_template_and_the_cue(style, source, templ
     assert len(prompter.prefix) + longest <= prompter.max_tokens
 
 
-def test_the_template_counts_in_the_longest_prompt(chatting):
+def test_the_longest_prompt_includes_the_template(chatting):
     tokenizer, plain = chatting(TEMPLATES["with its own begin token"]), writer_of("terse")
     chat = Prompter(ChatWriter(plain, tokenizer, "some-model"), tokenizer)
     assert chat.max_tokens > Prompter(plain, tokenizer).max_tokens
     assert all("<eos>assistant\nBest:" in text for text in chat.writer.fullest())
 
 
-def test_words_shown_to_people_are_what_the_model_reads(chatting, random_views):
+def test_described_prompts_are_those_that_the_model_reads(chatting, random_views):
     tokenizer, plain = chatting(TEMPLATES["with its own begin token"]), writer_of("terse")
     prompter = Prompter(ChatWriter(plain, tokenizer, "some-model"), tokenizer)
     obs, mask = random_views(plain.layout, 5, 32, 0.3)
@@ -95,7 +95,7 @@ def test_words_shown_to_people_are_what_the_model_reads(chatting, random_views):
         assert template == ["\n", "assistant\nBest:"]
 
 
-def test_targets_of_the_last_line_end_before_the_templates_text(chatting, random_views):
+def test_a_target_on_the_last_line_ends_before_the_templates_text(chatting, random_views):
     tokenizer, plain = chatting(TEMPLATES["with its own begin token"]), writer_of("terse", env="sc2")
     prompter = Prompter(ChatWriter(plain, tokenizer, "some-model"), tokenizer)
     obs, mask = random_views(plain.layout, 60, 33, 0.3)
@@ -119,7 +119,7 @@ def test_targets_of_the_last_line_end_before_the_templates_text(chatting, random
         ("{{ raise_exception('a system message is missing') }}", "refuses a single user's turn"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(template, why, chatting):
+def test_an_unsuitable_template_is_refused_in_one_sentence(template, why, chatting):
     with pytest.raises(
         ConfigError, match=rf"^prompt\.chat=True .*llm\.model=some-model.*{why}.*set prompt\.chat=False"
     ):

@@ -1,4 +1,4 @@
-"""Token ids put together from pieces are those of the whole text, whatever the tokenizer; or it is asked itself."""
+"""Token ids assembled from fragments are those of the whole text. For other tokenizers, whole texts are tokenised."""
 
 import string
 
@@ -18,7 +18,7 @@ ROWS = 50  # scenes of each layout, for each tokenizer, style and dynamic
 
 
 def _regex(numbers):
-    """How Qwen2 and Llama 3 split a text; they differ in how many digits stay together."""
+    """Return how Qwen2 and Llama 3 split a text. They differ in the number of digits that stay together."""
     letters = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
     signs = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     split = Split(Regex(f"{letters}|{numbers}|{signs}"), "isolated")
@@ -31,7 +31,7 @@ SPLITS = {
     "llama3": _regex(r"\p{N}{1,3}"),
     "gpt2": ByteLevel(add_prefix_space=False),
 }
-# These join what lies on both sides of a cut, or change the beginning of every text they are given.
+# These join the texts on both sides of a cut, or change the beginning of every text.
 JOINING = {
     "nothing split": ByteLevel(add_prefix_space=False, use_regex=False),
     "split at spaces": Sequence(
@@ -43,7 +43,7 @@ JOINING = {
 
 
 def _texts(prompter, rows, seed, random_views):
-    """Random views, and the text of each row's own part."""
+    """Return random views, and the text of each row after the prefix."""
     layout = prompter.layout
     views = (*random_views(layout, rows, seed), torch.arange(rows) % layout.n_agents)
     return views, ["".join(parts.values()) for parts in prompter.writer.describe(*views)]
@@ -51,7 +51,7 @@ def _texts(prompter, rows, seed, random_views):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Tokenizers by how they split texts, with merges learnt from prompts."""
+    """Return tokenizers by how they split texts, with merges trained on prompts."""
     layout = build_layouts("smax", {"map_name": "3s5z_vs_3s6z"}, 8, 15).observation
     texts = []
     for style in sorted(registry.PROMPT_STYLES):
@@ -69,7 +69,7 @@ def trained():
 
 
 def _byte_tokenizer():
-    """One token a byte."""
+    """Return a tokenizer with one token per byte."""
     return _letter_tokenizer(ByteLevel.alphabet(), SPLITS["gpt2"])
 
 
@@ -83,7 +83,7 @@ def _letter_tokenizer(alphabet, split):
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
 @pytest.mark.parametrize("name", SPLITS)
-def test_ids_put_together_are_those_of_the_text(name, style, dynamic, layouts, random_views, trained):
+def test_assembled_ids_are_those_of_the_text(name, style, dynamic, layouts, random_views, trained):
     prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic), trained[name])
     views, texts = _texts(prompter, ROWS, 12, random_views)
     assert prompter.assembles
@@ -92,7 +92,7 @@ def test_ids_put_together_are_those_of_the_text(name, style, dynamic, layouts, r
 
 @pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
 @pytest.mark.parametrize("name", JOINING)
-def test_ids_are_those_of_the_text_where_the_tokenizer_joins_pieces(name, style, random_views, trained):
+def test_ids_are_those_of_the_text_if_the_tokenizer_joins_fragments(name, style, random_views, trained):
     layout = build_layouts("smax", {"map_name": "3s_vs_4z"}, 3, 10).observation
     prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), trained[name])
     views, texts = _texts(prompter, ROWS, 12, random_views)
@@ -101,22 +101,22 @@ def test_ids_are_those_of_the_text_where_the_tokenizer_joins_pieces(name, style,
 
 
 @pytest.mark.parametrize("style", sorted(registry.PROMPT_STYLES))
-def test_ids_are_put_together_with_the_tokenizer_that_comes_with_the_plugin(style, layouts, tiny_tokenizer):
+def test_ids_are_assembled_with_the_tokenizer_of_the_plugin(style, layouts, tiny_tokenizer):
     prompter = Prompter(BattleWriter(layouts.observation, build_style(style), dynamic=True), tiny_tokenizer)
     assert prompter.assembles
-    assert prompter.whole_because == ""
+    assert prompter.whole_text_reason == ""
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("nothing split", "can join words"), ("space in front", "otherwise than the text")]
+    ("name", "why"), [("nothing split", "can join words"), ("space in front", "differently from the whole text")]
 )
-def test_a_tokenizer_that_joins_pieces_is_asked_itself_and_a_sentence_says_why(name, why, layouts, trained):
+def test_a_tokenizer_that_joins_fragments_gets_whole_texts_and_a_sentence_says_why(name, why, layouts, trained):
     prompter = Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), trained[name])
     assert not prompter.assembles
-    assert why in prompter.whole_because
+    assert why in prompter.whole_text_reason
 
 
-def test_agreeing_on_a_sample_is_not_enough_where_texts_are_not_split_first(layouts):
+def test_agreement_on_a_sample_is_not_enough_if_texts_are_not_split_first(layouts):
     apart = _byte_tokenizer()
     together = _letter_tokenizer(ByteLevel.alphabet(), JOINING["nothing split"])
     unsplit = _letter_tokenizer(string.printable, None)
@@ -128,7 +128,7 @@ def test_agreeing_on_a_sample_is_not_enough_where_texts_are_not_split_first(layo
 
 
 @pytest.mark.parametrize("name", ["qwen2", "metaspace"])
-def test_rows_are_put_together_one_by_one(name, layouts, random_views, trained):
+def test_rows_are_independent(name, layouts, random_views, trained):
     prompter = Prompter(BattleWriter(layouts.observation, build_style("paper"), dynamic=True), trained[name])
     views, texts = _texts(prompter, 10, 13, random_views)
     alone = [prompter.encode(*(column[i : i + 1] for column in views))[0] for i in range(10)]
@@ -139,20 +139,20 @@ def test_rows_are_put_together_one_by_one(name, layouts, random_views, trained):
     assert rows.ids.tolist() == [token for ids in alone for token in ids]
 
 
-def test_the_different_rows_and_which_of_them_each_is():
+def test_distinct_sequences_and_their_index_in_each_row():
     rows = TokenBatch.of([[1, 2], [], [1], [1, 2], [2, 1], []])
-    distinct, place = rows.distinct()
+    distinct, index = rows.distinct()
     assert distinct.lists() == [[1, 2], [], [1], [2, 1]]
-    assert place.tolist() == [0, 1, 2, 0, 3, 1]
+    assert index.tolist() == [0, 1, 2, 0, 3, 1]
     assert len(distinct) == 4
 
 
-def test_no_rows_have_no_different_ones():
-    distinct, place = TokenBatch.of([]).distinct()
-    assert distinct.lists() == place.tolist() == []
+def test_an_empty_batch_has_no_distinct_sequences():
+    distinct, index = TokenBatch.of([]).distinct()
+    assert distinct.lists() == index.tolist() == []
 
 
-def test_the_sample_has_every_kind_and_action_and_who_is_seen_and_who_is_not(layouts):
+def test_the_sample_has_every_kind_and_action_and_seen_and_unseen_units(layouts):
     layout = layouts.observation
     obs, available, agent = layout.sample(64)
     observed = layout.decode(obs)

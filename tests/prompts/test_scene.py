@@ -1,4 +1,4 @@
-"""What an agent sees, from vectors written by hand."""
+"""Decoded scenes of vectors written by hand."""
 
 import math
 from dataclasses import replace
@@ -22,12 +22,12 @@ MASK = [0, 1, 1, 0, 0, 1, 0, 1]
 
 @pytest.fixture
 def layout():
-    """Three marines against two zealots."""
+    """Return the layout of three marines against two zealots."""
     return build_layouts("smax", {"map_name": "3m_vs_2z"}, n_agents=3, n_actions=8).observation
 
 
 def see(layout, agent, dynamic=True):
-    """Enemy 1 and the second of the other allies are there, enemy 0 and the first are not."""
+    """Return a scene: enemy 1 and the second ally are present, enemy 0 and the first ally are absent."""
     obs = torch.tensor([[1, 0, 0, 1, *ABSENT, *SEEN_ENEMY, *ABSENT, *SEEN_ALLY, *OWN]])
     return scenes(layout, obs, torch.tensor([MASK]), torch.tensor([agent]), dynamic)[0]
 
@@ -76,7 +76,7 @@ def test_only_available_actions_are_named(layout):
     assert see(layout, agent=0).actions == ("stop", "move north", "move west", "attack enemy 1")
 
 
-def test_rows_are_read_one_by_one(layout, random_views):
+def test_rows_are_independent(layout, random_views):
     obs, mask = random_views(layout, 4, seed=3)
     agents = torch.tensor([0, 1, 2, 0])
     together = scenes(layout, obs, mask, agents)
@@ -84,7 +84,7 @@ def test_rows_are_read_one_by_one(layout, random_views):
     assert together == alone
 
 
-def test_dynamic_scenes_of_every_layout_hold_the_present_units_alone(layouts, random_views):
+def test_dynamic_scenes_of_every_layout_have_only_present_units(layouts, random_views):
     layout = layouts.observation
     obs, mask = random_views(layout, 30, seed=4)
     observed = layout.decode(obs)
@@ -95,11 +95,11 @@ def test_dynamic_scenes_of_every_layout_hold_the_present_units_alone(layouts, ra
         assert len(scene.actions) == mask[i].sum()
 
 
-def test_a_unit_of_unknown_kind_has_words():
+def test_a_unit_of_unknown_kind_has_a_name():
     assert KINDS[UNKNOWN] == "unknown unit"
 
 
-def test_in_range_is_what_the_mask_offers(layouts, random_views):
+def test_units_in_range_are_the_targets_in_the_mask(layouts, random_views):
     layout = layouts.observation
     obs, mask = random_views(layout, 60, seed=6)
     for scene in scenes(layout, obs, mask, torch.arange(60) % layout.n_agents):
@@ -129,7 +129,7 @@ def test_the_own_range_is_that_of_the_own_kind(env, map_name, sizes, reach, rand
     assert {scene.me.kind: scene.me.attack_range for scene in seen} == reach
 
 
-def test_a_range_that_is_not_known_is_none(layout, random_views):
+def test_an_unknown_range_is_none(layout, random_views):
     obs, mask = random_views(layout, 3, seed=8)
     for unknown in (None, (math.nan,) * len(NAMES)):
         layout = replace(layout, shoot_range=unknown)

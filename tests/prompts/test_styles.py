@@ -1,4 +1,4 @@
-"""The exact words of each style, and what all registered styles have in common."""
+"""The exact text of each style, and the properties of all registered styles."""
 
 import re
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_the_paper_style_word_for_word():
     )
 
 
-def test_the_paper_style_word_for_word_with_nobody_near():
+def test_the_paper_style_word_for_word_without_other_units():
     assert describe(PaperStyle(), ALONE).text == (
         "Current state:\n"
         "You are ally 0, a zealot, health 1.00, shield 0.25.\n"
@@ -62,7 +62,7 @@ def test_the_compact_style_word_for_word():
     )
 
 
-def test_the_compact_style_word_for_word_with_nobody_near():
+def test_the_compact_style_word_for_word_without_other_units():
     assert describe(CompactStyle(), ALONE).text == "You: zealot hp 1.00 shield 0.25\nActions: stop\nBest:"
 
 
@@ -89,12 +89,12 @@ def style(request):
     return build_style(request.param)
 
 
-def test_the_parts_join_without_a_seam_that_a_tokenizer_could_merge(style):
-    beginning = style.instruction + style.goal
+def test_no_tokenizer_can_merge_text_across_parts(style):
+    prefix = style.instruction + style.goal
     parts = describe(style, SCENE)
     assert style.instruction.endswith("\n")
     assert style.goal.endswith("\n")
-    assert not re.search(r"^\s|\n\s", beginning + parts.text)
+    assert not re.search(r"^\s|\n\s", prefix + parts.text)
     assert all(part.endswith("\n") for part in parts[:-1])
     assert parts.cue.rstrip() == parts.cue != ""
 
@@ -135,7 +135,7 @@ def test_different_scenes_are_different_texts(style):
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_sentences_are_those_of_living_visible_units_or_always_as_many(style, dynamic, layouts, random_views):
+def test_units_are_the_living_visible_ones_or_always_all(style, dynamic, layouts, random_views):
     layout = layouts.observation
     obs, mask = random_views(layout, 40, seed=5)
     agents = torch.arange(40) % layout.n_agents
@@ -162,11 +162,11 @@ def test_numbers_of_the_paper_style_have_two_decimals(layouts, random_views):
         assert all(re.fullmatch(r"\d+\.\d\d", number) for number in numbers)
 
 
-def test_a_unit_that_is_not_seen_has_no_made_up_numbers(style):
+def test_a_unit_that_is_not_seen_has_no_numbers(style):
     line = lines_of(describe(style, SCENE).enemies, "enemy")[3]
     assert re.findall(r"\d+", line) == ["3"]
 
 
-def test_an_unknown_style_is_refused_with_those_known():
+def test_an_unknown_style_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"prompt.style=haiku is not a prompt style.*paper.*compact"):
         build_style("haiku")

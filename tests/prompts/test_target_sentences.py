@@ -1,4 +1,4 @@
-"""Where the sentence about each target ends, for heads that choose among targets."""
+"""The last token of the sentence about each target, for heads that choose among targets."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ WAYS = pytest.mark.parametrize(
 
 
 def sentence(tokenizer, ids, end):
-    """The line of a prompt that the token ``end`` closes."""
+    """Return the line of a prompt that ends with the token ``end``."""
     return tokenizer.decode(ids[: end + 1]).rsplit("\n", 2)[-2]
 
 
 def check(prompter, views, heals):
-    """Every available target's place is the end of its sentence, or there is no such sentence."""
+    """Check that every available target has the end of its sentence, or that there is no such sentence."""
     obs, mask, agents = views
     layout = prompter.layout
     rows = prompter.tokens(obs, mask, agents, targets=True)
@@ -71,8 +71,8 @@ def test_a_healers_targets_are_the_sentences_about_its_allies(source, random_vie
         assert all(line.startswith("ally ") for line in lines)
 
 
-class Joined:
-    """A tokenizer that has the texts of pieces run together."""
+class OpaqueTokenizer:
+    """A tokenizer that does not show how it splits texts."""
 
     bos_token_id = None
 
@@ -84,10 +84,10 @@ class Joined:
         return self.inner(*texts, **options)
 
 
-def test_texts_that_are_tokenised_whole_have_the_same_places(layouts, random_views, tiny_tokenizer):
+def test_texts_that_are_tokenised_whole_have_the_same_ends(layouts, random_views, tiny_tokenizer):
     layout = layouts.observation
     writer = build_writer({"style": "paper", "source": None, "dynamic": True}, layout)
-    whole = Prompter(writer, Joined(tiny_tokenizer))  # it does not tell how it splits texts
+    whole = Prompter(writer, OpaqueTokenizer(tiny_tokenizer))
     assert not whole.assembles
     views = (*random_views(layout, 20, seed=5), torch.arange(20) % layout.n_agents)
     apart = Prompter(writer, tiny_tokenizer).tokens(*views, targets=True)
@@ -97,10 +97,10 @@ def test_texts_that_are_tokenised_whole_have_the_same_places(layouts, random_vie
     assert (apart.targets >= 0).any()
 
 
-def test_a_tokenizer_that_does_not_tell_where_tokens_lie_is_refused(layouts, random_views, tiny_tokenizer):
+def test_a_tokenizer_without_token_positions_is_refused(layouts, random_views, tiny_tokenizer):
     layout = layouts.observation
     writer = build_writer({"style": "paper", "source": None, "dynamic": True}, layout)
-    prompter = Prompter(writer, Joined(tiny_tokenizer, is_fast=False))
+    prompter = Prompter(writer, OpaqueTokenizer(tiny_tokenizer, is_fast=False))
     views = (*random_views(layout, 5, seed=5), torch.zeros(5, dtype=torch.int64))
     prompter.tokens(*views)
     with pytest.raises(ConfigError, match=r"head\.attack_keys=entity .* set head\.attack_keys=shared"):
@@ -114,5 +114,5 @@ def test_equal_prompts_about_other_targets_are_not_the_same(layouts, random_view
     rows = prompter.tokens(obs.expand(3, -1), mask.expand(3, -1), torch.zeros(3, dtype=torch.int64), targets=True)
     assert len(rows.distinct()[0]) == 1
     rows.targets[2] += 1
-    distinct, place = rows.distinct()
-    assert (len(distinct), place.tolist()) == (2, [0, 0, 1])
+    distinct, index = rows.distinct()
+    assert (len(distinct), index.tolist()) == (2, [0, 0, 1])

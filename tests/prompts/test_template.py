@@ -1,4 +1,4 @@
-"""Sentences with slots, against what Python prints."""
+"""Templates with slots, against the output of Python's formatting."""
 
 import numpy as np
 import pytest
@@ -20,18 +20,18 @@ HARD += [0.05, 0.15, 0.25, 0.35, 0.95, 9.95, 99.995, 99.99499, 100.0, 123.456, 9
 
 
 def texts(written, rows):
-    """The text of each row of a sentence of [rows] or [rows, units]."""
+    """Return the text of each row of a sentence of [rows] or [rows, units]."""
     table = FragmentTable()
     return ["".join(table.split(row)) for row in table.fragments(written, rows)]
 
 
 def numbers():
-    """Numbers that are easily rounded wrong, and as many as an observation could have."""
+    """Return numbers that are easily rounded wrong, and many values of observations."""
     rng = np.random.default_rng(0)
     shares = rng.uniform(-1, 1, 20_000).astype(np.float32).astype(np.float64)
     halves = np.arange(4000) / 200  # most of them not exactly, just above or below
     halves = np.concatenate([halves, np.nextafter(halves, 0), np.nextafter(halves, 99), halves.astype(np.float32)])
-    eighths = np.arange(800) / 8  # exactly, so that ties are real
+    eighths = np.arange(800) / 8  # exact, so that there are real ties
     return np.concatenate([HARD, shares, shares * 9, shares * 10, shares * 11, halves, halves * 10, eighths])
 
 
@@ -42,13 +42,13 @@ def test_numbers_are_rounded_as_python_rounds(decimals):
     assert texts(template(text, value=values), len(values)) == [text.format(value=v) for v in values.tolist()]
 
 
-def test_short_floats_are_printed_as_the_long_ones_that_they_are():
+def test_float32_numbers_are_printed_as_their_float64_values():
     values = np.arange(0, 4000, dtype=np.float32) / np.float32(200)
     assert texts(template("{value:.2f}", value=values), len(values)) == [f"{value:.2f}" for value in values.tolist()]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -MAX_NUMBER])
-def test_what_is_no_number_of_a_battle_is_a_bug(value):
+def test_a_number_that_cannot_be_printed_is_an_error(value):
     with pytest.raises(AssertionError, match=str(MAX_NUMBER)):
         template("{value:.2f}", value=np.array([0.5, value]))
 
@@ -78,7 +78,7 @@ def test_units_are_written_one_after_the_other():
     assert texts(written.where(number != 3), 3)[1] == "4 high, "
 
 
-def test_a_sentence_without_slots_is_said_in_every_row():
+def test_a_sentence_without_slots_is_in_every_row():
     assert texts(template("Best:"), 3) == ["Best:"] * 3
     assert texts(template("Best:"), 0) == []
     assert texts(template("Best:").where(np.array([True, False])), 2) == ["Best:", ""]
@@ -101,7 +101,7 @@ def test_one_sentence_or_the_other(mask):
         ([0.5, np.nan], [np.nan, 0.75], ["", ""]),
     ],
 )
-def test_what_is_not_told_is_left_out(x, y, expected):
+def test_numbers_that_are_nan_are_left_out(x, y, expected):
     assert texts(if_present("x {x:.2f} y {y:.2f}", x=np.array(x), y=np.array(y)), 2) == expected
 
 
@@ -113,7 +113,7 @@ def test_kinds_have_their_words_and_articles():
     assert with_articles[-1] == "an unknown unit"
 
 
-def test_fragments_are_found_again():
+def test_fragments_are_reused():
     table = FragmentTable()
     first = table.fragments(template("at {value:.2f}.", value=np.array([0.5, 0.25, 0.5])), 3)
     known = list(table.texts)

@@ -1,4 +1,4 @@
-"""Terse prompts hold the scene's facts up to rounding and exactly the mask, in less than half of compact's tokens."""
+"""Terse prompts contain the rounded facts and the exact mask, in less than half of compact's tokens."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def tenths(share):
 
 
 def facts(scene):
-    """What ``read`` has to find."""
+    """Return the expected result of ``read``."""
     me = scene.me
     own = (me.kind, tenths(me.health), tenths(me.shield), me.attack_range, tenths(me.cooldown) or 0)
     units = {
@@ -52,14 +52,14 @@ def check(layout, obs, mask, agents, dynamic):
 
 @DYNAMIC
 @pytest.mark.parametrize("unseen", [0.3, 0.9, 1.0])
-def test_every_fact_and_the_mask_are_read_back(layouts, random_views, dynamic, unseen):
+def test_every_fact_and_the_mask_can_be_recovered(layouts, random_views, dynamic, unseen):
     layout = layouts.observation
     obs, mask = random_views(layout, 150, 21, unseen)
     check(layout, obs, mask, torch.arange(150) % layout.n_agents, dynamic)
 
 
 @pytest.mark.parametrize("env", ["sc2", "smaclite"])
-def test_those_of_healers_and_shields_are_read_back(env, random_views):
+def test_healers_and_shields_can_be_recovered(env, random_views):
     found = []
     for map_name, agents, actions in (("MMM2", 10, 18), ("3s5z_vs_3s6z", 8, 15)):
         layout = build_layouts(env, {"map_name": map_name}, agents, actions).observation
@@ -71,7 +71,7 @@ def test_those_of_healers_and_shields_are_read_back(env, random_views):
 
 
 @DYNAMIC
-def test_any_mask_is_read_back(layouts, dynamic):
+def test_any_mask_can_be_recovered(layouts, dynamic):
     layout = layouts.observation
     seen = [set(scene.actions) for scene in check(layout, *layout.sample(300), dynamic)]
     assert any("no-op" in actions for actions in seen)
@@ -89,7 +89,7 @@ def test_units_that_are_full_or_of_one_kind_have_the_fewest_words():
     )
 
 
-def test_what_differs_is_said_line_by_line():
+def test_differences_are_printed_line_by_line():
     gone = replace(STALKER, number=3, seen=False, in_range=False)
     enemies = (STALKER, gone, replace(gone, number=4, in_range=True), replace(STALKER, kind="zealot", number=11))
     text = describe(

@@ -1,4 +1,4 @@
-"""Token ids of prompts: how the halves join, how long they get, which tokenizers they allow for."""
+"""Token ids of prompts: joining prefix and sequence, lengths, and supported tokenizers."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_no_prompt_is_longer_than_max_tokens(style, dynamic, unseen, layouts, ra
 
 @STYLES
 @pytest.mark.parametrize("kind", ["marine", "zergling", "hydralisk"])
-def test_no_prompt_is_longer_than_max_tokens_whichever_kind_has_most_tokens(style, kind, random_views):
+def test_no_prompt_is_longer_than_max_tokens_for_any_kind_with_most_tokens(style, kind, random_views):
     layout = build_layouts("smax", {"map_name": "27m_vs_30m"}, 27, 36).observation
     prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), WordTokenizer(spelt=kind))
     obs, mask = random_views(layout, 3, 9, 0.0)
@@ -60,7 +60,7 @@ def test_max_tokens_is_no_more_than_a_tenth_above_a_full_scene(style, random_vie
     prompter = Prompter(BattleWriter(layout, build_style(style), dynamic=True), tiny_tokenizer)
     obs, mask = random_views(layout, 200, 10, 0.0)
     longest = len(prompter.prefix) + max(map(len, prompter.encode(obs, mask, torch.arange(200) % 5)))
-    # Terse leaves out what is full or free, and in no view is nothing so.
+    # Terse leaves out usual values, and every view has some.
     assert prompter.max_tokens <= (1.4 if style == "terse" else 1.1) * longest
 
 
@@ -86,7 +86,7 @@ def test_a_longer_style_has_longer_prompts(layouts, tiny_tokenizer):
 
 
 class WordTokenizer:
-    """One token a word, digit or sign, but one a letter in the word ``spelt``."""
+    """A tokenizer with one token per word, digit or sign, but one per letter in the word ``spelt``."""
 
     bos_token_id = None
 
@@ -99,7 +99,7 @@ class WordTokenizer:
 
 
 class LetterTokenizer:
-    """One token a letter; puts ``bos_token_id`` in front when asked for special tokens, if ``adds_bos``."""
+    """A tokenizer with one token per letter. With ``adds_bos``, special tokens put ``bos_token_id`` in front."""
 
     bos_token_id = 1
 
@@ -114,14 +114,14 @@ class LetterTokenizer:
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
-def test_the_begin_token_leads_the_prefix_where_the_tokenizer_adds_one(adds_bos, layouts):
+def test_the_prefix_begins_with_the_begin_token_if_the_tokenizer_adds_one(adds_bos, layouts):
     style = build_style("compact")
     style.instruction, style.goal = "ab\n", "c\n"
     prompter = Prompter(BattleWriter(layouts.observation, style, dynamic=True), LetterTokenizer(adds_bos))
     assert prompter.prefix == [1] * adds_bos + [ord(letter) for letter in "ab\nc\n"]
 
 
-def test_the_own_part_never_begins_with_the_begin_token(layouts, random_views):
+def test_a_sequence_never_begins_with_the_begin_token(layouts, random_views):
     prompter = Prompter(BattleWriter(layouts.observation, build_style("compact"), dynamic=True), LetterTokenizer(True))
     obs, mask = random_views(layouts.observation, 1, seed=0)
     assert prompter.encode(obs, mask, torch.zeros(1, dtype=torch.long))[0][:3] == [ord(letter) for letter in "You"]

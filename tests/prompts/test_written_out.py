@@ -1,4 +1,4 @@
-"""Paper and compact against the same sentences written out unit by unit, as f-strings."""
+"""The styles paper and compact against the same sentences as f-strings, unit by unit."""
 
 from dataclasses import replace
 

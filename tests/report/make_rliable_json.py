@@ -1,6 +1,8 @@
-"""Writes rliable.json, what rliable makes of fixed arrays: what it pins (arch < 8, so pandas < 3) wants a place apart.
+"""Write rliable.json: rliable's results for fixed arrays.
 
-pip install 'rliable==1.2.0' 'pandas<3' && python tests/report/make_rliable_json.py
+rliable needs its own environment, because it pins arch < 8 and so needs pandas < 3::
+
+    pip install 'rliable==1.2.0' 'pandas<3' && python tests/report/make_rliable_json.py
 """
 
 import json
@@ -13,7 +15,7 @@ RESAMPLES = 200
 
 
 def drawn(scores_x, scores_y=None):
-    """What the bootstrap will draw, indices [resamples, runs, tasks] for each array, as numpy's global state has it."""
+    """Return the bootstrap's random indices [resamples, runs, tasks] for each array, from numpy's global generator."""
     shapes = [scores.shape for scores in (scores_x, scores_y) if scores is not None]
     np.random.seed(7)
     return [[np.random.choice(shape[0], shape, replace=True).tolist() for shape in shapes] for _ in range(RESAMPLES)]
@@ -24,7 +26,7 @@ def main():
     x, y = generator.random((5, 3)).round(3), generator.random((4, 3)).round(1)
     y[:4, 2] = x[:4, 2]  # ties
     taus = np.linspace(0, 1, 6)
-    found = {
+    expected = {
         "x": x.tolist(),
         "y": y.tolist(),
         "taus": taus.tolist(),
@@ -41,14 +43,14 @@ def main():
     _, intervals = library.get_interval_estimates(
         {"x": x}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=RESAMPLES
     )
-    found |= {"draws": draws, "iqm_interval": intervals["x"][:, 0].tolist()}
+    expected |= {"draws": draws, "iqm_interval": intervals["x"][:, 0].tolist()}
     draws = drawn(x, y)
     np.random.seed(7)
     _, intervals = library.get_interval_estimates(
         {"x": [x, y]}, lambda a, b: np.array([metrics.probability_of_improvement(a, b)]), reps=RESAMPLES
     )
-    found |= {"pair_draws": draws, "improvement_interval": intervals["x"][:, 0].tolist()}
-    Path(__file__).with_name("rliable.json").write_text(json.dumps(found))
+    expected |= {"pair_draws": draws, "improvement_interval": intervals["x"][:, 0].tolist()}
+    Path(__file__).with_name("rliable.json").write_text(json.dumps(expected))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Records become values, whoever wrote them."""
+"""Read Sacred records of lolm_plugin and of EPyMARL."""
 
 import json
 
@@ -9,7 +9,7 @@ from lolm_plugin.tracking.provenance import provenance
 
 
 def write(folder, run=None, config=None, metrics=None, info=None):
-    """A record of Sacred's in ``folder``; None writes what is usual."""
+    """Write a Sacred record to ``folder``. The arguments change its usual content."""
     folder.mkdir(parents=True)
     usual = {"name": "mappo", "env": "sc2", "env_args": {"map_name": "3m"}, "seed": 3, "t_max": 50}
     times = {"start_time": "2026-01-01T10:00:00.0", "stop_time": "2026-01-01T10:01:30.0"}
@@ -23,13 +23,13 @@ def write(folder, run=None, config=None, metrics=None, info=None):
     return folder
 
 
-def test_a_run_of_epymarl_alone(tmp_path):
+def test_read_a_record_of_epymarl(tmp_path):
     write(tmp_path / "mappo/3m/1", metrics={"loss": {"steps": [5], "values": [{"dtype": "float64", "value": 2.5}]}})
-    (found,) = records.read_all(tmp_path)
-    assert (found.algorithm, found.env, found.map_name, found.seed, found.kind) == ("mappo", "sc2", "3m", 3, "scratch")
-    assert found.series == {"loss": records.Series((5,), (2.5,))}
-    assert (found.command, found.commit, found.source_map, found.peak_memory_mb) == (None, None, None, None)
-    assert (found.hostname, found.wall_seconds, found.status) == ("h", 90.0, "COMPLETED")
+    (run,) = records.read_all(tmp_path)
+    assert (run.algorithm, run.env, run.map_name, run.seed, run.kind) == ("mappo", "sc2", "3m", 3, "scratch")
+    assert run.series == {"loss": records.Series((5,), (2.5,))}
+    assert (run.command, run.commit, run.source_map, run.peak_memory_mb) == (None, None, None, None)
+    assert (run.hostname, run.wall_seconds, run.status) == ("h", 90.0, "COMPLETED")
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_a_run_of_epymarl_alone(tmp_path):
     ],
 )
 def test_kinds(tmp_path, config, kind):
-    found = records.read(write(tmp_path / "1", config=config, info={"transfer": {"source_map": "8m"}}))
-    assert (found.kind, found.source_map) == (kind, "8m")
+    run = records.read(write(tmp_path / "1", config=config, info={"transfer": {"source_map": "8m"}}))
+    assert (run.kind, run.source_map) == (kind, "8m")
 
 
-def test_resumed_runs_count_once_with_the_time_of_all(tmp_path):
+def test_a_resumed_run_counts_once_with_the_time_of_all_its_parts(tmp_path):
     def launch(memory):
         return {"launch": {"command": "c", "commit": "d", "version": "1", "peak_memory_mb": memory}}
 
@@ -58,13 +58,13 @@ def test_resumed_runs_count_once_with_the_time_of_all(tmp_path):
     )
     write(tmp_path / "2", info={**launch(50), "resumed_from": {"sacred_run": f"{elsewhere}/1"}})
     write(tmp_path / "3", info={**launch(60), "resumed_from": {"sacred_run": f"{elsewhere}/2"}})
-    (found,) = records.read_all(tmp_path)
-    assert found.folder == tmp_path / "3"
-    assert [path.name for path in found.resumed] == ["1", "2"]
-    assert (found.wall_seconds, found.peak_memory_mb) == (30 + 90 + 90, 70)
+    (run,) = records.read_all(tmp_path)
+    assert run.folder == tmp_path / "3"
+    assert [path.name for path in run.resumed] == ["1", "2"]
+    assert (run.wall_seconds, run.peak_memory_mb) == (30 + 90 + 90, 70)
 
 
-def test_what_is_no_run_of_ours_or_half_written_is_named_and_passed_over(tmp_path):
+def test_unusable_records_are_reported_and_skipped(tmp_path):
     write(tmp_path / "1")
     write(tmp_path / "2", config={"env_args": None})
     (write(tmp_path / "3") / "config.json").write_text("{")
@@ -73,9 +73,9 @@ def test_what_is_no_run_of_ours_or_half_written_is_named_and_passed_over(tmp_pat
     unusable = []
     assert [run.folder.name for run in records.read_all(tmp_path, unusable)] == ["1"]
     assert unusable == [
-        f"{tmp_path / '2'}: config.json has no name or no env_args, so it is no training of EPyMARL.",
-        f"{tmp_path / '3'}: config.json is cut or damaged (no JSON).",
-        f"{tmp_path / '4'}: metrics.json is cut or damaged (no JSON).",
+        f"{tmp_path / '2'}: config.json has no name or no env_args, so it is not a run of EPyMARL.",
+        f"{tmp_path / '3'}: config.json is cut or damaged (not JSON).",
+        f"{tmp_path / '4'}: metrics.json is cut or damaged (not JSON).",
         f"{tmp_path / '5'}: config.json is missing.",
     ]
 
@@ -86,18 +86,18 @@ ENDS_EARLY = {"metrics": {"loss": {"steps": [9], "values": [1]}}, "config": {"te
 @pytest.mark.parametrize(
     ("parts", "defect"),
     [
-        ({"metrics": {"loss": {"steps": [], "values": []}}}, "its metrics.json holds no measurement"),
+        ({"metrics": {"loss": {"steps": [], "values": []}}}, "its metrics.json has no measurements"),
         (ENDS_EARLY, "its measurements end at step 9 of 50"),
-        ({"run": {"whole": False}}, "its record misses its end"),
+        ({"run": {"whole": False}}, "the end of its record is missing"),
         ({"run": {"whole": True}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "test_interval": 50}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "imitate": {"teacher": "heuristic"}}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "transfer_from": "x", "evaluate": True}}, ""),
     ],
 )
-def test_a_completed_run_whose_record_misses_its_end_is_not_whole(tmp_path, parts, defect):
-    found = records.read(write(tmp_path / "1", **parts))
-    assert (found.defect, found.is_whole) == (defect, not defect)
+def test_a_completed_run_with_an_incomplete_record_is_not_whole(tmp_path, parts, defect):
+    run = records.read(write(tmp_path / "1", **parts))
+    assert (run.defect, run.is_whole) == (defect, not defect)
 
 
 def test_a_whole_run_counts_until_the_one_that_resumed_it_is_whole(tmp_path):
@@ -109,12 +109,12 @@ def test_a_whole_run_counts_until_the_one_that_resumed_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x/2", "..", ".", "/", "x/9"])
-def test_a_record_that_names_no_run_before_it_is_one_run(tmp_path, name):
+def test_a_record_that_names_no_usable_earlier_run_is_read_alone(tmp_path, name):
     write(tmp_path / "2", info={"resumed_from": {"sacred_run": name}})
     assert [run.folder.name for run in records.read_all(tmp_path)] == ["2"]
 
 
-def test_a_number_that_was_given_again_is_not_the_run_before(tmp_path):
+def test_a_reused_record_number_is_not_the_resumed_run(tmp_path):
     write(tmp_path / "1", run={"start_time": "2026-01-02T10:00:00"})
     write(tmp_path / "2", info={"resumed_from": {"sacred_run": "x/1"}})
     assert [run.folder.name for run in records.read_all(tmp_path)] == ["1", "2"]
@@ -124,15 +124,15 @@ OLD, NEW = {"bootstrap_time_limit": True}, {"bootstrap_time_limit": None}
 
 
 @pytest.mark.parametrize(("launch", "expected"), [({}, None), ({"time_limits": "truncated"}, True)])
-def test_time_limits_that_were_an_end_are_called_so(tmp_path, launch, expected):
+def test_bootstrap_time_limit_of_older_records_is_converted(tmp_path, launch, expected):
     info = {"launch": launch, "transfer": {"source_map": "8m", "source_settings": OLD}}
-    found = records.read(write(tmp_path / "1", config=OLD, info=info))
-    assert found.config["bootstrap_time_limit"] is found.source_settings["bootstrap_time_limit"] is expected
+    run = records.read(write(tmp_path / "1", config=OLD, info=info))
+    assert run.config["bootstrap_time_limit"] is run.source_settings["bootstrap_time_limit"] is expected
 
 
-def test_a_run_that_an_older_version_began_is_whole(tmp_path):
+def test_a_resumed_run_of_an_older_version_is_whole(tmp_path):
     write(tmp_path / "1", config=OLD, run={"status": "INTERRUPTED"}, info={"launch": {"command": "c"}})
     child = {"launch": provenance("c", "bundled"), "resumed_from": {"sacred_run": "x/1"}}
     write(tmp_path / "2", config=NEW, info=child)
-    (found,) = records.read_all(tmp_path)
-    assert found.is_whole, found.defect
+    (run,) = records.read_all(tmp_path)
+    assert run.is_whole, run.defect

@@ -1,4 +1,4 @@
-"""Numbers of curves, by hand; aggregates over seeds and tasks, by hand and against rliable's on the same arrays."""
+"""Numbers of curves, checked by hand; aggregates over seeds and tasks, checked by hand and against rliable."""
 
 import json
 from pathlib import Path
@@ -18,21 +18,21 @@ def arrays(*tasks):
 
 
 @pytest.mark.parametrize("name", ["mean", "median", "iqm", "optimality_gap"])
-def test_rliables_point_estimates(name):
+def test_point_estimates_equal_rliable(name):
     assert getattr(statistics, name)(X) == pytest.approx(RLIABLE[name], abs=1e-6)
 
 
-def test_rliables_iqm_with_other_numbers_and_ties():
+def test_iqm_with_ties_equals_rliable():
     assert statistics.iqm(Y) == pytest.approx(RLIABLE["iqm_y"], abs=1e-6)
 
 
-def test_rliables_probability_of_improvement():
+def test_probability_of_improvement_equals_rliable():
     assert statistics.probability_of_improvement(X, Y) == pytest.approx(RLIABLE["probability_of_improvement"], abs=1e-6)
 
 
-def test_rliables_performance_profile():
-    found = statistics.performance_profile(X, np.array(RLIABLE["taus"]))
-    assert found == pytest.approx(np.array(RLIABLE["profile"]), abs=1e-6)
+def test_performance_profile_equals_rliable():
+    computed = statistics.performance_profile(X, np.array(RLIABLE["taus"]))
+    assert computed == pytest.approx(np.array(RLIABLE["profile"]), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -42,19 +42,19 @@ def test_rliables_performance_profile():
         ("pair_draws", "improvement_interval", statistics.probability_of_improvement, [X, Y]),
     ],
 )
-def test_rliables_intervals_from_the_same_draws(monkeypatch, draws, wanted, statistic, groups):
+def test_intervals_from_the_same_resamples_equal_rliable(monkeypatch, draws, wanted, statistic, groups):
     remaining = iter([np.array(indices).T for draw in RLIABLE[draws] for indices in draw])
     monkeypatch.setattr(
         statistics,
         "resample",
         lambda scores, generator: [task[drawn] for task, drawn in zip(scores, next(remaining), strict=True)],
     )
-    found = statistics.interval(statistic, *groups, resamples=len(RLIABLE[draws]))
-    assert list(found) == pytest.approx(RLIABLE[wanted], abs=1e-6)
+    computed = statistics.interval(statistic, *groups, resamples=len(RLIABLE[draws]))
+    assert list(computed) == pytest.approx(RLIABLE[wanted], abs=1e-6)
     assert next(remaining, None) is None
 
 
-def test_by_hand():
+def test_aggregates_by_hand():
     scores = arrays([0, 1], [1, 1, 1, 0.2])
     assert statistics.mean(scores) == pytest.approx((0.5 + 0.8) / 2)
     assert statistics.median(arrays([0], [1], [0.3])) == 0.3
@@ -70,20 +70,20 @@ def test_one_run_has_no_interval():
     assert statistics.interval(statistics.probability_of_improvement, arrays([1, 2]), arrays([1])) is None
 
 
-def test_an_interval_holds_the_estimate_narrows_with_runs_and_repeats():
+def test_an_interval_contains_the_estimate_narrows_with_runs_and_is_reproducible():
     generator = np.random.default_rng(0)
     few, many = arrays(generator.normal(size=5)), arrays(generator.normal(size=500))
     low, high = statistics.interval(statistics.mean, few)
     assert low < statistics.mean(few) < high
     narrow = statistics.interval(statistics.mean, many)
     assert narrow.high - narrow.low < (high - low) / 3
-    # The standard error of a mean of 500 normal numbers, for 95 % twice 1.96 of it.
+    # The width of a 95 % interval is twice 1.96 standard errors of the mean of 500 normal numbers.
     assert narrow.high - narrow.low == pytest.approx(2 * 1.96 / 500**0.5, rel=0.15)
     assert statistics.interval(statistics.mean, few) == (low, high)
     assert statistics.interval(statistics.mean, few, seed=1) != (low, high)
 
 
-def test_runs_are_drawn_within_their_task():
+def test_runs_are_resampled_within_their_task():
     drawn = statistics.resample(arrays([1, 2, 3], [10, 20]), np.random.default_rng(0))
     assert [len(task) for task in drawn] == [3, 2]
     assert set(drawn[0]) <= {1, 2, 3}
@@ -102,14 +102,14 @@ def test_the_untrained_policy_is_tested_at_step_0():
     assert statistics.untrained(Series((9, 18), (0.3, 0.5))) is None  # tested after an update
 
 
-def test_the_asymptote_is_the_mean_of_the_last_tenth_but_of_three_at_least():
+def test_the_asymptote_is_the_mean_of_the_last_tenth_or_of_three_tests():
     assert statistics.asymptote(RISING) == pytest.approx(2 / 3)
     fifty = Series(tuple(range(50)), (*[0.0] * 45, 0.1, 0.2, 0.3, 0.5, 0.7))
     assert statistics.asymptote(fifty) == pytest.approx(0.36)
     assert statistics.asymptote(Series((0,), (0.5,))) == 0.5
 
 
-def test_a_level_is_reached_by_three_tests_together():
+def test_a_level_is_reached_by_the_mean_of_three_tests():
     lucky = Series((0, 1, 2, 3, 4, 5), (0.0, 0.9, 0.0, 0.9, 0.9, 0.9))
     assert statistics.steps_to(0.9, lucky) == 5
     assert statistics.steps_to(0.6, lucky) == 3
@@ -118,7 +118,7 @@ def test_a_level_is_reached_by_three_tests_together():
 
 
 def test_steps_to_the_asymptote():
-    # Means of three: 0, .1, .2, .4667, .6667, .8 against .95 of .6667 and of .8.
+    # Means of three tests: 0, .1, .2, .4667, .6667, .8. The levels are .95 of .6667 and .95 of .8.
     assert statistics.steps_to_asymptote(RISING) == 40
     longer = Series((*RISING.steps, 50), (*RISING.values, 0.8))
     assert statistics.steps_to_asymptote(longer) == 50
@@ -127,7 +127,7 @@ def test_steps_to_the_asymptote():
 
 def test_speed_up():
     scratch = Series((*RISING.steps, 50), (*RISING.values, 0.8))
-    # .6, .7, .7333, .8 against .95 of .8.
+    # Means of up to three tests: .6, .7, .7333, .8. The level is .95 of .8.
     assert statistics.speed_up(HEAD_START, scratch) == pytest.approx(50 / 30)
     assert statistics.speed_up(FLAT, scratch) is None
     assert statistics.speed_up(HEAD_START, FLAT) is None
@@ -148,7 +148,7 @@ def test_the_transfer_ratio_is_over_common_steps():
     assert statistics.transfer_ratio(Series((50, 60), (1.0, 1.0)), RISING) is None
 
 
-def test_seeds_meet_on_a_grid_that_all_cover():
+def test_the_common_grid_covers_the_steps_of_all_seeds():
     grid, values = statistics.on_grid([Series((0, 10), (0.0, 1.0)), Series((2, 6, 8), (0.0, 0.4, 1.0))], points=4)
     assert grid == pytest.approx([2, 4, 6, 8])
     assert values == pytest.approx(np.array([[0.2, 0.4, 0.6, 0.8], [0.0, 0.2, 0.4, 1.0]]))

@@ -1,4 +1,4 @@
-"""Kill trainings at random moments, resume them and compare them bitwise with unbroken ones; a longer run, by hand.
+"""Kill trainings at random moments, resume them, and compare them bitwise with uninterrupted ones. Run by hand:
 
 python -m tests.resume.kills --kills 30 --seed 1
 """
@@ -34,7 +34,7 @@ def last_record(folder: Path) -> int:
 
 
 def kill_and_resume(algorithm: str, folder: Path, kills: int, draw: random.Random) -> int:
-    """Train once unbroken and once killed up to ``kills`` times; raise AssertionError where they differ.
+    """Train once without and once with up to ``kills`` kills; raise AssertionError if the results differ.
 
     Returns the number of kills that interrupted a run. A run that was killed before its first checkpoint starts anew.
     """
@@ -50,7 +50,7 @@ def kill_and_resume(algorithm: str, folder: Path, kills: int, draw: random.Rando
         if not resumable:
             shutil.rmtree(killed, ignore_errors=True)
         process = start(killed, *(["--resume", str(models(killed)), "--epymarl=none"] if resumable else arguments))
-        # Starting takes most of such a small run, and a kill before the first checkpoint shows little.
+        # Most of such a small run is its start, and a kill before the first checkpoint tests little.
         if finish(killed, process, 600 if done == kills else draw.uniform(0.4, 1.0) * length):
             break
         done += 1
@@ -62,8 +62,8 @@ def kill_and_resume(algorithm: str, folder: Path, kills: int, draw: random.Rando
 def main() -> None:
     """Repeat over the algorithms of tests/resume/test_resume.py until enough runs were killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="how many; default 30")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments, not of the trainings")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills; default 30")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the kills' moments, not of the trainings")
     options = parser.parse_args()
     draw, total = random.Random(options.seed), 0
     for algorithm in itertools.cycle(RUNS):
@@ -71,7 +71,7 @@ def main() -> None:
             break
         with tempfile.TemporaryDirectory() as folder:
             total += kill_and_resume(algorithm, Path(folder), min(4, options.kills - total), draw)
-    print(f"{total} kills, every resumed run bitwise equal to the unbroken one")
+    print(f"{total} kills, every resumed run bitwise equal to the uninterrupted one")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small runs through the real command line, and everything they leave."""
+"""Small runs through the real command line, and readers of their results."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from lolm_plugin.checkpoints import facts_alone
+from lolm_plugin.checkpoints import read_facts_unchecked
 from lolm_plugin.commands import train as training
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0  # seconds, for the case that something never happens; a busy machine needs minutes
+PATIENCE = 600.0  # seconds until a wait fails; a busy machine needs minutes
 
-# What is not a result.
+# Metrics of speed, which differ between equal runs.
 TIMES = {"agent_steps_per_second", "llm_time_share"}
 
 SMALL = (
@@ -26,7 +26,7 @@ SMALL = (
 
 
 def line(algorithm, env, map_name, *updates, host="none"):
-    """The arguments of a small run."""
+    """Return the arguments of a small run."""
     options = [f"--config={algorithm}", f"--env-config={env}", f"--epymarl={host}"]
     return [*options, "with", f"env_args.map_name={map_name}", *SMALL, *updates]
 
@@ -43,7 +43,7 @@ def train(folder, *arguments):
 
 
 def start(folder, *arguments):
-    """The same as a process of its own."""
+    """Start the command line as a separate process in ``folder``; return the process."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, ROOT / "main.py", *arguments],
@@ -56,44 +56,44 @@ def start(folder, *arguments):
 
 
 def wait_for_checkpoints(folder, process, count):
-    """Wait until a run has written so many."""
+    """Wait until a run has written ``count`` checkpoints."""
     deadline = time.monotonic() + PATIENCE
     while len(steps(folder)) < count:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
 def models(folder):
-    """The one run's folder of checkpoints."""
+    """Return the checkpoint folder of the only run."""
     (found,) = (folder / "results/models").iterdir()
     return found
 
 
 def steps(folder):
-    """The steps of its checkpoints."""
+    """Return the sorted steps of its checkpoints."""
     runs = list((folder / "results/models").glob("*"))
     return sorted(int(path.name) for run in runs for path in run.iterdir() if path.name.isdigit())
 
 
 def record(folder, number):
-    """The folder of the Sacred run with this number."""
+    """Return the folder of the Sacred record with this number."""
     (found,) = (path for path in folder.glob("results/sacred/*/*/*") if path.name == str(number))
     return found
 
 
 def series(folder, number):
-    """{name: (steps, values)} of what does not measure time."""
+    """Return {name: (steps, values)} of all metrics that do not measure time."""
     metrics = json.loads((record(folder, number) / "metrics.json").read_text())
     return {name: (m["steps"], m["values"]) for name, m in metrics.items() if name not in TIMES}
 
 
 def last_checkpoint(folder):
-    """Every tensor of the last checkpoint, and its facts about learner and loop."""
+    """Return step, tensors, and facts about learner and loop of the last checkpoint."""
     path = models(folder) / str(steps(folder)[-1])
     tensors = {f"{file.name} {name}": t for file in path.rglob("*.safetensors") for name, t in load_file(file).items()}
-    facts = facts_alone(path)
-    # The global generators, which importing some libraries draws from: a fresh process and this one differ.
+    facts = read_facts_unchecked(path)
+    # Without the global generators: importing some libraries draws from them, so a fresh process differs from this.
     loop = {name: value for name, value in facts["loop"].items() if name not in ("python", "numpy")}
     facts = {"learner": facts["learner"], "loop": loop}
     return int(path.name), {name: t for name, t in tensors.items() if not name.startswith("random.")}, facts

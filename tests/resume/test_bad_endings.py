@@ -1,4 +1,4 @@
-"""Numbers gone wrong, a full disk, an environment that gives up: what was saved stays good."""
+"""NaN rewards, full disks and failing environments do not spoil what is saved."""
 
 import errno
 import json
@@ -20,16 +20,16 @@ from tests.resume.runs import line, models, record, steps, train
 ARGUMENTS = line("updet_mappo", "probe", "duel", "t_max=900")
 
 
-def whole(folder):
-    """No number in any checkpoint is none."""
+def assert_finite(folder):
+    """Assert that no tensor of any checkpoint has a NaN or infinity."""
     for file in (folder / "results/models").rglob("[0-9]*/*.safetensors"):
         for name, tensor in load_file(file).items():
             assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), (file, name)
 
 
 @pytest.fixture
-def reward_of_nothing(monkeypatch):
-    """From the 20th call of ``step`` on, one copy's reward is not a number."""
+def nan_reward(monkeypatch):
+    """Make the reward of one environment NaN from the 40th call of ``step`` on."""
     step, calls = ProbeVectorEnv.step, []
 
     def broken(env, actions):
@@ -44,7 +44,7 @@ def reward_of_nothing(monkeypatch):
     monkeypatch.setattr(ProbeVectorEnv, "step", broken)
 
 
-def test_a_reward_that_is_none_fails_the_run_and_is_kept(reward_of_nothing, tmp_path, capfd, monkeypatch):
+def test_a_nan_reward_fails_the_run_and_its_batch_is_saved(nan_reward, tmp_path, capfd, monkeypatch):
     folder = tmp_path / "run"
     assert train(folder, *ARGUMENTS) == 1
     printed = capfd.readouterr().err
@@ -59,14 +59,14 @@ def test_a_reward_that_is_none_fails_the_run_and_is_kept(reward_of_nothing, tmp_
     assert (run["status"], run["whole"]) == ("FAILED", True)
     assert "error: reward is nan at environment step" in (record(folder, 1) / "cout.txt").read_text()
     assert steps(folder), "nothing was saved before"
-    whole(folder)
+    assert_finite(folder)
     monkeypatch.undo()
     assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
     assert steps(folder)[-1] > 900
 
 
 def full_disk(monkeypatch, when):
-    """Saving is refused by the disk for as long as ``when()``."""
+    """Let the n-th save fail with a full disk if ``when(n)``; return the list of tried saves."""
     save, tried = MAPPOLearner.save_models, []
 
     def refusing(learner, path):
@@ -79,17 +79,17 @@ def full_disk(monkeypatch, when):
     return tried
 
 
-def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, capfd):
+def test_a_full_disk_is_logged_and_training_continues(tmp_path, monkeypatch, capfd):
     tried = full_disk(monkeypatch, lambda count: count in (2, 3))
     assert train(tmp_path / "run", *ARGUMENTS) == 0
     printed = capfd.readouterr().err
-    assert printed.count("could not be written (No space left on device); those before it are whole") == 2
+    assert printed.count("could not be written (No space left on device); earlier checkpoints are intact") == 2
     assert len(steps(tmp_path / "run")) == len(tried) - 2
     assert steps(tmp_path / "run")[-1] > 900
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "COMPLETED"
 
 
-def test_a_full_disk_stops_a_run_that_asks_for_it(tmp_path, monkeypatch, capfd):
+def test_a_full_disk_stops_a_run_with_on_save_error_stop(tmp_path, monkeypatch, capfd):
     full_disk(monkeypatch, lambda count: count > 1)
     assert train(tmp_path / "run", *ARGUMENTS, "on_save_error=stop") == 1
     assert "error: The checkpoint" in capfd.readouterr().err
@@ -97,14 +97,14 @@ def test_a_full_disk_stops_a_run_that_asks_for_it(tmp_path, monkeypatch, capfd):
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "FAILED"
 
 
-def test_a_disk_that_stays_full_costs_no_finished_result(tmp_path, monkeypatch, capfd):
+def test_a_run_on_a_full_disk_still_reports_its_results(tmp_path, monkeypatch, capfd):
     full_disk(monkeypatch, lambda count: True)
     assert train(tmp_path / "run", *ARGUMENTS) == 0
     assert "test win rate" in capfd.readouterr().out
     assert steps(tmp_path / "run") == []
 
 
-def test_an_environment_that_gives_up_leaves_a_checkpoint_of_that_moment(tmp_path, monkeypatch):
+def test_a_failing_environment_leaves_a_checkpoint_of_that_step(tmp_path, monkeypatch):
     step, calls = ProbeVectorEnv.step, []
 
     def broken(env, actions):
@@ -117,11 +117,11 @@ def test_an_environment_that_gives_up_leaves_a_checkpoint_of_that_moment(tmp_pat
     with pytest.raises(RuntimeError, match="the game is gone"):
         train(tmp_path / "run", *ARGUMENTS, "save_model_interval=100000", "test_interval=100000")
     first, last = steps(tmp_path / "run")
-    assert first < last, "only the checkpoint of the beginning"
+    assert first < last, "only the first checkpoint was saved"
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "FAILED"
 
 
-def test_an_update_that_breaks_off_is_not_saved(tmp_path, monkeypatch):
+def test_a_failed_update_is_not_saved(tmp_path, monkeypatch):
     update, calls = MAPPOLearner._update_critic, []
 
     def broken(learner, *given):
@@ -136,8 +136,8 @@ def test_an_update_that_breaks_off_is_not_saved(tmp_path, monkeypatch):
     assert len(steps(tmp_path / "run")) == 1
 
 
-def test_niceties_that_fail_cost_no_finished_run(tmp_path, monkeypatch, capfd):
-    """The picture, the example of a prompt, the trackers, the closing of the environment, the summary."""
+def test_failures_after_training_only_log_warnings(tmp_path, monkeypatch, capfd):
+    """The example of a prompt, closing the environment, the trackers and the summary fail."""
 
     def fail(*given, **options):
         raise RuntimeError("no such luck")

@@ -1,4 +1,4 @@
-"""Generators that nobody owns, and statistics in the making, are put back as they were."""
+"""Global generators and unfinished episode statistics are restored exactly."""
 
 import json
 import random
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lolm_plugin.checkpoints import MANIFEST, Checkpoint, facts_alone
+from lolm_plugin.checkpoints import MANIFEST, Checkpoint, read_facts_unchecked
 from lolm_plugin.host.bundled.logger import Logger
 from lolm_plugin.run import loop_state
 from lolm_plugin.run.loop_state import LoopState
@@ -27,7 +27,7 @@ class OursRunner:
 
 
 class HostsRunner:
-    """As EPyMARL's own are."""
+    """Runner with the attributes of EPyMARL's own runners."""
 
     def __init__(self, args, logger):
         self.t_env, self.log_train_stats_t = 40, -1000000
@@ -42,10 +42,10 @@ def parts(runner, common_reward=True):
 
 
 def restored(parts, folder):
-    return loop_state.load(parts, Checkpoint(folder, facts_alone(folder)))
+    return loop_state.load(parts, Checkpoint(folder, read_facts_unchecked(folder)))
 
 
-def test_generators_go_on_where_they_stood(tmp_path):
+def test_global_generators_continue(tmp_path):
     before = parts(OursRunner)
     folder = tmp_path / "40"
     folder.mkdir()
@@ -57,7 +57,7 @@ def test_generators_go_on_where_they_stood(tmp_path):
 
 
 @pytest.mark.parametrize("common_reward", [True, False])
-def test_statistics_in_the_making(tmp_path, common_reward):
+def test_unfinished_statistics_are_restored(tmp_path, common_reward):
     returns = [2.5, 1.0] if common_reward else [np.array([2.5, 1.0]), np.array([1.0, 0.0])]
     before = parts(OursRunner, common_reward)
     before.runner.stats.log_train_stats_t = 30
@@ -74,7 +74,7 @@ def test_statistics_in_the_making(tmp_path, common_reward):
     assert after.logger.stats["battle_won_mean"] == [(200, pytest.approx(2 / 3))]
 
 
-def test_those_of_the_hosts_own_runners(tmp_path):
+def test_unfinished_statistics_of_the_hosts_own_runners_are_restored(tmp_path):
     before = parts(HostsRunner)
     before.runner.train_returns, before.runner.train_stats = [2.5, np.float32(1)], {"n_episodes": 2, "ep_length": 7}
     before.runner.log_train_stats_t = 30
@@ -100,7 +100,7 @@ def test_series_are_logged_again_in_their_order(tmp_path):
     assert dict(after.logger.stats) == {"loss": [(10, 0.5), (20, 0.25)], "return": [(10, 1.0)]}
 
 
-def test_what_is_no_number_is_null_in_the_files_and_comes_back(tmp_path):
+def test_nan_is_stored_as_null_and_restored(tmp_path):
     before = parts(OursRunner)
     before.runner.stats.record([1.0], [3], [{"odd": float("nan")}], t_env=40, test_mode=False)
     before.runner.stats.record([2.0], [3], [{"odd": float("nan")}], t_env=50, test_mode=False)

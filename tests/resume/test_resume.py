@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is bitwise the one that was not: weights, optimisers, counters, series."""
+"""A killed and resumed run is bitwise equal to an uninterrupted one: weights, optimisers, counters, series."""
 
 import json
 import os
@@ -29,8 +29,8 @@ CHECKOUT = locate(None)
 HOSTS = {"bundled": "none"} | ({"EPyMARL": str(CHECKOUT)} if CHECKOUT else {})
 RUNS = {
     "lolm_mappo_tiny": (
-        *("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2", "llm.product=torch"),
-        "lora.layers=1",  # states of the frozen layer are kept from play to update, and no further
+        *("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2", "llm.matmul=torch"),
+        "lora.layers=1",  # the frozen layer's states are kept only from the rollout to its update
     ),
     "updet_mappo": ("smax", "2m_vs_1m", "t_max=1200", "lr_decay=True"),
     "dt2gs_mappo": ("probe", "duel", "t_max=900", "minibatches=2"),
@@ -39,10 +39,10 @@ RUNS = {
 
 
 def check_equal(found, expected):
-    """Two folders of runs: (folder, number of the Sacred record)."""
+    """Assert that two runs are equal. A run is (folder, number of the Sacred record)."""
     assert series(*found) == series(*expected)
     for _, measured in series(*found).items():
-        assert measured[0] == sorted(set(measured[0])), "a step was doubled"
+        assert measured[0] == sorted(set(measured[0])), "a step was logged twice"
     (step, tensors, facts), (expected_step, expected_tensors, expected_facts) = map(
         last_checkpoint, (found[0], expected[0])
     )
@@ -81,7 +81,7 @@ def test_killed_and_resumed(algorithm, host, tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """(folder, arguments) of a run that nobody stopped."""
+    """Return (folder, arguments) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     arguments = line("updet_mappo", "probe", "duel", "t_max=900", "lr_decay=False")
     assert train(folder, *arguments) == 0
@@ -89,7 +89,7 @@ def straight(tmp_path_factory):
 
 
 def until(folder, source, step):
-    """A copy of a run as it stood when it had saved at ``step``."""
+    """Copy a run without its checkpoints after ``step``; return the copy's folder."""
     shutil.copytree(source, folder)
     for later in steps(folder):
         if later > step:
@@ -99,15 +99,15 @@ def until(folder, source, step):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["updet_mappo", "lolm_mappo_tiny"])
-def test_from_every_checkpoint_and_by_its_sacred_run(algorithm, tmp_path):
+def test_resumed_from_every_checkpoint_by_its_sacred_record(algorithm, tmp_path):
     source = tmp_path / "straight"
     settings = (
         "t_max=500",
         "save_model_interval=1",
-        *(["llm.product=torch"] if algorithm == "lolm_mappo_tiny" else []),
+        *(["llm.matmul=torch"] if algorithm == "lolm_mappo_tiny" else []),
     )
     assert train(source, *line(algorithm, "probe", "duel", *settings)) == 0
-    for step in steps(source)[:-1:2]:  # with a test before it and without
+    for step in steps(source)[:-1:2]:  # steps with and without a test before them
         folder = until(tmp_path / str(step), source, step)
         assert train(folder, "--resume", f"results/sacred/{algorithm}/duel/1", "--epymarl=none") == 0
         check_equal((folder, 2), (source, 1))
@@ -122,7 +122,7 @@ def test_resumed_twice(straight, tmp_path):
     check_equal((folder, 3), (source, 1))
 
 
-def test_a_damaged_checkpoint_costs_its_own_part_alone(straight, tmp_path, capfd):
+def test_a_damaged_checkpoint_costs_only_its_own_steps(straight, tmp_path, capfd):
     source, _ = straight
     folder = until(tmp_path / "run", source, steps(source)[-2])
     newest = models(folder) / str(steps(folder)[-1])
@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_costs_its_own_part_alone(straight, tmp_path, capfd
     check_equal((folder, 2), (source, 1))
 
 
-def test_checkpoint_path_goes_on_too_in_a_run_of_its_own(straight, tmp_path):
+def test_checkpoint_path_continues_in_a_new_run(straight, tmp_path):
     source, arguments = straight
     folder, step = tmp_path / "run", steps(source)[1]
     assert train(folder, *arguments, f"checkpoint_path={models(source)}", f"load_step={step}") == 0
@@ -143,12 +143,12 @@ def test_checkpoint_path_goes_on_too_in_a_run_of_its_own(straight, tmp_path):
     assert steps(folder) == [later for later in steps(source) if later > step]
 
 
-def test_a_checkpoint_of_another_map_is_where_a_run_of_its_own_begins(straight, tmp_path):
+def test_a_checkpoint_of_another_map_starts_new_series(straight, tmp_path):
     source, _ = straight
     arguments = line("updet_mappo", "probe", "retreat", "t_max=1000")
     assert train(tmp_path / "run", *arguments, f"checkpoint_path={models(source)}") == 0
     first = min(steps[0] for steps, _ in series(tmp_path / "run", 1).values())
-    assert first == steps(source)[-1], "the other battle's series were taken over"
+    assert first == steps(source)[-1], "series of the other map were kept"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_map_is_where_a_run_of_its_own_begins(straight, 
         ),
     ],
 )
-def test_refused_with_a_sentence(straight, tmp_path, capfd, arguments, message):
+def test_wrong_resume_options_are_refused(straight, tmp_path, capfd, arguments, message):
     source, _ = straight
     folder = shutil.copytree(source, tmp_path / "run")
     assert train(folder, *arguments, *(["--epymarl=none"] if "with" not in arguments else [])) == 2
@@ -173,7 +173,7 @@ def test_refused_with_a_sentence(straight, tmp_path, capfd, arguments, message):
 
 
 @pytest.mark.slow
-def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
+def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     arguments = line("updet_mappo", "probe", "retreat", "t_max=600", "keep_checkpoints=2", "save_model_interval=50")
     assert train(tmp_path / "run", *arguments) == 0
     kept = steps(tmp_path / "run")
@@ -181,13 +181,13 @@ def test_the_oldest_checkpoints_are_not_all_kept(tmp_path):
     for step in kept:
         facts = json.loads((models(tmp_path / "run") / str(step) / "manifest.json").read_text())["body"]["facts"]
         scores[step] = facts["score"]
-    assert kept[-1] > 600, "none at the end"
+    assert kept[-1] > 600, "there is no checkpoint at the end"
     assert 2 <= len(kept) <= 3
     assert any(scores.values()), "the best was not kept"
 
 
 @pytest.mark.slow
-def test_a_run_tests_at_its_start_and_at_its_end_and_a_longer_one_does_not_keep_that_end(tmp_path):
+def test_a_longer_run_drops_the_test_at_the_former_end(tmp_path):
     arguments = line("updet_mappo", "probe", "duel", "lr_decay=False", "test_interval=550")
     assert train(tmp_path / "run", *arguments, "t_max=300") == 0
     end = steps(tmp_path / "run")[-1]
@@ -203,14 +203,14 @@ def test_a_run_tests_at_its_start_and_at_its_end_and_a_longer_one_does_not_keep_
     check_equal((tmp_path / "run", 3), (tmp_path / "straight", 1))
 
 
-def test_a_run_that_is_over_stays_over(straight, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(straight, tmp_path):
     source, _ = straight
     folder = shutil.copytree(source, tmp_path / "run")
     assert train(folder, "--resume", str(models(folder)), "--epymarl=none") == 0
     check_equal((folder, 2), (source, 1))
 
 
-def test_an_interrupted_save_does_not_hide_the_one_before(straight, tmp_path):
+def test_an_interrupted_save_does_not_hide_the_checkpoint_before_it(straight, tmp_path):
     source, _ = straight
     folder = until(tmp_path / "run", source, steps(source)[1])
     (models(folder) / ".writing-9999").mkdir()
@@ -220,7 +220,7 @@ def test_an_interrupted_save_does_not_hide_the_one_before(straight, tmp_path):
 
 
 def wait_for_line(process, text):
-    """What is printed up to a line with ``text``."""
+    """Return the output up to the first line with ``text``."""
     printed = ""
     for each in process.stdout:
         printed += each
@@ -274,7 +274,7 @@ sys.exit(train.main(sys.argv))
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
-    """The first one waits for the end of a batch that never comes."""
+    """The first signal waits for the end of a batch that never ends."""
     arguments = line("updet_mappo", "probe", "duel", "t_max=9000")
     (tmp_path / "run").mkdir()
     process = subprocess.Popen(
@@ -291,5 +291,5 @@ def test_a_second_signal_stops_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
-    assert "continue with" in printed, "the checkpoint before is not named"
+    assert "continue with" in printed, "the last checkpoint is not named"
     assert json.loads((record(tmp_path / "run", 1) / "run.json").read_text())["status"] == "INTERRUPTED"

@@ -1,4 +1,4 @@
-"""With which configuration a run is resumed: a checkpoint is believed numbers and choices, and nothing else."""
+"""Configuration of a resumed run: only numbers and choices are taken from a checkpoint."""
 
 import copy
 import datetime
@@ -18,7 +18,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.run import resuming
 
 LOG = logging.getLogger("resuming")
-# Paths, addresses and accounts with what a resumed run has in their place.
+# Paths, addresses and accounts, each with its default, which replaces it in a resumed run.
 WITHHELD = {
     key: mark.default for key, field in FIELDS.items() if (mark := field.get(Withheld)) is not None and not mark.needed
 }
@@ -26,14 +26,14 @@ WITHHELD = {
 
 @pytest.fixture
 def config(host_dir):
-    """What a run on a task of Gymnasium records, with a path and an account in it."""
+    """Return the configuration of a run on a Gymnasium task, with a path in it."""
     updates = {"env_args": {"key": "lbforaging:Foraging-8x8-2p-3f-v3"}, "local_results_path": "elsewhere"}
     resolved = config_files.resolve("rnn_mappo", "gymma", host_dir)
     return {**config_check.apply_updates(resolved, updates, host_dir), "seed": 1}
 
 
 def put(config, changes):
-    """The configuration with ``changes`` by flat key, known or not."""
+    """Return the configuration with ``changes``, which have flat keys, also unknown ones."""
     return merge(config, nested(changes, "here"))
 
 
@@ -42,7 +42,7 @@ def resumed(config, host_dir, tmp_path, updates=None, **facts):
     return resuming.configuration(found, updates or {}, host_dir, LOG)
 
 
-def test_all_of_an_honest_configuration_is_taken(config, host_dir, tmp_path):
+def test_a_valid_configuration_is_taken_completely(config, host_dir, tmp_path):
     found, how = resumed(config, host_dir, tmp_path)
     differing = {key for key, value in flatten(found).items() if flatten(config)[key] != value}
     assert differing == {"local_results_path"}
@@ -52,12 +52,12 @@ def test_all_of_an_honest_configuration_is_taken(config, host_dir, tmp_path):
 
 
 @pytest.mark.parametrize("bootstrap", [True, False, None])
-def test_the_rule_at_time_limits_stays(bootstrap, config, host_dir, tmp_path):
+def test_bootstrap_time_limit_is_kept(bootstrap, config, host_dir, tmp_path):
     found, _ = resumed(put(config, {"bootstrap_time_limit": bootstrap}), host_dir, tmp_path)
     assert found["bootstrap_time_limit"] is bootstrap
 
 
-def test_keys_that_came_later_have_their_defaults(tmp_path, host_dir, tiny_args):
+def test_keys_missing_in_an_old_checkpoint_have_their_defaults(tmp_path, host_dir, tiny_args):
     config = vars(tiny_args())
     for key in ("device", "n_agents", "n_actions"):
         del config[key]
@@ -77,7 +77,7 @@ HOSTILE = {
     "layout.description": "results.models.RUN.module:describe",
     "env_args.map_file": "/elsewhere/map.json",
     "env_args.pretrained_wrapper": "PretrainedTag",
-    "env_args.rom": "/elsewhere/rom",  # an option of a task that nobody here knows
+    "env_args.rom": "/elsewhere/rom",  # an option of an unknown task
     "env_args.map_name": "../../secret",
     "llm.model": "stranger/model",
     "name": "../x",
@@ -87,13 +87,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-def test_what_leads_to_an_import_or_a_file_has_to_be_repeated(key, config, host_dir, tmp_path):
+def test_settings_that_import_or_open_something_must_be_repeated(key, config, host_dir, tmp_path):
     config = put(config, {key: HOSTILE[key]})
     with pytest.raises(ConfigError, match=r"The checkpoint says .*not imported, opened or fetched"):
         resumed(config, host_dir, tmp_path)
 
 
-def test_what_is_repeated_is_taken_from_the_command_line(config, host_dir, tmp_path):
+def test_repeated_settings_are_taken_from_the_command_line(config, host_dir, tmp_path):
     key = "mine.tasks:X-v0"
     config = put(config, {"env_args.key": key})
     found, how = resumed(config, host_dir, tmp_path, {"env_args": {"key": key}})
@@ -106,13 +106,13 @@ def test_what_is_repeated_is_taken_from_the_command_line(config, host_dir, tmp_p
 @pytest.mark.parametrize(
     "key", ["lbforaging:Foraging-8x8-2p-3f-v3", "rware:rware-tiny-2ag-v2", "pz-mpe-simple-spread-v3", "CartPole-v1"]
 )
-def test_tasks_of_the_packages_that_are_known_need_no_repeating(key, config, host_dir, tmp_path):
+def test_tasks_of_known_packages_need_not_be_repeated(key, config, host_dir, tmp_path):
     config = put(config, {"env_args.key": key})
     assert resumed(config, host_dir, tmp_path)[0]["env_args"]["key"] == key
 
 
 @pytest.mark.parametrize("key", WITHHELD)
-def test_paths_addresses_and_accounts_have_their_defaults_and_a_line_says_so(key, config, host_dir, tmp_path, caplog):
+def test_paths_addresses_and_accounts_get_their_defaults_with_a_warning(key, config, host_dir, tmp_path, caplog):
     config = put(config, {key: "mongodb://reader:s3cret@localhost/db"})
     found, _ = resumed(config, host_dir, tmp_path)
     expected = str(tmp_path / "results") if key == "local_results_path" else WITHHELD[key]
@@ -132,12 +132,12 @@ def test_every_text_of_the_shipped_configurations_is_known(host_dir):
 @pytest.mark.parametrize(
     "update", [{"seed": 99}, {"lr": 0.1}, {"batch_size_run": 4}, {"gru": {"width": 8}}, {"transfer_from": "x"}]
 )
-def test_another_experiment_is_refused(update, config, host_dir, tmp_path):
+def test_settings_of_another_experiment_are_refused(update, config, host_dir, tmp_path):
     with pytest.raises(ConfigError, match=r"cannot be set with --resume, .*start a new run with transfer_from=.*/run"):
         resumed(config, host_dir, tmp_path, update)
 
 
-def test_a_longer_run_and_another_machine_are_not_and_are_recorded(config, host_dir, tmp_path):
+def test_a_longer_run_on_another_machine_is_allowed_and_recorded(config, host_dir, tmp_path):
     updates = {"t_max": 5_000_000, "use_cuda": False, "torch_threads": 3, "seed": 1}
     found, how = resumed(config, host_dir, tmp_path, updates, settled={"torch_threads": 7})
     assert found["t_max"] == 5_000_000
@@ -146,12 +146,12 @@ def test_a_longer_run_and_another_machine_are_not_and_are_recorded(config, host_
         "use_cuda": (True, False),
         "torch_threads": (None, 3),
     }
-    assert how.settled == {}, "the command line's threads count"
+    assert how.settled == {}, "the command line's threads are used"
     assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 7})[1].settled == {"torch_threads": 7}
     assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 10**9})[1].settled == {}
 
 
-def test_nothing_of_where_it_began_is_needed(config, host_dir, tmp_path):
+def test_the_source_of_a_few_shot_run_is_not_needed(config, host_dir, tmp_path):
     """The source of a few-shot run may have been moved, and its path may have been relative."""
     config = put(config, {"transfer_from": "../gone", "checkpoint_path": ""})
     found, _ = resumed(config, host_dir, tmp_path)
@@ -161,20 +161,20 @@ def test_nothing_of_where_it_began_is_needed(config, host_dir, tmp_path):
 
 
 @pytest.mark.parametrize("size", [{"critic": {"width": 10**7}}, {"batch_size_run": 10**9}, {"gru": {"width": 10**9}}])
-def test_sizes_of_no_machine_are_refused(size, config, host_dir, tmp_path):
+def test_impossible_sizes_are_refused(size, config, host_dir, tmp_path):
     found, _ = resumed(merge(config, size), host_dir, tmp_path)
     with pytest.raises(ConfigError, match="is out of range"):
         config_check.check(found, resumed=True)
 
 
-def test_a_size_that_the_schema_does_not_know_has_to_be_repeated(config, host_dir, tmp_path):
+def test_a_number_under_an_unknown_key_must_be_repeated(config, host_dir, tmp_path):
     config = put(config, {"env_args.grid": 20_000})
     with pytest.raises(ConfigError, match=r"The checkpoint says env_args\.grid=20000, and"):
         resumed(config, host_dir, tmp_path)
     assert resumed(config, host_dir, tmp_path, {"env_args": {"grid": 20_000}})[0]["env_args"]["grid"] == 20_000
 
 
-def test_the_command_that_resumes_repeats_what_a_checkpoint_may_not_say(config):
+def test_the_resume_command_repeats_settings_that_no_checkpoint_may_set(config):
     config = put(config, {"llm.model": "/models/mine", "decisions_file": "7", "use_wandb": True})
     said = checkpoint_config.to_repeat(config)
     assert said == ["llm.model=/models/mine", "use_wandb=True", "decisions_file='7'"]
@@ -199,28 +199,28 @@ def run(tmp_path, name, began):
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_a_record_whose_number_was_given_again_is_told_from_the_older_one(names, tmp_path):
+def test_records_with_the_same_number_are_distinguished_by_start_time(names, tmp_path):
     older, newer = (datetime.datetime(2026, month, 1).isoformat() for month in (1, 2))
     run(tmp_path, names[0], older)
     folder = run(tmp_path, names[1], newer)
     assert resuming.checkpoints_of(record(tmp_path, newer)) == folder
 
 
-def test_two_runs_that_cannot_be_told_apart_are_refused(tmp_path):
+def test_two_indistinguishable_runs_are_refused(tmp_path):
     for name in "ab":
         run(tmp_path, name, "2026-01-01T00:00:00")
     with pytest.raises(ConfigError, match=r"is named by the checkpoints of .*a and .*b; set --resume to one of these"):
         resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00"))
 
 
-def test_a_record_that_a_checkpoint_dates_otherwise_is_not_its_own(tmp_path):
+def test_a_record_with_another_start_time_does_not_match(tmp_path):
     run(tmp_path, "a", "2026-01-01T00:00:00")
     with pytest.raises(ConfigError, match="has no checkpoint that names it"):
         resuming.checkpoints_of(record(tmp_path, "2026-03-01T00:00:00"))
 
 
-def test_a_run_whose_name_made_several_folders_is_found(tmp_path):
-    """Earlier versions took the slash of env_args.key into the folder's name."""
+def test_a_run_with_a_slash_in_its_name_is_found(tmp_path):
+    """Earlier versions kept the slash of env_args.key in the folder's name, which made several folders."""
     folder = run(tmp_path, "rnn_mappo_seed1_pkg:space/Name-v0_2026", "2026-01-01T00:00:00")
     assert resuming.checkpoints_of(record(tmp_path, "2026-01-01T00:00:00")) == folder
 

@@ -1,4 +1,4 @@
-"""What a signal says is said, and nothing else is lost for it, whatever the run is in the middle of."""
+"""A signal is answered at any moment of a run, and no output is lost."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from lolm_plugin.run import stopping
 from lolm_plugin.run.stopping import Stopped, StopRequests
 from tests.resume.runs import ROOT
 
-# Longer than a pipe holds: the process waits within its write until somebody reads.
+# The line is longer than a pipe's buffer, so the process waits in its write until the pipe is read.
 WRITER = """
 import logging, sys
 from lolm_plugin.run.stopping import StopRequests
@@ -41,7 +41,7 @@ def test_a_signal_in_the_middle_of_a_line_is_answered(number):
     assert process.stdout.readline() == "writing\n"
     time.sleep(0.5)  # until the pipe is full
     process.send_signal(number)
-    time.sleep(0.5)  # or reading would end the write first
+    time.sleep(0.5)  # else reading would end the write before the signal comes
     _, printed = process.communicate()
     assert process.returncode == number, printed[-2000:]
     assert f"{number.name}: this batch is finished and saved" in printed
@@ -49,7 +49,7 @@ def test_a_signal_in_the_middle_of_a_line_is_answered(number):
 
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
-def test_every_signal_asks_first_and_stops_at_once_the_second_time(number):
+def test_the_first_signal_requests_a_stop_and_the_second_stops_at_once(number):
     with StopRequests() as stop:
         stop.patient = True
         os.kill(os.getpid(), number)
@@ -60,8 +60,8 @@ def test_every_signal_asks_first_and_stops_at_once_the_second_time(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_a_signal_that_is_ignored_stays_so(number):
-    """``nohup`` and a shell's ``&`` start programs in this way."""
+def test_an_ignored_signal_stays_ignored(number):
+    """``nohup`` and a shell's ``&`` start programs with ignored signals."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with StopRequests() as stop:
@@ -73,7 +73,7 @@ def test_a_signal_that_is_ignored_stays_so(number):
         signal.signal(number, before)
 
 
-def test_a_worker_never_gets_a_schedulers_warning_and_the_run_does():
+def test_a_schedulers_warning_reaches_the_run_but_not_its_workers():
     with StopRequests() as stop:
         stop.patient = True
         with stopping.warnings_blocked():
@@ -87,7 +87,7 @@ def test_a_worker_never_gets_a_schedulers_warning_and_the_run_does():
     worker.wait()
 
 
-def test_a_forked_process_without_orders_dies_of_a_signal_as_any_other():
+def test_a_signal_ends_a_forked_process():
     with StopRequests() as stop:
         stop.patient = True
         child = os.fork()
@@ -113,7 +113,7 @@ with StopRequests() as stop:
 """
 
 
-def test_a_closed_terminal_is_heard_and_its_last_lines_cost_nothing(tmp_path):
+def test_a_closed_terminal_requests_a_stop_and_later_output_raises_nothing(tmp_path):
     saved = tmp_path / "saved"
     child, terminal = pty.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Tensors and optimiser states written and read back; everything else refused in one sentence."""
+"""Tensors and optimiser states are written and read back; any other file is refused with one sentence."""
 
 import re
 
@@ -68,7 +68,7 @@ def test_a_pickle_is_refused_as_damaged(file):
         ({**TENSORS, "a": torch.ones(2, 4)}, "a has shape (2, 3) instead of (2, 4)"),
     ],
 )
-def test_other_names_or_shapes_are_refused_naming_the_difference(file, expected, problem):
+def test_an_error_names_missing_unexpected_and_misshaped_tensors(file, expected, problem):
     assert problem in refused(file, expected)
 
 
@@ -78,7 +78,7 @@ def test_many_differences_are_counted_and_three_shown():
 
 
 def stepped(steps=3, width=2):
-    """A parameter and its Adam after some steps."""
+    """Return a parameter and its Adam optimiser after some steps."""
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(width))
     optimiser = torch.optim.Adam([parameter], lr=0.1)
@@ -104,14 +104,14 @@ def test_a_restored_optimiser_steps_as_the_original_would(tmp_path):
     assert torch.equal(parameter, copy)
 
 
-def test_learning_rates_are_the_configurations_not_the_checkpoints():
+def test_learning_rates_come_from_the_configuration():
     _, optimiser = stepped()
     other = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))], lr=0.7)
     load_optimiser_tensors(other, optimiser_tensors(optimiser))
     assert other.param_groups[0]["lr"] == 0.7
 
 
-def test_an_optimiser_that_never_stepped_has_nothing_to_save(tmp_path):
+def test_a_fresh_optimiser_has_no_state_to_save(tmp_path):
     _, fresh = stepped(steps=0)
     save_tensors(tmp_path / "fresh.safetensors", optimiser_tensors(fresh))
     _, used = stepped()

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, whatever happens to the process, the disk or the files."""
+"""A checkpoint is whole or absent, also after a kill, a disk error or damage to its files."""
 
 import errno
 import json
@@ -23,20 +23,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def fill(value):
-    """Writes the same number into two files of a folder and one below it."""
+    """Return a function that writes ``value`` into every file of a checkpoint."""
 
     def write(folder):
         (folder / "adapter").mkdir()
         save_tensors(folder / "adapter/weights.safetensors", {"w": torch.full((40,), float(value))})
         save_tensors(folder / "critic.safetensors", {"w": torch.full((40,), float(value))})
         (folder / "metrics.json").write_text(json.dumps({"value": value}))
-        checkpoints.note_facts(folder, learner={"value": value})
+        checkpoints.add_facts(folder, learner={"value": value})
 
     return write
 
 
 def value(checkpoint):
-    """The number in a checkpoint, which must be the same everywhere."""
+    """Return the number in a checkpoint, which must be the same in all its files."""
     found = {int(load_tensors(file)["w"][-1]) for file in checkpoint.path.rglob("*.safetensors")}
     found.add(json.loads((checkpoint.path / "metrics.json").read_text())["value"])
     found |= {checkpoint.facts["value"], checkpoint.facts["learner"]["value"]}
@@ -45,14 +45,14 @@ def value(checkpoint):
 
 
 def saved(folder, *steps, keep=None, scores=()):
-    """A store of these steps, each with its step as its number."""
+    """Save a checkpoint for each step, with the step as its number; return the folder."""
     with Store(folder, keep) as opened:
         for step, score in zip(steps, [*scores, *[None] * len(steps)], strict=False):
             opened.save(step, fill(step), {"value": step, "score": score})
     return folder
 
 
-def test_what_was_saved_last_is_found(tmp_path):
+def test_the_newest_checkpoint_or_the_nearest_to_load_step_is_found(tmp_path):
     folder = saved(tmp_path / "run", 5, 10, 20)
     assert value(checkpoints.find(folder)) == 20
     assert checkpoints.find(folder).step == 20
@@ -67,10 +67,10 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert opened.best_score() == [0.9, 1]
         opened.save(6, fill(6), {"value": 6, "score": [0.9, 2]})
     assert checkpoints.steps(folder) == [5, 6]
-    assert sorted(path.name for path in folder.iterdir()) == ["5", "6"], "something else was left"
+    assert sorted(path.name for path in folder.iterdir()) == ["5", "6"], "other files were left"
 
 
-def test_a_step_that_comes_again_is_replaced(tmp_path):
+def test_a_second_save_of_a_step_replaces_the_first(tmp_path):
     folder = saved(tmp_path / "run", 5)
     with Store(folder, None) as opened:
         opened.save(5, fill(7), {"value": 7})
@@ -81,7 +81,7 @@ def test_a_step_that_comes_again_is_replaced(tmp_path):
     "name", ["critic.safetensors", "adapter/weights.safetensors", "metrics.json", checkpoints.MANIFEST]
 )
 @pytest.mark.parametrize("how", ["flipped", "cut", "missing", "empty"])
-def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path, caplog, name, how):
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog, name, how):
     folder = saved(tmp_path / "run", 5, 10)
     damage(folder / "10" / name, how, random.Random(0))
     found = checkpoints.find(folder, log=LOG)
@@ -107,7 +107,7 @@ def damage(path, how, generator):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :])
 
 
-def test_200_random_damages_are_never_loaded(tmp_path):
+def test_no_checkpoint_with_random_damage_is_loaded(tmp_path):
     whole = saved(tmp_path / "whole", 5, 10)
     generator = random.Random(1)
     for trial in range(200):
@@ -122,7 +122,7 @@ def test_200_random_damages_are_never_loaded(tmp_path):
         shutil.rmtree(folder)
 
 
-def test_where_nothing_is_whole_a_sentence_says_so(tmp_path):
+def test_an_error_is_raised_if_no_whole_checkpoint_is_left(tmp_path):
     folder = saved(tmp_path / "run", 5)
     (folder / "5/critic.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"critic.safetensors is missing: no whole checkpoint is left"):
@@ -134,13 +134,13 @@ def test_where_nothing_is_whole_a_sentence_says_so(tmp_path):
 
 
 def without_manifest(path):
-    """As the released 0.1.0 wrote checkpoints."""
+    """Turn a checkpoint into one of the released 0.1.0."""
     path.unlink()
     (path.parent / "learner.json").write_text('{"format": 1}')
 
 
 def older_manifest(path, version="0.1.0"):
-    """As later revisions of 0.1.0 did."""
+    """Replace a manifest by one of a later revision of 0.1.0."""
     body = {"format": 2, "files": {}, "facts": {"version": version, "env": "probe"}}
     path.write_text(json.dumps({"sha256": checkpoints._body_sum(body), "body": body}))
 
@@ -155,24 +155,24 @@ def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path, olde
         f"transfer_from={folder}: step 10 was written by lolm_plugin 0.1.0, whose checkpoints version {__version__} "
         "cannot read: train again, or install lolm_plugin 0.1.0."
     )
-    assert checkpoints.facts_alone(folder / "10") == {}
+    assert checkpoints.read_facts_unchecked(folder / "10") == {}
 
 
-def test_the_version_in_that_sentence_is_no_text_of_a_strangers(tmp_path):
+def test_an_untrusted_version_is_not_printed(tmp_path):
     folder = saved(tmp_path / "run", 5)
     older_manifest(folder / "5" / checkpoints.MANIFEST, version="9; rm -rf ~")
     with pytest.raises(ConfigError, match=r"another version.*cannot read: train again\.$"):
         checkpoints.find(folder)
 
 
-def test_a_missing_manifest_is_damage(tmp_path):
+def test_a_checkpoint_without_a_manifest_is_damaged(tmp_path):
     folder = saved(tmp_path / "run", 5, 10)
     (folder / "10" / checkpoints.MANIFEST).unlink()
     assert checkpoints.find(folder).step == 5
 
 
 @pytest.mark.parametrize("outside", ["../secret", "/etc/hostname"])
-def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path, outside):
+def test_a_manifest_with_a_path_outside_its_folder_is_refused(tmp_path, outside):
     folder = saved(tmp_path / "run", 5)
     (tmp_path / "run/secret").write_text("secret")
     path = folder / "5" / checkpoints.MANIFEST
@@ -216,12 +216,12 @@ def many_files(checkpoint):
         (link, "link is a link"),
         (pipe, "manifest.json is neither a file nor a folder"),
         (unlisted_pipe, "more.safetensors is neither a file nor a folder"),
-        (long_manifest, "manifest.json has 53,477,376 bytes, more than the 1,048,576 that are read"),
+        (long_manifest, "manifest.json has 53,477,376 bytes, more than the limit of 1,048,576"),
         (deep_manifest, "manifest.json is not valid JSON"),
         (many_files, "more than 1000 files are in it"),
     ],
 )
-def test_what_is_no_plain_checkpoint_is_passed_over_at_once(tmp_path, attack, reason):
+def test_links_pipes_and_oversized_files_make_a_checkpoint_damaged(tmp_path, attack, reason):
     folder = saved(tmp_path / "run", 5, 10)
     attack(folder / "10")
     assert value(checkpoints.find(folder)) == 5
@@ -237,15 +237,15 @@ def test_what_is_no_plain_checkpoint_is_passed_over_at_once(tmp_path, attack, re
         ("sacred_starts", [["a"]]),
     ],
 )
-def test_facts_of_another_type_are_damage(tmp_path, key, hostile):
+def test_facts_of_a_wrong_type_make_a_checkpoint_damaged(tmp_path, key, hostile):
     with Store(tmp_path / "run", None) as opened:
         opened.save(5, fill(5), {"value": 5, key: hostile})
-    with pytest.raises(ConfigError, match=f"says something about {key} that cannot be understood"):
+    with pytest.raises(ConfigError, match=f"has an invalid value for {key}"):
         checkpoints.find(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["²", "007", "9" * 400, "-5", "link"])
-def test_a_folder_not_named_as_steps_are_is_no_checkpoint(tmp_path, name):
+def test_a_folder_whose_name_is_not_a_step_is_no_checkpoint(tmp_path, name):
     folder = saved(tmp_path / "run", 5, 10)
     (folder / "5").rename(folder / "aside")
     if len(name) < 255:
@@ -255,7 +255,7 @@ def test_a_folder_not_named_as_steps_are_is_no_checkpoint(tmp_path, name):
     assert checkpoints.steps(folder) == [10]
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     folder = saved(tmp_path / "run", 5)
 
     def full(descriptor):
@@ -268,8 +268,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert value(checkpoints.find(folder)) == 5
 
 
-def test_tensors_that_the_disk_does_not_take_are_a_save_error(tmp_path):
-    """A limit on the size of files, in a process of its own: the system's own refusal, inside the library's writing."""
+def test_tensors_that_cannot_be_written_raise_a_save_error(tmp_path):
+    """Limit the size of files in a separate process, so that the system refuses a write inside safetensors."""
     program = f"""
 import resource, signal, torch
 from pathlib import Path
@@ -288,14 +288,14 @@ with Store(Path({str(tmp_path / "run")!r}), 1) as opened:
     assert checkpoints.steps(tmp_path / "run") == []
 
 
-def test_two_processes_do_not_write_into_one_folder(tmp_path):
+def test_two_processes_cannot_write_into_one_folder(tmp_path):
     with Store(tmp_path / "run", 1), pytest.raises(ConfigError, match="belongs to a run that is still running"):
         Store(tmp_path / "run", 1).__enter__()
     with Store(tmp_path / "run", 1):
         pass
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     folder = saved(tmp_path / "run", 5, 10)
     (folder / ".writing-15").mkdir()
     (folder / "10").rename(folder / ".writing-10-before")  # killed between the two renames
@@ -313,7 +313,7 @@ def test_later_checkpoints_are_set_aside(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["10.damaged", "15.damaged", "5"]
 
 
-def test_what_was_set_aside_before_stays(tmp_path):
+def test_checkpoints_set_aside_earlier_are_kept(tmp_path):
     folder = saved(tmp_path / "run", 5, 10)
     for _ in range(2):
         with Store(folder, None) as opened:
@@ -333,7 +333,7 @@ completed = folder.with_name("completed")
 completed.write_text("0")
 for kill in range(50):
     child = os.fork()
-    if child == 0:  # saves without a pause; every other step comes a second time, as in a run that was resumed
+    if child == 0:  # saves without a pause, and every second step twice, as in a resumed run
         with checkpoints.Store(folder, 2) as opened:
             for next_step in itertools.count(step + 1):
                 for _ in range(1 + next_step % 2):
@@ -341,7 +341,7 @@ for kill in range(50):
                 completed.with_suffix(".new").write_text(str(next_step))
                 completed.with_suffix(".new").rename(completed)
     before = completed.read_text()
-    while completed.read_text() == before:  # one more, however slow the disk is
+    while completed.read_text() == before:  # wait for one more save, also on a slow disk
         time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.05))
     os.kill(child, signal.SIGKILL)
@@ -363,11 +363,11 @@ def test_50_kills_at_random_moments_of_saving(tmp_path):
     )
     loads = [line.split() for line in done.stdout.splitlines()]
     assert len(loads) == 50, done.stderr
-    assert int(loads[-1][1]) >= 50, "it hardly saved"
-    assert sum(int(unfinished) > 0 for *_, unfinished in loads) > 10, "hardly a kill hit a save"
+    assert int(loads[-1][1]) >= 50, "too few checkpoints were saved"
+    assert sum(int(unfinished) > 0 for *_, unfinished in loads) > 10, "too few kills hit a save"
 
 
-def test_whatever_ends_a_save_leaves_nothing_of_it(tmp_path):
+def test_an_error_during_a_save_leaves_no_files(tmp_path):
     def broken(folder):
         fill(5)(folder)
         raise ArithmeticError("not finite")

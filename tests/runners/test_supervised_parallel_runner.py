@@ -1,4 +1,4 @@
-"""What concerns no single fault; what does is in tests/faults."""
+"""The supervised runner apart from faults, which are tested in tests/faults."""
 
 import pytest
 import yaml
@@ -8,7 +8,7 @@ from lolm_plugin.errors import ConfigError
 from lolm_plugin.runners.supervised_parallel_runner import DEFAULTS
 
 
-def test_a_worker_is_light(fresh_python):
+def test_a_worker_imports_no_heavy_packages(fresh_python):
     program = (
         "import sys; import lolm_plugin.runners.env_process, lolm_plugin.host.epymarl;"
         "print(sorted({'torch', 'transformers', 'numpy', 'sacred'} & sys.modules.keys()))"
@@ -16,7 +16,7 @@ def test_a_worker_is_light(fresh_python):
     assert fresh_python(program) == "[]\n"
 
 
-def test_the_hosts_own_algorithms_get_the_same_values():
+def test_epymarls_algorithms_get_the_same_defaults():
     defaults = yaml.safe_load((config_files.plugin_config_dir() / "default.yaml").read_text())
     assert {key: defaults[key] for key in DEFAULTS} == DEFAULTS
 

@@ -16,9 +16,10 @@ from lolm_plugin.runners.vector_runner import VectorRunner
 
 
 class CountDown:
-    """An episode of seed s lasts ``1 + s % 4`` steps and shows s and the step.
+    """An environment whose episode of seed s lasts ``1 + s % 4`` steps and shows s and the step.
 
-    A fourth step is cut off: on the map ``cut`` as StarCraft says it, on ``late`` as Gymnasium does; elsewhere an end.
+    On the map ``cut`` a fourth step is a time limit reported as StarCraft does, on ``late`` as Gymnasium does. On other
+    maps it terminates the episode.
     """
 
     n_agents, n_enemies, n_actions, obs_size, state_size, episode_limit = 2, 1, 7, 3, 2, 4
@@ -54,7 +55,7 @@ class CountDown:
 
 
 class Mac:
-    """Picks any available action, by what the agents see alone, and remembers how it was called."""
+    """A controller whose actions depend only on observations; it records its calls."""
 
     def __init__(self):
         self.calls, self.hidden = [], []
@@ -131,7 +132,7 @@ def make(**changes):
 
 
 def one_by_one(env, n_episodes):
-    """The same episodes as an episode runner would store them, one after the other."""
+    """Return the batch that an episode runner would store when it plays the episodes one after the other."""
     info, mac = env.get_env_info(), Mac()
     kwargs = batch_arguments(info)
     batch = EpisodeBatch(batch_size=n_episodes, max_seq_length=info["episode_limit"] + 1, **kwargs)
@@ -166,7 +167,7 @@ def one_by_one(env, n_episodes):
         (5, "smax", {"map_name": "1m_vs_1z", "time_limit": 25}, SMAXVectorEnv),
     ],
 )
-def test_the_batch_is_that_of_single_episodes(monkeypatch, n_envs, env, env_args, single):
+def test_the_batch_equals_that_of_single_episodes(monkeypatch, n_envs, env, env_args, single):
     runner = make(env=env, env_args={**env_args, "seed": 9}, batch_size_run=n_envs)
     batch = runner.run()
     seeds = keyed_seeds(9, "train", 0, 0, count=n_envs)
@@ -181,7 +182,7 @@ def test_the_batch_is_that_of_single_episodes(monkeypatch, n_envs, env, env_args
     assert n_envs == 1 or len(set(steps.tolist())) > 1, "all episodes were as long"
 
 
-def test_the_controller_is_asked_for_running_episodes_and_once_more_for_each_that_ended():
+def test_the_controller_acts_once_more_after_each_episodes_end():
     runner = make()
     batch = runner.run()
     lengths = runner.env.length.tolist()
@@ -195,7 +196,7 @@ def test_the_controller_is_asked_for_running_episodes_and_once_more_for_each_tha
     assert batch["terminated"][..., 0].argmax(1).tolist() == [length - 1 for length in lengths]
 
 
-def test_each_step_is_written_in_two_parts_and_as_a_whole_while_all_play(monkeypatch):
+def test_each_step_is_stored_in_two_parts(monkeypatch):
     written, update = [], EpisodeBatch.update
 
     def recorded(self, data, bs=slice(None), ts=slice(None), mark_filled=True):
@@ -217,7 +218,7 @@ def test_each_step_is_written_in_two_parts_and_as_a_whole_while_all_play(monkeyp
     ("map_name", "bootstrap", "left_open"),
     [
         *(("plain", bootstrap, False) for bootstrap in (None, True, False)),
-        *(("cut", bootstrap, True) for bootstrap in (None, True, False)),  # the learner sees to False
+        *(("cut", bootstrap, True) for bootstrap in (None, True, False)),  # False is applied by the learner
         *(("late", bootstrap, bootstrap is True) for bootstrap in (None, True, False)),
     ],
 )
@@ -231,19 +232,19 @@ def test_a_time_limit_is_stored_as_the_key_says(map_name, bootstrap, left_open):
     assert (batch["terminated"][..., 0] <= steps).all()
 
 
-def test_battles_of_smax_are_left_open_when_the_clock_ends_them():
-    env_args = {"map_name": "1m_vs_1z", "time_limit": 3}  # too short for any to be won
+def test_time_limits_of_smax_are_bootstrapped_if_set():
+    env_args = {"map_name": "1m_vs_1z", "time_limit": 3}  # too short for a win
     for bootstrap, ends in ((None, 1), (True, 0)):
         runner = make(env="smax", env_args=env_args, batch_size_run=2, bootstrap_time_limit=bootstrap)
         assert runner.run()["terminated"].sum(1)[:, 0].tolist() == [ends] * 2
         assert ("timeout_mean", 1.0, 6) in runner.logger.logged
 
 
-def test_an_end_and_a_time_limit_in_one_step_is_an_end_and_said_once(caplog):
+def test_a_step_terminated_and_truncated_counts_as_terminated_with_one_warning(caplog):
     runner = make(bootstrap_time_limit=True)
     runner.logger.console_logger = logging.getLogger("vector")
     for _ in range(2):
-        assert runner.stored_end(np.array([True, False]), np.array([True, True]), {}).tolist() == [True, False]
+        assert runner.stored_terminated(np.array([True, False]), np.array([True, True]), {}).tolist() == [True, False]
     (record,) = caplog.records
     assert "env_args.time_limit=3, one step less" in record.getMessage()
 
@@ -253,7 +254,7 @@ def test_an_agent_without_an_available_action_stops_the_run(monkeypatch):
 
     def masked(self):
         show(self)
-        self.avail_actions[1, 1] = self.t < 1  # in the state after the first step
+        self.avail_actions[1, 1] = self.t < 1  # no action in the state after the first step
 
     monkeypatch.setattr(CountDown, "_show", masked)
     runner = make(batch_size_run=4)
@@ -265,7 +266,7 @@ def test_an_agent_without_an_available_action_stops_the_run(monkeypatch):
         runner.run()
 
 
-def test_test_runs_do_not_count_and_are_said_to_be_tests():
+def test_test_episodes_do_not_count_as_environment_steps():
     runner = make()
     runner.run(test_mode=True)
     assert runner.t_env == 0
@@ -296,7 +297,7 @@ def test_seeds_are_keyed_by_purpose_steps_and_episode():
     assert resumed.env.seeds[0] == runner.env.seeds[-1]
 
 
-def test_statistics_are_of_the_last_step_of_each_episode():
+def test_logged_infos_are_of_each_episodes_last_step():
     runner = make()
     assert runner.log_train_stats_t < 0
     batch = runner.run()
@@ -320,7 +321,7 @@ def test_statistics_are_of_the_last_step_of_each_episode():
     assert {name for name, *_ in runner.logger.logged} == {f"test_{name}" for name in logged if name != "epsilon"}
 
 
-def test_close_reaches_the_env():
+def test_close_env_closes_the_environment():
     runner = make()
     runner.close_env()
     assert runner.env.closed
@@ -335,7 +336,7 @@ def test_close_reaches_the_env():
         ({"save_replay": True}, "set save_replay=False"),
     ],
 )
-def test_what_the_runner_cannot_do_is_refused(changes, message):
+def test_unsupported_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         make(**changes)
 
@@ -356,11 +357,11 @@ def test_a_test_counts_exactly_test_nepisode_episodes_of_the_same_battles(test_n
     assert logged["test_ep_length_mean"] == pytest.approx(lengths.mean())
     assert logged["test_battle_won_mean"] == pytest.approx((lengths == 2).mean())
     last = (test_nepisode - 1) % 6 + 1
-    assert batch["filled"][:, 0, 0].tolist() == [1] * last + [0] * (6 - last)  # no policy is asked for the others
+    assert batch["filled"][:, 0, 0].tolist() == [1] * last + [0] * (6 - last)  # the others stay empty
     assert [len(call.rows) for call in runner.mac.calls if call.t == 0][-1] == last
 
 
-def test_the_next_test_plays_the_battles_of_the_one_before_at_the_same_step():
+def test_a_second_test_at_the_same_step_plays_the_same_battles():
     runner = make(test_nepisode=8)
     for _ in range(2):
         runner.begin_test()
@@ -376,12 +377,12 @@ def test_idle_copies_take_available_actions():
         SimpleNamespace(EpisodeBatch=EpisodeBatch),
     )
     runner.setup(**batch_arguments(runner.get_env_info()), mac=Mac())
-    for _ in range(2):  # the environment refuses an unavailable action
+    for _ in range(2):  # the environment rejects an unavailable action
         runner.run(test_mode=True)
     assert [name for name, *_ in runner.logger.logged].count("test_return_mean") == 1
 
 
-def test_an_evaluation_plays_test_nepisode_episodes_however_many_runs_the_host_asks_for():
+def test_an_evaluation_plays_exactly_test_nepisode_episodes():
     runner = make(evaluate=True, test_nepisode=12)
     batches = [runner.run(test_mode=True) for _ in range(12)]
     assert len(runner.env.seeds) == 2

@@ -1,4 +1,4 @@
-"""A suite small enough to run for real, and jobs that only pretend to."""
+"""A suite small enough to run in tests, and workers that only simulate runs."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SMALL = {
 
 
 def suite_file(folder: Path, **changes) -> Path:
-    """``SMALL`` with changes, as a file; None takes a key away."""
+    """Write ``SMALL`` with changes to a file. None removes a key."""
     content = {key: value for key, value in {**SMALL, **changes}.items() if value is not None}
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -32,7 +32,7 @@ def suite_file(folder: Path, **changes) -> Path:
 
 
 def numbers(folder):
-    """Everything that was measured below ``folder``, but time, by run."""
+    """Return all series measured below ``folder``, except times, by run."""
     return {
         (run.kind, run.algorithm, run.source_map, run.map_name, run.seed, run.status, name): series
         for run in records.read_all(folder)
@@ -41,31 +41,31 @@ def numbers(folder):
     }
 
 
-class PretendedWorkers:
-    """Ends every job at the second look; ``codes`` says how, by a part of its folder's name, the first try first."""
+class SimulatedWorkers:
+    """Simulated workers. A run ends at the second poll. ``codes``: part of a folder -> exit codes of its tries."""
 
     where = "nowhere"
 
     def __init__(self, slots=2, codes=None):
         self.slots, self.codes = slots, codes or {}
         self.started, self.stopped, self.most = [], [], 0
-        self._looks = {}
+        self._polls = {}
 
     def start(self, folder):
         self.started.append(folder)
         handle = len(self.started)
-        self._looks[handle] = 0
-        self.most = max(self.most, len(self._looks))
+        self._polls[handle] = 0
+        self.most = max(self.most, len(self._polls))
         codes = next((codes for part, codes in self.codes.items() if part in str(folder)), [])
         (folder / run_process.OUTPUT).open("a").write(f"try\nerror: {folder.name} broke\n")
         return handle, folder, codes.pop(0) if codes else 0
 
     def poll(self, running):
         handle, folder, code = running
-        self._looks[handle] = self._looks.get(handle, 0) + 1
-        if self._looks[handle] < 2:
+        self._polls[handle] = self._polls.get(handle, 0) + 1
+        if self._polls[handle] < 2:
             return None
-        del self._looks[handle]
+        del self._polls[handle]
         if code == 0:
             run_process.write_json(folder / run_process.DONE, {})
         return code

@@ -1,4 +1,4 @@
-"""A suite's runs are handed over in order, tried again, and told apart when they fail."""
+"""``lolm compare``: order of the runs, retries, failures, and continuing a stopped suite."""
 
 import io
 import json
@@ -16,20 +16,20 @@ from lolm_plugin.suites import run_process, scheduler, status_table
 from lolm_plugin.suites.status_table import DONE, FAILED, RUNNING, WAITING, RunStatus, StatusTable
 from lolm_plugin.suites.suite import Run
 from tests.resume.runs import PATIENCE
-from tests.suites.runs_for_suites import PretendedWorkers, numbers, suite_file
+from tests.suites.runs_for_suites import SimulatedWorkers, numbers, suite_file
 
 
 @pytest.fixture
 def workers(monkeypatch):
-    """What ``lolm compare`` gets in place of real ones."""
-    pretended = PretendedWorkers()
+    """Replace the workers of ``lolm compare`` by simulated ones."""
+    pretended = SimulatedWorkers()
     monkeypatch.setattr(compare, "_workers", lambda *options: pretended)
     monkeypatch.setattr(scheduler, "POLL", 0)
     return pretended
 
 
 def run(tmp_path, *options, **changes):
-    """The command on ``SMALL`` with changes; returns its exit code."""
+    """Run the command on ``SMALL`` with changes and return its exit code."""
     arguments = [str(suite_file(tmp_path, **changes)), "--results", str(tmp_path / "results"), "--epymarl=none"]
     return lolm.main(["lolm", "compare", *arguments, *options])
 
@@ -52,7 +52,7 @@ def test_every_run_is_started_once_after_its_source(tmp_path, workers, capsys):
     assert "8 of 8 runs are done." in printed
 
 
-def test_what_is_done_is_not_done_again(tmp_path, workers):
+def test_finished_runs_are_not_repeated(tmp_path, workers):
     assert run(tmp_path) == 0
     workers.started.clear()
     assert run(tmp_path) == 0
@@ -62,7 +62,7 @@ def test_what_is_done_is_not_done_again(tmp_path, workers):
     assert keys(workers, tmp_path) == ["scratch/updet_mappo/target/1"]
 
 
-def test_a_source_whose_weights_are_gone_is_run_again_before_what_needs_them(tmp_path, workers):
+def test_a_source_without_weights_is_run_again_before_its_transfer(tmp_path, workers):
     assert run(tmp_path) == 0
     workers.started.clear()
     (tmp_path / "results/runs/zero_shot/updet_mappo/duel-to-target/1" / run_process.DONE).unlink()
@@ -77,13 +77,13 @@ def test_a_dry_run_starts_and_writes_nothing(tmp_path, workers, capsys):
     assert "4 runs, of unknown length until the first run" in capsys.readouterr().out
 
 
-def test_a_run_that_breaks_is_tried_again(tmp_path, workers):
+def test_a_failed_run_is_retried(tmp_path, workers):
     workers.codes = {"scratch/updet_mappo/target": [-9, 0]}
     assert run(tmp_path) == 0
     assert keys(workers, tmp_path).count("scratch/updet_mappo/target/1") == 2
 
 
-def test_one_that_breaks_for_good_stops_no_other_and_is_listed(tmp_path, workers, capsys):
+def test_a_run_that_always_fails_is_listed_and_others_continue(tmp_path, workers, capsys):
     workers.codes = {"scratch/updet_mappo/duel": [1, 1, 1]}
     assert run(tmp_path, "--retries=2") == 1
     printed = capsys.readouterr().out
@@ -97,19 +97,19 @@ def test_one_that_breaks_for_good_stops_no_other_and_is_listed(tmp_path, workers
     assert len(workers.started) == 3
 
 
-def test_what_the_user_has_to_mend_is_not_tried_again(tmp_path, workers):
+def test_a_run_with_a_usage_error_is_not_retried(tmp_path, workers):
     workers.codes = {"scratch/updet_mappo/target": [2, 0]}
     assert run(tmp_path) == 1
     assert keys(workers, tmp_path).count("scratch/updet_mappo/target/1") == 1
 
 
-def test_a_killed_run_says_by_what(tmp_path, workers, capsys):
+def test_the_signal_that_killed_a_run_is_reported(tmp_path, workers, capsys):
     workers.codes = {"scratch/updet_mappo/target": [-9]}
     assert run(tmp_path, "--retries=0") == 1
     assert "failed: updet_mappo target seed 1: killed by SIGKILL: 1 broke" in capsys.readouterr().out
 
 
-def test_the_same_folder_takes_no_other_settings(tmp_path, workers, capsys):
+def test_a_folder_with_other_settings_is_refused(tmp_path, workers, capsys):
     assert run(tmp_path) == 0
     assert run(tmp_path, few_shot={"t_max": 301}) == 2
     said = capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_the_same_folder_takes_no_other_settings(tmp_path, workers, capsys):
 
 
 @pytest.mark.parametrize("content", ['{"argum', "", "[]", "null", '{"arguments": 3}', b"\xff"])
-def test_a_damaged_job_stops_no_other(tmp_path, workers, capsys, content):
+def test_a_damaged_job_fails_and_others_continue(tmp_path, workers, capsys, content):
     assert run(tmp_path) == 0
     workers.started.clear()
     folder = tmp_path / "results/runs/scratch/updet_mappo/target/1"
@@ -130,20 +130,20 @@ def test_a_damaged_job_stops_no_other(tmp_path, workers, capsys, content):
     assert "3 of 4 runs are done." in printed
 
 
-def test_two_at_work_in_one_folder_are_refused(tmp_path, workers, capsys):
+def test_a_second_compare_in_one_folder_is_refused(tmp_path, workers, capsys):
     with scheduler.locked(tmp_path / "results"):
         assert run(tmp_path) == 2
-    assert "another lolm compare is at work in" in capsys.readouterr().err
+    assert "another lolm compare is running in" in capsys.readouterr().err
 
 
-def test_what_cannot_be_ends_before_anything_is_written(tmp_path, workers, capsys):
+def test_an_invalid_suite_is_refused_before_anything_is_written(tmp_path, workers, capsys):
     assert run(tmp_path, maps=["dual"]) == 2
     assert "dual" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
+def test_a_signal_stops_running_runs(tmp_path, workers, capsys, number):
     endless = threading.Event()
     workers.poll = lambda running: 143 if endless.is_set() else None
     workers.stop = lambda running: (workers.stopped.append(running[1]), endless.set())
@@ -157,15 +157,15 @@ def test_a_signal_stops_what_runs(tmp_path, workers, capsys, number):
     threading.Thread(target=send).start()
     assert run(tmp_path) == 130
     assert workers.stopped == workers.started
-    assert "The same command continues with what is missing." in capsys.readouterr().out
+    assert "Run the same command again to continue." in capsys.readouterr().out
 
 
 STATES = (WAITING, RUNNING, DONE, FAILED)
-APART = ("costs", "runs", "index")  # what tells of time and folders
+APART = ("costs", "runs", "index")  # files that contain times or folders
 
 
 def command(tmp_path, name, *options):
-    """The command as a process, in a results folder of that name."""
+    """Start the command as a process with the results folder ``name``."""
     arguments = [str(tmp_path / "small.yaml"), "--results", str(tmp_path / name), "--epymarl=none", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "lolm_plugin", "compare", *arguments], stdout=subprocess.PIPE, text=True
@@ -173,16 +173,14 @@ def command(tmp_path, name, *options):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
+def test_a_killed_suite_started_again_gives_the_same_results(tmp_path):
     suite_file(tmp_path)
     straight = command(tmp_path, "straight", "--workers=2")
     assert straight.wait(PATIENCE) == 0, straight.communicate()
     killed = command(tmp_path, "killed", "--workers=2")
     few = tmp_path / "killed/runs/few_shot/updet_mappo/duel-to-target/1"
     deadline = time.monotonic() + PATIENCE
-    while not list(few.glob("results/models/*/1*")) and not run_process.is_done(
-        few
-    ):  # until it has something to go on from
+    while not list(few.glob("results/models/*/1*")) and not run_process.is_done(few):  # until a checkpoint exists
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
     before = {path: path.stat().st_mtime for path in (tmp_path / "killed").rglob(run_process.DONE)}
@@ -207,7 +205,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path):
     assert resumed["transfer"]["source_map"] == "duel"
 
 
-def test_time_left_is_told_from_what_was_done_since_the_start(tmp_path, monkeypatch):
+def test_time_left_is_estimated_from_progress_since_the_start(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(status_table.time, "monotonic", lambda: clock[0])
     run = Run("scratch", "updet_mappo", "updet_mappo", "smax", "3m", 1, {})

@@ -1,4 +1,4 @@
-"""Everything that a run would refuse is refused before the first one starts."""
+"""All runs of a suite are checked, and their times estimated, before the first one starts."""
 
 import json
 
@@ -14,7 +14,7 @@ def planned(tmp_path, **changes):
 
 
 def finish(tmp_path, run, *seconds):
-    """Put down a finished run, with a record for each of its parts, which took so many seconds."""
+    """Write a finished run with one record for each of its parts, which took ``seconds``."""
     folder = tmp_path / "results/runs" / run.key
     for number, length in enumerate(seconds, 1):
         record = folder / "results/sacred/updet_mappo/map" / str(number)
@@ -34,47 +34,47 @@ def finish(tmp_path, run, *seconds):
         ({"with": {"t_max": "long"}}, "t_max=long"),
         (
             {"algorithms": ["rnn_mappo"]},
-            "rnn_mappo zero-shot duel to target seed 1: rnn_mappo reads the whole observation and writes all actions "
-            "through layers of fixed width, so that it cannot go from 1 agents and 7 actions to 1 and 9; set "
+            "rnn_mappo zero-shot duel to target seed 1: rnn_mappo has input and output layers of fixed width for "
+            "observations and actions, so that it cannot transfer from 1 agents and 7 actions to 1 and 9; set "
             "algorithms.rnn_mappo.transfer to False",
         ),
     ],
 )
-def test_what_cannot_run_is_said_with_the_run(tmp_path, change, said):
+def test_the_error_of_an_invalid_run_names_the_run(tmp_path, change, said):
     with pytest.raises(ConfigError) as error:
         planned(tmp_path, **change)
     assert said in str(error.value)
 
 
-def test_a_recurrent_policy_may_go_to_a_map_of_the_same_sizes(tmp_path):
+def test_a_recurrent_policy_can_transfer_to_a_map_of_the_same_sizes(tmp_path):
     transfers = [{"source": "duel", "target": "approach"}]
     assert planned(tmp_path, algorithms=["rnn_mappo"], transfers=transfers)
 
 
-def test_a_task_without_units_is_planned_too(tmp_path):
+def test_a_task_without_units_can_be_planned(tmp_path):
     tasks = ["lbforaging:Foraging-8x8-2p-3f-v3"]
     assert planned(tmp_path, env="gymma", algorithms=["rnn_mappo"], maps=tasks, transfers=None)
 
 
-def test_nothing_is_known_of_the_time_before_the_first_run(tmp_path):
-    found = planned(tmp_path, seeds=[1, 2])
-    assert {item.seconds for item in found} == {None}
-    text = plan.describe(found, "here", 2)
+def test_the_time_is_unknown_before_the_first_run(tmp_path):
+    items = planned(tmp_path, seeds=[1, 2])
+    assert {item.seconds for item in items} == {None}
+    text = plan.describe(items, "here", 2)
     assert "few-shot   updet_mappo  duel to target  1,2    300        unknown until the first run" in text
     assert "8 runs, of unknown length until the first run" in text
     assert text.endswith("; here")
 
 
-def test_a_finished_run_tells_how_long_others_of_its_algorithm_and_map_take(tmp_path):
+def test_times_are_estimated_from_a_finished_run_of_the_same_algorithm_and_map(tmp_path):
     runs = {item.run.title: item.run for item in planned(tmp_path, seeds=[1, 2])}
     finish(tmp_path, runs["updet_mappo target seed 1"], 40, 20)  # 600 steps, resumed once
     finish(tmp_path, runs["updet_mappo zero-shot duel to target seed 2"], 6)
-    found = {item.run.title: item.seconds for item in planned(tmp_path, seeds=[1, 2])}
+    items = {item.run.title: item.seconds for item in planned(tmp_path, seeds=[1, 2])}
     for seed in (1, 2):
-        assert found[f"updet_mappo duel seed {seed}"] is None
-        assert found[f"updet_mappo target seed {seed}"] == pytest.approx(60)
-        assert found[f"updet_mappo few-shot duel to target seed {seed}"] == pytest.approx(30)  # 300 steps
-        assert found[f"updet_mappo zero-shot duel to target seed {seed}"] == pytest.approx(6)
+        assert items[f"updet_mappo duel seed {seed}"] is None
+        assert items[f"updet_mappo target seed {seed}"] == pytest.approx(60)
+        assert items[f"updet_mappo few-shot duel to target seed {seed}"] == pytest.approx(30)  # 300 steps
+        assert items[f"updet_mappo zero-shot duel to target seed {seed}"] == pytest.approx(6)
     text = plan.describe(planned(tmp_path, seeds=[1, 2]), "here", 2)
     assert "8 runs, about 96 s and 2 runs of unknown length" in text
     weights = plan.weights(planned(tmp_path, seeds=[1, 2]))
@@ -83,20 +83,20 @@ def test_a_finished_run_tells_how_long_others_of_its_algorithm_and_map_take(tmp_
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"start_time": 3}', '{"start_time": "2026-01-01T00:00:00"}'])
-def test_a_damaged_record_tells_no_time(tmp_path, content):
+def test_a_damaged_record_gives_no_time(tmp_path, content):
     run = planned(tmp_path)[0].run
     finish(tmp_path, run, 40)
     next((tmp_path / "results").rglob("run.json")).write_text(content)
     assert planned(tmp_path)[0].seconds is None
 
 
-def test_an_evaluation_alone_takes_no_steps(tmp_path):
+def test_an_evaluation_has_no_training_steps(tmp_path):
     rows = plan.describe(planned(tmp_path), "here", 1).splitlines()
     (row,) = (row.split() for row in rows if row.startswith("zero-shot"))
     assert row[6] == "0"
 
 
-def test_what_a_suite_names_outside_itself_is_listed_without_secrets(tmp_path):
+def test_external_resources_of_a_suite_are_listed_without_secrets(tmp_path):
     settings = {"mongo": "mongodb://user:secret@host/runs", "decisions_file": "d.jsonl", "t_max": 100}
     assert plan.named(planned(tmp_path, **{"with": settings})) == [
         "mongo=mongodb://***@host/runs",
@@ -105,6 +105,6 @@ def test_what_a_suite_names_outside_itself_is_listed_without_secrets(tmp_path):
     assert plan.named(planned(tmp_path)) == []
 
 
-def test_few_shot_runs_may_have_the_kl_to_their_source(tmp_path):
+def test_few_shot_runs_can_use_the_kl_to_their_source(tmp_path):
     settings = {"t_max": 100, "kl.reference": "source", "kl.enabled": True}
     assert len(planned(tmp_path, algorithms=["lolm_mappo_tiny"], few_shot=settings)) == 4

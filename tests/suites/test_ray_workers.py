@@ -1,4 +1,4 @@
-"""The same runs as tasks of a Ray cluster, of which a node may die."""
+"""Runs of a suite on a Ray cluster, also if a node dies."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ from tests.suites.runs_for_suites import numbers, suite_file
 from tests.suites.test_compare import command
 
 
-def test_a_cluster_that_is_not_there_is_said():
+def test_an_unreachable_cluster_is_refused():
     with pytest.raises(ConfigError, match=r"--ray=127.0.0.1:1 cannot be reached"):
         RayWorkers("127.0.0.1:1", threads=1, gpus=0, memory_gb=0.1)
 
 
 @pytest.fixture
 def cluster():
-    """Two nodes of one CPU each on this machine; yields the second one's processes."""
+    """Start a cluster of two nodes with one CPU each on this machine; yield the cluster and the second node."""
     from ray.cluster_utils import Cluster
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -31,7 +31,7 @@ def cluster():
 
 
 def is_run(process):
-    """Whether a process is a run of a suite; one that has just ended is none."""
+    """Return True if a process is a run of a suite and still exists."""
     try:
         return "lolm_plugin.commands.suite_run" in process.cmdline()
     except psutil.Error:
@@ -39,7 +39,7 @@ def is_run(process):
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_costs_nothing(tmp_path, cluster):
+def test_runs_of_a_dead_node_continue_on_another(tmp_path, cluster):
     nodes, second = cluster
     suite_file(tmp_path, transfers=None, maps=["duel", "target"])
     straight = command(tmp_path, "straight", "--workers=2")

@@ -1,4 +1,4 @@
-"""One run of a suite, whoever tries it and however often."""
+"""One run of a suite as a process: start, resume, retry and failures."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def put_down(folder, *updates, source=None):
 
 
 def run(folder):
-    """The job as its own process, its standard input held open; returns it."""
+    """Start the job as a process with an open standard input and return the process."""
     return subprocess.Popen(
         [sys.executable, "-m", "lolm_plugin.commands.suite_run", str(folder)],
         cwd=ROOT,
@@ -34,7 +34,7 @@ def run(folder):
 
 
 @pytest.mark.slow
-def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path):
+def test_a_run_stops_with_its_parent_and_can_be_resumed(tmp_path):
     folder = put_down(tmp_path / "job", "t_max=100000000", "save_model_interval=100000000")
     process = run(folder)
     deadline = time.monotonic() + PATIENCE
@@ -52,7 +52,7 @@ def test_it_stops_by_itself_when_its_starter_is_gone_and_goes_on_later(tmp_path)
     assert run_process._arguments(run_process.read(folder), folder)[0] == "--resume"
 
 
-def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
+def test_a_finished_job_is_not_run(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     run_process.write_json(folder / run_process.DONE, {})
     monkeypatch.setattr(train, "main", lambda arguments: pytest.fail("it was run"))
@@ -60,7 +60,7 @@ def test_a_job_that_is_done_is_not_run(tmp_path, monkeypatch):
     assert run_process.main(folder, train.main) == 0
 
 
-def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatch):
+def test_results_of_a_try_without_checkpoint_are_removed(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     (folder / "results/sacred/updet_mappo/duel/1").mkdir(parents=True)
     asked = []
@@ -74,8 +74,8 @@ def test_what_a_try_without_checkpoint_left_is_cleared_away(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["run", "rnn_mappo_seed1_pkg:space/Name-v0_2026-01-01"])
-def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, name):
-    """Earlier versions took a slash in the name of a task into the name of the run's folder."""
+def test_a_retry_does_not_delete_checkpoints(tmp_path, monkeypatch, name):
+    """Earlier versions kept a slash of a task's name in the name of the run's folder."""
     folder = put_down(tmp_path / "job")
     with Store(folder / "results/models" / name, None) as store:
         store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), {})
@@ -86,12 +86,12 @@ def test_a_retry_deletes_nothing_that_holds_checkpoints(tmp_path, monkeypatch, n
     ]
     (folder / "results/models" / name / "5/metrics.json").write_text("damaged")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"has checkpoints, and none of them is whole; move .*/results elsewhere"):
+    with pytest.raises(ConfigError, match=r"has checkpoints, but none of them is whole; move .*/results elsewhere"):
         run_process.main(folder, train.main)
     assert (folder / "results/models" / name / "5").is_dir()
 
 
-def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
+def test_a_retry_repeats_settings_that_are_not_taken_from_a_checkpoint(tmp_path):
     folder = put_down(tmp_path / "job", "decisions_file=d.jsonl", "lr=0.1")
     with Store(folder / "results/models/run", None) as store:
         store.save(5, lambda folder: (folder / "metrics.json").write_text("{}"), {})
@@ -99,7 +99,7 @@ def test_a_retry_repeats_what_a_checkpoint_may_not_say(tmp_path):
     assert arguments[-2:] == ["with", "decisions_file=d.jsonl"]
 
 
-def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
+def test_a_failed_run_is_not_done(tmp_path, monkeypatch):
     folder = put_down(tmp_path / "job")
     monkeypatch.setattr(train, "main", lambda arguments: 1)
     monkeypatch.chdir(tmp_path)
@@ -108,9 +108,7 @@ def test_one_that_fails_is_not_done(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lost", ["every", "last"])
-def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there_is_room(
-    tmp_path, monkeypatch, capsys, lost
-):
+def test_a_run_without_its_last_checkpoint_is_not_done_until_it_is_saved(tmp_path, monkeypatch, capsys, lost):
     folder = put_down(tmp_path / "job", "t_max=60", "save_model_interval=10", "test_interval=1000")
     save = checkpoints.Store.save
 
@@ -131,7 +129,7 @@ def test_one_whose_last_checkpoint_the_disk_did_not_take_is_not_done_until_there
     assert checkpoints.find(run_process.models(folder)).facts["finished"]
 
 
-def test_an_evaluation_is_done_when_its_record_has_measurements(tmp_path):
+def test_an_evaluation_is_done_if_its_record_has_measurements(tmp_path):
     assert run_process.missing(tmp_path, ["evaluate=True"]) == "its record has no measurements"
     record = tmp_path / "results/sacred/updet_mappo/duel/1"
     record.mkdir(parents=True)
@@ -151,14 +149,14 @@ def test_checkpoints_of_epymarls_own_algorithms_count(tmp_path):
 @pytest.mark.parametrize(
     "content", ['{"arguments": ["--con', "[]", "null", '{"arguments": [1], "source": null}', "\udcff"]
 )
-def test_a_damaged_job_is_refused_in_a_sentence(tmp_path, content):
+def test_a_damaged_job_is_refused_in_one_sentence(tmp_path, content):
     folder = put_down(tmp_path / "job")
     (folder / run_process.COMMAND).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(run_process.DamagedFile, match=r"job\.json is damaged.*remove that file"):
         put_down(folder)
 
 
-def test_a_try_that_never_ends_is_waited_for_only_so_long(tmp_path, monkeypatch, capsys):
+def test_the_wait_for_an_earlier_try_is_limited(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with (
         run_process.waiting_lock(),
@@ -170,14 +168,14 @@ def test_a_try_that_never_ends_is_waited_for_only_so_long(tmp_path, monkeypatch,
         pass
 
 
-def test_other_settings_are_refused_and_the_same_are_not(tmp_path):
+def test_only_other_settings_are_refused(tmp_path):
     folder = put_down(tmp_path / "job", "lr=0.1")
     put_down(folder, "lr=0.1")
     with pytest.raises(ConfigError, match=r"holds a run with other settings \(lr=0.1, lr=0.2\)"):
         put_down(folder, "lr=0.2")
 
 
-def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
+def test_a_transfer_starts_from_the_weights_of_its_source(tmp_path, monkeypatch):
     source = put_down(tmp_path / "a/source", "t_max=100", "test_interval=1000")
     target = put_down(tmp_path / "b/target", "t_max=100", "test_interval=1000", source=source)
     monkeypatch.chdir(tmp_path)
@@ -189,7 +187,7 @@ def test_a_transfer_begins_with_what_its_source_left(tmp_path, monkeypatch):
     assert [part["name"] for part in parts if part["fate"] == "moved"] == ["actor", "critic", "value_normaliser"]
 
 
-def test_a_file_with_an_address_is_its_owners_and_is_not_quoted(tmp_path):
+def test_a_file_with_a_database_address_is_private_and_not_quoted(tmp_path):
     address = "mongo=mongodb://me:s3 cret@h/x"
     secret = put_down(tmp_path / "secret", address)
     assert json.loads((secret / run_process.COMMAND).read_text())["arguments"][-1] == address, "the job needs it"

@@ -1,4 +1,4 @@
-"""What a suite file stands for, and what is refused in one."""
+"""The runs that a suite file defines, and the errors of invalid files."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def keys(tmp_path, **changes):
     return [run.key for run in runs(tmp_path, **changes)]
 
 
-def test_a_transfer_brings_its_source_and_its_target_from_scratch(tmp_path):
+def test_a_transfer_adds_its_source_and_its_target_from_scratch(tmp_path):
     assert keys(tmp_path, maps=None) == [
         "scratch/updet_mappo/duel/1",
         "zero_shot/updet_mappo/duel-to-target/1",
@@ -30,54 +30,56 @@ def test_without_few_shot_the_target_is_not_trained(tmp_path):
     assert keys(tmp_path, few_shot=None) == ["scratch/updet_mappo/duel/1", "zero_shot/updet_mappo/duel-to-target/1"]
 
 
-def test_a_source_is_trained_once_and_before_what_begins_with_it(tmp_path):
+def test_a_source_is_trained_once_and_before_its_transfers(tmp_path):
     further = [{"source": "duel", "target": "retreat"}, {"source": "duel", "target": "target"}]
-    found = runs(tmp_path, transfers=further, maps=["duel", "target"], seeds=[1, 2])
-    names = [run.key for run in found]
+    result = runs(tmp_path, transfers=further, maps=["duel", "target"], seeds=[1, 2])
+    names = [run.key for run in result]
     assert len(names) == len(set(names)) == 2 * (3 + 2 + 2)
-    for place, run in enumerate(found):
+    for index, run in enumerate(result):
         if run.source is not None:
-            assert names.index(run.source.key) < place
+            assert names.index(run.source.key) < index
 
 
-def test_algorithms_may_have_their_own_seeds_maps_and_no_transfer(tmp_path):
+def test_algorithms_can_have_their_own_seeds_and_maps_and_no_transfer(tmp_path):
     algorithms = {"updet_mappo": {}, "rnn_mappo": {"seeds": [3], "maps": ["retreat"], "transfer": False}}
-    found = keys(tmp_path, algorithms=algorithms, seeds=[1, 3])
-    assert [key for key in found if "rnn" in key] == ["scratch/rnn_mappo/retreat/3"]
+    result = keys(tmp_path, algorithms=algorithms, seeds=[1, 3])
+    assert [key for key in result if "rnn" in key] == ["scratch/rnn_mappo/retreat/3"]
 
 
-def test_an_algorithms_own_seeds_are_run_whether_the_suite_has_them_or_not(tmp_path):
+def test_an_algorithms_seeds_replace_the_suites(tmp_path):
     algorithms = {"updet_mappo": {}, "rnn_mappo": {"seeds": [1, 2, 3], "transfer": False}}
-    found = keys(tmp_path, algorithms=algorithms, seeds=[2, 3], transfers=None)
-    assert [key for key in found if "updet" in key] == [f"scratch/updet_mappo/duel/{seed}" for seed in (2, 3)]
-    assert sorted(key for key in found if "rnn" in key) == [f"scratch/rnn_mappo/duel/{seed}" for seed in (1, 2, 3)]
+    result = keys(tmp_path, algorithms=algorithms, seeds=[2, 3], transfers=None)
+    assert [key for key in result if "updet" in key] == [f"scratch/updet_mappo/duel/{seed}" for seed in (2, 3)]
+    assert sorted(key for key in result if "rnn" in key) == [f"scratch/rnn_mappo/duel/{seed}" for seed in (1, 2, 3)]
 
 
-def test_an_algorithms_own_maps_are_run_whether_the_suite_has_them_or_not(tmp_path):
-    found = runs(tmp_path, algorithms={"updet_mappo": {"maps": ["target"]}}, transfers=None, maps={"duel": {"lr": 0.2}})
-    assert [(run.key, "lr" in run.settings) for run in found] == [("scratch/updet_mappo/target/1", False)]
+def test_an_algorithms_maps_replace_the_suites(tmp_path):
+    result = runs(
+        tmp_path, algorithms={"updet_mappo": {"maps": ["target"]}}, transfers=None, maps={"duel": {"lr": 0.2}}
+    )
+    assert [(run.key, "lr" in run.settings) for run in result] == [("scratch/updet_mappo/target/1", False)]
 
 
-def test_options_left_empty_set_nothing(tmp_path):
+def test_empty_options_have_no_effect(tmp_path):
     empty = {"description": "", "algorithms": {"updet_mappo": {"with": None}}, "maps": {"duel": None}}
     assert keys(tmp_path, **empty) == keys(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["1e6", " x", "[1]", "None", "it's"])
-def test_a_text_in_a_suite_reaches_the_run_as_that_text(tmp_path, value):
+def test_a_text_in_a_suite_stays_a_text_in_the_run(tmp_path, value):
     first, *_ = runs(tmp_path, **{"with": {"label": value}})
     assert updates.parse(first.arguments()[3:])["label"] == value
 
 
-def test_the_nearest_setting_wins(tmp_path):
-    found = runs(
+def test_the_most_specific_setting_wins(tmp_path):
+    result = runs(
         tmp_path,
         maps={"duel": {"lr": 0.2, "gamma": 0.2}},
         algorithms={"fast": {"config": "updet_mappo", "with": {"gamma": 0.3, "critic": {"width": 8}}}},
         transfers=[{"source": "duel", "target": "target", "with": {"t_max": 77}}],
         **{"with": {"lr": 0.1, "gamma": 0.1, "t_max": 55, "critic.width": 4, "critic.layers": 2}},
     )
-    by_key = {run.key: run for run in found}
+    by_key = {run.key: run for run in result}
     settings = by_key["scratch/fast/duel/1"].settings
     wanted = {"lr": 0.2, "gamma": 0.3, "t_max": 55, "critic.width": 8, "critic.layers": 2, "name": "fast", "seed": 1}
     assert {key: settings[key] for key in wanted} == wanted
@@ -85,7 +87,7 @@ def test_the_nearest_setting_wins(tmp_path):
     assert by_key["scratch/fast/target/1"].settings["t_max"] == 55
 
 
-def test_what_an_algorithm_sets_wins_over_the_kind_of_run(tmp_path):
+def test_settings_of_an_algorithm_override_those_of_the_kind(tmp_path):
     algorithms = {"updet_mappo": {}, "slow": {"config": "updet_mappo", "with": {"t_max": 33}}}
     transfers = [{"source": "duel", "target": "target", "with": {"t_max": 77}}]
     by_key = {run.key: run for run in runs(tmp_path, algorithms=algorithms, transfers=transfers)}
@@ -93,7 +95,7 @@ def test_what_an_algorithm_sets_wins_over_the_kind_of_run(tmp_path):
     assert by_key["few_shot/updet_mappo/duel-to-target/1"].settings["t_max"] == 77
 
 
-def test_a_run_is_a_command_line(tmp_path):
+def test_arguments_of_a_run(tmp_path):
     first, zero, *_ = runs(tmp_path, **{"with": {"lr": 0.1, "entity": {"further_fields": ["x"]}, "lr_decay": False}})
     options, settings = first.arguments()[:3], first.arguments()[3:]
     assert options == ["--config=updet_mappo", "--env-config=probe", "with"]
@@ -125,7 +127,7 @@ def test_a_run_is_a_command_line(tmp_path):
             {"transfers": [{"source": "duel"}]},
             "has no transfers.0.target, which is a map; write {source: 3m, target: 8m}",
         ),
-        ({"transfers": [{"source": "duel", "target": "duel"}]}, "from duel to itself leads nowhere"),
+        ({"transfers": [{"source": "duel", "target": "duel"}]}, "the transfer from duel has the same target"),
         ({"with": {"seed": 3}}, "seed is set by the suite itself"),
         ({"few_shot": {"transfer_from": "x"}}, "transfer_from is set by the suite itself"),
         ({"algorithms": {"updet_mappo": {"with": {"name": "x"}}}}, "name is set by the suite itself"),
@@ -165,37 +167,37 @@ def test_a_run_is_a_command_line(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_said(tmp_path, change, said):
+def test_an_invalid_suite_is_refused(tmp_path, change, said):
     with pytest.raises(ConfigError) as error:
         suite.load(str(suite_file(tmp_path, **change)))
     assert said in str(error.value)
 
 
-def test_a_section_that_stands_twice_is_refused_with_both_lines(tmp_path):
+def test_a_duplicate_section_is_refused_with_both_line_numbers(tmp_path):
     file = suite_file(tmp_path)
     lines = len(file.read_text().splitlines())
     file.write_text(file.read_text() + "with: {lr: 0.1}\n")
     with pytest.raises(
-        ConfigError, match=rf"with stands twice, in line \d+ and in line {lines + 1}, and only the last"
+        ConfigError, match=rf"with appears twice, in line \d+ and in line {lines + 1}, and only the last"
     ):
         suite.load(str(file))
 
 
-def test_an_unknown_suite_is_answered_with_the_known_ones():
+def test_the_error_of_an_unknown_suite_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"smax_quik is neither a suite \(did you mean smax_quick\?\)"):
         suite.load("smax_quik")
 
 
 @pytest.mark.parametrize("name", all_slow_but(["smax_quick", "paper", "ablations"], suite.available()))
-def test_a_shipped_suite_can_be_run(name, tmp_path):
+def test_every_run_of_a_shipped_suite_is_valid(name, tmp_path):
     shipped = suite.load(name)
-    found = shipped.runs()
+    result = shipped.runs()
     assert shipped.description
-    if shipped.env == "smax":  # StarCraft's configurations are an EPyMARL checkout's
-        assert [item.run for item in plan.check(found, "none", tmp_path)] == found
+    if shipped.env == "smax":  # configurations of StarCraft are only in a checkout of EPyMARL
+        assert [item.run for item in plan.check(result, "none", tmp_path)] == result
 
 
-def test_files_of_a_suite_are_found_from_the_folders_of_its_runs(tmp_path, monkeypatch):
+def test_paths_in_a_suite_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     algorithms = {"a": {"config": "./mine.yaml"}, "b": {"config": "updet_mappo", "with": {"llm.model": "model"}}}
@@ -206,7 +208,7 @@ def test_files_of_a_suite_are_found_from_the_folders_of_its_runs(tmp_path, monke
 
 
 @pytest.mark.parametrize("model", ["tiny-llama", "smollm2-135m", "Qwen/Qwen3-0.6B"])
-def test_a_models_name_is_no_path(tmp_path, monkeypatch, model):
+def test_the_name_of_a_model_is_not_a_path(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     if "/" not in model:
         (tmp_path / model).mkdir()

@@ -1,4 +1,4 @@
-"""Records as a stranger, a bad disk or another program would leave them: made from a good one by a seeded generator."""
+"""Damaged and hostile records, made from a valid one with a seeded generator."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from tests.report.test_records import write
 
 FILES = tuple(LIMITS)
 WRONG = ([], {}, "x", 7.5, True, [1], {"a": 1}, -1)
-TYPES = {  # what each key that is read has to be; dots go into sections
+TYPES = {  # the type of each key that is read; a dot separates section and key
     "run.json": {
         **dict.fromkeys(("status", "start_time", "stop_time", "heartbeat", "host.hostname"), str),
         **dict.fromkeys(("fail_trace", "artifacts", "experiment.sources"), list),
@@ -28,7 +28,7 @@ OUTSIDE = ("../../../../../../../../{secret}", "{secret}", "link", "pipe", "fold
 
 
 def damaged(folder, secret, seed):
-    """Write a record that cannot be used into a folder below ``folder``; returns its folder."""
+    """Write an unusable record below ``folder``; return its folder."""
     draw = random.Random(seed)
     record = _record(folder, draw, seed)
     draw.choice((_damage_bytes, _damage_file, _damage_content, _damage_content, _damage_series))(record, draw, secret)
@@ -36,7 +36,7 @@ def damaged(folder, secret, seed):
 
 
 def prying(folder, secret, seed):
-    """Write a whole record that names files which are not its own; returns its folder and how many it names."""
+    """Write a valid record that names files outside it; return its folder and the number of these names."""
     draw = random.Random(seed)
     record = _record(folder, draw, seed)
     (record / "link").symlink_to(secret)
@@ -84,7 +84,7 @@ def _damage_file(record, draw, secret):
     path = record / draw.choice(FILES)
     kind = draw.choice(("link", "pipe", "folder", "device", "long"))
     if kind == "long":
-        os.truncate(path, LIMITS[path.name] + 1)  # takes no room on the disk
+        os.truncate(path, LIMITS[path.name] + 1)  # a sparse file, which takes no disk space
         return
     path.unlink()
     if kind == "link":

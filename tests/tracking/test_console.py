@@ -1,4 +1,4 @@
-"""What the closing summary, the progress line and the curve say about tests."""
+"""Closing summary, progress line and curve of a run, in particular its tests."""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ METRICS = {name: Metric(series["steps"], series["values"], []) for name, series 
 OURS = {"mac": "prompt_mac", "test_greedy": True, "evaluate": False}
 
 
-def test_the_summary_says_which_actions_were_tested_and_at_which_step():
+def test_the_summary_names_the_actions_and_steps_of_tests():
     rows = dict(_results(METRICS, OURS))
     said = "50.0% at the end (step 10,000), 75.0% at best (step 5,000), 25.0% before learning (step 0)"
     assert rows["greedy test win rate"] == said
@@ -33,7 +33,7 @@ def test_an_evaluation_has_one_number():
 @pytest.mark.parametrize(
     ("changes", "actions"), [({}, "greedy"), ({"test_greedy": False}, "sampled"), ({"mac": "basic_mac"}, "")]
 )
-def test_tests_are_called_greedy_where_they_are(changes, actions):
+def test_tests_are_labelled_greedy_or_sampled(changes, actions):
     assert actions_of_tests({**OURS, **changes}) == actions
     label = f"{actions} test win rate".strip()
     assert label in dict(_results(METRICS, {**OURS, **changes}))
@@ -48,14 +48,14 @@ def test_the_progress_line_labels_each_win_rate():
 
 
 @pytest.mark.parametrize(("begun", "step", "left"), [(0, 1000, "01:40"), (1000, 1250, "03:20")])
-def test_the_time_left_goes_by_the_steps_of_this_process(begun, step, left, monkeypatch):
-    """A resumed run has not made the steps before it."""
+def test_the_time_left_depends_on_the_steps_of_this_process(begun, step, left, monkeypatch):
+    """In a resumed run, this process has not played the earlier steps."""
     now = [0.0]
     monkeypatch.setattr("lolm_plugin.tracking.console.time", SimpleNamespace(monotonic=lambda: now[0]))
     observer = ProgressObserver(1500)
     observer.log_metrics({"return_mean": {"steps": [begun], "values": [0.0]}}, {})
     assert observer._left(begun) == "?"
-    now[0] = 200.0  # seconds for what was done since
+    now[0] = 200.0  # seconds since the start
     observer.log_metrics({"return_mean": {"steps": [step], "values": [0.0]}}, {})
     assert observer._left(step) == left
 
@@ -68,7 +68,7 @@ def test_the_curve_shows_sampled_tests(tmp_path):
     assert sizes[0] != sizes[1]
 
 
-def test_a_picture_that_cannot_be_drawn_costs_a_line(tmp_path, monkeypatch, caplog):
+def test_a_curve_that_cannot_be_drawn_is_one_warning(tmp_path, monkeypatch, caplog):
     def full(*given):
         raise OSError("No space left on device")
 
@@ -84,7 +84,7 @@ def test_a_name_may_look_like_mathematics(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 0
 
 
-def test_null_stands_for_nan():
+def test_null_is_shown_as_nan():
     metrics = {"test_return_mean": Metric([0, 5, 10], [1.0, 3.0, None], [])}
     rows = dict(_results(metrics, OURS))
     assert (
@@ -106,5 +106,5 @@ def test_null_stands_for_nan():
         ),
     ],
 )
-def test_the_command_that_plays_it_again_is_one_that_can_run(command, config, expected):
+def test_the_play_again_command_is_valid(command, config, expected):
     assert console._play_again(command, "a b", config) == expected

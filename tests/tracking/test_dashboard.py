@@ -1,4 +1,4 @@
-"""The dashboard answers its own page alone, changes nothing unless it may, and takes no port or folder of another."""
+"""The dashboard answers only its own page, is read-only by default, and refuses a port or folder in use."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from lolm_plugin.commands import lolm
 from lolm_plugin.tracking import mongo, omniboard
 from tests.resume.runs import PATIENCE
 
-# A server as careless as Omniboard is: every origin may do everything, and another port is tried where one is taken.
+# A server as careless as Omniboard: every origin may do everything, and if a port is in use the next one is tried.
 CARELESS = """
 const http = require("http");
 const serve = (port) => http.createServer((request, response) => {
@@ -27,7 +27,7 @@ serve(Number(process.env.PORT));
 
 @pytest.fixture(scope="module")
 def careless(tmp_path_factory):
-    """Starts ``CARELESS`` behind the guard; returns its process."""
+    """``careless(port, edit)`` starts ``CARELESS`` behind the guard; returns its process."""
     if shutil.which("node") is None:
         pytest.skip("needs Node.js")
     script = tmp_path_factory.mktemp("careless") / "server.js"
@@ -48,13 +48,13 @@ def careless(tmp_path_factory):
 def wait_for(port):
     deadline = time.monotonic() + PATIENCE
     while omniboard._answer(port, "token") is None:
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def ports(careless):
-    """Of a dashboard that is read-only, and of one that may be edited."""
+    """Return the ports of a read-only dashboard ("0") and of an editable one ("1")."""
     found = {}
     for edit in "01":
         found[edit] = omniboard.free_port()
@@ -74,7 +74,7 @@ def ask(port, method, headers):
 OWN = {"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}
 TYPED = {"Sec-Fetch-Site": "none"}
 FOREIGN = (
-    {"Host": "rebound.example:{port}"},  # DNS rebinding: a name of the attacker's that leads to 127.0.0.1
+    {"Host": "rebound.example:{port}"},  # DNS rebinding: an attacker's name that resolves to 127.0.0.1
     {"Host": "rebound.example:{port}", "Origin": "http://rebound.example:{port}", "Sec-Fetch-Site": "same-origin"},
     {"Host": "127.0.0.1.rebound.example:{port}"},
     {"Host": "localhost@rebound.example"},
@@ -84,7 +84,7 @@ FOREIGN = (
     {"Origin": "http://127.0.0.1:1"},  # another program of this machine
     {"Origin": "https://127.0.0.1:{port}"},
     {"Origin": "http://127.0.0.1:{port}.evil.example"},
-    {"Sec-Fetch-Site": "cross-site"},  # a picture, a form or a frame, which name no origin
+    {"Sec-Fetch-Site": "cross-site"},  # a picture, a form or a frame, which send no origin
     {"Sec-Fetch-Site": "same-site"},
 )
 
@@ -109,32 +109,32 @@ def test_its_own_page_reads(ports, headers):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
-def test_nothing_is_changed_unless_that_is_allowed(ports, method):
+def test_changes_need_allow_edit(ports, method):
     response, body = ask(ports["0"], method, OWN)
     assert response.status == 403
     assert "start it with lolm dashboard --allow-edit" in json.loads(body)["message"]
     assert ask(ports["1"], method, OWN)[0].status == (200 if method in ("POST", "PUT", "DELETE") else 403)
-    assert ask(ports["1"], method, {})[0].status == 403, "no page of ours asks without an origin"
+    assert ask(ports["1"], method, {})[0].status == 403, "our own page always sends an origin"
 
 
-def test_a_port_in_use_ends_the_server_that_wants_it(careless, ports):
+def test_the_guard_exits_if_the_port_is_in_use(careless, ports):
     second = careless(ports["0"], "0")
     assert second.wait(PATIENCE) == omniboard.PORT_TAKEN
 
 
 @pytest.mark.parametrize("words", [["0"], ["65536"], ["-1"], ["²"], ["x"]])
-def test_what_is_no_port_is_said(capsys, words):
+def test_an_invalid_port_is_refused(capsys, words):
     assert lolm.main(["lolm", "dashboard", f"--port={words[0]}"]) == 2
     error = capsys.readouterr().err
     assert "a whole number from 1 to 65535" in error
     assert error.count("\n") == 1
 
 
-def test_a_port_in_use_is_said_before_anything_is_read(tmp_path, capsys):
+def test_a_port_in_use_is_refused_before_any_run_is_read(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert lolm.main(["lolm", "dashboard", str(tmp_path), f"--port={port}"]) == 2
-    assert f"--port={port} is in use; set another one, or leave --port out" in capsys.readouterr().err
+    assert f"--port={port} is in use; set another port, or leave --port out" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +147,7 @@ def test_a_second_dashboard_of_a_folder_is_refused(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "damaged"])
-def test_a_database_that_came_with_the_runs_is_refused(tmp_path, capsys, monkeypatch, kind):
+def test_an_unusable_database_folder_is_refused(tmp_path, capsys, monkeypatch, kind):
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     monkeypatch.setattr(omniboard, "install", lambda: None)
     storage = tmp_path / "runs/.dashboard"

@@ -1,4 +1,4 @@
-"""Sacred's files are whole at every moment, cost little, and a disk that fails is told once and ends nothing."""
+"""Sacred's files are complete at every moment and cost little; a failing disk is logged once and stops no run."""
 
 import datetime
 import errno
@@ -26,7 +26,7 @@ def started(folder, number=None):
 
 @pytest.fixture
 def observer(tmp_path, monkeypatch):
-    """One that writes at each heartbeat, however soon the next one comes."""
+    """Return an observer that writes at each heartbeat, without a pause."""
     monkeypatch.setattr(file_observer, "PAUSE", 0.0)
     return started(tmp_path)
 
@@ -42,7 +42,7 @@ def read(observer, name):
 
 
 def fail_disk(patch, number):
-    """Have every access to the disk fail, also those that clear up, as on a file system that went away."""
+    """Make every disk access fail, also clean-up, as on a file system that is gone."""
 
     def refuse(*given, **options):
         raise OSError(number, os.strerror(number))
@@ -58,7 +58,7 @@ def test_a_folder_that_only_looks_like_a_number_is_no_record(tmp_path):
     assert Path(started(tmp_path).dir).name == "5"
 
 
-def test_series_grow_as_sacreds_own_do(observer):
+def test_series_grow_as_in_sacreds_own_observer(observer):
     measure(observer, 1)
     measure(observer, 2)
     expected = {"values": [0.1, 0.2], "steps": [1, 2], "timestamps": [NOW.isoformat()] * 2}
@@ -68,7 +68,7 @@ def test_series_grow_as_sacreds_own_do(observer):
     assert read(observer, "run.json")["status"] == "COMPLETED"
 
 
-def test_a_full_disk_is_told_once_and_nothing_is_lost(observer, monkeypatch, caplog):
+def test_a_full_disk_is_logged_once_and_no_data_are_lost(observer, monkeypatch, caplog):
     measure(observer, 1)
     with monkeypatch.context() as full:
 
@@ -78,8 +78,8 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost(observer, monkeypatch, cap
         full.setattr(os, "fsync", refuse)
         caplog.set_level(logging.WARNING)
         measure(observer, 2)
-        (told,) = [record.getMessage() for record in caplog.records if "metrics.json" in record.getMessage()]
-        assert "No space left" in told
+        (message,) = [record.getMessage() for record in caplog.records if "metrics.json" in record.getMessage()]
+        assert "No space left" in message
         measure(observer, 3)
         assert len([record for record in caplog.records if "metrics.json" in record.getMessage()]) == 1
         assert read(observer, "metrics.json")["return"]["steps"] == [1]
@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost(observer, monkeypatch, cap
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EROFS, errno.EIO])
-def test_a_disk_that_was_away_for_a_while_has_the_whole_record_after_the_next_heartbeat(observer, monkeypatch, number):
+def test_the_record_is_complete_after_a_temporary_disk_failure(observer, monkeypatch, number):
     measure(observer, 1)
     with monkeypatch.context() as away:
         fail_disk(away, number)
@@ -104,7 +104,7 @@ def test_a_disk_that_was_away_for_a_while_has_the_whole_record_after_the_next_he
     assert Path(observer.dir, "cout.txt").read_text().endswith("the end\n")
 
 
-def test_a_disk_that_comes_back_while_the_end_is_written(observer, monkeypatch):
+def test_the_end_is_written_once_the_disk_works_again(observer, monkeypatch):
     away = pytest.MonkeyPatch()
     monkeypatch.setattr(file_observer.time, "sleep", lambda seconds: away.undo())
     fail_disk(away, errno.EROFS)
@@ -115,9 +115,9 @@ def test_a_disk_that_comes_back_while_the_end_is_written(observer, monkeypatch):
     assert read(observer, "run.json")["whole"]
 
 
-def test_a_record_that_misses_its_end_says_so(observer, monkeypatch, caplog):
+def test_a_record_without_its_end_is_not_whole(observer, monkeypatch, caplog):
     measure(observer, 1)
-    assert read(observer, "run.json")["whole"] is False, "it still grows"
+    assert read(observer, "run.json")["whole"] is False, "the run is not over"
     replace = Path.replace
 
     def refuse(path, target):
@@ -131,11 +131,11 @@ def test_a_record_that_misses_its_end_says_so(observer, monkeypatch, caplog):
     observer.close("", seconds=0)
     run = read(observer, "run.json")
     assert (run["status"], run["whole"]) == ("COMPLETED", False)
-    assert "misses its end: metrics.json could not be written" in caplog.text
+    assert "lacks its end: metrics.json could not be written" in caplog.text
 
 
 def test_the_cost_of_heartbeats_does_not_grow_with_the_run(tmp_path, monkeypatch):
-    """By a clock that goes by the points written and the heartbeats: 25 series, 400 heartbeats, 10,000 points."""
+    """A fake clock counts points written and heartbeats: 25 series, 400 heartbeats, 10,000 points."""
     clock, spent, text, each = [0.0], [0.0], FileObserver._metrics_text, 5e-4
 
     def costly(observer):
@@ -163,21 +163,21 @@ def test_the_cost_of_heartbeats_does_not_grow_with_the_run(tmp_path, monkeypatch
     assert len(read(observer, "metrics.json")["series 24"]["steps"]) == 400
 
 
-def test_a_value_that_is_no_number_is_null_and_said_once(observer, caplog):
+def test_nan_is_stored_as_null_and_logged_once(observer, caplog):
     for step, value in enumerate((0.5, math.nan, -math.inf)):
         observer.log_metrics({"odd_mean": {"values": [value], "steps": [step], "timestamps": [NOW]}}, {})
         observer.heartbeat_event({"nested": [math.nan, {"x": math.inf}]}, "", NOW, math.nan)
     assert read(observer, "metrics.json")["odd_mean"]["values"] == [0.5, None, None]
     assert read(observer, "info.json") == {"nested": [None, {"x": None}]}
     assert read(observer, "run.json")["result"] is None
-    assert caplog.text.count("odd_mean is nan: its record holds null") == 1
+    assert caplog.text.count("odd_mean is nan: the record stores null") == 1
     assert "-inf" not in caplog.text
 
 
-def test_a_number_that_is_taken_is_refused(tmp_path):
+def test_an_existing_record_number_is_refused(tmp_path):
     started(tmp_path, "7").completed_event(NOW, None)
     again = FileObserver(tmp_path, copy_sources=False)
-    with pytest.raises(ConfigError, match="--id=7 is the number of a record that exists"):
+    with pytest.raises(ConfigError, match="--id=7 is the number of an existing record"):
         again.started_event(
             ex_info={"sources": [], "base_dir": "."},
             command="run",

@@ -1,4 +1,4 @@
-"""Runs in a database say what their files say, however often they are written and whatever happens to the database."""
+"""Runs in a database equal their file records, also after repeated writes and database failures."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ SECRET = "s3cret w0rd"
 
 @contextmanager
 def served(folder, port=0):
-    """A server with MongoDB's protocol that keeps its files in ``folder``; yields its address."""
+    """Start a server with MongoDB's protocol and its files in ``folder``; yields its address."""
     from secantus import SecantusDBServer
 
     server = SecantusDBServer(
@@ -45,13 +45,13 @@ def run_import(folder, url):
 
 
 def content(database):
-    """Everything in it but ids that it gave itself."""
+    """Return the runs and series of a database, without the ids that it creates."""
     runs = {run["_id"]: {**run, "artifacts": [a["name"] for a in run["artifacts"]]} for run in database.runs.find()}
     series = {(m["run_id"], m["name"]): (m["steps"], m["values"]) for m in database.metrics.find()}
     return runs, series
 
 
-def test_importing_twice_adds_once_and_what_changed_is_updated(tmp_path, url, capsys):
+def test_importing_twice_adds_once_and_updates_changed_runs(tmp_path, url, capsys):
     folder = tmp_path / "runs"
     write(folder / "mappo/3m/1", config={"seed": 1})
     write(folder / "mappo/3m/2", config={"seed": 2}, run={"status": "RUNNING"})
@@ -73,11 +73,11 @@ def test_importing_twice_adds_once_and_what_changed_is_updated(tmp_path, url, ca
     runs, series = content(database)
     assert sorted(runs) == [1, 2]
     assert runs[2]["status"] == "COMPLETED"
-    assert runs[2]["omniboard"]["tags"] == ["mine"], "what the user wrote is the user's"
+    assert runs[2]["omniboard"]["tags"] == ["mine"], "the user's tags were overwritten"
     assert series[2, "entropy"] == ([1, 2, 3], [3, 2, 1])
 
 
-def test_a_run_is_laid_out_as_sacreds_own_observer_does(tmp_path, url):
+def test_a_run_has_the_format_of_sacreds_own_observer(tmp_path, url):
     info = {"transfer": {"source_map": "8m"}, "launch": {"host": "bundled"}}
     config = {"env_args": {"map_name": "3m", "a.b": 1}}
     folder = write(tmp_path / "runs/1", config=config, info=info, run={"command": "my_main"})
@@ -101,7 +101,7 @@ def test_a_run_is_laid_out_as_sacreds_own_observer_does(tmp_path, url):
     assert b"map_name: 3m" in files["config.yaml"]
 
 
-def test_passwords_in_records_of_others_are_left_out(tmp_path, url):
+def test_passwords_in_foreign_records_are_removed(tmp_path, url):
     asked = {"options": {"--mongo_db": f"mongodb://me:{SECRET}@host/x"}}
     folder = write(tmp_path / "runs/1", run={"meta": asked}, config={"address": f"mongodb://me:{SECRET}@host/x"})
     (folder / "cout.txt").write_text(f"connected to mongodb://me:{SECRET}@host/x\n")
@@ -116,7 +116,7 @@ def test_passwords_in_records_of_others_are_left_out(tmp_path, url):
     assert not [content for content in files if SECRET.encode() in content]
 
 
-def test_what_would_not_fit_a_document_is_cut_and_says_so(tmp_path, url):
+def test_data_too_large_for_a_document_are_cut_with_a_note(tmp_path, url):
     count = 3 * run_documents.POINTS + 1
     folder = write(tmp_path / "runs/1", metrics={"loss": {"steps": list(range(count)), "values": [0.5] * count}})
     (folder / "cout.txt").write_text("x" * 20_000_000 + "the end")
@@ -130,14 +130,14 @@ def test_what_would_not_fit_a_document_is_cut_and_says_so(tmp_path, url):
     assert metric["steps"][-1] == count - 1
 
 
-def test_there_and_back_again(tmp_path, url):
+def test_an_exported_run_equals_the_imported_one(tmp_path, url):
     assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100")) == 0
     run_import(tmp_path / "run", url)
     database = mongo.connect(url)
     mongo.export(database, 1, tmp_path / "back")
     before, after = (run_documents.read(folder) for folder in (record(tmp_path / "run", 1), tmp_path / "back"))
     assert after.series.keys() == before.series.keys()
-    for name, series in before.series.items():  # a database keeps milliseconds
+    for name, series in before.series.items():  # no timestamps: a database keeps only milliseconds
         assert (after.series[name]["steps"], after.series[name]["values"]) == (series["steps"], series["values"])
     for key in ("config", "status", "captured_out", "info", "host", "meta"):
         assert after.run[key] == before.run[key], key
@@ -145,8 +145,8 @@ def test_there_and_back_again(tmp_path, url):
     assert lolm.main(["lolm", "report", str(tmp_path / "back")]) == 0
 
 
-def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
-    """Whoever can write to the database chooses them."""
+def test_exported_file_names_stay_inside_the_record(tmp_path, url):
+    """Anyone who can write to the database can choose these names."""
     import gridfs
 
     write(tmp_path / "runs/1")
@@ -160,7 +160,7 @@ def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("runs", "database")] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["back"]
     record = json.loads((tmp_path / "out/back/run.json").read_text())
-    assert record["status"] == "COMPLETED", "the record's own files are its own"
+    assert record["status"] == "COMPLETED", "an artifact replaced a file of the record"
     assert len(set(record["artifacts"])) == len(names)
     for name in record["artifacts"]:
         assert (tmp_path / "out/back" / name).read_bytes() == b"content"
@@ -169,12 +169,12 @@ def test_names_of_files_in_a_database_stay_in_the_record(tmp_path, url):
 @pytest.mark.parametrize(
     "changes", [{"config": None, "experiment": None}, {"artifacts": [{"file_id": 1}]}, {"artifacts": 7}, {"info": [1]}]
 )
-def test_a_run_that_sacred_did_not_lay_out_is_said(tmp_path, url, capsys, changes):
+def test_a_run_in_another_format_is_refused(tmp_path, url, capsys, changes):
     write(tmp_path / "runs/1")
     run_import(tmp_path / "runs", url)
     mongo.connect(url).runs.update_one({"_id": 1}, {"$set": changes})
     assert lolm.main(["lolm", "export-run", "1", "--mongo", url, "--out", str(tmp_path / "back")]) == 2
-    assert "run 1 of this database is not laid out as Sacred does it" in capsys.readouterr().err
+    assert "run 1 of this database is not in Sacred's format" in capsys.readouterr().err
     assert not (tmp_path / "back").exists()
 
 
@@ -188,28 +188,28 @@ def test_a_run_that_sacred_did_not_lay_out_is_said(tmp_path, url, capsys, change
         (["export-run", "7", "--mongo", "{url}", "--out", "{runs}"], "exists already"),
     ],
 )
-def test_what_cannot_be_is_said(tmp_path, url, capsys, monkeypatch, arguments, said):
+def test_wrong_arguments_are_refused(tmp_path, url, capsys, monkeypatch, arguments, said):
     monkeypatch.delenv("LOLM_MONGO_URL", raising=False)
     write(tmp_path / "runs/1")
     assert lolm.main(["lolm", *(word.format(url=url, runs=tmp_path / "runs") for word in arguments)]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_an_absent_database_fails_an_import_in_one_sentence(tmp_path, capsys, monkeypatch):
+def test_an_absent_database_fails_an_import_with_one_sentence(tmp_path, capsys, monkeypatch):
     write(tmp_path / "runs/1")
     monkeypatch.setattr(mongo, "connect", lambda url, connect=mongo.connect: connect(url, seconds=0.2))
     assert run_import(tmp_path / "runs", f"mongodb://me:{SECRET}@127.0.0.1:1/sacred") == 1
     printed = "".join(capsys.readouterr())
-    assert "error: mongodb://***@127.0.0.1:1/sacred does not take the runs" in printed
+    assert "error: mongodb://***@127.0.0.1:1/sacred cannot store the runs" in printed
     assert SECRET not in printed
 
 
-# --- While a run goes on ---
+# --- During a run ---
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """An observer that tries again soon, on a database that is given up on soon."""
+    """Make the observer's pauses and its time limit for the database short."""
     monkeypatch.setattr(mongo_observer, "AGAIN", 0.05)
     monkeypatch.setattr(mongo_observer, "LAST", 20)
     monkeypatch.setattr(mongo, "SECONDS", 0.3)
@@ -218,7 +218,7 @@ def hasty(monkeypatch):
 
 @pytest.fixture
 def said(monkeypatch):
-    """What our logger says of the database."""
+    """Return a function that lists our log lines about the database."""
     messages, logger = [], logging.getLogger("lolm")
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -230,7 +230,7 @@ def said(monkeypatch):
 def wait_until(true):
     deadline = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
@@ -243,7 +243,7 @@ def test_a_run_is_in_the_database_when_it_ends(tmp_path, url, monkeypatch):
     assert mongo.import_all([record(tmp_path / "run", 1)], mongo.connect(url)).outcomes == {"unchanged": 1}
 
 
-def test_a_language_models_run_shows_what_it_read(tmp_path, url, monkeypatch):
+def test_the_example_of_a_prompt_is_in_the_database(tmp_path, url, monkeypatch):
     import gridfs
 
     monkeypatch.setenv("LOLM_MONGO_URL", url)
@@ -257,13 +257,13 @@ def test_a_language_models_run_shows_what_it_read(tmp_path, url, monkeypatch):
     assert prompt.decode() == (record(tmp_path / "run", 1) / "prompt.txt").read_text()
 
 
-def test_a_database_that_is_not_there_costs_a_sentence(tmp_path, monkeypatch, hasty, said):
+def test_an_absent_database_costs_two_log_lines(tmp_path, monkeypatch, hasty, said):
     monkeypatch.setattr(mongo_observer, "LAST", 1)
     address = f"mongodb://me:{SECRET}@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword={SECRET}"
     assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100"), f"mongo={address}") == 0
     first, last = said()
     shown = "mongodb://***@127.0.0.1:1/sacred?appName=a&tlsCertificateKeyFilePassword=***"
-    assert f"The database at {shown} does not take this run" in first
+    assert f"The database at {shown} does not accept this run" in first
     assert "training continues" in first
     assert "lacks the end of this run" in last
     assert "lolm import-runs results/sacred/updet_mappo/duel/1" in last
@@ -279,7 +279,7 @@ def test_a_password_on_the_command_line_is_in_no_output(tmp_path, monkeypatch, h
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
+def test_a_database_that_comes_back_gets_the_whole_run(tmp_path, hasty, said):
     folder = write(tmp_path / "runs/1", run={"status": "RUNNING"})
 
     def grow(status="RUNNING"):
@@ -299,7 +299,7 @@ def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
         grow("COMPLETED")
         observer.close()
         down, up = said()
-        assert "does not take this run" in down
+        assert "does not accept this run" in down
         assert "has the whole run again" in up
         (run,) = mongo.connect(address).runs.find()
         assert run["status"] == "COMPLETED"
@@ -307,7 +307,7 @@ def test_one_that_goes_and_comes_back_ends_whole(tmp_path, hasty, said):
 
 
 @pytest.mark.parametrize("how", ["slow", "full", "too large"])
-def test_whatever_a_database_answers_training_does_not_wait(tmp_path, monkeypatch, said, how):
+def test_training_does_not_wait_for_a_failing_database(tmp_path, monkeypatch, said, how):
     from pymongo.errors import DocumentTooLarge, OperationFailure
 
     folder = write(tmp_path / "runs/1")
@@ -325,14 +325,14 @@ def test_whatever_a_database_answers_training_does_not_wait(tmp_path, monkeypatc
     observer.started_event()
     assert asked.wait(PATIENCE)
     for event in (observer.heartbeat_event, observer.heartbeat_event, observer.close):
-        event()  # here it would stay if it waited for the answer
+        event()  # would block here if it waited for the answer
     assert "lacks the end of this run" in said()[-1]
     answered.set()
     observer._thread.join(PATIENCE)
-    assert "does not take this run" in said()[-1]
+    assert "does not accept this run" in said()[-1]
 
 
-def test_the_advice_is_readable_where_secrets_are_hidden():
-    with pytest.raises(ConfigError, match="write it as mongodb://HOST:PORT/NAME, or as docs/dashboard") as error:
+def test_hiding_secrets_keeps_the_advice_readable():
+    with pytest.raises(ConfigError, match="as mongodb://HOST:PORT/NAME, or as shown in docs/dashboard") as error:
         parse("foo", "mongo")
     assert hidden(str(error.value)) == str(error.value)

@@ -1,4 +1,4 @@
-"""What a run prints is kept: all of a short one, the beginning and the end of a long one."""
+"""A run's output is kept: all of a short one, the beginning and the end of a long one."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from lolm_plugin.tracking import output, run_documents
 from lolm_plugin.tracking.output import Output
 
 
-def test_what_is_printed_and_logged_is_kept_and_shown(capsys):
+def test_printed_and_logged_text_is_kept_and_shown(capsys):
     collected, log = Output(), console_logger()
     with collected.tee():
         print("to stdout")
@@ -30,7 +30,7 @@ def test_a_progress_bar_is_one_line():
     assert collected.text() == " 3 of 3\ndone\nhalf a line"
 
 
-def test_its_size_is_bounded(monkeypatch):
+def test_the_size_is_bounded(monkeypatch):
     assert output.BEGINNING + output.END < run_documents.OUTPUT
     monkeypatch.setattr(output, "BEGINNING", 50)
     monkeypatch.setattr(output, "END", 100)
@@ -51,7 +51,7 @@ def test_secrets_are_left_out():
     assert collected.text() == "cannot reach mongodb://***@host/x?authMechanismProperties=***\n"
 
 
-def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
+def test_a_closed_terminal_raises_nothing(monkeypatch):
     class Gone:
         def write(self, text):
             raise BrokenPipeError
@@ -65,7 +65,7 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
     assert collected.text() == "said\n"
 
 
-def test_what_sacred_captures_itself_is_taken_once():
+def test_sacreds_own_capture_is_collected_once():
     collected = Output()
     text = collected.take("first\n")
     assert collected.take(text + "second\n") == "first\nsecond\n"

@@ -1,4 +1,4 @@
-"""Fifty hostile records beside a good one: each ends in a sentence, nothing outside is opened, the good one counts."""
+"""Fifty hostile records and a valid one: each gives a sentence, no outside file is opened, the valid one counts."""
 
 import json
 import os
@@ -29,19 +29,19 @@ def secret(tmp_path):
 
 @pytest.fixture
 def opened():
-    """Every path that this process opens."""
+    """Collect every path that this process opens."""
     seen, watching = [], [True]
 
     def hook(event, arguments):
         if event == "open" and watching and isinstance(arguments[0], str | bytes):
             seen.append(os.fsdecode(arguments[0]))
 
-    sys.addaudithook(hook)  # cannot be taken away again
+    sys.addaudithook(hook)  # cannot be removed
     yield seen
     watching.clear()
 
 
-def test_fifty_hostile_records_stop_no_other_and_open_nothing(tmp_path, secret, opened):
+def test_fifty_hostile_records_do_not_affect_others_and_open_nothing(tmp_path, secret, opened):
     runs = tmp_path / "runs"
     good = write(runs / "good", metrics={"test_return_mean": {"steps": [1, 2], "values": [1, 5]}})
     bad = [damaged(runs, secret, seed) for seed in range(COUNT - 5)]
@@ -73,7 +73,7 @@ def test_fifty_hostile_records_stop_no_other_and_open_nothing(tmp_path, secret, 
     assert not [path for path in opened if "pipe" in path or path.startswith("/dev/zero")]
 
 
-def test_the_commands_name_what_they_leave_out(tmp_path, secret, capsys):
+def test_commands_name_the_records_that_they_leave_out(tmp_path, secret, capsys):
     runs = tmp_path / "runs"
     write(runs / "good", metrics={"test_return_mean": {"steps": [1, 2], "values": [1, 5]}})
     bad = write(runs / "bad")
@@ -93,7 +93,7 @@ def test_the_commands_name_what_they_leave_out(tmp_path, secret, capsys):
 
 
 def test_a_file_outside_of_the_record_is_not_copied(tmp_path, secret):
-    """What once took /etc/passwd into the database."""
+    """Such names once copied /etc/passwd into the database."""
     names = ["../../../../etc/passwd", str(secret), "../../outside/secret.txt", "link"]
     sources = [["a.py", "../outside/secret.txt"], ["b.py", "_sources/b.py"], ["c.py", "_sources/../../secret.txt"]]
     run = {"artifacts": [*names, "curve.png"], "experiment": {"sources": sources}}
@@ -106,10 +106,10 @@ def test_a_file_outside_of_the_record_is_not_copied(tmp_path, secret):
     assert documents.files.keys() == {"curve.png", "config.yaml"}
     assert documents.sources == {"b.py": b"source"}
     assert len(documents.left_out) == 6
-    assert f"{folder}: the file link is no plain file" in documents.left_out[3]
+    assert f"{folder}: the file link is not a regular file" in documents.left_out[3]
 
 
-def test_files_together_have_a_limit(tmp_path, monkeypatch):
+def test_the_total_size_of_files_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(run_documents, "FILES", 10)
     folder = write(tmp_path / "1", run={"artifacts": ["a", "b"]})
     for name in "ab":
@@ -119,20 +119,20 @@ def test_files_together_have_a_limit(tmp_path, monkeypatch):
     assert "the file b is longer than" in documents.left_out[0]
 
 
-def test_a_file_of_many_values_is_not_parsed(tmp_path, monkeypatch):
+def test_a_file_with_too_many_values_is_not_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(record_files, "ELEMENTS", 100)
     folder = write(tmp_path / "1", metrics={"loss": {"steps": list(range(60)), "values": [0] * 60}})
     with pytest.raises(RecordError, match=r"metrics\.json holds more than 100 values"):
         record_files.load(folder)
 
 
-def test_null_is_a_value_that_was_not_finite(tmp_path):
+def test_null_is_read_as_nan(tmp_path):
     folder = write(tmp_path / "1", metrics={"loss": {"steps": [1, 2], "values": [None, 0.5]}})
     values = records.read(folder).series["loss"].values
     assert values[0] != values[0]
     assert values[1] == 0.5
 
 
-def test_what_is_printed_of_a_strangers_text_is_one_plain_line():
+def test_untrusted_text_is_printed_as_one_plain_line():
     assert record_files.shown("a\x1b[31m\nb\ud800") == "a\ufffd[31m b\ufffd"
     assert record_files.shown("x" * 300, 10) == "xxxxxxxxx…"

@@ -1,4 +1,4 @@
-"""EPyMARL's switches for TensorBoard and W&B, without EPyMARL."""
+"""EPyMARL's settings for TensorBoard and W&B, on the bundled host."""
 
 import sys
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.resume.runs import line, series, steps, train
 
 
-def test_tensorboard_gets_what_sacred_gets(tmp_path):
+def test_tensorboard_gets_the_same_values_as_sacred(tmp_path):
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", "t_max=200", "use_tensorboard=True")) == 0
     (folder,) = (tmp_path / "results/tb_logs").iterdir()
     events = EventAccumulator(str(folder)).Reload()
@@ -19,8 +19,8 @@ def test_tensorboard_gets_what_sacred_gets(tmp_path):
         assert [event.value for event in found] == pytest.approx(values, rel=1e-5), name
 
 
-class PretendedWandB:
-    """The part of the package that is used; keeps what it is given."""
+class FakeWandB:
+    """Fake of the used part of the package; it keeps all values."""
 
     def __init__(self, folder):
         self.logged, self.ended = {}, False
@@ -31,24 +31,24 @@ class PretendedWandB:
         return self
 
     def log(self, values, step):
-        assert step not in self.logged, "a step went in two parts"
-        assert step >= max(self.logged, default=0), "W&B's steps only rise"
+        assert step not in self.logged, "a step was sent twice"
+        assert step >= max(self.logged, default=0), "W&B's steps can only increase"
         self.logged[step] = values
 
     def finish(self):
         self.ended = True
 
 
-def test_wandb_gets_what_sacred_gets_and_the_checkpoints(tmp_path, monkeypatch):
-    pretended = PretendedWandB(tmp_path / "wandb")
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=pretended.init))
+def test_wandb_gets_the_same_values_as_sacred_and_the_checkpoints(tmp_path, monkeypatch):
+    wandb = FakeWandB(tmp_path / "wandb")
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=wandb.init))
     where = ("wandb_team=us", "wandb_project=battles", "wandb_save_model=True")
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", "t_max=200", "use_wandb=True", *where)) == 0
-    assert pretended.ended
-    assert pretended.settings["entity"] == "us"
-    assert pretended.settings["group"] == "updet_mappo_probe_duel"
+    assert wandb.ended
+    assert wandb.settings["entity"] == "us"
+    assert wandb.settings["group"] == "updet_mappo_probe_duel"
     for name, (at, values) in series(tmp_path, 1).items():
-        assert [pretended.logged[step][name] for step in at] == values, name
+        assert [wandb.logged[step][name] for step in at] == values, name
     kept = {int(path.name) for path in (tmp_path / "wandb/models").glob("*/*")}
     assert kept == set(steps(tmp_path))
 
@@ -61,7 +61,7 @@ def test_wandb_gets_what_sacred_gets_and_the_checkpoints(tmp_path, monkeypatch):
         (["use_wandb=True", "wandb_team=us", "wandb_project=b"], "wandb", "use_wandb=True needs the package wandb"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys, updates, absent, said):
+def test_a_missing_package_or_setting_is_an_error(tmp_path, monkeypatch, capsys, updates, absent, said):
     monkeypatch.setitem(sys.modules, absent, None)
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", "t_max=200", *updates)) == 2
     assert said in capsys.readouterr().err

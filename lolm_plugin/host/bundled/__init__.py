@@ -1,4 +1,4 @@
-"""The bundled host: EPyMARL's interface for machines without a checkout, with no algorithm of its own."""
+"""Bundled host: EPyMARL's interface for machines without a checkout. It has no algorithms."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ def load(path: Path) -> Host:
         open_logger=open_logger,
     )
     registries["env"]["gymma"] = Deferred("lolm_plugin.envs.gymma:make_env")
-    # As in EPyMARL, runner=parallel plays batch_size_run processes.
+    # As in EPyMARL, runner=parallel starts batch_size_run processes.
     runners = {
         "episode": "lolm_plugin.runners.lockstep:EpisodeRunner",
         "parallel": ENTRIES["runner"]["supervised_parallel"],

@@ -15,7 +15,7 @@ EVERYTHING = slice(None)
 
 @dataclass
 class Storage:
-    """The tensors of a batch: ``[batch, time, ...]`` and, for constants of an episode, ``[batch, ...]``."""
+    """Tensors of a batch: ``[batch, time, ...]`` and, for values that are constant in an episode, ``[batch, ...]``."""
 
     transition_data: dict[str, torch.Tensor] = field(default_factory=dict)
     episode_data: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -96,13 +96,13 @@ class EpisodeBatch:
             ValueError: a shape differs in more than dimensions of size 1, or a step is past the end.
             KeyError: a field is not in the scheme.
         """
-        rows, steps = _span(bs), _span(ts)
+        episodes, steps = _span(bs), _span(ts)
         stored = self.data.transition_data
         if mark_filled and any(key in stored for key in data):
-            stored["filled"][rows, steps] = 1
+            stored["filled"][episodes, steps] = 1
         for key, value in data.items():
             target = self[key]
-            where = (rows, steps) if key in stored else (rows,)
+            where = (episodes, steps) if key in stored else (episodes,)
             if isinstance(value, list):
                 value = torch.tensor(np.array(value), dtype=target.dtype, device=self.device)
             target[where] = _reshaped(value, target[where].shape)
@@ -114,10 +114,10 @@ class EpisodeBatch:
                 self[derived][where] = _reshaped(value, self[derived][where].shape)
 
     def __getitem__(self, item: Any) -> Any:
-        """Return a field's tensor (``batch["obs"]``), some fields (``batch["obs", "state"]``) or episodes and steps.
+        """Return a field's tensor (``batch["obs"]``) or a batch of some fields, episodes or steps.
 
-        ``batch[rows]`` and ``batch[rows, steps]`` are batches that share memory with this one for slices and integers,
-        not for lists.
+        ``batch["obs", "state"]``, ``batch[episodes]`` and ``batch[episodes, steps]`` are batches. They share memory
+        with this one, except for lists of episodes.
 
         Raises:
             KeyError: the field is unknown.
@@ -127,10 +127,10 @@ class EpisodeBatch:
             return self._tensor(item)
         if isinstance(item, tuple) and all(isinstance(part, str) for part in item):
             return self._select_fields(item)
-        rows, steps = item if isinstance(item, tuple) else (item, EVERYTHING)
+        episodes, steps = item if isinstance(item, tuple) else (item, EVERYTHING)
         if not isinstance(steps, int | slice):
-            raise IndexError("steps must be a slice or an integer, as a batch is contiguous in time")
-        return self._select_span(_span(rows), slice(steps, steps + 1) if isinstance(steps, int) else steps)
+            raise IndexError("steps must be a slice or an integer, because a batch is contiguous in time")
+        return self._select_span(_span(episodes), slice(steps, steps + 1) if isinstance(steps, int) else steps)
 
     def _tensor(self, key: str) -> torch.Tensor:
         for tensors in (self.data.transition_data, self.data.episode_data):
@@ -147,12 +147,12 @@ class EpisodeBatch:
         groups = {info["group"]: self.groups[info["group"]] for info in scheme.values() if "group" in info}
         return EpisodeBatch(scheme, groups, self.batch_size, self.max_seq_length, data, device=self.device)
 
-    def _select_span(self, rows: Index, steps: slice) -> "EpisodeBatch":
+    def _select_span(self, episodes: Index, steps: slice) -> "EpisodeBatch":
         data = Storage(
-            {key: tensor[rows, steps] for key, tensor in self.data.transition_data.items()},
-            {key: tensor[rows] for key, tensor in self.data.episode_data.items()},
+            {key: tensor[episodes, steps] for key, tensor in self.data.transition_data.items()},
+            {key: tensor[episodes] for key, tensor in self.data.episode_data.items()},
         )
-        batch_size = _count(rows, self.batch_size)
+        batch_size = _count(episodes, self.batch_size)
         max_seq_length = _count(steps, self.max_seq_length)
         return EpisodeBatch(self.scheme, self.groups, batch_size, max_seq_length, data, device=self.device)
 

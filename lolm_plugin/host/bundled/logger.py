@@ -1,4 +1,4 @@
-"""Statistics to the console, to Sacred, and to TensorBoard or Weights & Biases by EPyMARL's switches."""
+"""Log statistics to the console, to Sacred and, if EPyMARL's settings ask for it, to TensorBoard or W&B."""
 
 import logging
 from collections import defaultdict
@@ -8,12 +8,12 @@ from typing import Any
 
 from lolm_plugin.errors import ConfigError
 
-WINDOW = 5  # the console shows the mean of so many last values; of epsilon the last one
-COLUMNS = 4  # statistics in one line of the console
+WINDOW = 5  # the console shows the mean of this number of last values; for epsilon only the last value
+COLUMNS = 4  # statistics in one console line
 
 
 def open_logger(log: logging.Logger, args: Any, config: dict[str, Any], run: Any) -> "Logger":
-    """See ``Host.open_logger``. Raises ConfigError for a kind of logging that lacks its package or its settings."""
+    """Return a logger; see ``Host.open_logger``. Raises ConfigError if a tracker lacks a package or a setting."""
     logger = Logger(log)
     if config["use_tensorboard"]:
         logger.trackers.append(TensorBoard(Path(args.local_results_path, "tb_logs", args.unique_token)))
@@ -26,9 +26,10 @@ def open_logger(log: logging.Logger, args: Any, config: dict[str, Any], run: Any
 
 
 class Logger:
-    """Keep every statistic in ``stats`` (name -> list of ``(t_env, value)``) and hand it to Sacred and the trackers.
+    """Logger that keeps every statistic and passes it to Sacred and the trackers.
 
-    Sacred gets scalars only: its ``info`` is written again as a whole at every heartbeat, so it must not grow.
+    ``stats`` maps a name to its list of ``(t_env, value)``. Sacred gets scalars only: its ``info`` is written again
+    completely at every heartbeat, so it must not grow.
     """
 
     def __init__(self, console_logger: logging.Logger) -> None:
@@ -39,7 +40,7 @@ class Logger:
         self._run: Any = None
 
     def setup_sacred(self, run: Any) -> None:
-        """Hand statistics to Sacred's run object ``run`` from now on."""
+        """Pass statistics to Sacred's run object ``run`` from now on."""
         self._run = run
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
@@ -70,7 +71,7 @@ class Logger:
 
 
 class TensorBoard:
-    """Event files in ``folder``. Raises ConfigError without the package."""
+    """TensorBoard event files in ``folder``. Raises ConfigError if the package is missing."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -87,12 +88,12 @@ class TensorBoard:
         self._writer.add_scalar(key, value, t)
 
     def finish(self) -> None:
-        """Write what is still in memory."""
+        """Write buffered values and close the file."""
         self._writer.close()
 
 
 class WandB:
-    """A run of Weights & Biases, named and grouped as EPyMARL does. Raises ConfigError for what it lacks."""
+    """Weights & Biases run, named and grouped as in EPyMARL. Raises ConfigError if a package or setting is missing."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         for key in ("wandb_team", "wandb_project"):
@@ -116,7 +117,7 @@ class WandB:
         self._t, self._values = -1, dict[str, float]()
 
     def log(self, key: str, value: float, t: int) -> None:
-        """Send the values of an environment step together, as W&B's steps can only rise."""
+        """Add a value. The values of one environment step are sent together, because W&B's steps can only increase."""
         if t > self._t:
             self._send()
             self._t = t

@@ -1,6 +1,6 @@
-"""The recurrent policy of MAPPO (Yu et al. 2022): observation -> linear -> ReLU -> GRU -> linear. Fits one map only.
+"""The recurrent policy of MAPPO (Yu et al. 2022) for one map: observation -> linear -> ReLU -> GRU -> linear.
 
-As in its released code, inputs and the outputs of both layers are normalised.
+As in its released code, the inputs and the outputs of both layers are normalised.
 """
 
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from lolm_plugin.randomness import keyed_seeds
 
 
 class GRUAgent(Policy):
-    """Read the observation and, if the host adds them, the last action and the agent's id, both one-hot."""
+    """Recurrent policy. It reads the observation and, if the host adds them, last action and agent id (one-hot)."""
 
     def __init__(self, layout: Description, args: SimpleNamespace) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The language-model policy: observations in, action logits out, by way of a prompt batch and its hidden states."""
+"""The language-model policy: observations -> prompts -> hidden states -> action logits."""
 
 import copy
 import time
@@ -15,17 +15,17 @@ from lolm_plugin.modules.heads import build_head
 from lolm_plugin.prompts.prompter import Prompter
 from lolm_plugin.randomness import keyed_seeds
 
-# Made-up observations for the first feature statistics. More only delay the start, as collected battles soon replace
-# them; fewer give noisier deviations.
+# Made-up observations for the first feature statistics. More only delay the start, because collected battles soon
+# replace them. Fewer give noisier deviations.
 FEATURE_VIEWS = 64
-FEATURE_TOKENS = 2048  # run at once for them; at 4096 they, and not training, set lolm_mappo_smol's peak memory
+FEATURE_TOKENS = 2048  # that run at once for them; at 4096 they, not training, set lolm_mappo_smol's peak memory
 
 
 class LLMAgent(nn.Module):
-    """A causal LM, with LoRA or trained in full, under an attention action head, shared by all agents.
+    """Policy of all agents: a causal LM, with LoRA or trained in full, and an attention action head.
 
-    ``initial_head`` is a frozen copy of the head before training, kept with ``keep_initial_head``. ``usage`` counts
-    prompts (``rows``), tokens and seconds spent in the LM since ``pop_usage`` was last called.
+    ``initial_head`` is a frozen copy of the head before training, if ``keep_initial_head`` is set. ``usage`` counts the
+    prompts (``rows``), tokens and seconds of the LM since the last ``pop_usage``.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class LLMAgent(nn.Module):
         self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
-        """Write the different prompts of some decisions.
+        """Write the distinct prompts of some decisions.
 
         Args:
             obs: [decisions, obs_size].
             available: [decisions, n_actions].
-            agent: int64 [decisions], which agent decides.
+            agent: int64 [decisions], id of the deciding agent.
 
         Returns:
-            The prompts, and which of them each decision reads, int64 [decisions].
+            The prompts, and the index of each decision's prompt, int64 [decisions].
         """
         tokens, prompt = self.prompter.tokens(obs, available, agent, self.reads_targets).distinct()
         sequences = torch.from_numpy(tokens.ids).split(tokens.lengths.tolist())
@@ -74,14 +74,14 @@ class LLMAgent(nn.Module):
         return batch, torch.from_numpy(prompt).to(self.backbone.device)
 
     def precompute(self, batch: PromptBatch, keep_bytes: float, token_budget: int | None = None) -> PromptBatch:
-        """Add the frozen layers' states of as many prompts as fit into ``keep_bytes``."""
+        """Add the states after the frozen layers for as many prompts as fit into ``keep_bytes``."""
         started = time.perf_counter()
         batch = self.backbone.precompute_frozen_layers(batch, keep_bytes, token_budget)
         self.usage["seconds"] += time.perf_counter() - started
         return batch
 
     def read(self, batch: PromptBatch, reference: bool = False, token_budget: int | None = None) -> HiddenStates:
-        """Compute the hidden states of prompts; ``reference``: by the LM before training, frozen."""
+        """Compute the hidden states of prompts. ``reference``: with the frozen LM before training."""
         started = time.perf_counter()
         states = self.backbone.encode(batch, reference, token_budget)
         self.usage["rows"] += len(batch)
@@ -90,19 +90,19 @@ class LLMAgent(nn.Module):
         return HiddenStates.of(batch, states)
 
     def logits(self, states: HiddenStates, initial_head: bool = False) -> Tensor:
-        """Compute logits [prompts, n_actions]; unavailable actions are not yet masked.
+        """Compute logits [prompts, n_actions]. Unavailable actions are not masked.
 
-        ``initial_head``: by the head before training.
+        ``initial_head``: use the head before training.
         """
         if self.head.needs_statistics:
             self.measure_features()
         head = self.initial_head if initial_head else self.head
-        assert head is not None, "kept with keep_initial_head"
+        assert head is not None, "initial_head needs keep_initial_head=True"
         return head(states.last_states, self.n_targets, states.states, states.targets)
 
     @torch.no_grad()
     def _word_states(self) -> Tensor:
-        """Read the words of each base action and of attack with the frozen model: [n_base + 1, hidden]."""
+        """Compute the frozen model's states of the words of base actions and attack: [n_base + 1, hidden]."""
         layout = self.prompter.layout
         names = [*layout.action_names(0)[: layout.n_base_actions], "attack"]
         ids = self.prompter.tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
@@ -112,7 +112,7 @@ class LLMAgent(nn.Module):
     def measure_features(self) -> None:
         """Measure the feature statistics on made-up observations of the task.
 
-        The first test and the first battles use them. ``measure_played`` replaces them before the first update.
+        The first test and the first battles use them. ``measure_collected`` replaces them before the first update.
         """
         batch, _ = self.prompts(*self.prompter.writer.sample(FEATURE_VIEWS))
         states = self.backbone.encode(batch, self.backbone.has_reference, token_budget=FEATURE_TOKENS)
@@ -120,12 +120,12 @@ class LLMAgent(nn.Module):
         self.head.measure(read.last_states, read.sentence_states)
 
     @torch.no_grad()
-    def measure_played(self, states: HiddenStates) -> None:
+    def measure_collected(self, states: HiddenStates) -> None:
         """Measure the feature statistics again, on the frozen model's ``states`` of collected decisions."""
         copies = () if self.initial_head is None else (self.initial_head,)
-        self.head.measure_played(states.last_states, states.sentence_states, *copies)
+        self.head.measure_collected(states.last_states, states.sentence_states, *copies)
 
     def pop_usage(self) -> dict[str, float]:
-        """Return what was counted since the last call, and start again."""
+        """Return the usage since the last call, and reset it."""
         usage, self.usage = self.usage, {"rows": 0, "tokens": 0, "seconds": 0.0}
         return usage

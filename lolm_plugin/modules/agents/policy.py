@@ -1,4 +1,4 @@
-"""Small policies: the interface that the controller and the learner use, and the policy of the entity networks."""
+"""Small policies: the interface for controller and learner, and the policy of the entity networks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.trunks.trunk import Features, build_trunk
 from lolm_plugin.observations.battle import BattleLayout
-from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorTokenizer, EntityTokens
+from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorFeatures, EntityFeatures
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.randomness import keyed_seeds
 
@@ -22,19 +22,22 @@ class PolicyOutput(NamedTuple):
 
     logits: Tensor  # [..., n_actions], unavailable actions not masked
     hidden: Tensor  # [..., hidden_width]
-    losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: auxiliary losses beside the policy's objective
+    losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: auxiliary losses in addition to the policy's
     stats: Mapping[str, Tensor] = {}  # name -> [...], without gradient
     attention: Tensor | None = None  # [..., entities]: self, other allies, enemies
     subtask: Tensor | None = None  # [..., subtasks]: one-hot
 
 
 class Policy(nn.Module):
-    """One network for all agents. Memory is a vector ``hidden``, zeros when an episode begins."""
+    """Base class of small policies: one network for all agents.
+
+    Memory is a vector ``hidden``, zeros when an episode begins.
+    """
 
     input_size: int
     hidden_width: int = 0  # 0: the policy has no memory
     noise_width: int = 0  # 0: the policy draws no noise
-    # Noise of an update. stored: the noise of the rollout; frozen: new noise each update; redraw: at each evaluation.
+    # Noise in an update. stored: that of the rollout; frozen: new noise for the update; redraw: for each evaluation.
     noise_mode: str = "stored"
 
     def evaluate(
@@ -48,11 +51,11 @@ class Policy(nn.Module):
         """Compute one step.
 
         Args:
-            inputs: [..., input_size]. With memory, of all agents of a step at once: [..., agents, input_size].
+            inputs: [..., input_size]. With memory, all agents of a step together: [..., agents, input_size].
             hidden: [..., hidden_width].
             agents: int64 [...], ids of the agents, broadcastable.
-            noise: [..., noise_width] from ``noise``; None: decide greedily.
-            available: bool [..., n_actions]. The logits of other actions may then be any finite number.
+            noise: [..., noise_width], drawn by ``noise``; None: decide greedily.
+            available: bool [..., n_actions]. The logits of unavailable actions may then be any finite number.
         """
         raise NotImplementedError
 
@@ -69,17 +72,17 @@ class Policy(nn.Module):
 
 
 class EntityAgent(Policy):
-    """Observation -> entity tokens -> the trunk that ``args.agent`` names -> action head. Plays every map."""
+    """Policy for every map: observation -> entity tokens -> the trunk that ``args.agent`` names -> action head."""
 
     def __init__(self, layout: BattleLayout, args: SimpleNamespace) -> None:
         super().__init__()
         self.input_size = layout.size
         self.n_agents = layout.n_agents
-        self.tokenizer = ActorTokenizer(layout, args.entity)
+        self.tokenizer = ActorFeatures(layout, args.entity)
         with seeded(int(keyed_seeds(args.seed, "actor", count=1)[0])):
             self.trunk = build_trunk(args.agent, self.tokenizer.width, args)
             self.head = self.trunk.make_head()
-        self.trunk.every_unit = False
+        self.trunk.computes_all_units = False
         self.hidden_width = self.trunk.memory_width
         self.noise_width = self.trunk.noise_width
         self.noise_mode = self.trunk.noise_mode
@@ -104,7 +107,7 @@ class EntityAgent(Policy):
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         return self.trunk.noise(shape, generator)
 
-    def _output(self, tokens: EntityTokens, features: Features) -> PolicyOutput:
+    def _output(self, tokens: EntityFeatures, features: Features) -> PolicyOutput:
         logits = self.head(features.own, features.targets, tokens.targets)
         stats: dict[str, Tensor] = {}
         if features.attention is not None:

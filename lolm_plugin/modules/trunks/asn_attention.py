@@ -1,7 +1,7 @@
-"""ASN-Attention: action semantics (Wang et al., ICLR 2020) with an environment embedding of any number of units.
+"""ASN-Attention: action semantics (Wang et al., ICLR 2020) for any number of units.
 
-ASN keeps what an action does to a unit apart from what it does not: the environment's embedding comes from all units
-(here by attention, as in the released code of DT2GS), a target's from its own token alone.
+ASN separates the effect of an action on its target from everything else. The environment's embedding is computed from
+all units (here with attention, as in the released code of DT2GS), a target's embedding only from its own token.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from lolm_plugin.modules.heads import InnerActionHead
 from lolm_plugin.modules.layers import Attention, linear, orthogonal
 from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 
 
 class ASNAttention(Trunk):
-    """The own token's attention over all units gives e, each target's token alone y; the features are their products.
+    """Trunk that combines an embedding e of the environment with an embedding y of each target.
 
-    ``combine`` hadamard: a linear layer of e and of e*y, element by element; inner: e and y themselves, whose inner
-    product is the target action's logit. ``layer_norm`` brings e and y to the same size at the start, without which
-    their product is nearly flat and learns late. ``recurrent``: e goes through a GRU, whose state is the memory.
+    e comes from the own token's attention over all units, y from the target's token alone. ``combine=hadamard``: the
+    features are a linear layer of e and of the elementwise product e*y. ``combine=inner``: the features are e and y;
+    their inner product is the target action's logit. ``layer_norm`` gives e and y the same size at the start; without
+    it their product is nearly constant and learns late. ``recurrent``: e passes through a GRU, whose state is the
+    memory.
     """
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
@@ -41,9 +43,9 @@ class ASNAttention(Trunk):
     def make_head(self) -> nn.Module:
         return InnerActionHead(self.width, self.gains.head) if self.inner else super().make_head()
 
-    def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         raw = tokens.tokens
-        environment, attention = self.attention.over_raw(self.embed, raw[..., :1, :], raw, self.allowed(tokens))
+        environment, attention = self.attention.attend_raw(self.embed, raw[..., :1, :], raw, self.allowed(tokens))
         environment = self.environment_norm(environment)
         if self.gru is not None:
             steps = environment.reshape(len(environment), -1, environment.shape[-1])
@@ -53,8 +55,8 @@ class ASNAttention(Trunk):
             memory = memory.expand(len(raw), *memory.shape)
         targets = self.target_norm(self.embed_target(pick(tokens.tokens, tokens.targets)))
         units = self.final(torch.cat([environment, environment * targets], dim=-2))
-        there = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)
-        counted = self.counted(torch.cat([tokens.present[..., :1], there], dim=-1))
+        target_present = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)
+        counted = self.counted(torch.cat([tokens.present[..., :1], target_present], dim=-1))
         counted[..., 1:] &= tokens.targets >= 0
         return Features(
             own=units[..., 0, :],

@@ -1,7 +1,7 @@
 """DT2GS (Tian et al., NeurIPS 2023): each agent chooses a subtask, whose semantics are combined with every unit.
 
-The form of its released scripts ("adaptive semantics") with one bug fixed: the previous subtask is part of the memory,
-so that it starts at zero in every episode, in training and in tests.
+This is the form of its released scripts ("adaptive semantics") with one bug fixed: the previous subtask is part of the
+memory. So it starts at zero in every episode, in training and in tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from torch.nn import functional
 
 from lolm_plugin.modules.layers import Attention, AttentionBlock, Gains, linear, orthogonal
 from lolm_plugin.modules.trunks.trunk import Features, Trunk
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 
 MIN_VARIANCE = 1e-7  # [DT2GS]
 
 
 class DT2GS(Trunk):
-    """Units -> Gaussians -> their product -> subtask; then a Transformer block over units that the subtask queries too.
+    """Trunk: units -> Gaussians -> their product -> subtask -> Transformer block over units and subtask.
 
     Memory is [GRU state | previous subtask]. Noise is [normal draws of the environment's latent | Gumbel draws of the
-    subtask]; without it the latent is its mean and the subtask the most likely one.
+    subtask]. Without noise the latent is its mean and the subtask the most likely one.
     """
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
@@ -55,17 +55,17 @@ class DT2GS(Trunk):
         gumbel = generator.gumbel(size=(*shape, self.subtasks))
         return torch.from_numpy(np.concatenate([normal, gumbel], axis=-1).astype(np.float32))
 
-    def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         normal, gumbel = (None, None) if noise is None else noise.split([self.latent, self.subtasks], dim=-1)
         mean, log_variance = self.encoder(tokens.tokens).chunk(2, dim=-1)
-        # Absent units have a Gaussian, too, as published.
+        # As published, absent units have a Gaussian, too.
         environment_mean, environment_variance = product_of_gaussians(mean, log_variance.exp(), dim=-2)
         environment = environment_mean if normal is None else environment_mean + environment_variance.sqrt() * normal
         subtask, memory = self._choose(environment, memory, gumbel)
         units, attention = self._fuse(tokens, subtask)
         losses = {}
         if self.reconstruction_coef:
-            # All units of an agent-step share its draws: each latent is a fair sample, and less noise has to be kept.
+            # All units of an agent-step share its draws. Each latent is still a fair sample, and less noise is stored.
             drawn = mean if normal is None else mean + (0.5 * log_variance).exp() * normal.unsqueeze(-2)
             error = (self.decoder(drawn) - tokens.tokens).square().sum(-1).mean(-1)
             losses["reconstruction"] = self.reconstruction_coef * error
@@ -81,7 +81,7 @@ class DT2GS(Trunk):
         )
 
     def _choose(self, environment: Tensor, memory: Tensor, gumbel: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Choose subtasks [time, ..., K] for latents [time, ..., L], and update the memory [time, ...], step by step.
+        """Choose subtasks [time, ..., K] for latents [time, ..., L] step by step; return also the memories [time, ...].
 
         The previous subtask is an input without gradient.
         """
@@ -100,10 +100,10 @@ class DT2GS(Trunk):
             torch.stack(memories).view(steps, *leading, self.memory_width),
         )
 
-    def _fuse(self, tokens: EntityTokens, subtask: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute features [..., m, width] of units under a subtask [..., K]; and where the own attends [..., n]."""
+    def _fuse(self, tokens: EntityFeatures, subtask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features [..., m, width] of units for a subtask [..., K], and the own token's attention [..., n]."""
         units = self.embed(tokens.tokens)
-        # The subtask's token is a query like a unit's but no key, so that the units do not see it.
+        # The subtask's token is a query but not a key, so the units do not attend to it.
         queries = torch.cat([self.queries(tokens, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
         encoded, attention = self.block(queries, units, self.allowed(tokens))
         # A linear layer of [unit | subtask], without a copy of the subtask for every unit.
@@ -122,20 +122,20 @@ def product_of_gaussians(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tens
 
 
 def gumbel_one_hot(logits: Tensor, gumbel: Tensor | None, temperature: float) -> Tensor:
-    """Make a one-hot choice [..., K] whose gradient is that of softmax((logits + gumbel) / temperature).
+    """Choose one-hot [..., K] with the gradient of softmax((logits + gumbel) / temperature) (straight-through).
 
-    ``gumbel`` [..., K] are standard Gumbel draws; None: the largest logit.
+    ``gumbel`` [..., K] are standard Gumbel draws; None: choose the largest logit.
     """
     soft = ((logits if gumbel is None else logits + gumbel) / temperature).softmax(-1)
     hard = functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
-    return hard + (soft - soft.detach())  # the bracket is exactly 0, so that the choice is exactly one-hot
+    return hard + (soft - soft.detach())  # the bracket is exactly 0, so the choice is exactly one-hot
 
 
 def consistency_kl(mean: Tensor, variance: Tensor, subtask: Tensor, living: Tensor) -> Tensor:
-    """Measure how far agents on the same subtask are from the product of their Gaussians: [...], 0 if none share one.
+    """Compute the mean KL from each agent's Gaussian to the product of Gaussians of its subtask group: [...].
 
-    KL(agent || product of its group), averaged over latents, over the living agents of a group, and over the groups of
-    more than one agent.
+    It is averaged over latents, over the living agents of a group, and over the groups of more than one agent. It is 0
+    if there is no such group.
 
     Args:
         mean: [..., agents, latent].
@@ -149,7 +149,7 @@ def consistency_kl(mean: Tensor, variance: Tensor, subtask: Tensor, living: Tens
     precision = 1.0 / variance.clamp(min=MIN_VARIANCE)
     group_precision = torch.where(shared.unsqueeze(-1), member @ precision, 1.0)  # [..., K, latent]
     group_mean = (member @ (precision * mean)) / group_precision
-    # Every agent against every group; only its own counts.
+    # Compute the KL of every agent to every group; ``member`` keeps only that to its own.
     difference = mean.unsqueeze(-3) - group_mean.unsqueeze(-2)  # [..., K, agents, latent]
     log_ratio = precision.log().unsqueeze(-3) - group_precision.log().unsqueeze(-2)
     scaled = (1.0 / precision.unsqueeze(-3) + difference.square()) * group_precision.unsqueeze(-2)

@@ -1,7 +1,7 @@
-"""Base of the entity networks: tokens of any number of units in, features of each unit out.
+"""Base class of the entity networks: entity tokens of any number of units in, features of each unit out.
 
-Actors put an action head on the features, critics a mean and a value. No parameter depends on how many units there are,
-so that weights move between maps.
+An actor computes logits from the features with an action head, a critic computes a value from their mean. No parameter
+depends on the number of units, so weights can move between maps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 from lolm_plugin import registry
 from lolm_plugin.modules.heads import MeanActionHead
 from lolm_plugin.modules.layers import Gains
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 
-# Keys that say how a network is learned or initialised, not what it computes.
+# Keys that change how a network is trained or initialised, but not what it computes.
 LEARNING_KEYS = ("dt2gs.noise_mode", "dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef", "entity.init_gain")
 
 
 class Features(NamedTuple):
     """Output of a trunk for the observing agent and the units around it, with leading dimensions ``[...]``."""
 
-    own: Tensor  # [..., width], of the agent itself
-    targets: Tensor  # [..., n_targets, width]; meaningless where there is no token for a target
+    own: Tensor  # [..., width], of the observing agent
+    targets: Tensor  # [..., n_targets, width]; meaningless for a target without a token
     units: Tensor  # [..., m, width], averaged by a critic
-    counted: Tensor  # bool [..., m]: the units in that average
+    counted: Tensor  # bool [..., m]: the units in the critic's average
     memory: Tensor  # [..., memory_width], after the step
     losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: auxiliary losses
-    attention: Tensor | None = None  # [..., n], without gradient: where the own token attends, sums to 1
+    attention: Tensor | None = None  # [..., n], without gradient: weights of the agent's own token, sum 1
     subtask: Tensor | None = None  # [..., subtasks], without gradient: one-hot
 
     def map(self, change: Callable[..., Tensor], *others: Self) -> Self:
-        """Apply ``change`` to every tensor; with ``others``, to the tensors of the same name in each of them."""
+        """Apply ``change`` to every tensor. With ``others``, it also receives their tensors of the same name."""
 
         def apply(*values: Any) -> Any:
             if isinstance(values[0], Mapping):
@@ -45,34 +45,63 @@ class Features(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """Base class; ``shape`` is a network's own config section, ``entity`` the shared one.
+    """Base class of the entity networks. To add one, subclass it and register it in ``registry.TRUNKS``.
 
-    A trunk without memory implements ``forward``; one with memory implements ``unroll``, or ``forward`` if it cannot
-    compute many steps faster than one by one.
+    A subclass sets ``width`` and implements ``forward`` (one step) or ``unroll`` (many steps); the other one then calls
+    it. ``unroll`` is for a trunk with memory that computes many steps faster at once. No parameter may depend on the
+    number of units. One registry entry makes an agent NAME and a critic NAME_critic.
+
+    A complete example is ``examples/add_an_algorithm``: a deep-sets trunk, its yaml and its registry entry. The test
+    ``tests/examples/test_add_an_algorithm.py`` runs it.
+
+    Args:
+        token_width: width of an entity token.
+        shape: the network's own config section.
+        entity: the config section ``entity``, shared by all trunks.
+
+    Raises:
+        ConfigError: the subclass cannot use a value of ``shape``.
     """
 
     width: int  # of the features
-    memory_width: int = 0  # of the state that an agent carries from step to step
-    noise_width: int = 0  # of the noise that it draws at each step
+    memory_width: int = 0  # of an agent's memory, passed from step to step; 0: no memory
+    noise_width: int = 0  # of the noise drawn for an agent at each step; 0: no noise
     noise_mode: str = "stored"  # see ``Policy.noise_mode``
-    every_unit: bool = True  # False: compute features of the own token and of targets alone, all that a policy reads
+    computes_all_units: bool = True  # False: only the own token and the targets
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__()
         self.gains = Gains.of(entity)
         self.mask_absent = entity["mask_absent"]
 
-    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        """Compute one step of tokens [..., agents, n, width], or of single agents where there is no memory.
+    def forward(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+        """Compute the features of one step.
 
-        ``memory`` [..., memory_width] is zeros when an episode begins. ``noise`` [..., noise_width] comes from
-        ``noise``; None: decide greedily.
+        Args:
+            tokens: entity tokens [..., agents, n, token_width]; without memory also of single agents.
+            memory: [..., memory_width], zeros when an episode begins.
+            noise: [..., noise_width], drawn by ``noise``; None: decide greedily.
+
+        Returns:
+            The features of each agent and its units, and the memory after the step.
+
+        Raises:
+            RecursionError: the subclass implements neither ``forward`` nor ``unroll``.
         """
         one = self.unroll(at(tokens, None), memory, None if noise is None else noise.unsqueeze(0))
         return one.map(lambda value: value[0])
 
-    def unroll(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
-        """Compute many steps: tokens and noise [time, ...], memory [...] before the first; all results [time, ...]."""
+    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+        """Compute the features of many steps.
+
+        Args:
+            tokens: as in ``forward``, with a leading dimension ``time``.
+            memory: as in ``forward``, before the first step.
+            noise: as in ``forward``, with a leading dimension ``time``.
+
+        Returns:
+            The features, each with a leading dimension ``time``; ``memory`` is the memory after each step.
+        """
         steps = len(tokens.tokens)
         if not self.memory_width:
             return self(tokens, memory.expand(steps, *memory.shape), noise)
@@ -83,29 +112,33 @@ class Trunk(nn.Module):
         return results[0].map(lambda *values: torch.stack(values), *results[1:])
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """Draw noise [*shape, noise_width]."""
+        """Draw noise [*shape, noise_width]. A trunk with noise overrides this."""
         return torch.zeros(*shape, 0)
 
     def make_head(self) -> nn.Module:
-        """Build the action head: ``head(own, targets, tokens.targets)`` -> logits [..., 6 + n_targets]."""
+        """Build the action head on the features; override it for another head than ``MeanActionHead``.
+
+        Returns:
+            A module: ``head(own, targets, tokens.targets)`` -> logits [..., 6 + n_targets].
+        """
         return MeanActionHead(self.width, self.gains.head)
 
-    def queries(self, tokens: EntityTokens, units: Tensor) -> Tensor:
-        """Select the units [..., n, width] whose features are read: all, or the own one and the targets."""
-        if self.every_unit:
+    def queries(self, tokens: EntityFeatures, units: Tensor) -> Tensor:
+        """Select the units [..., n, width] whose features are used: all, or the own unit and the targets."""
+        if self.computes_all_units:
             return units
         return torch.cat([units[..., :1, :], pick(units, tokens.targets)], dim=-2)
 
-    def split(self, tokens: EntityTokens, units: Tensor) -> dict[str, Any]:
+    def split(self, tokens: EntityFeatures, units: Tensor) -> dict[str, Any]:
         """Split the features of the ``queries`` into the fields ``own``, ``targets``, ``units`` and ``counted``."""
-        if self.every_unit:
+        if self.computes_all_units:
             targets, counted = pick(units, tokens.targets), self.counted(tokens.present)
         else:
             targets, counted = units[..., 1:, :], torch.ones_like(units[..., 0], dtype=torch.bool)
         return {"own": units[..., 0, :], "targets": targets, "units": units, "counted": counted}
 
-    def allowed(self, tokens: EntityTokens) -> Tensor | None:
-        """Select the tokens bool [..., n] that can be attended to, always the own one; None: all."""
+    def allowed(self, tokens: EntityFeatures) -> Tensor | None:
+        """Return the mask bool [..., n] of tokens that can be attended to, including the own one; None: all."""
         if not self.mask_absent:
             return None
         allowed = tokens.present.clone()
@@ -113,27 +146,31 @@ class Trunk(nn.Module):
         return allowed
 
     def counted(self, present: Tensor) -> Tensor:
-        """Select the units that a critic averages, of those ``present`` bool [..., m]."""
+        """Return the mask bool [..., m] of units that a critic averages: all, or those ``present`` bool [..., m]."""
         return present if self.mask_absent else torch.ones_like(present)
 
 
-def at(tokens: EntityTokens, index: Any) -> EntityTokens:
+def at(tokens: EntityFeatures, index: Any) -> EntityFeatures:
     """Index the leading dimensions of tokens."""
-    return EntityTokens(tokens.tokens[index], tokens.present[index], tokens.targets[index])
+    return EntityFeatures(tokens.tokens[index], tokens.present[index], tokens.targets[index])
 
 
 def pick(units: Tensor, tokens: Tensor) -> Tensor:
-    """Pick of units [..., n, width] those of the ``tokens`` int64 [..., m]: [..., m, width]; for token -1 any unit."""
+    """Select units [..., n, width] by the index ``tokens`` int64 [..., m]: [..., m, width]. Index -1 gives any unit."""
     return units.gather(-2, tokens.clamp(min=0).unsqueeze(-1).expand(*tokens.shape, units.shape[-1]))
 
 
 def build_trunk(name: str, token_width: int, args: SimpleNamespace) -> Trunk:
-    """Build the registered trunk of this name in the shape of its section of the configuration."""
+    """Build the trunk that is registered as ``name``, with its section of the configuration.
+
+    Raises:
+        KeyError: no trunk has this name.
+    """
     return registry.load(registry.TRUNKS[name])(token_width, getattr(args, name), args.entity)
 
 
 def network_settings(name: str, args: SimpleNamespace) -> dict[str, Any]:
-    """Return the settings that shape the network ``name``, flat: a checkpoint's weights fit no others."""
+    """Return the settings that shape the network ``name``, with flat keys. A checkpoint's weights fit only these."""
     sections = [name, "entity"] if name in registry.TRUNKS else [name] if hasattr(args, name) else []
     settings = {f"{section}.{key}": value for section in sections for key, value in getattr(args, section).items()}
     return {key: value for key, value in settings.items() if key not in LEARNING_KEYS}

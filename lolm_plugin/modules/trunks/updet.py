@@ -1,6 +1,6 @@
-"""UPDeT (Hu et al., ICLR 2021): a Transformer over units; each target's action is read from its own token.
+"""UPDeT (Hu et al., ICLR 2021): a Transformer over units; each target's action is computed from the target's token.
 
-The default is the form inside the released code of DT2GS, which is trained with MAPPO. ``wide_heads`` and
+The default is the form in the released code of DT2GS, which trains it with MAPPO. ``wide_heads`` and
 ``recurrent_token`` give the form of UPDeT's own code.
 """
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from lolm_plugin.modules.layers import Attention, AttentionBlock, linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 
 
 class UPDeT(Trunk):
-    """Linear -> Transformer blocks -> linear, on every token. ``recurrent_token`` adds a token that is the memory."""
+    """Trunk: linear -> Transformer blocks -> linear, on every token. ``recurrent_token`` adds a memory token."""
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__(token_width, shape, entity)
@@ -37,7 +37,7 @@ class UPDeT(Trunk):
         )
         self.final = linear(model_width, self.width, self.gains.plain)
 
-    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def forward(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         units, allowed = tokens.tokens, self.allowed(tokens)
         n = units.shape[-2]
         embed: nn.Linear | None = self.embed  # applied by the first block, which is cheaper on raw tokens
@@ -50,15 +50,15 @@ class UPDeT(Trunk):
         queries, kept = self.queries(tokens, units[..., :n, :]), None
         if self.memory_width:
             queries = torch.cat([queries, units[..., n:, :]], dim=-2)
-        elif not self.every_unit:
-            # Most of the work follows the attention, and most targets are out of reach most of the time.
+        elif not self.computes_all_units:
+            # Skip targets out of reach, usually most of them: most of the work comes after the attention.
             kept = functional.pad(tokens.targets >= 0, (1, 0), value=True).nonzero(as_tuple=True)
         encoded, attention = self.blocks[-1](queries, units, allowed, embed, kept)
         features = self.final(encoded)
         if kept is not None:
             features = features.new_zeros(*queries.shape[:-1], self.width).index_put(kept, features)
         if self.memory_width:
-            # As published, memory has been through the final layer, where that layer keeps its width.
+            # As published, the memory passes through the final layer if this layer keeps its width.
             memory = (features if self.width == self.memory_width else encoded)[..., -1, :]
             features, attention = features[..., :-1, :], attention[..., :n]
             attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)

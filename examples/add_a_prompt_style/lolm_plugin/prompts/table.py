@@ -1,4 +1,4 @@
-"""Units as rows of a table: fewest words, for models that read code better than prose."""
+"""Prompt style "table": one row per unit, with few words, for models that read code better than prose."""
 
 from lolm_plugin.prompts.scene import AgentBatch, UnitBatch
 from lolm_plugin.prompts.style import Listing, PromptStyle
@@ -6,7 +6,7 @@ from lolm_plugin.prompts.template import Sentence, if_present, kinds, template, 
 
 
 class TableStyle(PromptStyle):
-    """One line a unit: side and number, kind, health, shield, cooldown, cells east, cells north, in range."""
+    """One line per unit: side and number, kind, health, shield, cooldown, cells east, cells north, in range."""
 
     short = True
     instruction = "unit | kind | health | shield | cooldown | cells east | cells north\n"
@@ -15,14 +15,14 @@ class TableStyle(PromptStyle):
     cue = "action |"
 
     def me(self, me: AgentBatch) -> Sentence:
-        """The first row: oneself, at 0, 0, and how far one attacks or heals."""
+        """Return the row of the agent itself: at 0, 0, with its attack or heal range."""
         reach = if_present(" | range {attack_range:.0f}", me)
         return template(
             "me | {kind}{numbers} | 0 | 0{reach}\n", kind=kinds(me.kind), numbers=_condition(me), reach=reach
         )
 
     def unit(self, unit: UnitBatch) -> Sentence:
-        """A row; a unit that is named without being seen has no numbers."""
+        """Return the row of another unit. A unit that is listed but not seen has no numbers."""
         numbers = _condition(unit) + template(" | {east:.1f} | {north:.1f}", unit)
         seen = template(" | {kind}{numbers}", kind=kinds(unit.kind), numbers=numbers)
         reach = template(" | in range").where(unit.in_range)

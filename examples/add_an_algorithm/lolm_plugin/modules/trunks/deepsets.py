@@ -1,7 +1,7 @@
-"""Deep sets (Zaheer et al., NeurIPS 2017): every unit through the same layers, and the mean of all units beside each.
+"""Deep sets (Zaheer et al., NeurIPS 2017): the same layers for every unit, combined with the mean over all units.
 
-The cheapest network that plays any number of units in any order. It has no attention: how much a unit matters does not
-depend on who looks.
+The cheapest network for any number of units in any order. It has no attention: the weight of a unit does not depend on
+the unit that observes it.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.layers import linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
-from lolm_plugin.observations.entity_tokens import EntityTokens
+from lolm_plugin.observations.entity_tokens import EntityFeatures
 
 
 class DeepSets(Trunk):
-    """h = two ReLU layers of a token; features = ReLU(linear(h) + linear(mean of h over the units that are there))."""
+    """Deep sets: h = two ReLU layers of a token; features = ReLU(linear(h) + linear(mean of h over present units))."""
 
     def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__(token_width, shape, entity)
@@ -31,11 +31,11 @@ class DeepSets(Trunk):
         self.of_unit = linear(hidden, self.width, gain)
         self.of_all = linear(hidden, self.width, gain, bias=False)
 
-    def forward(self, tokens: EntityTokens, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def forward(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         units = self.embed(tokens.tokens)
         counted = self.counted(tokens.present)
         weight = counted.unsqueeze(-1).to(units.dtype)
-        # A dead agent has no unit at all; the mean of nothing is 0.
+        # A dead agent sees no units; clamp makes their mean 0 instead of NaN.
         everyone = (units * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
         features = (self.of_unit(units) + self.of_all(everyone)).relu()
         return Features(
