@@ -24,10 +24,11 @@ browser:  ## Chromium and Node.js, by the system's packages where they are missi
 	@command -v chromium chromium-browser google-chrome || $(INSTALL) chromium || ($(APT) update && $(INSTALL) chromium)
 	@command -v npm || $(INSTALL) nodejs npm || ($(APT) update && $(INSTALL) nodejs npm)
 
-lint: .venv/installed  ## style and types
+lint: .venv/installed  ## style, types and spelling
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.venv/bin/codespell *.md *.py *.toml *.txt Makefile lolm_plugin config docs examples benchmarks tests
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
