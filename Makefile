@@ -24,10 +24,11 @@ browser:  ## install Chromium and Node.js from the system's packages if they are
 	@command -v chromium chromium-browser google-chrome || $(INSTALL) chromium || ($(APT) update && $(INSTALL) chromium)
 	@command -v npm || $(INSTALL) nodejs npm || ($(APT) update && $(INSTALL) nodejs npm)
 
-lint: .venv/installed  ## check style and types
+lint: .venv/installed  ## check style, types and spelling
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.venv/bin/codespell *.md *.py *.toml *.txt Makefile lolm_plugin config docs examples benchmarks tests
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv

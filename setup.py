@@ -41,7 +41,7 @@ EXTRAS = {
     "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores
-        *("ruff>=0.9", "mypy>=2", "types-PyYAML"),  # lint
+        *("ruff>=0.9", "mypy>=2", "types-PyYAML", "codespell"),  # lint: style, types, spelling
         # the tasks of gymma
         *("gymnasium>=1.0", "lbforaging==2.0.0", "rware==2.0.0", "pettingzoo>=1.24.3,<1.26", "pygame-ce>=2.5"),
         *("pymongo>=4.6", "SecantusDB>=0.7.0b3"),  # runs in a database
