@@ -30,6 +30,7 @@ TINY_MODEL = (
 SMOL = (
     *(f"{key}=64" for key in ("batch_size_run", "test_nepisode")),
     *("lr=0.001", "head_lr=0.001", "test_sampled=False", "test_interval=640", "torch_threads=1"),
+    *("minibatches=4", "kl.coef_max=0.1", "kl.anneal_steps=20000"),
 )
 
 
