@@ -62,7 +62,7 @@ def tensor_sizes(path: str | Path) -> list[int]:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Raise ConfigError unless both have the same names and shapes."""
+    """Raise ConfigError unless ``tensors`` has the names and shapes of ``expected``. ``where`` is for the message."""
     _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, where)
 
 

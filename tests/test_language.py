@@ -23,7 +23,7 @@ VERBS = frozenset(
         r"[a-z]+",
         """
         accumulate adapt add append apply ask block build cast check choose clip clone close collect compare
-        compile compute concatenate convert copy count create cut decay declare decode delete describe divide do
+        compile compute concatenate convert copy count create cut decay declare decode delete describe display divide do
         download draw drop encode estimate evaluate execute expand explain export fail fill filter find finish
         fit flatten flush fold follow forget format free give halve hash ignore imitate import index insert
         install integrate interpolate iterate keep kill let limit list load lock log look make map mark measure

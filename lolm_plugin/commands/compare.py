@@ -98,7 +98,10 @@ def _workers(options: argparse.Namespace, slots: int, threads: int) -> Workers:
 
 @contextmanager
 def _shown(table: StatusTable) -> Iterator[Show]:
-    """Show the state of the runs: a live table in a terminal, else a line for each run that ends."""
+    """Display the progress of the runs while the context is open, and yield the function that updates the display.
+
+    In a terminal it is a live table. Elsewhere one line is printed whenever a run ends.
+    """
     if not sys.stdout.isatty():
 
         def print_line(what: RunStatus | str | None) -> None:

@@ -126,7 +126,10 @@ class NetworkMAC(Controller[NetworkDecisions]):
         return NetworkDecisions(index, available, inputs, noise, self.recurrent, t_env)
 
     def microbatches(self, decisions: NetworkDecisions, subset: Tensor) -> list[Tensor]:
-        """Split ``subset`` [n] into parts of at most ``microbatch`` agent-steps, or of one whole episode."""
+        """Split ``subset`` [n], indices of decisions, into parts of at most ``microbatch`` decisions.
+
+        With memory, a part holds all decisions of some episodes. A longer episode is one part.
+        """
         if not self.recurrent:
             return list(subset.split(self.args.microbatch))
         episode = decisions.index[0][subset]

@@ -87,7 +87,10 @@ def require(env: str, map_name: str, machine: Machine | None = None) -> None:
 
 
 def _needed(env: str, map_name: str, machine: Machine) -> Iterator[CheckResult]:
-    """Run the checks for one map in order. A map that only the user's SMAC has is not checked."""
+    """Yield the results of the checks that one map needs, in order: game, map file, packages.
+
+    A map that is not one of SMAC's own has no check of its file, because its name is not known here.
+    """
     game, result = game_folder(machine)
     yield result
     yield game_version(game, machine.system)

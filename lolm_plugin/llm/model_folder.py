@@ -85,7 +85,9 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCon
 
 
 def check_loaded(model: "PreTrainedModel", unexpected: Iterable[str], name: str) -> None:
-    """Raise ConfigError for tensors that config.json switches off, and for weights that are not finite.
+    """Raise ConfigError if the folder's files do not belong together, or if a weight is not finite.
+
+    The files do not belong together if the folder has weights of a layer, such as a bias, that config.json disables.
 
     Args:
         model: the model with the folder's weights.

@@ -225,7 +225,7 @@ def _hide_x_ticks(axis: "Axes", runs: pd.DataFrame) -> None:
 
 
 def _legend(canvas: "Canvas", axes: np.ndarray) -> None:
-    """Draw one legend below all panels. A line has one entry for each number of seeds that it has in a panel."""
+    """Draw one legend below all panels. Equal labels share one entry; a label includes the number of seeds."""
     entries: dict[str, Any] = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }

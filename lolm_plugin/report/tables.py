@@ -240,7 +240,7 @@ def spread(values: Iterable[float], form: str = "{:.2f}") -> str:
 
 
 def scores_by_task(results: Results, line: str) -> list[np.ndarray]:
-    """Return the last tests of a line's runs from scratch: one array [runs] for each map."""
+    """Return the score of the last test of each run without transfer of algorithm ``line``: [runs] for each map."""
     return [scores for _, scores in _scores(results, line)]
 
 

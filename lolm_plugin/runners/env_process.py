@@ -50,8 +50,9 @@ def execute(env: Any, command: str, data: Any) -> Any:
         data: for ``step``, the actions ``[agents]``.
 
     Returns:
-        For ``step`` a dict of ``reward terminated truncated over info``, and ``seen``, the result of ``observe`` after
-        the step. For ``reset`` the result of ``observe``. For a method, its return value.
+        For ``step`` a dict with the keys ``reward``, ``terminated``, ``truncated``, ``over`` (either of the two),
+        ``info`` and ``seen`` (the result of ``observe`` after the step). For ``reset`` the result of ``observe``. For a
+        method, its return value.
     """
     match command:
         case "step":

@@ -88,7 +88,7 @@ class SupervisedParallelRunner(LockstepRunner):
         return {**super().train_stats(), "env_restarts": sum(self.restarts)}
 
     def state(self) -> dict[str, Any]:
-        """Return the base class's state and the restarts, which determine the seeds of later restarts."""
+        """Return the base class's state and each worker's number of restarts, which seeds its next restart."""
         return {**super().state(), "restarts": self.restarts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

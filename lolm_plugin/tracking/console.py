@@ -212,7 +212,7 @@ def _results(metrics: Metrics, config: Mapping[str, Any]) -> list[tuple[str, str
         values = _numbers(metrics["kl_coef"])
         rows.append(("kl_coef", f"{values[0]:.4f} at first, {values[-1]:.4f} at the end"))
     if "ratio_epoch0" in metrics:
-        rows.append(("ratio_epoch0", f"{_numbers(metrics['ratio_epoch0'])[-1]:.6f} (has to be 1)"))
+        rows.append(("ratio_epoch0", f"{_numbers(metrics['ratio_epoch0'])[-1]:.6f} (must be 1)"))
     if "agent_steps_per_second" in metrics:
         rows.append(("agent-steps/s", f"{_numbers(metrics['agent_steps_per_second'])[-1]:.0f}"))
     return rows

@@ -138,7 +138,10 @@ class Trunk(nn.Module):
         return {"own": units[..., 0, :], "targets": targets, "units": units, "counted": counted}
 
     def allowed(self, tokens: EntityFeatures) -> Tensor | None:
-        """Return the mask bool [..., n] of tokens that can be attended to, including the own one; None: all."""
+        """Return the attention mask bool [..., n], True for tokens to attend to. None: attend to all.
+
+        Token 0, the agent's own, is always True.
+        """
         if not self.mask_absent:
             return None
         allowed = tokens.present.clone()
