@@ -22,7 +22,7 @@ def test_the_example_changes_three_files(copy):
 @pytest.mark.slow
 def test_an_algorithm_trains_on_the_environment(copy):
     arguments = ("t_max=120", "test_interval=100", "test_nepisode=2")
-    sizes = "batch_size_run=2"
+    sizes = ("batch_size_run=2",)
     done = run(copy, "main.py", "--config=lolm_mappo_tiny", "--env-config=skirmish", "with", *arguments, *sizes)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "lolm_mappo_tiny on skirmish pair" in done.stdout
