@@ -6,11 +6,11 @@ INSTALL = $(APT) install --no-install-recommends
 
 .PHONY: demo test test-all test-browser lint clean
 
-demo: .venv/installed  ## train a real pretrained LM on a real battle; about 4 minutes on 2 cores
+demo: .venv/installed  ## train a real pretrained LM on a real battle; 3 to 8 minutes on 2 cores
 	$(RUN) main.py --config=lolm_mappo_smol --env-config=smax --epymarl=none \
 	    with env_args.map_name=3m t_max=6000 kl.anneal_steps=6000 lr_decay=False test_interval=3000 seed=1
 
-test: .venv/installed  ## run the quick tests; at most 8 minutes on 2 cores
+test: .venv/installed  ## run the quick tests; about 9 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-all: .venv/installed  ## run the slow tests, too: trainings to a known return, kills and resumes, Ray, examples
