@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for folder in ("lolm_plugin", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 TEXTS = sorted(
     path
     for folder in ("docs", "examples", "config", "lolm_plugin", "benchmarks", "tests", "")
@@ -35,6 +36,7 @@ VERBS = frozenset(
         """,
     )
 )
+CLAUSES = ("How", "That", "Those", "What", "When", "Where", "Whether", "Which", "Who", "Whoever", "Whose", "Why")
 # Each is hard to understand for readers whose first language is not English, or has a plainer word in brackets.
 DIALECT = {
     r"go(es|ing)? on": "continue",
@@ -68,6 +70,17 @@ def test_the_docstring_of_a_function_begins_with_a_verb(path):
         if (text := ast.get_docstring(node)) and text.split()[0].strip(",.:;").lower() not in VERBS
     ]
     assert wrong == [], "begin with an imperative verb; if it is a verb, add it to VERBS"
+
+
+@pytest.mark.parametrize("path", [*CODE, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_docstring_begins_with_a_clause(path):
+    wrong = [
+        f"{path.name}: {text.splitlines()[0]}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if (text := ast.get_docstring(node)) and text.split()[0] in CLAUSES
+    ]
+    assert wrong == [], "say what it is or does: a noun, a verb or a whole sentence"
 
 
 @pytest.mark.parametrize("word", DIALECT)

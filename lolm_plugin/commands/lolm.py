@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from lolm_plugin import registry
-from lolm_plugin.commands import train
 from lolm_plugin.configuration.command_line import Parser
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.streams import exit_code
@@ -59,8 +58,8 @@ def _main(argv: list[str]) -> int:
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary)
     name, arguments = (argv[1], argv[2:]) if len(argv) > 1 else ("help", [])
-    if name == "train":
-        return train.main([f"{argv[0]} train", *arguments])
+    if name == "train":  # Sacred records the program's name, too
+        arguments = [f"{argv[0]} train", *arguments]
     if name in COMMANDS:  # each adds its own options: loading the modules of all would take seconds
         return registry.load(f"lolm_plugin.commands.{COMMANDS[name][0]}")(arguments)
     if name not in ("-h", "--help", "help"):

@@ -30,7 +30,7 @@ Config = Mapping[str, Any]
 
 FREE_KEYS = {"seed": 0, "env_args.seed": 0}  # Sacred adds them to every run
 LLM_MAC = "prompt_mac"  # controls language models; network_mac controls every other agent
-FURTHER_FIELDS = "lolm_plugin.observations.entity_tokens:FURTHER_FIELDS"
+FURTHER_FIELDS = "lolm_plugin.observations.entity_features:FURTHER_FIELDS"
 SCENARIO = "lolm_plugin.observations.sc2v2:scenario"
 SIZES = ("batch_size", "buffer_size")
 REQUIRED = ("name", "env", "env_args", "runner", "mac", "learner", "batch_size_run")

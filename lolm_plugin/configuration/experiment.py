@@ -24,14 +24,22 @@ def upgrade_config(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[
     """Return a recorded configuration as this version would write it. ``noted`` holds facts recorded with it.
 
     Older versions did not store time limits. Their default, ``bootstrap_time_limit=True``, had the effect of null now.
-    Keys that were renamed since get their new names.
     """
-    upgraded = dict(config)
-    if config.get("bootstrap_time_limit") is True and "time_limits" not in noted:
+    upgraded = rename_keys(config)
+    if upgraded.get("bootstrap_time_limit") is True and "time_limits" not in noted:
         upgraded["bootstrap_time_limit"] = None
-    if isinstance(llm := config.get("llm"), Mapping):
-        upgraded["llm"] = {RENAMED.get(f"llm.{key}", f"llm.{key}").removeprefix("llm."): llm[key] for key in llm}
     return upgraded
+
+
+def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested configuration of a record or a checkpoint with today's names of its keys."""
+    renamed = dict(config)
+    for old, new in RENAMED.items():
+        section, _, old_key = old.partition(".")
+        if isinstance(settings := renamed.get(section), Mapping) and old_key in settings:
+            kept = {key: value for key, value in settings.items() if key != old_key}
+            renamed[section] = {new.removeprefix(f"{section}."): settings[old_key], **kept}
+    return renamed
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

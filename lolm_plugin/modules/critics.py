@@ -15,7 +15,7 @@ from lolm_plugin.modules.trunks.trunk import build_trunk
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.battle import Layouts
 from lolm_plugin.observations.checks import check_sizes
-from lolm_plugin.observations.entity_tokens import CriticFeatures
+from lolm_plugin.observations.entity_features import CriticFeatures
 from lolm_plugin.protocols import Fields
 from lolm_plugin.randomness import keyed_generator, keyed_seeds
 

@@ -69,7 +69,7 @@ def configuration(
         ConfigError: the command line lacks a setting that it must repeat, or changes one that it may not change.
     """
     defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")  # for keys added since
-    config = config_files.merge(defaults, found.facts.get("config", {}))
+    config = config_files.merge(defaults, experiment.rename_keys(found.facts.get("config", {})))
     if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
         raise ConfigError(
             f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but only runs with "
@@ -143,7 +143,7 @@ def _results(folder: Path, recorded: Any) -> str:
 
 def _settled(settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings resolved on the parent's machine. Other threads or matmul backends sum in another order."""
-    flat = config_files.flatten(settled)
+    flat = config_files.flatten(experiment.rename_keys(settled))
     threads, backend = flat.get("torch_threads"), flat.get("llm.matmul")
     if threads is not None and is_whole(threads) and 1 <= threads <= MOST_THREADS:
         yield "torch_threads", threads

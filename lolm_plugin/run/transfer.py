@@ -44,7 +44,7 @@ def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
         "source_env": env,
         "source_map": map_name,
         "source_step": source.step,
-        "source_settings": experiment.settings(source.facts.get("config", {})),
+        "source_settings": experiment.settings(experiment.rename_keys(source.facts.get("config", {}))),
         "checkpoint": path,
         "parts": [part._asdict() for part in moved],
     }

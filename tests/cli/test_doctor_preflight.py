@@ -78,7 +78,7 @@ def test_a_language_model_is_measured_in_its_own_run(doctor):
     found = rows(text)
     assert re.fullmatch(r"[\d.]+ s: 8 episodes, 8 steps, 8 decisions", found["one batch"])
     assert re.fullmatch(r"[\d.]+ s", found["one update"])
-    assert re.fullmatch(r"[\d.]+ [MG]B, environments included", found["peak memory"])
+    assert re.fullmatch(r"[\d.]+ MB, environments included", found["peak memory"])
     assert "Estimate for t_max=800" in text
     assert found["time"].endswith("101 updates, 12 tests of 16 episodes")
     assert re.fullmatch(r"[\d.]+ MB: 4 checkpoints of [\d.]+ kB", found["disk"])

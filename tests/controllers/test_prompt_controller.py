@@ -1,4 +1,4 @@
-"""Which decisions the language model evaluates, and what host and learner get back."""
+"""PromptMAC: the decisions that its language model evaluates, and its answers to host and learner."""
 
 import pytest
 import torch
@@ -205,7 +205,7 @@ def test_prompts_that_cannot_fit_are_refused_before_the_model_is_loaded(tiny_arg
 
 
 def test_a_targets_key_is_the_state_at_the_end_of_its_sentence(new_learner, tiny_args, play):
-    """That hidden state equals the last state of the prompt cut after the sentence."""
+    """The key equals the last state of the prompt cut after the sentence."""
     mac = new_learner(tiny_args({"head.attack_keys": "entity"}, n_enemies=3)).mac
     steps = mac.decisions(batch := play(mac), valid(batch))
     states, prompts, found = mac.reference_states(steps), steps.prompts, 0

@@ -9,7 +9,7 @@ import torch
 from lolm_plugin import registry
 from lolm_plugin.configuration import config_files
 from lolm_plugin.observations import build_layouts
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 from tests.dotted import put
 
 TRUNKS = tuple(registry.TRUNKS)

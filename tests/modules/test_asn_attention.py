@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lolm_plugin.modules.trunks.asn_attention import ASNAttention
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 from tests.modules.networks import random_tokens, settings
 
 ENTITY = {"init_gain": 1.5, "mask_absent": False}

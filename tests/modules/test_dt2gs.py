@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lolm_plugin.modules.trunks.dt2gs import consistency_kl, product_of_gaussians
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 from tests.modules.networks import (
     ORDINARY,
     network_args,
@@ -94,8 +94,8 @@ def test_reconstruction_by_hand(coef):
     width = last.out_features
     tokens = torch.zeros(2, 3, 6, width)
     tokens[1, :, :3] = 0.5  # half of the units are reconstructed exactly
-    entity_tokens = EntityFeatures(tokens, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
-    losses = trunk(entity_tokens, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 2, 3)).losses
+    entity_features = EntityFeatures(tokens, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
+    losses = trunk(entity_features, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 2, 3)).losses
     if coef:
         assert losses["reconstruction"].tolist() == [[coef * width / 4] * 3, [coef * width / 8] * 3]
     else:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from lolm_plugin.modules.trunks.trunk import Features, at, pick
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 from tests.modules.networks import TRUNKS, new_agent, zeros
 
 

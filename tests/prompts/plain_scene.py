@@ -46,7 +46,7 @@ class Self:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one agent sees and can do; ``actions`` are the names of its available actions."""
+    """An agent's view of a battle. ``actions`` are the names of its available actions."""
 
     me: Self
     allies: tuple[SeenUnit, ...]

@@ -72,6 +72,17 @@ def test_keys_missing_in_an_old_checkpoint_have_their_defaults(tmp_path, host_di
     assert found["target_kl"] is None
 
 
+def test_a_renamed_key_of_a_checkpoint_keeps_its_value(tiny_args, tmp_path, host_dir):
+    config = vars(tiny_args())
+    for key in ("device", "n_agents", "n_actions"):
+        del config[key]
+    older = copy.deepcopy(merge(config, {"llm": {"product": "torch", "trunk_cache_gb": 0.25}}))
+    del older["llm"]["matmul"], older["llm"]["frozen_cache_gb"]
+    found, how = resumed(older, host_dir, tmp_path, settled={"llm": {"product": "onednn"}})
+    assert (found["llm"]["matmul"], found["llm"]["frozen_cache_gb"]) == ("torch", 0.25)
+    assert how.settled["llm"] == {"matmul": "onednn"}
+
+
 HOSTILE = {
     "env_args.key": "results.models.RUN.module:X-v0",
     "layout.description": "results.models.RUN.module:describe",

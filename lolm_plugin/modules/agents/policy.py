@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lolm_plugin.llm.sources import seeded
 from lolm_plugin.modules.trunks.trunk import Features, build_trunk
 from lolm_plugin.observations.battle import BattleLayout
-from lolm_plugin.observations.entity_tokens import NO_TOKEN, ActorFeatures, EntityFeatures
+from lolm_plugin.observations.entity_features import NO_TOKEN, ActorFeatures, EntityFeatures
 from lolm_plugin.observations.layout import N_BASE_ACTIONS
 from lolm_plugin.randomness import keyed_seeds
 

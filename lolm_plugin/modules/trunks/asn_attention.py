@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lolm_plugin.modules.heads import InnerActionHead
 from lolm_plugin.modules.layers import Attention, linear, orthogonal
 from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 
 
 class ASNAttention(Trunk):

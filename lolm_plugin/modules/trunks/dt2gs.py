@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lolm_plugin.modules.layers import Attention, AttentionBlock, Gains, linear, orthogonal
 from lolm_plugin.modules.trunks.trunk import Features, Trunk
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 
 MIN_VARIANCE = 1e-7  # [DT2GS]
 

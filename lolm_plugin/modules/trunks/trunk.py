@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lolm_plugin import registry
 from lolm_plugin.modules.heads import MeanActionHead
 from lolm_plugin.modules.layers import Gains
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 
 # Keys that change how a network is trained or initialised, but not what it computes.
 LEARNING_KEYS = ("dt2gs.noise_mode", "dt2gs.reconstruction_coef", "dt2gs.subtask_kl_coef", "entity.init_gain")

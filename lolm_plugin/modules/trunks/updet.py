@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lolm_plugin.modules.layers import Attention, AttentionBlock, linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 
 
 class UPDeT(Trunk):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.layers import linear
 from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
-from lolm_plugin.observations.entity_tokens import EntityFeatures
+from lolm_plugin.observations.entity_features import EntityFeatures
 
 
 class DeepSets(Trunk):

@@ -6,7 +6,7 @@ import torch
 
 from lolm_plugin import registry
 from lolm_plugin.observations import build_layouts, sc2, smaclite
-from lolm_plugin.observations.entity_tokens import ActorFeatures, CriticFeatures
+from lolm_plugin.observations.entity_features import ActorFeatures, CriticFeatures
 from lolm_plugin.observations.layout import per_kind
 from lolm_plugin.observations.units import UNKNOWN
 

@@ -37,7 +37,7 @@ class EntityFeatures:
     targets: Tensor
 
 
-class _Tokenizer:
+class _UnitFeatures:
     """Base class of the tokenizers of actors and critics: type bits, roles, further fields and targets."""
 
     def __init__(self, layout: BattleLayout, entity: Mapping[str, Any], published: int) -> None:
@@ -67,7 +67,7 @@ class _Tokenizer:
         return self._roles[:, role].to(units.kind.device).expand_as(units.kind)
 
 
-class ActorFeatures(_Tokenizer):
+class ActorFeatures(_UnitFeatures):
     """One agent's observation as entity tokens: [flag, dist, dx, dy, health, shield, type bits 10, further].
 
     An enemy's flag is 1 if it can be attacked now. Another unit's flag is 1 if it is visible. ``dist``, ``dx`` and
@@ -96,7 +96,7 @@ class ActorFeatures(_Tokenizer):
         return EntityFeatures(tokens, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device)))
 
 
-class CriticFeatures(_Tokenizer):
+class CriticFeatures(_UnitFeatures):
     """The global state from the view of each agent, as entity tokens for that agent's critic.
 
     A token is [self, in sight, dist, dx, dy, readiness, health, shield, x, y, type bits 10, further]. Every living

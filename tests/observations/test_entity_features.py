@@ -1,4 +1,4 @@
-"""Entity tokens against vectors computed by hand. ``test_entity_tokens_envs.py`` checks every environment."""
+"""Entity features against vectors computed by hand. ``test_entity_features_envs.py`` checks every environment."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.observations import build_layouts, smaclite
 from lolm_plugin.observations import sc2 as smac
-from lolm_plugin.observations.entity_tokens import ActorFeatures, CriticFeatures
+from lolm_plugin.observations.entity_features import ActorFeatures, CriticFeatures
 from lolm_plugin.observations.units import NAMES, indices
 
 from .entity_settings import ALLY, ENEMY, FULL, OWN, PUBLISHED, bits, entity
