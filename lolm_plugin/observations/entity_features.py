@@ -1,4 +1,4 @@
-"""Entity tokens: one feature vector per unit, of the same width on every map. Entity networks read them.
+"""Entity features: one vector per unit, of the same width on every map. Entity networks read them as tokens.
 
 The features are those of the released code of DT2GS (16 for an actor, 20 for a critic) and those that the ``entity``
 section of the configuration adds. A unit type is a bit of the unit universe. A marine is thus the same on every map.
@@ -38,7 +38,7 @@ class EntityFeatures:
 
 
 class _UnitFeatures:
-    """Base class of the tokenizers of actors and critics: type bits, roles, further fields and targets."""
+    """Base class of ``ActorFeatures`` and ``CriticFeatures``: type bits, roles, further fields and targets."""
 
     def __init__(self, layout: BattleLayout, entity: Mapping[str, Any], published: int) -> None:
         assert entity["heal_mode"] in HEAL_MODES, entity["heal_mode"]
