@@ -72,9 +72,9 @@ def _is_section(value: Any) -> bool:
 # Facts that readers rely on, and checks of their types. A checkpoint that fails one is damaged.
 TYPES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("algorithm", "env", "version"), _is(str)),
-    **dict.fromkeys(("env_args", "sizes", "config", "settled", "learner", "loop"), _is_section),
+    **dict.fromkeys(("env_args", "sizes", "config", "resolved_settings", "learner", "loop"), _is_section),
     **dict.fromkeys(("host", "packages"), lambda value: is_table(value, _is(str, NoneType))),
-    **dict.fromkeys(("seed", "t_env"), untrusted.is_whole),
+    **dict.fromkeys(("seed", "t_env"), untrusted.is_integer),
     "finished": _is(bool),
     "transfer": lambda value: value is None or _is_section(value),
     "sacred_runs": lambda value: is_list(value, _is(str, NoneType)),
@@ -159,6 +159,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if content["sha256"] != _body_sum(body):
             raise Damaged(f"{MANIFEST} does not match its checksum")
         facts = body["facts"]
+        if "settled" in facts:  # until the rename in 0.2.0
+            facts["resolved_settings"] = facts.pop("settled")
         if body["format"] != FORMAT:
             raise OtherVersion(_written_by(facts["version"]))
         if not (isinstance(body["files"], dict) and isinstance(facts, dict)):

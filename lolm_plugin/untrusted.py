@@ -79,10 +79,10 @@ def check_plain_tree(folder: Path) -> None:
 
 def is_number(value: Any) -> bool:
     """Return True if a value read from JSON is a finite number."""
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Return True if a value read from JSON is an integer that fits 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 

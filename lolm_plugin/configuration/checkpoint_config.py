@@ -24,7 +24,7 @@ LARGEST_SIZE = 16_384  # of a key without a range in the schema, such as the wid
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitSettings:
     """A checkpoint's configuration in three parts, by flat key."""
 
     taken: Mapping[str, Any]  # also holds the defaults of keys in the other two parts, if they have one
@@ -32,7 +32,7 @@ class Division:
     optional: Mapping[str, Any]  # what it may repeat
 
 
-def divide(config: Mapping[str, Any]) -> Division:
+def split_settings(config: Mapping[str, Any]) -> SplitSettings:
     """Divide a checkpoint's configuration. Ranges are checked later, by ``config_check.check``."""
     taken: dict[str, Any] = {}
     needed: dict[str, Any] = {}
@@ -49,12 +49,12 @@ def divide(config: Mapping[str, Any]) -> Division:
             taken[key] = value
         else:
             needed[key] = value
-    return Division(taken, needed, optional)
+    return SplitSettings(taken, needed, optional)
 
 
 def to_repeat(config: Mapping[str, Any]) -> list[str]:
     """Return the ``KEY=VALUE`` words that a command line must repeat to resume a run with this configuration."""
-    found = divide(config)
+    found = split_settings(config)
     settings = {**found.needed, **found.optional}
     return [f"{key}={written(value)}" for key, value in settings.items() if key != "local_results_path"]
 

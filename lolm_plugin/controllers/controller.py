@@ -206,7 +206,7 @@ class Controller(Generic[D]):
         """Free the cached states after an update."""
 
     def pop_usage(self) -> dict[str, float]:
-        """Return the language model's usage (``rows``, ``tokens``, ``seconds``) and reset it; empty without one."""
+        """Return the language model's usage (``prompts``, ``tokens``, ``seconds``) and reset it; empty without one."""
         return {}
 
     def reference_states(self, decisions: D) -> Any:

@@ -73,7 +73,7 @@ class MeasuredTraining(loop.Training):
         """Play one batch and make one update."""
         self._note("playing a batch")
         began, first_t = time.perf_counter(), self.runner.t_env
-        batch = play(self.parts)
+        batch = play(self.components)
         played = time.perf_counter()
         self._note("making an update", batch_seconds=played - began)
         self._learn_from(batch)

@@ -11,7 +11,7 @@ from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.trunks.trunk import network_settings
 from lolm_plugin.observations.units import NAMES
-from lolm_plugin.untrusted import first_of_another_type, is_list, is_number, is_table, is_whole
+from lolm_plugin.untrusted import first_of_another_type, is_integer, is_list, is_number, is_table
 
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
@@ -25,7 +25,7 @@ TYPES = {
     **dict.fromkeys(("algorithm", "map"), lambda value: isinstance(value, str)),
     **dict.fromkeys(("kl_initial", "entropy"), lambda value: value is None or is_number(value)),
     "kl_measured": lambda value: is_list(value, _is_pair),
-    "fixed_sizes": lambda value: is_table(value, is_whole),
+    "fixed_sizes": lambda value: is_table(value, is_integer),
     "shape": lambda value: isinstance(value, dict) and isinstance(value.get("agent"), str),
 }
 

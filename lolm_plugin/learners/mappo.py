@@ -343,7 +343,7 @@ class MAPPOLearner:
         if rollout_usage:  # there is a language model
             learning = time.perf_counter() - started
             means["llm_time_share"] = (rollout_usage["seconds"] + learning) / elapsed
-            means["prompt_tokens_mean"] = rollout_usage["tokens"] / max(1, rollout_usage["rows"])
+            means["prompt_tokens_mean"] = rollout_usage["tokens"] / max(1, rollout_usage["prompts"])
         for name, value in means.items():
             self.logger.log_stat(name, value, t_env)
 

@@ -95,7 +95,7 @@ def build_critic(scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace)
 
 
 class EntityCritic(Critic):
-    """Critic for every map: the state as seen by each agent -> entity tokens -> trunk -> mean over units -> V.
+    """Critic for every map: the state as seen by each agent -> entity features -> trunk -> mean over units -> V.
 
     ``args.critic_type`` names the trunk, as in ``updet_critic``.
     """
@@ -103,9 +103,9 @@ class EntityCritic(Critic):
     def __init__(self, scheme: Mapping[str, Mapping[str, Any]], args: SimpleNamespace) -> None:
         super().__init__()
         self.seed = args.seed
-        self.tokenizer = CriticFeatures(_layouts(scheme, args), args.entity)
+        self.entity_features = CriticFeatures(_layouts(scheme, args), args.entity)
         with _seeded(args):
-            self.trunk = build_trunk(args.critic_type.removesuffix("_critic"), self.tokenizer.width, args)
+            self.trunk = build_trunk(args.critic_type.removesuffix("_critic"), self.entity_features.width, args)
             self.value = linear(self.trunk.width, 1, gain=1.0)
 
     def forward(self, batch: Fields) -> Tensor:
@@ -123,10 +123,10 @@ class EntityCritic(Critic):
         self, state: Tensor, obs: Tensor, available: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute values and losses from state [batch, time, state_size] and the others [batch, time, agents, ...]."""
-        tokens = self.tokenizer(state.transpose(0, 1), obs.transpose(0, 1), available.transpose(0, 1))
+        entities = self.entity_features(state.transpose(0, 1), obs.transpose(0, 1), available.transpose(0, 1))
         memory = state.new_zeros(len(obs), obs.shape[2], self.trunk.memory_width)
-        features = self.trunk.unroll(tokens, memory, None if noise is None else noise.transpose(0, 1))
-        weight = features.counted.to(features.units.dtype)
+        features = self.trunk.unroll(entities, memory, None if noise is None else noise.transpose(0, 1))
+        weight = features.averaged.to(features.units.dtype)
         total = (weight.unsqueeze(-2) @ features.units).squeeze(-2)
         mean = total / weight.sum(-1, keepdim=True).clamp(min=1)  # 0 for a dead agent, which has no unit
         losses = {name: loss.transpose(0, 1) for name, loss in features.losses.items()}

@@ -27,12 +27,12 @@ NO_TOKEN = -1
 class EntityFeatures:
     """Input of an entity network, with any leading dimensions ``[...]``; ``n`` is agents + enemies.
 
-    ``tokens`` float [..., n, width] has the observer first, then its allies by id, then the enemies. An absent unit is
-    all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets] is the index in ``tokens`` of the unit
-    that each target action is about, -1 if there is none.
+    ``features`` float [..., n, width] has the observer first, then its allies by id, then the enemies. An absent unit
+    is all zeros. ``present`` is bool [..., n]. ``targets`` int64 [..., n_targets] is the index in ``features`` of the
+    unit that each target action is about, -1 if there is none.
     """
 
-    tokens: Tensor
+    features: Tensor
     present: Tensor
     targets: Tensor
 
@@ -54,7 +54,7 @@ class _UnitFeatures:
         self._enemy_targets = functional.pad(enemies, (0, layout.further_targets), value=NO_TOKEN)
 
     def _assemble(self, units: Units, columns: Sequence[Tensor]) -> Tensor:
-        """Return tokens [..., n, width] of units [..., n]; ``columns`` [..., n] are the features before type bits."""
+        """Return features [..., n, width] of units [..., n]; ``columns`` [..., n] are the features before type bits."""
         numbers = torch.stack(list(columns), -1)
         parts = [numbers, functional.one_hot(units.kind, UNKNOWN + 1)[..., :UNKNOWN]]
         if self._role_flag:
@@ -68,10 +68,10 @@ class _UnitFeatures:
 
 
 class ActorFeatures(_UnitFeatures):
-    """One agent's observation as entity tokens: [flag, dist, dx, dy, health, shield, type bits 10, further].
+    """One agent's observation as entity features: [flag, dist, dx, dy, health, shield, type bits 10, further].
 
     An enemy's flag is 1 if it can be attacked now. Another unit's flag is 1 if it is visible. ``dist``, ``dx`` and
-    ``dy`` are shares of the observer's sight range. A dead agent has no tokens: all are zero and absent.
+    ``dy`` are shares of the observer's sight range. A dead agent sees nothing: all are zero and absent.
     """
 
     def __init__(self, layout: BattleLayout, entity: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class ActorFeatures(_UnitFeatures):
         self._ally_targets = token.masked_fill((ally == observer) | (ally >= layout.n_agents), NO_TOKEN)
 
     def __call__(self, obs: Tensor, agents: Tensor) -> EntityFeatures:
-        """Return the tokens of observations [..., obs_size] of the ``agents`` int64 [...] (ids, broadcastable)."""
+        """Return the features of observations [..., obs_size] of the ``agents`` int64 [...] (ids, broadcastable)."""
         assert obs.shape[-1] == self.layout.size, f"{obs.shape[-1]} numbers, but the layout has {self.layout.size}"
         observed = self.layout.decode(obs)
         # The published code keeps the environment's flag of a healer's enemies. It is about the ally of the same id.
@@ -90,20 +90,22 @@ class ActorFeatures(_UnitFeatures):
         names = ("visible", "can_target", "dist", "dx", "dy", "health", "shield", *self.further)
         units = _joined((observed.own, observed.allies, enemies), names)
         flag = self._role(units, 0) + units.fields["visible"] + units.fields["can_target"]
-        tokens = self._assemble(units, [flag, *(units.fields[name] for name in names[2:7])])
+        features = self._assemble(units, [flag, *(units.fields[name] for name in names[2:7])])
         heals = (observed.heals & self._heals_allies).unsqueeze(-1)
         of_healers = self._ally_targets.to(obs.device)[agents]
-        return EntityFeatures(tokens, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device)))
+        return EntityFeatures(
+            features, units.present, torch.where(heals, of_healers, self._enemy_targets.to(obs.device))
+        )
 
 
 class CriticFeatures(_UnitFeatures):
-    """The global state from the view of each agent, as entity tokens for that agent's critic.
+    """The global state from the view of each agent, as entity features for that agent's critic.
 
     A token is [self, in sight, dist, dx, dy, readiness, health, shield, x, y, type bits 10, further]. Every living
     unit has one, also out of sight. Readiness is 1 for an enemy that can be attacked now, the weapon cooldown or energy
     for an ally, and 0 for the agent itself. ``x`` and ``y`` are the state's. ``dist``, ``dx`` and ``dy`` are shares of
     the agent's sight range if the length of the state's unit is known (``Layouts.cells``), else they are in that unit.
-    They are 0 if the state has no positions. A dead agent has no tokens: all are zero and absent.
+    They are 0 if the state has no positions. A dead agent sees nothing: all are zero and absent.
     """
 
     def __init__(self, layouts: Layouts, entity: Mapping[str, Any]) -> None:
@@ -116,7 +118,7 @@ class CriticFeatures(_UnitFeatures):
         self._order = torch.argsort(others.int(), dim=-1, stable=True)  # [agents, n]: the agent, then others by id
 
     def __call__(self, state: Tensor, obs: Tensor, available: Tensor) -> EntityFeatures:
-        """Return each agent's tokens [..., agents, n, width] of the state.
+        """Return each agent's entity features [..., agents, n, width] of the state.
 
         Inputs: states [..., state_size], obs [..., agents, obs_size] and available [..., agents, n_actions].
         """
@@ -138,9 +140,9 @@ class CriticFeatures(_UnitFeatures):
         readiness = functional.pad(torch.cat([weapons, attackable], -1), (1, 0))
         columns = [self._role(units, 0), seen, torch.hypot(dx, dy), dx, dy, readiness]
         columns += [units.fields[name] for name in names[2:6]]
-        tokens = self._assemble(units, columns)
+        features = self._assemble(units, columns)
         targets = self._enemy_targets.to(state.device).expand(*units.kind.shape[:-1], -1)
-        return EntityFeatures(tokens, units.present, targets)
+        return EntityFeatures(features, units.present, targets)
 
 
 def _joined(teams: Sequence[Units], names: Sequence[str]) -> Units:

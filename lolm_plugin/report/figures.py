@@ -47,7 +47,7 @@ class Figure:
 def all_figures(results: Results) -> Iterator[Figure]:
     """Yield the figures for which there are runs."""
     scratch, zero_shot, few_shot = (_by_task(results, kind) for kind in ("scratch", "zero_shot", "few_shot"))
-    what, runs = results.what, results.of("scratch")
+    what, runs = results.metric_title, results.of_kind("scratch")
     reading = {
         "zero_shot": "Dots are means, thick bars ± one standard deviation, thin bars extremes, crosses single runs.",
         "few_shot": f"Solid: few-shot on the target. Dashed: from scratch, up to the last few-shot step. {BAND}",
@@ -196,7 +196,7 @@ def _ablations(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _by_task(results: Results, kind: Kind) -> list[tuple[str, pd.DataFrame]]:
-    return [(str(task), runs) for task, runs in results.of(kind).groupby("task", sort=False)]
+    return [(str(task), runs) for task, runs in results.of_kind(kind).groupby("task", sort=False)]
 
 
 def _by_line(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

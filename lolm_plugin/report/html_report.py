@@ -66,7 +66,7 @@ def read(folder: Path) -> Results:
         raise ConfigError(
             f"{folder} has no finished run yet (status: {', '.join(states)}); try again when one has completed."
         )
-    reasons = "; ".join(sorted(set(results.left_out.values())))
+    reasons = "; ".join(sorted(set(results.excluded.values())))
     raise ConfigError(
         f"{folder} has no run that can be compared ({reasons}); name a folder with tested training runs or transfers."
     )
@@ -93,7 +93,7 @@ def _summary(results: Results) -> str:
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 10 else f"{len(seeds)} seeds"
     return (
         f"{len(results.runs) - len(results.unfinished)} finished runs of {', '.join(results.algorithms)} on "
-        f"{', '.join(maps)}; seeds {listed}. All results are {results.what}s of greedy tests."
+        f"{', '.join(maps)}; seeds {listed}. All results are {results.metric_title}s of greedy tests."
     )
 
 
@@ -133,7 +133,7 @@ def _group_warnings(results: Results) -> Iterator[str]:
 def _left_out(results: Results) -> Iterator[str]:
     # Evaluations are never compared, so leaving them out needs no warning.
     others = [
-        run for run in results.runs if run.folder in results.left_out and run.is_whole and run.kind != "evaluation"
+        run for run in results.runs if run.folder in results.excluded and run.is_complete and run.kind != "evaluation"
     ]
     if runs := results.unfinished:
         yield f"{_are(len(runs), 'run')} not finished and not counted: {_named(results, runs)}."
@@ -150,7 +150,7 @@ def _unreadable(sentences: Sequence[str]) -> str:
 
 def _named(results: Results, runs: Sequence[RunRecord]) -> str:
     names = [
-        f"{results.lines.name(run)} on {run.map_name}, seed {run.seed}: {results.left_out[run.folder]}" for run in runs
+        f"{results.lines.name(run)} on {run.map_name}, seed {run.seed}: {results.excluded[run.folder]}" for run in runs
     ]
     rest = [f"and {len(names) - NAMED} more, see the table of every run"] if len(names) > NAMED else []
     return "; ".join([*names[:NAMED], *rest])

@@ -18,7 +18,7 @@ def export(results: Results) -> dict[str, Any]:
     policy; the plugin does not play these.
     """
     tree: dict[str, Any] = {}
-    for run in results.of("scratch")["run"]:
+    for run in results.of_kind("scratch")["run"]:
         line = tree.setdefault(run.env, {}).setdefault(run.map_name, {}).setdefault(results.lines.name(run), {})
         line[f"seed_{run.seed}"] = _steps({NAMES[key]: run.series[key] for key in NAMES if key in run.series})
     return tree

@@ -53,7 +53,7 @@ class RunRecord:
     defect: str = ""  # why a run recorded as COMPLETED does not count; empty if it counts
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return True if the run completed and its record is complete."""
         return self.status == "COMPLETED" and not self.defect
 
@@ -75,7 +75,9 @@ def read_all(folder: Path, unusable: list[str] | None = None) -> list[RunRecord]
     superseded = set()
     for record in records.values():
         resumed = [path.resolve() for path in record.resumed]
-        superseded |= {path for path in resumed if record.is_whole or not (path in records and records[path].is_whole)}
+        superseded |= {
+            path for path in resumed if record.is_complete or not (path in records and records[path].is_complete)
+        }
     return [record for path, record in records.items() if path not in superseded]
 
 
@@ -120,7 +122,7 @@ def read(folder: Path) -> RunRecord:
         first_config=config,
         source_settings=upgrade_config(info.source_settings, info.launch) if info.source_settings else None,
     )
-    return replace(result, defect="the end of its record is missing" if run.whole is False else _missing_end(result))
+    return replace(result, defect="the end of its record is missing" if run.complete is False else _missing_end(result))
 
 
 def _missing_end(record: RunRecord) -> str:

@@ -83,7 +83,7 @@ class Results:
     metric: str  # the win rate, or the return if no run has a win rate
     lines: Lines
     counted: pd.DataFrame
-    left_out: dict[Path, str]  # record that does not count -> reason
+    excluded: dict[Path, str]  # record that does not count -> reason
     unusable: Sequence[str]  # a sentence for each record that could not be read
 
     @property
@@ -94,14 +94,14 @@ class Results:
     @property
     def unfinished(self) -> list[RunRecord]:
         """Return the runs that failed, were interrupted, still run, or have an incomplete record."""
-        return [run for run in self.runs if not run.is_whole]
+        return [run for run in self.runs if not run.is_complete]
 
     @property
-    def what(self) -> str:
+    def metric_title(self) -> str:
         """Return the metric's name for a reader."""
         return METRICS[self.metric]
 
-    def of(self, kind: Kind) -> pd.DataFrame:
+    def of_kind(self, kind: Kind) -> pd.DataFrame:
         """Return the counted runs of a kind, ordered by task and line."""
         return self.counted[self.counted["kind"] == kind]
 
@@ -111,7 +111,7 @@ class Results:
         These runs have the same settings. If the algorithm has only one line on the target, they are its runs.
         """
         run, target = line["run"].iloc[0], line["map"].iloc[0]
-        scratch = self.of("scratch")
+        scratch = self.of_kind("scratch")
         scratch = scratch[(scratch["map"] == target) & (scratch["algorithm"] == run.algorithm)]
         same = scratch[scratch["line"] == self.lines.name(run, "scratch")]
         return same if len(same) or scratch["line"].nunique() > 1 else scratch
@@ -120,10 +120,10 @@ class Results:
 def select(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
     """Select the runs that count, ordered by environment, map, kind, algorithm, seed and time."""
     ordered = sorted(runs, key=lambda run: (*_task(run), run.seed, run.started.isoformat() if run.started else ""))
-    compared = [run for run in ordered if run.is_whole and run.kind != "evaluation"]
+    compared = [run for run in ordered if run.is_complete and run.kind != "evaluation"]
     metric = WIN_RATE if any(WIN_RATE in run.series for run in compared) else RETURN
-    left_out = {run.folder: why for run in ordered if (why := _why_not(run, metric))}
-    usable = [run for run in compared if run.folder not in left_out]
+    excluded = {run.folder: why for run in ordered if (why := _why_not(run, metric))}
+    usable = [run for run in compared if run.folder not in excluded]
     lines = Lines(usable)
     # Runs with equal values here are repetitions of one run.
     same = {
@@ -132,9 +132,9 @@ def select(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
     latest = {same[run.folder]: run.folder for run in usable}
     for run in usable:
         if latest[same[run.folder]] != run.folder:
-            left_out[run.folder] = "this seed was run again, and only the last run counts"
+            excluded[run.folder] = "this seed was run again, and only the last run counts"
     several = len({run.env for run in runs}) > 1
-    counted = pd.DataFrame([_row(run, metric, lines, several) for run in usable if run.folder not in left_out])
+    counted = pd.DataFrame([_row(run, metric, lines, several) for run in usable if run.folder not in excluded])
     if len(counted):
         tasks, names = list(counted["task"]), _ordered(counted["line"])
         counted = counted.sort_values(
@@ -142,7 +142,7 @@ def select(runs: Sequence[RunRecord], unusable: Sequence[str] = ()) -> Results:
         )
     else:
         counted = pd.DataFrame(columns=["kind", "task", "line", "run"])
-    return Results(ordered, metric, lines, counted, left_out, unusable)
+    return Results(ordered, metric, lines, counted, excluded, unusable)
 
 
 def _row(run: RunRecord, metric: str, lines: Lines, several_envs: bool) -> dict[str, Any]:

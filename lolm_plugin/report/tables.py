@@ -70,28 +70,28 @@ def results_table(results: Results) -> Table:
             f"{runs['steps'].max():,}",
             *(spread(runs[of]) for of in ("final", "asymptote", "best")),
         ]
-        for (task, line), runs in _groups(results.of("scratch"))
+        for (task, line), runs in _groups(results.of_kind("scratch"))
     ]
     note = "Mean ± standard deviation over seeds. At the end: last test. Asymptote: mean of the last tenth (3 or more)."
-    return Table("results", f"Learning from scratch: {results.what}", columns, rows, note)
+    return Table("results", f"Learning from scratch: {results.metric_title}", columns, rows, note)
 
 
 def zero_shot_table(results: Results) -> Table:
     """Tabulate zero-shot transfer as in the paper's table 5: a row for each transfer, a column for each algorithm."""
-    cells = {key: f"{spread(runs['played'])} (n={len(runs)})" for key, runs in _groups(results.of("zero_shot"))}
+    cells = {key: f"{spread(runs['played'])} (n={len(runs)})" for key, runs in _groups(results.of_kind("zero_shot"))}
     lines = [line for line in results.algorithms if any(line == played for _, played in cells)]
     tasks = dict.fromkeys(task for task, _ in cells)
     rows = [[task, *(cells.get((task, line), NONE) for line in lines)] for task in tasks]
     note = "The source's last checkpoint, tested on the target without learning. Mean ± standard deviation over seeds."
-    return Table("zero_shot", f"Zero-shot {results.what} (table 5)", ["transfer", *lines], rows, note)
+    return Table("zero_shot", f"Zero-shot {results.metric_title} (table 5)", ["transfer", *lines], rows, note)
 
 
 def transfer_table(results: Results) -> Table:
     """Tabulate few-shot transfer against learning the target from scratch, as in the paper's table 6."""
-    columns = ["jumpstart", "untrained", "asymptote", "scratch's", "steps to it", "scratch's", "speed-up"]
+    columns = ["jumpstart", "untrained", "asymptote", "from scratch", "steps to it", "steps from scratch", "speed-up"]
     rows = [
         [task, line, *_transfer(runs, results.scratch_for(runs))]
-        for (task, line), runs in _groups(results.of("few_shot"))
+        for (task, line), runs in _groups(results.of_kind("few_shot"))
     ]
     note = (
         "Each transfer is compared with the run from scratch of the same seed. Jumpstart: the test before the first "
@@ -101,7 +101,7 @@ def transfer_table(results: Results) -> Table:
         "there at step 0. Transfer ratio: gain in area under the curve over the common steps, divided by the area from "
         "scratch. The budgets of the two may differ."
     )
-    title = f"Few-shot transfer against learning from scratch: {results.what} (table 6)"
+    title = f"Few-shot transfer against learning from scratch: {results.metric_title} (table 6)"
     return Table("transfer", title, ["transfer", "algorithm", "seeds", *columns, "transfer ratio"], rows, note)
 
 
@@ -144,7 +144,7 @@ def aggregate_table(results: Results) -> Table:
         "bootstrap intervals (Agarwal et al. 2021). There is no interval if a map has only one seed."
     )
     columns = ["algorithm", "maps", "seeds a map", *numbers]
-    return Table("aggregate", f"All maps: {results.what}", columns, rows, note)
+    return Table("aggregate", f"All maps: {results.metric_title}", columns, rows, note)
 
 
 def improvement_table(results: Results) -> Table:
@@ -180,7 +180,7 @@ def costs_table(results: Results) -> Table:
     """Tabulate wall time and memory. Unlike the other tables, these numbers depend on the machine."""
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in results.runs:
-        if run.is_whole and run.kind != "evaluation":
+        if run.is_complete and run.kind != "evaluation":
             groups.setdefault((_hyphened(run.kind), results.lines.name(run), _task(run)), []).append(run)
     rows = []
     for key, runs in groups.items():
@@ -227,7 +227,7 @@ def runs_table(results: Results) -> Table:
 def _status(results: Results, run: RunRecord) -> str:
     if run.status != "COMPLETED":
         return run.status + (f" ({run.reason})" if run.reason else "")
-    why = results.left_out.get(run.folder)
+    why = results.excluded.get(run.folder)
     return f"{run.status} (not counted: {why})" if why else run.status
 
 
@@ -245,7 +245,7 @@ def scores_by_task(results: Results, line: str) -> list[np.ndarray]:
 
 
 def _scores(results: Results, line: str) -> Iterator[tuple[str, np.ndarray]]:
-    for (task, name), runs in _groups(results.of("scratch")):
+    for (task, name), runs in _groups(results.of_kind("scratch")):
         if name == line:
             yield task, runs["final"].to_numpy(dtype=float)
 

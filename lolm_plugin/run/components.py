@@ -81,7 +81,7 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
     return RunComponents(args, logger, runner, learner, build_batch, build_mac)
 
 
-def play(parts: RunComponents) -> Any:
+def play(components: RunComponents) -> Any:
     """Play ``batch_size_run`` training episodes; return them as a batch, cut to the longest episode."""
-    batch = parts.runner.run(test_mode=False)
+    batch = components.runner.run(test_mode=False)
     return batch[:, : int(batch.max_t_filled())]

@@ -50,24 +50,24 @@ class Imitation(Training):
         self.stop.patient, self.consistent = False, False
         self.seconds: dict[str, float] = defaultdict(float)
         self.collected: dict[str, float] = {}
-        self.student = Student(self.parts.learner)
-        teacher = teachers.build(self.teacher, self.parts)
+        self.student = Student(self.components.learner)
+        teacher = teachers.build(self.teacher, self.components)
         with self._timed("test"):
             self._test_student()
             self._test_teacher(teacher)
         at_once = self.runner.batch_size
-        data = _Data(self.parts, args.imitate["rounds"] * at_once * _n_batches(args.imitate["battles"], at_once))
-        held_out = _Data(self.parts, at_once * _n_batches(args.imitate["held_out"], at_once))
+        data = _Data(self.components, args.imitate["rounds"] * at_once * _n_batches(args.imitate["battles"], at_once))
+        held_out = _Data(self.components, at_once * _n_batches(args.imitate["held_out"], at_once))
         for number in range(args.imitate["rounds"]):
             self._round(teacher, data, held_out, number)
-        self.parts.learner.mac.end_update()
+        self.components.learner.mac.end_update()
         self.consistent = True
         self._save()
         if self.session.sacred_run is not None:
             self.session.sacred_run.info["imitation"] = self._summary(data, held_out)
 
     def _round(self, teacher: Controller, data: "_Data", held_out: "_Data", number: int) -> None:
-        settings, runner, learner = self.args.imitate, self.runner, self.parts.learner
+        settings, runner, learner = self.args.imitate, self.runner, self.components.learner
         if number == 0:
             with self._timed("teacher"):
                 self._play(teacher, held_out, settings["held_out"], "teacher plays held-out battles", "", teacher)
@@ -106,7 +106,7 @@ class Imitation(Training):
     def _test_teacher(self, teacher: Controller) -> None:
         """Test the teacher greedily on the same battles as the student."""
         with self._played_by(teacher) as stats:
-            testing.play_battles(self.parts, teacher)
+            testing.play_battles(self.components, teacher)
         for name in ("test_battle_won_mean", "test_return_mean"):
             if name in stats:
                 self.collected[f"teacher_{name}"] = stats[name][-1]
@@ -171,9 +171,9 @@ class Imitation(Training):
 class _Data:
     """Whole battles with the teacher's log-probabilities and the action to learn in every state."""
 
-    def __init__(self, parts: RunComponents, battles: int) -> None:
-        self.batch: Batch = parts.build_batch(battles)
-        self.device = parts.args.device
+    def __init__(self, components: RunComponents, battles: int) -> None:
+        self.batch: Batch = components.build_batch(battles)
+        self.device = components.args.device
         self.size = 0
         shape = self.batch["avail_actions"].shape
         self.log_teacher = torch.zeros(shape)  # [battles, time, agents, actions]

@@ -34,7 +34,7 @@ class Launch:
     mongo: Address | None = None  # a database for the record
     teacher: Any = None  # a ``run.teachers.Teacher``: imitate it; None: train or play
 
-    def again(self, config: Mapping[str, Any], folder: Path) -> str:
+    def resume_command(self, config: Mapping[str, Any], folder: Path) -> str:
         """Return the command that resumes this run, with the host and settings that no checkpoint can give."""
         said = [i for i, word in enumerate(self.arguments) if word.split("=")[0] == "--epymarl"]
         host = [word for i in said for word in self.arguments[i : i + (1 if "=" in self.arguments[i] else 2)]]
@@ -90,8 +90,8 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         for note in [*_differences_from_paper(config), *asked.notes]:
             logger.info(note)
         policy = "language models" if config["mac"] == config_check.LLM_MAC else "small networks"
-        settled = asked.resume.settled if asked.resume else {}
-        threads = config["torch_threads"] or settled.get("torch_threads") or tuning.threads(policy)
+        resolved = asked.resume.resolved_settings if asked.resume else {}
+        threads = config["torch_threads"] or resolved.get("torch_threads") or tuning.threads(policy)
     torch.set_num_threads(threads)
 
     SETTINGS["CAPTURE_MODE"] = "no"
@@ -135,7 +135,7 @@ def _launch(config: dict[str, Any], host: hosts.Host, asked: Launch, closing: Ex
         with StopRequests():  # opened before the record exists, so that no stopped run is left as RUNNING
             run = experiment.run(sacred_command or experiment.default_command, options=options)
     except Stopped as stopped:
-        again = f"it is saved: continue with {asked.again(config, Path(stopped.saved).parent)}"
+        again = f"it is saved: continue with {asked.resume_command(config, Path(stopped.saved).parent)}"
         print(f"{stopped}; {again if stopped.saved else 'no checkpoint was written'}", file=sys.stderr)
         return stopped.exit_code
     except NonFiniteError as error:

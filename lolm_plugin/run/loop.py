@@ -80,28 +80,28 @@ def run(
         with warnings_blocked(), stop.for_children() if forks else nullcontext():
             runner = host.find("runner", args.runner)(args=args, logger=logger)
         try:
-            parts = assemble(host, args, logger, runner)
-            testing.round_to_batches(parts)
+            components = assemble(host, args, logger, runner)
+            testing.round_to_batches(components)
             if start is not None:
                 log.info("Loading model from %s", start.path)
-                parts.learner.load_models(str(start.path))
+                components.learner.load_models(str(start.path))
                 runner.t_env = start.step
             if source is not None:
-                transferred = transfer(parts, source)
+                transferred = transfer(components, source)
                 if _run is not None:
                     _run.info["transfer"] = transferred
             if evaluates:
-                _evaluate(parts)
+                _evaluate(components)
                 log.info("Finished Evaluation")
             else:
-                (training or Training)(parts, Session(host, _run, config, stop, start, resume)).run()
+                (training or Training)(components, Session(host, _run, config, stop, start, resume)).run()
                 log.info("Finished Training")
         except BaseException:
             runner.close_env()
             raise
         with warn_on_failure("The environment could not be closed", log):
             runner.close_env()
-    if (record := sacred_folder(_run)) and (example := getattr(parts.learner.mac, "example", "")):
+    if (record := sacred_folder(_run)) and (example := getattr(components.learner.mac, "example", "")):
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if hasattr(logger, "finish"):
@@ -111,7 +111,7 @@ def run(
 
 
 def _arguments(config: dict[str, Any], resume: Resumed | None, log: logging.Logger) -> Namespace:
-    args = Namespace(**{**DEFAULTS, **merge(config, resume.settled if resume else {})})
+    args = Namespace(**{**DEFAULTS, **merge(config, resume.resolved_settings if resume else {})})
     if args.use_cuda and not torch.cuda.is_available():
         args.use_cuda = False
         log.warning("use_cuda is switched off, because no CUDA device is available.")
@@ -144,10 +144,10 @@ def _reseed_environments(args: Namespace, start: Checkpoint) -> None:
         args.env_args = {**args.env_args, "seed": seed}
 
 
-def _evaluate(parts: RunComponents) -> None:
-    args, logger, runner = parts.args, parts.logger, parts.runner
+def _evaluate(components: RunComponents) -> None:
+    args, logger, runner = components.args, components.logger, components.runner
     runner.log_train_stats_t = runner.t_env  # log no training statistics
-    testing.play_tests(parts)
+    testing.play_tests(components)
     if args.save_replay:
         runner.save_replay()
     logger.log_stat("episode", runner.t_env, runner.t_env)
@@ -157,17 +157,22 @@ def _evaluate(parts: RunComponents) -> None:
 class Training:
     """Training run, from step 0 or from a checkpoint, to ``t_max``."""
 
-    def __init__(self, parts: RunComponents, session: Session) -> None:
-        self.parts, self.args, self.logger, self.runner = parts, parts.args, parts.logger, parts.runner
-        self.log: logging.Logger = parts.logger.console_logger
+    def __init__(self, components: RunComponents, session: Session) -> None:
+        self.components, self.args, self.logger, self.runner = (
+            components,
+            components.args,
+            components.logger,
+            components.runner,
+        )
+        self.log: logging.Logger = components.logger.console_logger
         self.session, self.stop = session, session.stop
-        self.state = LoopState(last_test_t=-parts.args.test_interval - 1)
+        self.state = LoopState(last_test_t=-components.args.test_interval - 1)
         models = Path(self.args.local_results_path, "models", self.args.unique_token)
         self.folder = session.resume.folder if session.resume else models
         self.store: Store | None = None
         self.consistent = True  # False while weights or loop state are half updated and must not be saved
         self.saved = ""  # folder of the last checkpoint
-        self._facts = session.facts(parts)
+        self._facts = session.facts(components)
 
     def run(self) -> None:
         """Train to ``t_max``. Raises the same errors as the function ``run``."""
@@ -197,7 +202,7 @@ class Training:
             self._test_if_due()
         self.log.info("Beginning training for %s timesteps", args.t_max)
         while runner.t_env <= args.t_max:
-            self._learn_from(play(self.parts))
+            self._learn_from(play(self.components))
             self._after_batch()
         self._save()
 
@@ -210,7 +215,7 @@ class Training:
         self.consistent = False
         same_battle = all(facts.get(key) == self._facts[key] for key in ("env", "env_args"))
         if same_battle:
-            self.state = loop_state.load(self.parts, start)
+            self.state = loop_state.load(self.components, start)
         elif resume:
             raise ConfigError("--resume needs the same env and env_args; to change them, set checkpoint_path instead.")
         self.consistent = True
@@ -237,7 +242,7 @@ class Training:
 
     def _learn_from(self, batch: Any) -> None:
         self.consistent = False
-        self.parts.learner.train(batch, self.runner.t_env, self.state.episode)
+        self.components.learner.train(batch, self.runner.t_env, self.state.episode)
         self.consistent = True
         self.state.episode += self.args.batch_size_run
 
@@ -285,10 +290,10 @@ class Training:
 
     def _test(self) -> bool:
         """Play the tests. Returns False if a signal ended them early; they are then discarded and stay due."""
-        if not testing.play_tests(self.parts, lambda: self.stop.number is not None):
+        if not testing.play_tests(self.components, lambda: self.stop.number is not None):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
-        getattr(self.parts.learner.mac, "pop_usage", dict)()
+        getattr(self.components.learner.mac, "pop_usage", dict)()
         self.state.score = _score(self.logger)
         return True
 
@@ -328,8 +333,8 @@ class Training:
         return self.saved
 
     def _fill(self, folder: Path) -> None:
-        self.parts.learner.save_models(str(folder))
-        loop_state.save(self.parts, self.state, folder)
+        self.components.learner.save_models(str(folder))
+        loop_state.save(self.components, self.state, folder)
 
     def _dump(self, error: NonFiniteError) -> None:
         """Write the batch with the non-finite number into the run's folder."""

@@ -15,7 +15,7 @@ from lolm_plugin.checkpoints import MANIFEST, Checkpoint, add_facts
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.run.components import RunComponents
 from lolm_plugin.tensor_files import load_tensors, save_tensors
-from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_list, is_table, is_whole, read_json
+from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_integer, is_list, is_table, read_json
 
 NEVER = -1  # step of an event that has not happened
 LARGEST_RNG_FILE = 2**20  # bytes of the torch generators' states; one state has about 5,000
@@ -48,13 +48,13 @@ def _is_counters(value: Any) -> bool:
         return False
     score = value.get("score")
     steps = (number for name, number in value.items() if name != "score")
-    return all(map(is_whole, steps)) and (score is None or (is_list(score, _is_float) and bool(score)))
+    return all(map(is_integer, steps)) and (score is None or (is_list(score, _is_float) and bool(score)))
 
 
 def _is_runner_state(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and is_whole(value.get("logged_t"))
+        and is_integer(value.get("logged_t"))
         and is_list(value.get("returns"), _is_return)
         and is_table(value.get("sums"), _is_float)
     )
@@ -62,14 +62,14 @@ def _is_runner_state(value: Any) -> bool:
 
 def _is_series(points: Any) -> bool:
     return is_list(points, lambda point: isinstance(point, list) and len(point) == 2) and all(
-        is_whole(t_env) and _is_float(value) for t_env, value in points
+        is_integer(t_env) and _is_float(value) for t_env, value in points
     )
 
 
 TYPES = {
     "counters": _is_counters,
     "runner": _is_runner_state,
-    "learner_last_log": lambda value: value is None or is_whole(value),
+    "learner_last_log": lambda value: value is None or is_integer(value),
     **dict.fromkeys(("python", "numpy"), lambda value: isinstance(value, list)),
 }
 

@@ -13,7 +13,7 @@ from lolm_plugin.configuration import checkpoint_config, config_check, config_fi
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
-from lolm_plugin.untrusted import Unreadable, is_whole, read_json
+from lolm_plugin.untrusted import Unreadable, is_integer, read_json
 
 LARGEST_RECORD = 16 * 2**20  # bytes of a run.json that is still read; ours have a few thousand
 MOST_THREADS = 1024
@@ -26,7 +26,7 @@ class Resumed:
     """A run to resume: its folder, its settings resolved by measurement, and the settings that change."""
 
     folder: Path
-    settled: Mapping[str, Any]
+    resolved_settings: Mapping[str, Any]
     changes: Mapping[str, tuple[Any, Any]]  # key -> (before, now)
 
 
@@ -63,7 +63,7 @@ def configuration(
     """Return the configuration of a resumed run, with keys and types checked, and its ``Resumed``.
 
     Settings that may come from a checkpoint stay exactly the parent's, so that tools that compare configurations see
-    one experiment. Settings that were fastest on the parent's machine are in ``Resumed.settled``.
+    one experiment. Settings that were fastest on the parent's machine are in ``Resumed.resolved_settings``.
 
     Raises:
         ConfigError: the command line lacks a setting that it must repeat, or changes one that it may not change.
@@ -75,21 +75,23 @@ def configuration(
             f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but only runs with "
             "learner and mac of lolm_plugin can be resumed; start a new run."
         )
-    division = checkpoint_config.divide(config)
+    split = checkpoint_config.split_settings(config)
     given, folder = config_files.flatten(updates), found.path.parent
-    checkpoint_config.check_repeated(division.needed, given)
+    checkpoint_config.check_repeated(split.needed, given)
     results = {"local_results_path": _results(folder, config.get("local_results_path"))}
-    start = {**division.taken, **{key: given[key] for key in division.needed}, **FRESH, **results}
+    start = {**split.taken, **{key: given[key] for key in split.needed}, **FRESH, **results}
     changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
-    before = {**start, **division.optional, **division.needed, **results}
+    before = {**start, **split.optional, **split.needed, **results}
     changes = experiment.check_same(before, config_files.flatten(changed), given, folder)
-    for key, value in division.optional.items():
+    for key, value in split.optional.items():
         if key not in given and key != "local_results_path":
             said = one_line(hidden(f"{key}={value}"))
             log.warning("%s is not taken from a checkpoint; to keep it, repeat it after `with`.", said)
-    settled = {key: value for key, value in _settled(found.facts.get("settled", {})) if key not in given}
+    resolved = {
+        key: value for key, value in _known_settings(found.facts.get("resolved_settings", {})) if key not in given
+    }
     recorded = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}
-    return changed, Resumed(folder, nested(settled, "in the checkpoint"), recorded)
+    return changed, Resumed(folder, nested(resolved, "in the checkpoint"), recorded)
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:
@@ -141,11 +143,11 @@ def _results(folder: Path, recorded: Any) -> str:
     return recorded if same else str(results)
 
 
-def _settled(settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _known_settings(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings resolved on the parent's machine. Other threads or matmul backends sum in another order."""
-    flat = config_files.flatten(experiment.rename_keys(settled))
+    flat = config_files.flatten(experiment.rename_keys(resolved))
     threads, backend = flat.get("torch_threads"), flat.get("llm.matmul")
-    if threads is not None and is_whole(threads) and 1 <= threads <= MOST_THREADS:
+    if threads is not None and is_integer(threads) and 1 <= threads <= MOST_THREADS:
         yield "torch_threads", threads
     if backend in ("torch", "onednn"):
         yield "llm.matmul", backend

@@ -32,15 +32,15 @@ class Session:
     start: Checkpoint | None = None
     resume: Resumed | None = None
 
-    def facts(self, parts: RunComponents) -> dict[str, Any]:
+    def facts(self, components: RunComponents) -> dict[str, Any]:
         """Return the facts about the run that each of its checkpoints stores."""
-        args, config = parts.args, self.config
+        args, config = components.args, self.config
         before = self.start.facts if self.start and self.resume else {}
         record, began = sacred_folder(self.sacred_run), getattr(self.sacred_run, "start_time", None)
         # The number of a removed record is used again; the start time, which is also in run.json, is unique.
         start_times = [(record, began.isoformat())] if record and began else []
         # Settings resolved by measurement. A resumed run keeps them, because others sum in another order.
-        settled = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
+        resolved = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
         return {
             "algorithm": args.name,
             "env": args.env,
@@ -54,7 +54,7 @@ class Session:
             "sacred_starts": [*before.get("sacred_starts", []), *start_times],
             "transfer": before.get("transfer") if before else getattr(self.sacred_run, "info", {}).get("transfer"),
             "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
-            "settled": merge(settled, getattr(parts.learner.mac, "resolved_settings", dict)()),
+            "resolved_settings": merge(resolved, getattr(components.learner.mac, "resolved_settings", dict)()),
         }
 
 

@@ -73,7 +73,7 @@ def find(config: Mapping[str, Any], host_dir: Path, log: logging.Logger | None =
     return Teacher(name, found, policy)
 
 
-def build(teacher: Teacher, parts: "RunComponents") -> "Controller":
+def build(teacher: Teacher, components: "RunComponents") -> "Controller":
     """Build the teacher's controller with its weights.
 
     Raises:
@@ -82,12 +82,14 @@ def build(teacher: Teacher, parts: "RunComponents") -> "Controller":
     from lolm_plugin.controllers.action_selector import KeyedActionSelector
     from lolm_plugin.learners import learner_checkpoint
 
-    args = SimpleNamespace(**{**vars(parts.args), "decisions_file": ""})  # only the student's tests are logged there
+    args = SimpleNamespace(
+        **{**vars(components.args), "decisions_file": ""}
+    )  # only the student's tests are logged there
     if teacher.checkpoint is None:
-        batch = parts.build_batch(1)
+        batch = components.build_batch(1)
         return registry.load(registry.ENVS[args.env].teacher)(batch.scheme, batch.groups, args)
     theirs = SimpleNamespace(**merge(vars(args), teacher.policy))
-    mac = parts.build_mac(theirs)
+    mac = components.build_mac(theirs)
     path = str(teacher.checkpoint.path)
     learner_checkpoint.check_fits(path, f"--teacher={teacher.name}", theirs, mac, with_critic=False)
     mac.load_models(path)

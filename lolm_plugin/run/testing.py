@@ -28,14 +28,14 @@ class SampledTestLogger:
             self.logger.log_stat(SAMPLED + key.removeprefix(GREEDY), value, t, to_sacred)
 
 
-def round_to_batches(parts: RunComponents) -> None:
+def round_to_batches(components: RunComponents) -> None:
     """Round ``test_nepisode`` to whole batches for EPyMARL's own runners, which play only whole batches."""
-    args, runner = parts.args, parts.runner
+    args, runner = components.args, components.runner
     if isinstance(runner, Runner):
         return
     rounded = max(1, args.test_nepisode // runner.batch_size) * runner.batch_size
     if rounded != args.test_nepisode:
-        parts.logger.console_logger.warning(
+        components.logger.console_logger.warning(
             "Tests have %d episodes instead of test_nepisode=%d, because runner=%s plays whole batches; set "
             "runner=supervised_parallel for exactly test_nepisode episodes.",
             *(rounded, args.test_nepisode, args.runner),
@@ -43,34 +43,34 @@ def round_to_batches(parts: RunComponents) -> None:
         args.test_nepisode = rounded
 
 
-def play_tests(parts: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
+def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
     """Play ``test_nepisode`` battles and, if ``test_sampled``, the same number with sampled actions.
 
     Without ``test_greedy`` the first test already samples. Returns False if ``stopped()`` ended the tests early.
     """
-    mac, runner, logger = parts.learner.mac, parts.runner, parts.runner.logger
-    if not play_battles(parts, mac, False, stopped):
+    mac, runner, logger = components.learner.mac, components.runner, components.runner.logger
+    if not play_battles(components, mac, False, stopped):
         return False
-    if not (parts.args.test_sampled and parts.args.test_greedy):
+    if not (components.args.test_sampled and components.args.test_greedy):
         return True
     runner.logger = SampledTestLogger(logger)
     try:
-        return play_battles(parts, mac, True, stopped)
+        return play_battles(components, mac, True, stopped)
     finally:
         runner.logger = logger
 
 
 def play_battles(
-    parts: RunComponents, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False
+    components: RunComponents, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> bool:
     """Play ``test_nepisode`` battles with ``mac``, the runner's controller. Returns False if they ended early."""
-    runner = parts.runner
+    runner = components.runner
     if hasattr(mac, "begin_test"):  # a controller of ours
         mac.begin_test(sampled)
     if isinstance(runner, Runner):
         runner.begin_test()
     with _no_training_statistics(runner):
-        for _ in range(-(-parts.args.test_nepisode // runner.batch_size)):
+        for _ in range(-(-components.args.test_nepisode // runner.batch_size)):
             if stopped():
                 return False
             runner.run(test_mode=True)

@@ -19,7 +19,7 @@ class Part(NamedTuple):
     numbers: int = 0
 
 
-def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
+def transfer(components: RunComponents, source: Checkpoint) -> dict[str, Any]:
     """Load the policy of another run's checkpoint, and its critic if ``transfer_critic``.
 
     Optimisers and counters start anew. Logs a table of the components, and returns the facts about the transfer for
@@ -28,7 +28,7 @@ def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
     Raises:
         ConfigError: a component does not fit; then nothing is loaded.
     """
-    learner, args, path = parts.learner, parts.args, str(source.path)
+    learner, args, path = components.learner, components.args, str(source.path)
     setting = f"transfer_from={args.transfer_from}"
     facts = learner_checkpoint.check_fits(path, setting, learner.args, learner.mac, with_critic=args.transfer_critic)
     learner.mac.load_models(path)
@@ -39,7 +39,7 @@ def transfer(parts: RunComponents, source: Checkpoint) -> dict[str, Any]:
     env, _, map_name = facts["map"].partition(" ")
     kl = "" if args.kl["enabled"] else " No KL."
     message = f"Transfer from step {source.step} on {env} {map_name}:{kl}\n{_table(moved)}"
-    parts.logger.console_logger.info(message)
+    components.logger.console_logger.info(message)
     return {
         "source_env": env,
         "source_map": map_name,

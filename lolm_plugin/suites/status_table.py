@@ -44,9 +44,11 @@ class RunStatus:
         except (OSError, RecordError):  # moved or half written; the next update may succeed
             return
         self.step = max((metric.steps[-1] for metric in metrics.values()), default=self.step)
-        tests = [metrics[name].values[-1] for name in ("test_battle_won_mean", "test_return_mean") if name in metrics]
-        if tests:
-            self.result = "" if tests[0] is None else f"{tests[0]:.0%}"
+        for name, form in (("test_battle_won_mean", "{:.0%}"), ("test_return_mean", "return {:.3g}")):
+            if name in metrics:
+                value = metrics[name].values[-1]
+                self.result = "" if value is None else form.format(value)
+                return
 
     @property
     def share(self) -> float:

@@ -23,7 +23,13 @@ from lolm_plugin.passwords import hidden
 PAUSE = 20.0
 LAST = 15.0  # seconds to keep trying to write the end of the record while the disk fails
 RETRY = 0.5  # seconds between these tries
-ORDER = ("config.json", "metrics.json", "info.json", "cout.txt", "run.json")  # run.json last: ``whole`` covers the rest
+ORDER = (
+    "config.json",
+    "metrics.json",
+    "info.json",
+    "cout.txt",
+    "run.json",
+)  # run.json last: ``complete`` covers the rest
 
 
 class FileObserver(FileStorageObserver):
@@ -32,15 +38,15 @@ class FileObserver(FileStorageObserver):
     If that fails, as on a full disk, one line is logged and the old file stays. The next heartbeat tries again with all
     data since then. Nothing is raised, because Sacred stops calling an observer that has raised.
 
-    ``run.json`` has a key ``whole``: true once the run is over and all its data are in these files. If it is false, the
-    end of the record is missing, regardless of ``status``. Records by other writers have no such key.
+    ``run.json`` has a key ``complete``: true once the run is over and all its data are in these files. If it is false,
+    the end of the record is missing, regardless of ``status``. Records by other writers have no such key.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Set up the observer. Sacred calls this instead of a constructor."""
         super().initialize(*args, **kwargs)
         self._metrics: dict[str, dict[str, list]] = {}
-        self._whole = False
+        self._complete = False
         self._printed: str | None = None  # content of cout.txt after the next write
         self._lock = threading.RLock()  # the heartbeat is a thread, and Sacred waits only 2 seconds for its last beat
         self._pending: dict[str, Callable[[], str]] = {"metrics.json": self._metrics_text}  # file -> its content
@@ -116,7 +122,7 @@ class FileObserver(FileStorageObserver):
         """Mark a file for the next write; ``obj`` is serialised then."""
         marked = filename == "run.json"
         self._pending[filename] = lambda: strict_json.dumps(
-            flatten({**obj, "whole": self._whole} if marked else obj), sort_keys=True, indent=2
+            flatten({**obj, "complete": self._complete} if marked else obj), sort_keys=True, indent=2
         )
 
     def save_cout(self) -> None:
@@ -159,11 +165,11 @@ class FileObserver(FileStorageObserver):
                 self._write_due(now=True)
 
     def _finish(self) -> bool:
-        """Write the pending files, then mark run.json as whole. Returns True if all of them are on the disk."""
+        """Write the pending files, then mark run.json as complete. Returns True if all of them are on the disk."""
         self._write_due(now=True)
         if self._pending:
             return False
-        self._whole = True
+        self._complete = True
         self.save_json(self.run_entry, "run.json")
         self._write_due(now=True)
         return not self._pending

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar, NamedTuple, TypeVar
 
 from annotated_types import Len
-from pydantic import AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lolm_plugin.untrusted import Unreadable, open_plain
 
@@ -69,11 +69,11 @@ class RecordFile(BaseModel):
 
 
 class RunFile(RecordFile):
-    """run.json. Only our own writer adds the key ``whole``; see ``FileObserver``."""
+    """run.json. Only our own writer adds the key ``complete``; see ``FileObserver``."""
 
     file = "run.json"
     status: str | None = None
-    whole: Any = None
+    complete: Annotated[Any, Field(validation_alias=AliasChoices("complete", "whole"))] = None  # "whole" before 0.2.0
     start_time: Time = None
     stop_time: Time = None
     heartbeat: Time = None

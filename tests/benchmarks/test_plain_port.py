@@ -61,7 +61,7 @@ def test_the_engine_evaluates_only_agents_with_a_choice(bench, batch):
     assert len(bench.port.prompts.padded(batch, 0)["input_ids"]) == batch.batch_size * engine.args.n_agents
     engine.mac.pop_usage()
     engine.play(batch)
-    assert engine.mac.pop_usage()["rows"] <= battles.deciding(batch).sum()
+    assert engine.mac.pop_usage()["prompts"] <= battles.deciding(batch).sum()
 
 
 def test_a_wrong_weight_is_a_mismatch(bench, batch):

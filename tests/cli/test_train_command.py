@@ -51,7 +51,7 @@ def test_leaves_a_sacred_run_a_picture_and_a_summary(trained):
     assert {"name", "env", "env_args", "common_reward", "reward_scalarisation", "seed"} <= config.keys()
     assert config["env_args"]["map_name"] == "2m_vs_1m"
     run = json.loads((run_dir / "run.json").read_text())
-    assert (run["status"], run["whole"]) == ("COMPLETED", True)
+    assert (run["status"], run["complete"]) == ("COMPLETED", True)
     kept = (run_dir / "cout.txt").read_text()
     for words in ("Host: ", "Beginning training for 300 timesteps", "play it again"):
         assert words in kept

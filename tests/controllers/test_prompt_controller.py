@@ -27,12 +27,12 @@ def deciding(batch):
 
 def test_only_agent_steps_with_a_choice_reach_the_language_model(mac, play):
     batch = play(mac, lengths=(4, 2, 3))
-    assert mac.agent.pop_usage()["rows"] == deciding(batch).sum() == 12
+    assert mac.agent.pop_usage()["prompts"] == deciding(batch).sum() == 12
     steps = mac.decisions(batch, valid(batch))
     assert len(steps) == 12
     assert torch.equal(torch.stack(steps.index, -1), deciding(batch).nonzero())
     mac.reference_states(steps)
-    assert mac.agent.pop_usage()["rows"] == 12
+    assert mac.agent.pop_usage()["prompts"] == 12
 
 
 def test_a_dead_agent_takes_no_op_with_probability_1(mac, play):
@@ -168,7 +168,7 @@ def test_equal_prompts_are_read_once_and_get_the_same_logits_and_gradient(mac, p
     assert (len(steps), len(steps.prompts)) == (12, 10)
     mac.agent.pop_usage()
     together = mac.evaluate(steps, torch.arange(12)).logits
-    assert mac.agent.pop_usage()["rows"] == 10
+    assert mac.agent.pop_usage()["prompts"] == 10
     apart = torch.cat([mac.evaluate(steps, torch.tensor([row])).logits for row in range(12)])
     assert torch.allclose(together, apart, atol=1e-5)
     assert torch.equal(together[twins], together[twins[:1]].expand(3, -1))

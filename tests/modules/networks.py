@@ -1,4 +1,4 @@
-"""The small networks in every registered form, with observations, batches and tokens for tests."""
+"""The small networks in every registered form, with observations, batches and entity features for tests."""
 
 import copy
 from types import SimpleNamespace
@@ -99,7 +99,7 @@ def random_batch(map_name, random_views, episodes, steps, seed=3):
     return {"state": states, "obs": obs, "avail_actions": available}
 
 
-def random_tokens(width, n_allies, n_enemies, *shape, seed=5):
+def random_entities(width, n_allies, n_enemies, *shape, seed=5):
     """Draw normally distributed tokens; all units are present."""
     torch.manual_seed(seed)
     n = 1 + n_allies + n_enemies

@@ -12,7 +12,7 @@ from tests.modules.networks import (
     network_args,
     new_agent,
     observations_of,
-    random_tokens,
+    random_entities,
     silent_parameters,
     zeros,
 )
@@ -26,7 +26,7 @@ def new_trunk(**changes):
 
 
 def tokens_of(trunk, *shape):
-    return random_tokens(trunk.embed.in_features, 2, 3, *shape)
+    return random_entities(trunk.embed.in_features, 2, 3, *shape)
 
 
 def draw(trunk, *shape, seed=1):
@@ -54,11 +54,11 @@ def test_noise_is_normal_then_gumbel_and_depends_only_on_the_seed():
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_gru_reads_the_product_of_all_units_and_the_previous_subtask(noisy):
     trunk = new_trunk()
-    tokens, noise = tokens_of(trunk, 3, 2, 3), draw(trunk, 3, 2, 3) if noisy else None
-    tokens.present[:, :, :, 4] = False  # as published, absent units have a Gaussian, too
+    entities, noise = tokens_of(trunk, 3, 2, 3), draw(trunk, 3, 2, 3) if noisy else None
+    entities.present[:, :, :, 4] = False  # as published, absent units have a Gaussian, too
     gru_inputs = record_gru_inputs(trunk)
-    features = trunk.unroll(tokens, torch.zeros(2, 3, trunk.memory_width), noise)
-    mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
+    features = trunk.unroll(entities, torch.zeros(2, 3, trunk.memory_width), noise)
+    mean, log_variance = trunk.encoder(entities.features).chunk(2, dim=-1)
     latent, variance = product_of_gaussians(mean, log_variance.exp(), dim=-2)
     if noisy:
         latent = latent + variance.sqrt() * noise[..., :LATENT]
@@ -92,9 +92,9 @@ def test_reconstruction_by_hand(coef):
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, 0.5)
     width = last.out_features
-    tokens = torch.zeros(2, 3, 6, width)
-    tokens[1, :, :3] = 0.5  # half of the units are reconstructed exactly
-    entity_features = EntityFeatures(tokens, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
+    units = torch.zeros(2, 3, 6, width)
+    units[1, :, :3] = 0.5  # half of the units are reconstructed exactly
+    entity_features = EntityFeatures(units, torch.zeros(2, 3, 6, dtype=torch.bool), torch.arange(3, 6).expand(2, 3, 3))
     losses = trunk(entity_features, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 2, 3)).losses
     if coef:
         assert losses["reconstruction"].tolist() == [[coef * width / 4] * 3, [coef * width / 8] * 3]
@@ -103,13 +103,13 @@ def test_reconstruction_by_hand(coef):
 
 
 def test_units_are_reconstructed_from_draws_of_their_own_gaussians():
-    trunk, tokens = new_trunk(), tokens_of(new_trunk(), 2, 3)
+    trunk, entities = new_trunk(), tokens_of(new_trunk(), 2, 3)
     noise = draw(trunk, 2, 3)
-    mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
+    mean, log_variance = trunk.encoder(entities.features).chunk(2, dim=-1)
     drawn = mean + log_variance.exp().sqrt() * noise[..., None, :LATENT]
     for given, latent in ((noise, drawn), (None, mean)):
-        error = (trunk.decoder(latent) - tokens.tokens).square().sum(-1).mean(-1)
-        losses = trunk(tokens, torch.zeros(2, 3, trunk.memory_width), given).losses
+        error = (trunk.decoder(latent) - entities.features).square().sum(-1).mean(-1)
+        losses = trunk(entities, torch.zeros(2, 3, trunk.memory_width), given).losses
         assert torch.allclose(losses["reconstruction"], error, rtol=1e-4)
 
 
@@ -148,10 +148,10 @@ def test_a_subtask_changes_the_target_only_with_a_nonlinearity(fuse_relu, random
 
 
 def test_features_are_one_linear_layer_of_unit_and_subtask():
-    trunk, tokens = new_trunk(fuse_relu=False), tokens_of(new_trunk(), 2, 3)
+    trunk, entities = new_trunk(fuse_relu=False), tokens_of(new_trunk(), 2, 3)
     trunk.computes_all_units = True
-    features = trunk(tokens, torch.zeros(2, 3, trunk.memory_width))
-    units = trunk.embed(tokens.tokens)
+    features = trunk(entities, torch.zeros(2, 3, trunk.memory_width))
+    units = trunk.embed(entities.features)
     meaning = trunk.semantics(features.subtask).unsqueeze(-2)
     encoded, attention = trunk.block(units, units)
     queries = torch.cat([units, meaning], dim=-2)
@@ -164,18 +164,18 @@ def test_features_are_one_linear_layer_of_unit_and_subtask():
 
 def test_subtask_kl_is_over_the_living_agents_of_a_step():
     trunk, coef = new_trunk(subtask_kl_coef=0.5), 0.5
-    tokens = tokens_of(trunk, 4, 2, 3)
-    tokens.present[0, :, 1:, 0] = False  # one living agent
-    tokens.present[1, :, 2, 0] = False
-    features = trunk.unroll(tokens, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 4, 2, 3))
-    mean, log_variance = trunk.encoder(tokens.tokens).chunk(2, dim=-1)
+    entities = tokens_of(trunk, 4, 2, 3)
+    entities.present[0, :, 1:, 0] = False  # one living agent
+    entities.present[1, :, 2, 0] = False
+    features = trunk.unroll(entities, torch.zeros(2, 3, trunk.memory_width), draw(trunk, 4, 2, 3))
+    mean, log_variance = trunk.encoder(entities.features).chunk(2, dim=-1)
     group = product_of_gaussians(mean, log_variance.exp(), dim=-2)
     loss = features.losses["subtask_kl"]
     assert loss.shape == (4, 2, 3)
     assert not loss[0].any()
     assert loss[1:].any()
     for t in range(4):
-        expected = consistency_kl(*(x[t] for x in group), features.subtask[t], tokens.present[t, ..., 0])
+        expected = consistency_kl(*(x[t] for x in group), features.subtask[t], entities.present[t, ..., 0])
         assert torch.allclose(loss[t], coef * expected.unsqueeze(-1).expand(2, 3), rtol=1e-4)
 
 

@@ -14,7 +14,7 @@ from tests.modules.networks import (
     network_args,
     new_agent,
     observations_of,
-    random_tokens,
+    random_entities,
     zeros,
 )
 
@@ -43,7 +43,7 @@ def test_attack_logits_are_equivariant_to_the_order_of_enemies(form, random_view
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (2, 4))
     order = torch.tensor([3, 0, 7, 1, 2, 6, 5, 4])
     before = play(agent, obs)
-    after = play(agent, reordered(agent.tokenizer.layout, obs, "enemies", order))
+    after = play(agent, reordered(agent.entity_features.layout, obs, "enemies", order))
     base, attacks = before.logits.split([N_BASE_ACTIONS, 8], dim=-1)
     assert attacks.std(-1).min() > 1e-3
     assert torch.allclose(after.logits, torch.cat([base, attacks[..., order]], dim=-1), atol=1e-4)
@@ -53,7 +53,7 @@ def test_attack_logits_are_equivariant_to_the_order_of_enemies(form, random_view
 def test_the_order_of_allies_has_no_effect(form, random_views):
     agent, obs = new_agent(form, MAP), observations_of(MAP, random_views, (2, 4))
     before = play(agent, obs)
-    after = play(agent, reordered(agent.tokenizer.layout, obs, "allies", torch.tensor([3, 0, 6, 1, 2, 5, 4])))
+    after = play(agent, reordered(agent.entity_features.layout, obs, "allies", torch.tensor([3, 0, 6, 1, 2, 5, 4])))
     assert torch.allclose(after.logits, before.logits, atol=1e-4)
     assert torch.allclose(after.hidden, before.hidden, atol=1e-4)
 
@@ -64,7 +64,7 @@ def test_the_same_weights_work_on_every_map(form, small, large, random_views):
     target.load_state_dict(source.state_dict(), strict=True)
     obs = observations_of(large, random_views, (2, 1))
     logits = play(target, obs, torch.arange(target.n_agents)).logits
-    assert logits.shape == (2, 1, target.n_agents, target.tokenizer.layout.n_actions)
+    assert logits.shape == (2, 1, target.n_agents, target.entity_features.layout.n_actions)
     assert logits.isfinite().all()
 
 
@@ -73,7 +73,7 @@ def test_absent_units_get_attention_only_without_mask_absent(form, random_views)
     obs[:, 0, 0] = 0
     for mask in (True, False):
         agent = new_agent(form, MAP, changes={**ORDINARY, "entity.mask_absent": mask})
-        absent = ~agent.tokenizer(obs, AGENTS).present
+        absent = ~agent.entity_features(obs, AGENTS).present
         assert 0.2 < absent.float().mean() < 0.6
         attention = play(agent, obs).attention
         if attention is None:
@@ -88,37 +88,37 @@ def test_absent_units_get_attention_only_without_mask_absent(form, random_views)
 
 @pytest.mark.parametrize("form", [form for form in ENTITY_FORMS if "dt2gs" not in form])
 def test_absent_units_have_no_effect(form):
-    """Compare tokens with and without absent units. Not for DT2GS: as published, every token has a Gaussian."""
+    """Compare entity features with and without absent units. Not for DT2GS: as published, every unit has a Gaussian."""
     agent = new_agent(form)
-    trunk, tokens = agent.trunk, random_tokens(agent.tokenizer.width, 3, 4, 6)
+    trunk, entities = agent.trunk, random_entities(agent.entity_features.width, 3, 4, 6)
     trunk.computes_all_units = True
     memory = torch.randn(6, trunk.memory_width)
     for absent in ([2], [1, 3], [5, 7]):
-        tokens.tokens[:, absent], tokens.present[:, absent] = 0, False
-        left = [i for i in range(8) if tokens.present[0, i]]
+        entities.features[:, absent], entities.present[:, absent] = 0, False
+        left = [i for i in range(8) if entities.present[0, i]]
         targets = torch.tensor([left.index(i) for i in range(4, 8) if i in left])
-        fewer = type(tokens)(tokens.tokens[:, left], tokens.present[:, left], targets.expand(6, -1))
-        with_absent, without = trunk(tokens, memory), trunk(fewer, memory)
+        fewer = type(entities)(entities.features[:, left], entities.present[:, left], targets.expand(6, -1))
+        with_absent, without = trunk(entities, memory), trunk(fewer, memory)
         kept = [i - 4 for i in range(4, 8) if i in left]
         assert torch.allclose(with_absent.own, without.own, atol=1e-5)
         assert torch.allclose(with_absent.targets[:, kept], without.targets, atol=1e-5)
         assert torch.allclose(with_absent.memory, without.memory, atol=1e-5)
-        counted, all_counted = (
-            (features.units * features.counted.unsqueeze(-1)).sum(-2) for features in (with_absent, without)
+        averaged, all_averaged = (
+            (features.units * features.averaged.unsqueeze(-1)).sum(-2) for features in (with_absent, without)
         )
-        assert torch.allclose(counted, all_counted, atol=1e-4)
+        assert torch.allclose(averaged, all_averaged, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ENTITY_FORMS)
 def test_features_of_other_units_do_not_change_a_policy(form):
     agent = new_agent(form, changes=ORDINARY)
-    trunk, tokens = agent.trunk, random_tokens(agent.tokenizer.width, 3, 4, 6)
+    trunk, entities = agent.trunk, random_entities(agent.entity_features.width, 3, 4, 6)
     memory = torch.randn(6, trunk.memory_width)
     outputs = []
     for computes_all_units in (False, True):
         trunk.computes_all_units = computes_all_units
-        features = trunk(tokens, memory)
-        outputs.append((agent.head(features.own, features.targets, tokens.targets), features.memory))
+        features = trunk(entities, memory)
+        outputs.append((agent.head(features.own, features.targets, entities.targets), features.memory))
     assert torch.allclose(outputs[0][0], outputs[1][0], atol=1e-4)
     assert torch.allclose(outputs[0][1], outputs[1][1], atol=1e-5)
 
@@ -128,16 +128,16 @@ def test_features_of_other_units_do_not_change_a_policy(form):
 def test_the_role_flag_distinguishes_allies_from_enemies(form, role_flag):
     """Swap an ally and an enemy. As published (no role flag), attention does not distinguish the two sides."""
     agent = new_agent(form, changes={**ORDINARY, "entity.role_flag": role_flag, "entity.further_fields": []})
-    tokens = random_tokens(agent.tokenizer.width, 2, 3, 6)
+    entities = random_entities(agent.entity_features.width, 2, 3, 6)
     if role_flag:
-        tokens.tokens[..., 16:] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
-    swapped = tokens.tokens.clone()
-    swapped[:, 1, :16], swapped[:, 4, :16] = tokens.tokens[:, 4, :16], tokens.tokens[:, 1, :16]
+        entities.features[..., 16:] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    swapped = entities.features.clone()
+    swapped[:, 1, :16], swapped[:, 4, :16] = entities.features[:, 4, :16], entities.features[:, 1, :16]
     before, after = (
-        agent.head(features.own, features.targets, tokens.targets)[:, :N_BASE_ACTIONS]
+        agent.head(features.own, features.targets, entities.targets)[:, :N_BASE_ACTIONS]
         for features in (
             agent.trunk(each, zeros(agent, 6))
-            for each in (tokens, type(tokens)(swapped, tokens.present, tokens.targets))
+            for each in (entities, type(entities)(swapped, entities.present, entities.targets))
         )
     )
     if form in ("updet", "asn_attention", "dt2gs") or role_flag:

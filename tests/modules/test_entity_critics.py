@@ -86,13 +86,13 @@ def test_the_same_weights_work_on_every_map(form, random_views):
 @pytest.mark.parametrize("form", ENTITY_FORMS)
 def test_the_value_is_computed_from_the_mean_over_units(form, mask, batch):
     critic = new_critic(form, MAP, changes={**ORDINARY, "entity.mask_absent": mask})
-    batch["state"][0, 0, : critic.tokenizer.state.allies.width] = 0  # agent 0 is dead
+    batch["state"][0, 0, : critic.entity_features.state.allies.width] = 0  # agent 0 is dead
     values = critic(batch)
-    tokens = critic.tokenizer(*(batch[name].transpose(0, 1) for name in ("state", "obs", "avail_actions")))
-    features = critic.trunk.unroll(tokens, torch.zeros(3, 8, critic.trunk.memory_width))
-    assert features.counted.all() != mask
+    entities = critic.entity_features(*(batch[name].transpose(0, 1) for name in ("state", "obs", "avail_actions")))
+    features = critic.trunk.unroll(entities, torch.zeros(3, 8, critic.trunk.memory_width))
+    assert features.averaged.all() != mask
     for t, b, agent in ((0, 1, 2), (3, 2, 7), (1, 0, 5)):
-        rows = features.units[t, b, agent][features.counted[t, b, agent]]
+        rows = features.units[t, b, agent][features.averaged[t, b, agent]]
         if len(rows):
             assert torch.allclose(values[b, t, agent], critic.value(rows.mean(0)), atol=1e-4)
     if mask:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lolm_plugin.modules.trunks.trunk import Features, at, pick
+from lolm_plugin.modules.trunks.trunk import Features, at_index, gather_units
 from lolm_plugin.observations.entity_features import EntityFeatures
 from tests.modules.networks import TRUNKS, new_agent, zeros
 
 
 def test_picked_units_by_hand():
     units = torch.arange(12.0).view(2, 3, 2)
-    picked = pick(units, torch.tensor([[2, 0, -1], [1, 1, 2]]))
+    picked = gather_units(units, torch.tensor([[2, 0, -1], [1, 1, 2]]))
     assert picked[0, :2].tolist() == [[4, 5], [0, 1]]
     assert picked[1].tolist() == [[8, 9], [8, 9], [10, 11]]
 
@@ -30,24 +30,26 @@ def test_every_field_of_the_features_is_mapped():
     assert both.attention is None
 
 
-def test_tokens_at_an_index():
-    tokens = EntityFeatures(torch.rand(3, 2, 4, 5), torch.ones(3, 2, 4), torch.zeros(3, 2, 1))
-    one = at(tokens, 1)
-    assert torch.equal(one.tokens, tokens.tokens[1])
+def test_entity_features_at_an_index():
+    entities = EntityFeatures(torch.rand(3, 2, 4, 5), torch.ones(3, 2, 4), torch.zeros(3, 2, 1))
+    one = at_index(entities, 1)
+    assert torch.equal(one.features, entities.features[1])
     assert (one.present.shape, one.targets.shape) == ((2, 4), (2, 1))
 
 
 def toy_battle(battles, width):
-    """Draw tokens of an agent, two allies and four enemies; return also the index of the weakest enemy."""
-    tokens = torch.zeros(battles, 3, 7, width)
-    tokens[..., :3, 0] = 1
-    tokens[..., 3:, 0] = torch.randint(2, (battles, 3, 4))
-    tokens[..., 1:, 1:4] = torch.rand(battles, 3, 6, 3) * 2 - 1
-    tokens[..., 4] = torch.rand(battles, 3, 7)
-    tokens[..., 6] = 1
-    tokens[..., 16:19] = functional.one_hot(torch.tensor([0, 1, 1, 2, 2, 2, 2]), 3)
+    """Draw entity features of an agent, two allies and four enemies; return also the index of the weakest enemy."""
+    features = torch.zeros(battles, 3, 7, width)
+    features[..., :3, 0] = 1
+    features[..., 3:, 0] = torch.randint(2, (battles, 3, 4))
+    features[..., 1:, 1:4] = torch.rand(battles, 3, 6, 3) * 2 - 1
+    features[..., 4] = torch.rand(battles, 3, 7)
+    features[..., 6] = 1
+    features[..., 16:19] = functional.one_hot(torch.tensor([0, 1, 1, 2, 2, 2, 2]), 3)
     targets = torch.arange(3, 7).expand(battles, 3, 4)
-    return EntityFeatures(tokens, torch.ones(battles, 3, 7, dtype=torch.bool), targets), tokens[..., 3:, 4].argmin(-1)
+    return EntityFeatures(features, torch.ones(battles, 3, 7, dtype=torch.bool), targets), features[..., 3:, 4].argmin(
+        -1
+    )
 
 
 @pytest.mark.parametrize("name", TRUNKS)
@@ -57,9 +59,9 @@ def test_a_trunk_learns_to_attack_the_weakest_enemy(name):
     optimiser = torch.optim.Adam(agent.parameters(), lr=5e-4)
     generator, losses = np.random.default_rng(0), []
     for _ in range(120):
-        tokens, weakest = toy_battle(64, agent.tokenizer.width)
-        features = agent.trunk(tokens, zeros(agent, 64, 3), agent.noise((64, 3), generator))
-        logits = agent.head(features.own, features.targets, tokens.targets)
+        entities, weakest = toy_battle(64, agent.entity_features.width)
+        features = agent.trunk(entities, zeros(agent, 64, 3), agent.noise((64, 3), generator))
+        logits = agent.head(features.own, features.targets, entities.targets)
         losses.append(functional.cross_entropy(logits.flatten(0, 1), 6 + weakest.flatten()))
         optimiser.zero_grad()
         (losses[-1] + sum(loss.mean() for loss in features.losses.values())).backward()

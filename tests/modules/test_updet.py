@@ -12,17 +12,17 @@ AGENTS = torch.arange(3)
 def test_features_are_computed_by_all_blocks_and_the_final_layer(random_views):
     agent = new_agent("updet", changes={"updet.depth": 3, "entity.mask_absent": False})
     assert len(agent.trunk.blocks) == 3
-    tokens = agent.tokenizer(observations_of("3m", random_views, (4,)), AGENTS)
-    encoded = agent.trunk.embed(tokens.tokens)
+    entities = agent.entity_features(observations_of("3m", random_views, (4,)), AGENTS)
+    encoded = agent.trunk.embed(entities.features)
     for block in agent.trunk.blocks:
         encoded, attention = block(encoded, encoded)
     agent.trunk.computes_all_units = True
-    features = agent.trunk(tokens, zeros(agent, 4, 3))
+    features = agent.trunk(entities, zeros(agent, 4, 3))
     assert torch.allclose(features.units, agent.trunk.final(encoded), atol=1e-5)
     assert torch.equal(features.own, features.units[..., 0, :])
     assert torch.equal(features.targets, features.units[..., 3:, :])
     assert torch.allclose(features.attention, attention, atol=1e-6)
-    assert features.counted.all()
+    assert features.averaged.all()
 
 
 @pytest.mark.parametrize(("form", "width"), [("updet recurrent", 192), ("updet paper", 32)])

@@ -42,7 +42,7 @@ def view_of_2s3z():
     return torch.tensor([1, 1, 0, 1, *enemies, *allies, 0.6, 0.3, *STALKER])
 
 
-TOKENS_OF_2S3Z = [
+FEATURES_OF_2S3Z = [
     [1, 0, 0, 0, 0.6, 0.3, *bits("stalker")],
     [0.0] * 16,
     [0.0] * 16,
@@ -55,24 +55,24 @@ TOKENS_OF_2S3Z = [
 
 
 def test_tokens_of_an_observation_of_2s3z():
-    tokenizer = ActorFeatures(sc2("2s3z").observation, PUBLISHED)
-    seen = tokenizer(view_of_2s3z(), torch.tensor(1))
-    assert flat(seen.tokens) == near(TOKENS_OF_2S3Z)
-    assert seen.tokens[9, 6 + 3] == 1  # bits [0, 1] of an enemy: a stalker, number 3 of the universe
+    entity_features = ActorFeatures(sc2("2s3z").observation, PUBLISHED)
+    seen = entity_features(view_of_2s3z(), torch.tensor(1))
+    assert flat(seen.features) == near(FEATURES_OF_2S3Z)
+    assert seen.features[9, 6 + 3] == 1  # bits [0, 1] of an enemy: a stalker, number 3 of the universe
     assert seen.present.nonzero().flatten().tolist() == [0, 3, 5, 9]
     assert seen.targets.tolist() == [5, 6, 7, 8, 9]
-    assert tokenizer.width == 16
+    assert entity_features.width == 16
 
 
 def test_the_published_bug_swaps_the_enemies_types_and_nothing_else():
     layouts = sc2("2s3z")
     swapped = ActorFeatures(layouts.observation, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1))
-    expected = [list(row) for row in TOKENS_OF_2S3Z]
+    expected = [list(row) for row in FEATURES_OF_2S3Z]
     expected[5][6:], expected[9][6:] = bits("stalker"), bits("zealot")
-    assert flat(swapped.tokens) == near(expected)
+    assert flat(swapped.features) == near(expected)
     state, obs, available = battle_of_2s3z()
-    right = CriticFeatures(layouts, PUBLISHED)(state, obs, available).tokens
-    wrong = CriticFeatures(layouts, entity(legacy_type_bug=True))(state, obs, available).tokens
+    right = CriticFeatures(layouts, PUBLISHED)(state, obs, available).features
+    wrong = CriticFeatures(layouts, entity(legacy_type_bug=True))(state, obs, available).features
     there = right[0, 5:]
     assert torch.equal(wrong[0, 5:, [13, 14]], there[:, [14, 13]])
     assert there[:, [13, 14]].any()
@@ -85,7 +85,7 @@ def test_the_published_bug_is_also_in_a_state_of_observations():
     obs = torch.stack([torch.zeros(80), view_of_2s3z(), *[torch.zeros(80)] * 3])
     available = torch.zeros(5, 11, dtype=torch.int32)
     right, wrong = (
-        CriticFeatures(layouts, entity(legacy_type_bug=bug))(obs.flatten(), obs, available).tokens[1, 5]
+        CriticFeatures(layouts, entity(legacy_type_bug=bug))(obs.flatten(), obs, available).features[1, 5]
         for bug in (False, True)
     )
     assert (right[10:].tolist(), wrong[10:].tolist()) == (bits("zealot"), bits("stalker"))
@@ -99,13 +99,13 @@ def test_there_is_no_bug_if_both_sides_have_the_same_type_bits(env, map_name, ra
     right, wrong = (
         ActorFeatures(layout, entity(legacy_type_bug=bug))(obs, torch.zeros(20, dtype=int)) for bug in (False, True)
     )
-    assert torch.equal(right.tokens, wrong.tokens)
+    assert torch.equal(right.features, wrong.features)
 
 
 def test_the_published_bug_needs_the_same_types_on_both_sides():
     layout = sc2("2s3z").observation
     layout = replace(layout, enemies=replace(layout.enemies, kinds=indices("zergling", "stalker")))
-    tokens = ActorFeatures(layout, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1)).tokens
+    tokens = ActorFeatures(layout, entity(legacy_type_bug=True))(view_of_2s3z(), torch.tensor(1)).features
     assert tokens[5, 6:].tolist() == bits("zergling")
 
 
@@ -121,9 +121,9 @@ def test_roles_and_further_fields_follow_the_published_numbers():
     ally = [1, 0.2, 0, 0.2, 1, 0.125, *smax_bits("marauder")]
     own = [0.5, 0.875, 0.25, 0.75, *smax_bits("stalker")]
     obs = torch.tensor([1, 0, 1, 0, *[0.0] * 12, *enemy, *ally, *own])
-    tokenizer = ActorFeatures(layout, FULL)
-    assert tokenizer.width == 22
-    assert flat(tokenizer(obs, torch.tensor(0)).tokens) == near(
+    entity_features = ActorFeatures(layout, FULL)
+    assert entity_features.width == 22
+    assert flat(entity_features(obs, torch.tensor(0)).features) == near(
         [
             [1, 0, 0, 0, 0.5, 0, *bits("stalker"), *OWN, 0.875, 0.25, 0.75],
             [1, 0.2, 0, 0.2, 1, 0, *bits("marauder"), *ALLY, 0.125, 0, 0],
@@ -131,7 +131,7 @@ def test_roles_and_further_fields_follow_the_published_numbers():
             [1, 0.5, 0.3, -0.4, 0.75, 0, *bits("zergling"), *ENEMY, 0.25, 0, 0],
         ]
     )
-    only_role = ActorFeatures(layout, entity(role_flag=True))(obs, torch.tensor(0)).tokens
+    only_role = ActorFeatures(layout, entity(role_flag=True))(obs, torch.tensor(0)).features
     assert only_role[..., 16:].tolist() == [OWN, ALLY, [0, 0, 0], ENEMY]
 
 
@@ -153,10 +153,10 @@ def test_a_marine_is_the_same_on_every_map_and_never_a_stalker():
     marine, protoss = sc2("3m").observation, sc2("3s5z").observation
     obs = torch.zeros(30)
     obs[29] = 0.5
-    one = ActorFeatures(marine, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
+    one = ActorFeatures(marine, PUBLISHED)(obs, torch.tensor(0)).features[0]
     obs = torch.zeros(128)
     obs[124:] = torch.tensor([0.5, 0, 1, 0])
-    other = ActorFeatures(protoss, PUBLISHED)(obs, torch.tensor(0)).tokens[0]
+    other = ActorFeatures(protoss, PUBLISHED)(obs, torch.tensor(0)).features[0]
     assert one.shape == other.shape
     assert one.tolist() == [1, 0, 0, 0, 0.5, 0, *bits("marine")]
     assert other.tolist() == [1, 0, 0, 0, 0.5, 0, *bits("stalker")]
@@ -179,15 +179,15 @@ def healer_of(layout, agent, name="medivac"):
 @pytest.mark.parametrize("map_name", ["MMM", "MMM2"])
 def test_a_healers_target_is_the_ally_of_that_number(map_name):
     layout = sc2(map_name).observation
-    tokenizer = ActorFeatures(layout, PUBLISHED)
+    entity_features = ActorFeatures(layout, PUBLISHED)
     for agent in range(layout.n_agents):
-        seen = tokenizer(healer_of(layout, agent), torch.tensor(agent))
+        seen = entity_features(healer_of(layout, agent), torch.tensor(agent))
         assert len(seen.targets) == layout.n_targets
         for target, token in enumerate(seen.targets.tolist()):
             if target == agent or target >= layout.n_agents:
                 assert token == -1
             else:
-                assert seen.tokens[token, 4].item() == pytest.approx((target + 1) / 100)
+                assert seen.features[token, 4].item() == pytest.approx((target + 1) / 100)
 
 
 def test_a_marine_attacks_and_so_does_a_healer_with_heal_mode_ignore():
@@ -203,7 +203,7 @@ def test_a_healers_flag_of_an_enemy_is_kept_only_with_heal_mode_ignore(heal_mode
     layouts = sc2("MMM2")
     obs = healer_of(layouts.observation, 9)
     obs[4:12] = torch.tensor([1, 0.5, 0.5, 0, 1, 0, 1, 0])
-    token = ActorFeatures(layouts.observation, entity(heal_mode=heal_mode))(obs, torch.tensor(9)).tokens[10]
+    token = ActorFeatures(layouts.observation, entity(heal_mode=heal_mode))(obs, torch.tensor(9)).features[10]
     assert token[:5].tolist() == [flag, 0.5, 0.5, 0, 1]
     state = torch.zeros(142)
     state[63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])  # agent 9
@@ -212,7 +212,7 @@ def test_a_healers_flag_of_an_enemy_is_kept_only_with_heal_mode_ignore(heal_mode
     available[9, 6] = 1
     every_obs = torch.zeros(10, 176)
     every_obs[9] = obs
-    critic = CriticFeatures(layouts, entity(heal_mode=heal_mode))(state, every_obs, available).tokens
+    critic = CriticFeatures(layouts, entity(heal_mode=heal_mode))(state, every_obs, available).features
     assert critic[9, 10, 5] == flag
 
 
@@ -235,9 +235,9 @@ def test_further_targets_are_allies_or_none(tmp_path):
     env_args = {"map_name": "custom", "map_file": str(path)}
     layouts = build_layouts("smaclite", env_args, *smaclite.sizes(env_args))
     layout = layouts.observation
-    tokenizer = ActorFeatures(layout, PUBLISHED)
+    entity_features = ActorFeatures(layout, PUBLISHED)
     obs = torch.stack([healer_of(layout, 2, "marine"), healer_of(layout, 4)])
-    assert tokenizer(obs, torch.tensor([2, 4])).targets.tolist() == [[5, 6, -1, -1], [1, 2, 3, 4]]
+    assert entity_features(obs, torch.tensor([2, 4])).targets.tolist() == [[5, 6, -1, -1], [1, 2, 3, 4]]
     ignoring = ActorFeatures(layout, entity(heal_mode="ignore"))
     assert ignoring(obs, torch.tensor([2, 4])).targets.tolist() == [[5, 6, -1, -1]] * 2
     assert layouts.cells is None  # the file may have another map size
@@ -255,10 +255,10 @@ def test_tokens_of_a_state_of_the_probe():
     state = torch.tensor([0.5, 0.1, 0.2, 0.9, 0.1, 0.2 + 3 / 9, 0.0, 0, 0, 0.4, 0.1 - 12 / 9, 0.2])
     obs = torch.tensor([[1, 1, 1, 1, 1, 3 / 9, 0, 3 / 9, 0.9, *[0.0] * 10, 0.5]])
     available = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 0, 0]])
-    tokenizer = CriticFeatures(layouts, entity(role_flag=True, further_fields=["x"]))
-    seen = tokenizer(state, obs, available)
-    assert tokenizer.width == 24
-    assert flat(seen.tokens) == near(
+    entity_features = CriticFeatures(layouts, entity(role_flag=True, further_fields=["x"]))
+    seen = entity_features(state, obs, available)
+    assert entity_features.width == 24
+    assert flat(seen.features) == near(
         [
             [1, 1, 0, 0, 0, 0, 0.5, 0, 0.1, 0.2, *bits("marine"), *OWN, 0.1],
             [0, 1, 3 / 9, 0, 3 / 9, 1, 0.9, 0, 0.1, 0.2 + 3 / 9, *bits("marine"), *ENEMY, 0.1],
@@ -297,7 +297,7 @@ def test_tokens_of_a_state_of_2s3z_for_each_agent():
     """SMAC divides positions by the map's size, which is not in the configuration. Offsets are in that unit."""
     seen = CriticFeatures(sc2("2s3z"), PUBLISHED)(*battle_of_2s3z())
     absent = [0.0] * 20
-    assert flat(seen.tokens[0]) == near(
+    assert flat(seen.features[0]) == near(
         [
             [1, 1, 0, 0, 0, 0, 0.5, 0.25, 0.1, 0.2, *bits("stalker")],
             *[absent] * 2,
@@ -308,7 +308,7 @@ def test_tokens_of_a_state_of_2s3z_for_each_agent():
             [0, 0, 0.5, -0.3, 0.4, 0, 0.25, 1, -0.2, 0.6, *bits("stalker")],
         ]
     )
-    assert flat(seen.tokens[3]) == near(
+    assert flat(seen.features[3]) == near(
         [
             [1, 1, 0, 0, 0, 0, 1, 0.5, 0.4, -0.2, *bits("zealot")],
             [0, 1, 0.5, -0.3, 0.4, 0.75, 0.5, 0.25, 0.1, 0.2, *bits("stalker")],
@@ -319,7 +319,7 @@ def test_tokens_of_a_state_of_2s3z_for_each_agent():
         ]
     )
     assert seen.present.any(-1).tolist() == [True, False, False, True, False]
-    assert not seen.tokens[[1, 2, 4]].any()
+    assert not seen.features[[1, 2, 4]].any()
 
 
 def test_an_ally_that_heals_shows_its_energy():
@@ -328,10 +328,10 @@ def test_an_ally_that_heals_shows_its_energy():
     state[0:7] = torch.tensor([1, 0.4, 0.1, -0.1, 1, 0, 0])
     state[63:70] = torch.tensor([0.5, 0.25, 0.1, -0.1, 0, 0, 1])
     obs = torch.stack([healer_of(layouts.observation, 0, "marauder")] * 10)
-    tokens = CriticFeatures(layouts, entity(further_fields=["cooldown", "energy"]))(state, obs, torch.zeros(10, 18))
-    assert tokens.tokens[0, 9, 5] == 0.25
-    assert tokens.tokens[9, 1, 5].item() == pytest.approx(0.4)
-    assert tokens.tokens[9, 0, [5, 20, 21]].tolist() == [0, 0, 0.25]
+    entities = CriticFeatures(layouts, entity(further_fields=["cooldown", "energy"]))(state, obs, torch.zeros(10, 18))
+    assert entities.features[0, 9, 5] == 0.25
+    assert entities.features[9, 1, 5].item() == pytest.approx(0.4)
+    assert entities.features[9, 0, [5, 20, 21]].tolist() == [0, 0, 0.25]
 
 
 @pytest.mark.parametrize("own_pos", [False, True])
@@ -343,7 +343,7 @@ def test_a_state_of_observations_has_offsets_only_of_agents_with_positions(own_p
     obs[0, 4:9] = torch.tensor([0, 0.8, 0.8, 0, 0.3])
     if own_pos:
         obs[:2, layout.own.start + 1 :] = torch.tensor([[0.5, 0.25], [0.75, 0.25]])
-    tokens = CriticFeatures(layouts, PUBLISHED)(obs.flatten(), obs, torch.zeros(3, 9)).tokens
+    tokens = CriticFeatures(layouts, PUBLISHED)(obs.flatten(), obs, torch.zeros(3, 9)).features
     away = 0.25 if own_pos else 0
     assert tokens[0, 1, [2, 3, 4, 6]].tolist() == [away, away, 0, 0.75]
     assert tokens[1, 1, [2, 3, 4, 6]].tolist() == [away, -away, 0, 0.5]
@@ -367,5 +367,5 @@ def test_offsets_are_shares_of_the_sight_if_the_map_size_is_known(env, unit, sha
     types = [float(NAMES[kind] == unit) for kind in layout.own.kinds]
     obs[0, layout.own.start] = 1
     obs[0, layout.own.end - len(types) : layout.own.end] = torch.tensor(types)
-    token = CriticFeatures(layouts, PUBLISHED)(state, obs, torch.zeros(5, 11)).tokens[0, 5]
+    token = CriticFeatures(layouts, PUBLISHED)(state, obs, torch.zeros(5, 11)).features[0, 5]
     assert token[1:5].tolist() == pytest.approx([0, share, share, 0])

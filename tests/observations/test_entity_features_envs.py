@@ -40,17 +40,17 @@ def test_actor_tokens_are_the_decoded_units(battles):
     layout = layouts.observation
     n_agents, agents = layout.n_agents, torch.arange(layout.n_agents)
     seen = ActorFeatures(layout, FULL)(obs, agents)
-    assert seen.tokens.shape == (6, n_agents, n_agents + layout.n_enemies, 22)
+    assert seen.features.shape == (6, n_agents, n_agents + layout.n_enemies, 22)
     assert seen.targets.shape == (6, n_agents, layout.n_targets)
-    assert (seen.targets.dtype, seen.present.dtype, seen.tokens.dtype) == (torch.int64, torch.bool, torch.float32)
+    assert (seen.targets.dtype, seen.present.dtype, seen.features.dtype) == (torch.int64, torch.bool, torch.float32)
     observed = layout.decode(obs)
-    assert torch.equal(seen.tokens.any(-1), seen.present)
+    assert torch.equal(seen.features.any(-1), seen.present)
     slices = {"own": slice(0, 1), "allies": slice(1, n_agents), "enemies": slice(n_agents, None)}
     flags = {"own": None, "allies": "visible", "enemies": "can_target"}
     numbers = ("dist", "dx", "dy", "health", "shield", "cooldown", "x", "y")
     columns = (1, 2, 3, 4, 5, 19, 20, 21)
     for role, (team, team_slice) in enumerate(slices.items()):
-        units, tokens = getattr(observed, team), seen.tokens[..., team_slice, :]
+        units, tokens = getattr(observed, team), seen.features[..., team_slice, :]
         there = units.present
         assert torch.equal(seen.present[..., team_slice], there)
         flag = units.fields[flags[team]] if flags[team] else there.float()
@@ -89,21 +89,21 @@ def test_the_dead_have_no_tokens(battles):
         ActorFeatures(layout, FULL)(obs, torch.arange(layout.n_agents)),
         CriticFeatures(layouts, FULL)(state, obs, mask),
     ):
-        assert not seen.tokens[:, 0].any()
+        assert not seen.features[:, 0].any()
         assert not seen.present[:, 0].any()
 
 
-def test_critic_tokens_are_the_state_from_the_view_of_each_agent(battles):
-    """Compute the expected tokens agent by agent and unit by unit."""
+def test_critic_features_are_the_state_from_the_view_of_each_agent(battles):
+    """Compute the expected features agent by agent and unit by unit."""
     layouts, state, obs, mask = battles
     layout = layouts.observation
-    tokens = CriticFeatures(layouts, FULL)(state, obs, mask)
+    entities = CriticFeatures(layouts, FULL)(state, obs, mask)
     allies, enemies = layouts.state.decode(state)
     observed = layout.decode(obs)
     sight = per_kind(layout.sight, observed.own.kind[..., 0])
-    assert tokens.tokens.shape == (6, layout.n_agents, layout.n_agents + layout.n_enemies, 26)
-    assert (tokens.targets[..., : layout.n_enemies] == torch.arange(layout.n_enemies) + layout.n_agents).all()
-    assert (tokens.targets[..., layout.n_enemies :] == -1).all()
+    assert entities.features.shape == (6, layout.n_agents, layout.n_agents + layout.n_enemies, 26)
+    assert (entities.targets[..., : layout.n_enemies] == torch.arange(layout.n_enemies) + layout.n_agents).all()
+    assert (entities.targets[..., layout.n_enemies :] == -1).all()
     for b in range(3):
         for agent in range(layout.n_agents):
             by_id = [i for i in range(layout.n_agents) if i != agent]
@@ -112,10 +112,10 @@ def test_critic_tokens_are_the_state_from_the_view_of_each_agent(battles):
             me = {name: float(allies.fields[name][b, agent]) for name in ("x", "y")}
             scale = layouts.cells / sight[b, agent] if layouts.cells else 1.0
             for token, (role, team, number, row) in enumerate(units):
-                found = tokens.tokens[b, agent, token]
+                found = entities.features[b, agent, token]
                 if not (team.present[b, number] and allies.present[b, agent]):
                     assert not found.any()
-                    assert not tokens.present[b, agent, token]
+                    assert not entities.present[b, agent, token]
                     continue
                 shown = {name: float(values[b, number]) for name, values in team.fields.items()}
                 dx, dy = ((shown[name] - me[name]) * scale for name in ("x", "y"))
@@ -128,7 +128,7 @@ def test_critic_tokens_are_the_state_from_the_view_of_each_agent(battles):
                 expected += [shown["health"], shown.get("shield", 0), shown["x"], shown["y"]]
                 expected += [kind == team.kind[b, number] for kind in range(UNKNOWN)]
                 expected += [*{"own": OWN, "allies": ALLY, "enemies": ENEMY}[role], cooldown, shown["x"], shown["y"]]
-                assert tokens.present[b, agent, token]
+                assert entities.present[b, agent, token]
                 assert found.tolist() == pytest.approx([float(x) for x in expected], abs=1e-5)
 
 
@@ -147,10 +147,10 @@ def test_reordering_the_enemies_reorders_only_their_tokens(battles):
     order = [*range(n_agents), *reversed(range(n_agents, n_agents + n_enemies))]
     actor, critic = ActorFeatures(layout, FULL), CriticFeatures(layouts, FULL)
     before, after = (actor(x, torch.arange(n_agents)) for x in (obs, others[1]))
-    assert torch.equal(after.tokens, before.tokens[..., order, :])
-    assert n_enemies == 1 or not torch.equal(after.tokens, before.tokens)
+    assert torch.equal(after.features, before.features[..., order, :])
+    assert n_enemies == 1 or not torch.equal(after.features, before.features)
     before, after = critic(state, obs, mask), critic(*others)
-    assert torch.equal(after.tokens, before.tokens[..., order, :])
+    assert torch.equal(after.features, before.features[..., order, :])
 
 
 def test_any_leading_dimensions(battles):
@@ -163,7 +163,7 @@ def test_any_leading_dimensions(battles):
     one_by_one = actor(obs.flatten(0, 1), agents.repeat(6))
     views = critic(state.unflatten(0, (2, 3)), obs.unflatten(0, (2, 3)), mask.unflatten(0, (2, 3)))
     view = [critic(state[b], obs[b], mask[b]) for b in range(6)]
-    for name in ("tokens", "present", "targets"):
+    for name in ("features", "present", "targets"):
         found = getattr(together, name)
         assert found.shape[:3] == (2, 3, layout.n_agents)
         assert torch.equal(found.flatten(0, 2), torch.stack([getattr(one, name) for one in alone]))
@@ -179,9 +179,9 @@ def test_all_maps_have_tokens_of_one_width(random_views):
         layout = layouts.observation
         n = layout.n_agents + layout.n_enemies
         obs, mask = random_views(layout, layout.n_agents, seed=5)
-        assert ActorFeatures(layout, PUBLISHED)(obs, torch.arange(layout.n_agents)).tokens.shape[-2:] == (n, 16)
+        assert ActorFeatures(layout, PUBLISHED)(obs, torch.arange(layout.n_agents)).features.shape[-2:] == (n, 16)
         state = random_state(layouts.state, 1, 6)[0]
-        assert CriticFeatures(layouts, PUBLISHED)(state, obs, mask).tokens.shape == (layout.n_agents, n, 20)
+        assert CriticFeatures(layouts, PUBLISHED)(state, obs, mask).features.shape == (layout.n_agents, n, 20)
 
 
 @pytest.mark.parametrize(("env", "map_name"), [("probe", "duel"), ("probe", "approach"), ("smax", "2s3z")])
@@ -199,12 +199,12 @@ def test_offsets_of_the_critic_are_those_of_the_actor(env, map_name):
         theirs = actor(obs, torch.arange(battle.n_agents))
         ours = critic(state, obs, available)
         both = theirs.present & ours.present
-        assert torch.equal(ours.tokens[..., 1][ours.present] > 0, theirs.present[ours.present])
-        torch.testing.assert_close(ours.tokens[..., 2:5][both], theirs.tokens[..., 1:4][both], atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours.tokens[..., 6][both], theirs.tokens[..., 4][both])
-        assert torch.equal(ours.tokens[..., 10:][both], theirs.tokens[..., 6:][both])
+        assert torch.equal(ours.features[..., 1][ours.present] > 0, theirs.present[ours.present])
+        torch.testing.assert_close(ours.features[..., 2:5][both], theirs.features[..., 1:4][both], atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.features[..., 6][both], theirs.features[..., 4][both])
+        assert torch.equal(ours.features[..., 10:][both], theirs.features[..., 6:][both])
         enemies = slice(battle.n_agents, None)
-        assert torch.equal(ours.tokens[..., enemies, 5], theirs.tokens[..., enemies, 0])
+        assert torch.equal(ours.features[..., enemies, 5], theirs.features[..., enemies, 0])
         sightings += int(both[..., enemies].sum())
         battle.step((rng.random(available.shape) * battle.avail_actions * eager).argmax(-1))
     assert sightings > 30

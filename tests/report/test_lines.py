@@ -30,7 +30,7 @@ def select(folder):
 
 def scratch(folder):
     """Return the seeds of each line of runs from scratch."""
-    return select(folder).of("scratch").groupby("line")["seed"].apply(list).to_dict()
+    return select(folder).of_kind("scratch").groupby("line")["seed"].apply(list).to_dict()
 
 
 def test_each_setting_of_a_sweep_is_a_separate_line(tmp_path):
@@ -39,7 +39,7 @@ def test_each_setting_of_a_sweep_is_a_separate_line(tmp_path):
             add(tmp_path, seed, name="lolm_mappo", lr=lr)
     selected = select(tmp_path)
     assert scratch(tmp_path) == {"lolm_mappo, lr=0.0005": [1, 2, 3], "lolm_mappo, lr=0.001": [1, 2, 3]}
-    assert selected.left_out == {}
+    assert selected.excluded == {}
     assert [row[:3] for row in tables.results_table(selected).rows] == [
         ["3m", "lolm_mappo, lr=0.0005", "3"],
         ["3m", "lolm_mappo, lr=0.001", "3"],
@@ -89,7 +89,7 @@ def test_a_run_resumed_with_an_allowed_change_is_counted(tmp_path):
     began = {"start_time": "2025-12-31T10:00:00", "status": "INTERRUPTED"}
     add(tmp_path, 1, llm={"dtype": "bfloat16"}, run=began)
     add(tmp_path, 1, llm={"dtype": "float32"}, info={"resumed_from": {"sacred_run": "x/0"}})
-    assert select(tmp_path).left_out == {}
+    assert select(tmp_path).excluded == {}
     assert scratch(tmp_path) == {"mappo": [1]}
 
 
@@ -106,7 +106,7 @@ def test_a_run_resumed_with_another_setting_is_not_counted(tmp_path):
     add(tmp_path, 1, lr=0.1, run={"start_time": "2025-12-31T10:00:00", "status": "INTERRUPTED"})
     add(tmp_path, 99, lr=0.2, info={"resumed_from": {"sacred_run": "x/0"}})
     selected = select(tmp_path)
-    assert list(selected.left_out.values()) == ["completed, but was resumed with other values of lr, seed"]
+    assert list(selected.excluded.values()) == ["completed, but was resumed with other values of lr, seed"]
 
 
 def test_settings_that_differ_only_between_maps_do_not_separate_lines(tmp_path):
@@ -152,7 +152,7 @@ def transfer(folder, source_lr, **config):
 def test_transfers_from_sources_with_different_settings_are_separate_lines(tmp_path):
     transfer(tmp_path, 0.1, evaluate=True)
     transfer(tmp_path, 0.2, evaluate=True)
-    assert list(select(tmp_path).of("zero_shot")["line"]) == ["mappo, source.lr=0.1", "mappo, source.lr=0.2"]
+    assert list(select(tmp_path).of_kind("zero_shot")["line"]) == ["mappo, source.lr=0.1", "mappo, source.lr=0.2"]
 
 
 def test_few_shot_is_compared_with_the_same_settings_from_scratch(tmp_path):
@@ -160,7 +160,7 @@ def test_few_shot_is_compared_with_the_same_settings_from_scratch(tmp_path):
         add(tmp_path, map_name="8m", lr=lr)
         transfer(tmp_path, lr, lr=lr)
     selected = select(tmp_path)
-    for line, runs in selected.of("few_shot").groupby("line"):
+    for line, runs in selected.of_kind("few_shot").groupby("line"):
         (alone,) = selected.scratch_for(runs)["run"]
         assert alone.config["lr"] == runs["run"].iloc[0].config["lr"], line
     assert all(row[-1] != tables.NONE for row in tables.transfer_table(selected).rows)
@@ -171,7 +171,7 @@ def test_few_shot_without_the_same_settings_is_compared_with_the_only_line(tmp_p
     for lr in (0.1, 0.2):
         transfer(tmp_path, 0.3, lr=lr)
     selected = select(tmp_path)
-    for _, runs in selected.of("few_shot").groupby("line"):
+    for _, runs in selected.of_kind("few_shot").groupby("line"):
         assert [run.config["lr"] for run in selected.scratch_for(runs)["run"]] == [0.3]
 
 

@@ -88,8 +88,8 @@ ENDS_EARLY = {"metrics": {"loss": {"steps": [9], "values": [1]}}, "config": {"te
     [
         ({"metrics": {"loss": {"steps": [], "values": []}}}, "its metrics.json has no measurements"),
         (ENDS_EARLY, "its measurements end at step 9 of 50"),
-        ({"run": {"whole": False}}, "the end of its record is missing"),
-        ({"run": {"whole": True}}, ""),
+        ({"run": {"complete": False}}, "the end of its record is missing"),
+        ({"run": {"complete": True}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "test_interval": 50}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "imitate": {"teacher": "heuristic"}}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "transfer_from": "x", "evaluate": True}}, ""),
@@ -97,7 +97,7 @@ ENDS_EARLY = {"metrics": {"loss": {"steps": [9], "values": [1]}}, "config": {"te
 )
 def test_a_completed_run_with_an_incomplete_record_is_not_whole(tmp_path, parts, defect):
     run = records.read(write(tmp_path / "1", **parts))
-    assert (run.defect, run.is_whole) == (defect, not defect)
+    assert (run.defect, run.is_complete) == (defect, not defect)
 
 
 def test_a_whole_run_counts_until_the_one_that_resumed_it_is_whole(tmp_path):
@@ -140,4 +140,4 @@ def test_a_resumed_run_of_an_older_version_is_whole(tmp_path):
     child = {"launch": provenance("c", "bundled"), "resumed_from": {"sacred_run": "x/1"}}
     write(tmp_path / "2", config=NEW, info=child)
     (run,) = records.read_all(tmp_path)
-    assert run.is_whole, run.defect
+    assert run.is_complete, run.defect

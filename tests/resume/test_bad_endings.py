@@ -56,7 +56,7 @@ def test_a_nan_reward_fails_the_run_and_its_batch_is_saved(nan_reward, tmp_path,
     assert batch["reward"][3].isnan().any()
     assert batch["obs"].isfinite().all()
     run = json.loads((record(folder, 1) / "run.json").read_text())
-    assert (run["status"], run["whole"]) == ("FAILED", True)
+    assert (run["status"], run["complete"]) == ("FAILED", True)
     assert "error: reward is nan at environment step" in (record(folder, 1) / "cout.txt").read_text()
     assert steps(folder), "nothing was saved before"
     assert_finite(folder)
@@ -155,7 +155,7 @@ def test_failures_after_training_only_log_warnings(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr(console, "_results", fail)
     assert train(tmp_path, *line("lolm_mappo_tiny", "probe", "duel", "t_max=30")) == 0
     run = json.loads((record(tmp_path, 1) / "run.json").read_text())
-    assert (run["status"], run["whole"]) == ("COMPLETED", True)
+    assert (run["status"], run["complete"]) == ("COMPLETED", True)
     printed = capfd.readouterr().err
     for what in ("The example of a prompt", "The environment", "The trackers", "The summary"):
         assert printed.count(f"{what} could not be") == 1

@@ -78,9 +78,9 @@ def test_a_renamed_key_of_a_checkpoint_keeps_its_value(tiny_args, tmp_path, host
         del config[key]
     older = copy.deepcopy(merge(config, {"llm": {"product": "torch", "trunk_cache_gb": 0.25}}))
     del older["llm"]["matmul"], older["llm"]["frozen_cache_gb"]
-    found, how = resumed(older, host_dir, tmp_path, settled={"llm": {"product": "onednn"}})
+    found, how = resumed(older, host_dir, tmp_path, resolved_settings={"llm": {"product": "onednn"}})
     assert (found["llm"]["matmul"], found["llm"]["frozen_cache_gb"]) == ("torch", 0.25)
-    assert how.settled["llm"] == {"matmul": "onednn"}
+    assert how.resolved_settings["llm"] == {"matmul": "onednn"}
 
 
 HOSTILE = {
@@ -137,7 +137,7 @@ def test_every_text_of_the_shipped_configurations_is_known(host_dir):
     for name in config_files.available("algs", host_dir):
         for env in ("probe", "smax", "gymma"):
             config = config_files.resolve(name, env, host_dir).config
-            assert checkpoint_config.divide({**config, "seed": 1}).needed == {}, (name, env)
+            assert checkpoint_config.split_settings({**config, "seed": 1}).needed == {}, (name, env)
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,18 @@ def test_settings_of_another_experiment_are_refused(update, config, host_dir, tm
 
 def test_a_longer_run_on_another_machine_is_allowed_and_recorded(config, host_dir, tmp_path):
     updates = {"t_max": 5_000_000, "use_cuda": False, "torch_threads": 3, "seed": 1}
-    found, how = resumed(config, host_dir, tmp_path, updates, settled={"torch_threads": 7})
+    found, how = resumed(config, host_dir, tmp_path, updates, resolved_settings={"torch_threads": 7})
     assert found["t_max"] == 5_000_000
     assert how.changes == {
         "t_max": (config["t_max"], 5_000_000),
         "use_cuda": (True, False),
         "torch_threads": (None, 3),
     }
-    assert how.settled == {}, "the command line's threads are used"
-    assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 7})[1].settled == {"torch_threads": 7}
-    assert resumed(config, host_dir, tmp_path, settled={"torch_threads": 10**9})[1].settled == {}
+    assert how.resolved_settings == {}, "the command line's threads are used"
+    assert resumed(config, host_dir, tmp_path, resolved_settings={"torch_threads": 7})[1].resolved_settings == {
+        "torch_threads": 7
+    }
+    assert resumed(config, host_dir, tmp_path, resolved_settings={"torch_threads": 10**9})[1].resolved_settings == {}
 
 
 def test_the_source_of_a_few_shot_run_is_not_needed(config, host_dir, tmp_path):

@@ -99,7 +99,7 @@ def test_the_record_is_complete_after_a_temporary_disk_failure(observer, monkeyp
     assert read(observer, "run.json")["status"] == "RUNNING"
     observer.close("printed until 1\n3\nthe end\n")
     assert read(observer, "metrics.json")["return"]["steps"] == [1, 2, 3]
-    assert (read(observer, "run.json")["status"], read(observer, "run.json")["whole"]) == ("COMPLETED", True)
+    assert (read(observer, "run.json")["status"], read(observer, "run.json")["complete"]) == ("COMPLETED", True)
     assert read(observer, "config.json") == {"seed": 1}
     assert Path(observer.dir, "cout.txt").read_text().endswith("the end\n")
 
@@ -112,12 +112,12 @@ def test_the_end_is_written_once_the_disk_works_again(observer, monkeypatch):
     observer.completed_event(NOW, None)
     observer.close("")
     assert read(observer, "metrics.json")["return"]["steps"] == [1]
-    assert read(observer, "run.json")["whole"]
+    assert read(observer, "run.json")["complete"]
 
 
 def test_a_record_without_its_end_is_not_whole(observer, monkeypatch, caplog):
     measure(observer, 1)
-    assert read(observer, "run.json")["whole"] is False, "the run is not over"
+    assert read(observer, "run.json")["complete"] is False, "the run is not over"
     replace = Path.replace
 
     def refuse(path, target):
@@ -130,7 +130,7 @@ def test_a_record_without_its_end_is_not_whole(observer, monkeypatch, caplog):
     observer.completed_event(NOW, None)
     observer.close("", seconds=0)
     run = read(observer, "run.json")
-    assert (run["status"], run["whole"]) == ("COMPLETED", False)
+    assert (run["status"], run["complete"]) == ("COMPLETED", False)
     assert "lacks its end: metrics.json could not be written" in caplog.text
 
 

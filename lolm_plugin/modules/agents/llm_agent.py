@@ -25,7 +25,7 @@ class LLMAgent(nn.Module):
     """Policy of all agents: a causal LM, with LoRA or trained in full, and an attention action head.
 
     ``initial_head`` is a frozen copy of the head before training, if ``keep_initial_head`` is set. ``usage`` counts the
-    prompts (``rows``), tokens and seconds of the LM since the last ``pop_usage``.
+    ``prompts``, ``tokens`` and ``seconds`` of the LM since the last ``pop_usage``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LLMAgent(nn.Module):
         if keep_initial_head:
             self.initial_head = copy.deepcopy(self.head).requires_grad_(False)
             self.initial_head.share_statistics(self.head)
-        self.usage = {"rows": 0, "tokens": 0, "seconds": 0.0}
+        self.usage = {"prompts": 0, "tokens": 0, "seconds": 0.0}
 
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
         """Write the distinct prompts of some decisions.
@@ -84,7 +84,7 @@ class LLMAgent(nn.Module):
         """Compute the hidden states of prompts. ``reference``: with the frozen LM before training."""
         started = time.perf_counter()
         states = self.backbone.encode(batch, reference, token_budget)
-        self.usage["rows"] += len(batch)
+        self.usage["prompts"] += len(batch)
         self.usage["tokens"] += batch.tokens
         self.usage["seconds"] += time.perf_counter() - started
         return HiddenStates.of(batch, states)
@@ -127,5 +127,5 @@ class LLMAgent(nn.Module):
 
     def pop_usage(self) -> dict[str, float]:
         """Return the usage since the last call, and reset it."""
-        usage, self.usage = self.usage, {"rows": 0, "tokens": 0, "seconds": 0.0}
+        usage, self.usage = self.usage, {"prompts": 0, "tokens": 0, "seconds": 0.0}
         return usage

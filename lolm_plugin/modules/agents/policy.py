@@ -72,15 +72,15 @@ class Policy(nn.Module):
 
 
 class EntityAgent(Policy):
-    """Policy for every map: observation -> entity tokens -> the trunk that ``args.agent`` names -> action head."""
+    """Policy for every map: observation -> entity features -> the trunk that ``args.agent`` names -> action head."""
 
     def __init__(self, layout: BattleLayout, args: SimpleNamespace) -> None:
         super().__init__()
         self.input_size = layout.size
         self.n_agents = layout.n_agents
-        self.tokenizer = ActorFeatures(layout, args.entity)
+        self.entity_features = ActorFeatures(layout, args.entity)
         with seeded(int(keyed_seeds(args.seed, "actor", count=1)[0])):
-            self.trunk = build_trunk(args.agent, self.tokenizer.width, args)
+            self.trunk = build_trunk(args.agent, self.entity_features.width, args)
             self.head = self.trunk.make_head()
         self.trunk.computes_all_units = False
         self.hidden_width = self.trunk.memory_width
@@ -95,20 +95,20 @@ class EntityAgent(Policy):
         noise: Tensor | None = None,
         available: Tensor | None = None,
     ) -> PolicyOutput:
-        tokens = self.tokenizer(inputs, agents)
+        entities = self.entity_features(inputs, agents)
         if available is not None:
-            tokens = replace(tokens, targets=tokens.targets.where(available[..., N_BASE_ACTIONS:], NO_TOKEN))
-        return self._output(tokens, self.trunk(tokens, hidden, noise))
+            entities = replace(entities, targets=entities.targets.where(available[..., N_BASE_ACTIONS:], NO_TOKEN))
+        return self._output(entities, self.trunk(entities, hidden, noise))
 
     def unroll(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
-        tokens = self.tokenizer(inputs, agents)
-        return self._output(tokens, self.trunk.unroll(tokens, hidden, noise))
+        entities = self.entity_features(inputs, agents)
+        return self._output(entities, self.trunk.unroll(entities, hidden, noise))
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         return self.trunk.noise(shape, generator)
 
-    def _output(self, tokens: EntityFeatures, features: Features) -> PolicyOutput:
-        logits = self.head(features.own, features.targets, tokens.targets)
+    def _output(self, entities: EntityFeatures, features: Features) -> PolicyOutput:
+        logits = self.head(features.own, features.targets, entities.targets)
         stats: dict[str, Tensor] = {}
         if features.attention is not None:
             teams = (1, self.n_agents - 1, features.attention.shape[-1] - self.n_agents)

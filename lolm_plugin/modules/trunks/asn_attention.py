@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lolm_plugin.modules.heads import InnerActionHead
 from lolm_plugin.modules.layers import Attention, linear, orthogonal
-from lolm_plugin.modules.trunks.trunk import Features, Trunk, pick
+from lolm_plugin.modules.trunks.trunk import Features, Trunk, gather_units
 from lolm_plugin.observations.entity_features import EntityFeatures
 
 
@@ -26,12 +26,12 @@ class ASNAttention(Trunk):
     memory.
     """
 
-    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
-        super().__init__(token_width, shape, entity)
+    def __init__(self, entity_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+        super().__init__(entity_width, shape, entity)
         gain, model_width = self.gains.plain, shape["heads"] * shape["head_width"]
-        self.embed = linear(token_width, model_width, gain)
+        self.embed = linear(entity_width, model_width, gain)
         self.attention = Attention(model_width, shape["heads"], shape["head_width"], gain, bias=True, project=False)
-        self.embed_target = linear(token_width, model_width, gain)
+        self.embed_target = linear(entity_width, model_width, gain)
         self.gru = orthogonal(nn.GRU(model_width, model_width)) if shape["recurrent"] else None
         self.memory_width = model_width if shape["recurrent"] else 0
         norms = (nn.LayerNorm(model_width) if shape["layer_norm"] else nn.Identity() for _ in range(2))
@@ -43,9 +43,9 @@ class ASNAttention(Trunk):
     def make_head(self) -> nn.Module:
         return InnerActionHead(self.width, self.gains.head) if self.inner else super().make_head()
 
-    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
-        raw = tokens.tokens
-        environment, attention = self.attention.attend_raw(self.embed, raw[..., :1, :], raw, self.allowed(tokens))
+    def unroll(self, entities: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+        raw = entities.features
+        environment, attention = self.attention.attend_raw(self.embed, raw[..., :1, :], raw, self.allowed(entities))
         environment = self.environment_norm(environment)
         if self.gru is not None:
             steps = environment.reshape(len(environment), -1, environment.shape[-1])
@@ -53,16 +53,16 @@ class ASNAttention(Trunk):
             memory = environment.squeeze(-2)
         else:
             memory = memory.expand(len(raw), *memory.shape)
-        targets = self.target_norm(self.embed_target(pick(tokens.tokens, tokens.targets)))
+        targets = self.target_norm(self.embed_target(gather_units(entities.features, entities.targets)))
         units = self.final(torch.cat([environment, environment * targets], dim=-2))
-        target_present = pick(tokens.present.unsqueeze(-1), tokens.targets).squeeze(-1)
-        counted = self.counted(torch.cat([tokens.present[..., :1], target_present], dim=-1))
-        counted[..., 1:] &= tokens.targets >= 0
+        target_present = gather_units(entities.present.unsqueeze(-1), entities.targets).squeeze(-1)
+        averaged = self.units_to_average(torch.cat([entities.present[..., :1], target_present], dim=-1))
+        averaged[..., 1:] &= entities.targets >= 0
         return Features(
             own=units[..., 0, :],
             targets=targets if self.inner else units[..., 1:, :],
             units=units,
-            counted=counted,
+            averaged=averaged,
             memory=memory,
             attention=attention,
         )

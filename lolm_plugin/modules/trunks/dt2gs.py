@@ -26,8 +26,8 @@ class DT2GS(Trunk):
     subtask]. Without noise the latent is its mean and the subtask the most likely one.
     """
 
-    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
-        super().__init__(token_width, shape, entity)
+    def __init__(self, entity_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+        super().__init__(entity_width, shape, entity)
         gains, head_width = self.gains, shape["head_width"]
         model_width = shape["heads"] * head_width
         self.latent, self.subtasks = shape["latent"], shape["subtasks"]
@@ -38,14 +38,14 @@ class DT2GS(Trunk):
         self.width = shape["feature_width"]
         self.memory_width = self.noise_width = self.latent + self.subtasks
 
-        self.encoder = _perceptron(token_width, head_width, 2 * self.latent, gains)
-        self.decoder = _perceptron(self.latent, head_width, token_width, gains)
+        self.encoder = _perceptron(entity_width, head_width, 2 * self.latent, gains)
+        self.decoder = _perceptron(self.latent, head_width, entity_width, gains)
         self.gru = orthogonal(nn.GRUCell(self.latent + self.subtasks, self.latent))
         self.choice = linear(self.latent, self.subtasks, gains.plain)
         self.semantics = nn.Sequential(
             linear(self.subtasks, head_width, gains.plain), linear(head_width, model_width, gains.plain), nn.Tanh()
         )
-        self.embed = linear(token_width, model_width, gains.plain)
+        self.embed = linear(entity_width, model_width, gains.plain)
         attention = Attention(model_width, shape["heads"], head_width, gains.plain, bias=True, project=False)
         self.block = AttentionBlock(attention, model_width, shape["ff_mult"] * head_width, gains)
         self.fuse = linear(2 * model_width, self.width, gains.relu if self.fuse_relu else gains.plain)
@@ -55,25 +55,25 @@ class DT2GS(Trunk):
         gumbel = generator.gumbel(size=(*shape, self.subtasks))
         return torch.from_numpy(np.concatenate([normal, gumbel], axis=-1).astype(np.float32))
 
-    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def unroll(self, entities: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         normal, gumbel = (None, None) if noise is None else noise.split([self.latent, self.subtasks], dim=-1)
-        mean, log_variance = self.encoder(tokens.tokens).chunk(2, dim=-1)
+        mean, log_variance = self.encoder(entities.features).chunk(2, dim=-1)
         # As published, absent units have a Gaussian, too.
         environment_mean, environment_variance = product_of_gaussians(mean, log_variance.exp(), dim=-2)
         environment = environment_mean if normal is None else environment_mean + environment_variance.sqrt() * normal
         subtask, memory = self._choose(environment, memory, gumbel)
-        units, attention = self._fuse(tokens, subtask)
+        units, attention = self._fuse(entities, subtask)
         losses = {}
         if self.reconstruction_coef:
             # All units of an agent-step share its draws. Each latent is still a fair sample, and less noise is stored.
             drawn = mean if normal is None else mean + (0.5 * log_variance).exp() * normal.unsqueeze(-2)
-            error = (self.decoder(drawn) - tokens.tokens).square().sum(-1).mean(-1)
+            error = (self.decoder(drawn) - entities.features).square().sum(-1).mean(-1)
             losses["reconstruction"] = self.reconstruction_coef * error
         if self.subtask_kl_coef:
-            kl = consistency_kl(environment_mean, environment_variance, subtask, living=tokens.present[..., 0])
+            kl = consistency_kl(environment_mean, environment_variance, subtask, living=entities.present[..., 0])
             losses["subtask_kl"] = self.subtask_kl_coef * kl.unsqueeze(-1).expand(subtask.shape[:-1])
         return Features(
-            **self.split(tokens, units),
+            **self.split(entities, units),
             memory=memory,
             losses=losses,
             attention=attention,
@@ -100,12 +100,12 @@ class DT2GS(Trunk):
             torch.stack(memories).view(steps, *leading, self.memory_width),
         )
 
-    def _fuse(self, tokens: EntityFeatures, subtask: Tensor) -> tuple[Tensor, Tensor]:
+    def _fuse(self, entities: EntityFeatures, subtask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute features [..., m, width] of units for a subtask [..., K], and the own token's attention [..., n]."""
-        units = self.embed(tokens.tokens)
+        units = self.embed(entities.features)
         # The subtask's token is a query but not a key, so the units do not attend to it.
-        queries = torch.cat([self.queries(tokens, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
-        encoded, attention = self.block(queries, units, self.allowed(tokens))
+        queries = torch.cat([self.queries(entities, units), self.semantics(subtask).unsqueeze(-2)], dim=-2)
+        encoded, attention = self.block(queries, units, self.allowed(entities))
         # A linear layer of [unit | subtask], without a copy of the subtask for every unit.
         of_unit, of_subtask = self.fuse.weight.split(units.shape[-1], dim=1)
         features = functional.linear(encoded[..., :-1, :], of_unit) + functional.linear(

@@ -1,4 +1,4 @@
-"""Base class of the entity networks: entity tokens of any number of units in, features of each unit out.
+"""Base class of the entity networks: entity features of any number of units in, features of each unit out.
 
 An actor computes logits from the features with an action head, a critic computes a value from their mean. No parameter
 depends on the number of units, so weights can move between maps.
@@ -25,12 +25,12 @@ class Features(NamedTuple):
     """Output of a trunk for the observing agent and the units around it, with leading dimensions ``[...]``."""
 
     own: Tensor  # [..., width], of the observing agent
-    targets: Tensor  # [..., n_targets, width]; meaningless for a target without a token
+    targets: Tensor  # [..., n_targets, width]; meaningless for a target without a unit
     units: Tensor  # [..., m, width], averaged by a critic
-    counted: Tensor  # bool [..., m]: the units in the critic's average
+    averaged: Tensor  # bool [..., m]: the units in the critic's average
     memory: Tensor  # [..., memory_width], after the step
     losses: Mapping[str, Tensor] = {}  # name -> [...], weighted: auxiliary losses
-    attention: Tensor | None = None  # [..., n], without gradient: weights of the agent's own token, sum 1
+    attention: Tensor | None = None  # [..., n], without gradient: weights of the agent's own query, sum 1
     subtask: Tensor | None = None  # [..., subtasks], without gradient: one-hot
 
     def map(self, change: Callable[..., Tensor], *others: Self) -> Self:
@@ -55,7 +55,7 @@ class Trunk(nn.Module):
     ``tests/examples/test_add_an_algorithm.py`` runs it.
 
     Args:
-        token_width: width of an entity token.
+        entity_width: width of a unit's entity features.
         shape: the network's own config section.
         entity: the config section ``entity``, shared by all trunks.
 
@@ -69,16 +69,16 @@ class Trunk(nn.Module):
     noise_mode: str = "stored"  # see ``Policy.noise_mode``
     computes_all_units: bool = True  # False: only the own token and the targets
 
-    def __init__(self, token_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
+    def __init__(self, entity_width: int, shape: Mapping[str, Any], entity: Mapping[str, Any]) -> None:
         super().__init__()
         self.gains = Gains.of(entity)
         self.mask_absent = entity["mask_absent"]
 
-    def forward(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def forward(self, entities: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         """Compute the features of one step.
 
         Args:
-            tokens: entity tokens [..., agents, n, token_width]; without memory also of single agents.
+            entities: entity features [..., agents, n, entity_width]; without memory also of single agents.
             memory: [..., memory_width], zeros when an episode begins.
             noise: [..., noise_width], drawn by ``noise``; None: decide greedily.
 
@@ -88,26 +88,26 @@ class Trunk(nn.Module):
         Raises:
             RecursionError: the subclass implements neither ``forward`` nor ``unroll``.
         """
-        one = self.unroll(at(tokens, None), memory, None if noise is None else noise.unsqueeze(0))
+        one = self.unroll(at_index(entities, None), memory, None if noise is None else noise.unsqueeze(0))
         return one.map(lambda value: value[0])
 
-    def unroll(self, tokens: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
+    def unroll(self, entities: EntityFeatures, memory: Tensor, noise: Tensor | None = None) -> Features:
         """Compute the features of many steps.
 
         Args:
-            tokens: as in ``forward``, with a leading dimension ``time``.
+            entities: as in ``forward``, with a leading dimension ``time``.
             memory: as in ``forward``, before the first step.
             noise: as in ``forward``, with a leading dimension ``time``.
 
         Returns:
             The features, each with a leading dimension ``time``; ``memory`` is the memory after each step.
         """
-        steps = len(tokens.tokens)
+        steps = len(entities.features)
         if not self.memory_width:
-            return self(tokens, memory.expand(steps, *memory.shape), noise)
+            return self(entities, memory.expand(steps, *memory.shape), noise)
         results: list[Features] = []
         for t in range(steps):
-            results.append(self(at(tokens, t), memory, None if noise is None else noise[t]))
+            results.append(self(at_index(entities, t), memory, None if noise is None else noise[t]))
             memory = results[-1].memory
         return results[0].map(lambda *values: torch.stack(values), *results[1:])
 
@@ -119,57 +119,57 @@ class Trunk(nn.Module):
         """Build the action head on the features; override it for another head than ``MeanActionHead``.
 
         Returns:
-            A module: ``head(own, targets, tokens.targets)`` -> logits [..., 6 + n_targets].
+            A module: ``head(own, targets, entities.targets)`` -> logits [..., 6 + n_targets].
         """
         return MeanActionHead(self.width, self.gains.head)
 
-    def queries(self, tokens: EntityFeatures, units: Tensor) -> Tensor:
+    def queries(self, entities: EntityFeatures, units: Tensor) -> Tensor:
         """Select the units [..., n, width] whose features are used: all, or the own unit and the targets."""
         if self.computes_all_units:
             return units
-        return torch.cat([units[..., :1, :], pick(units, tokens.targets)], dim=-2)
+        return torch.cat([units[..., :1, :], gather_units(units, entities.targets)], dim=-2)
 
-    def split(self, tokens: EntityFeatures, units: Tensor) -> dict[str, Any]:
-        """Split the features of the ``queries`` into the fields ``own``, ``targets``, ``units`` and ``counted``."""
+    def split(self, entities: EntityFeatures, units: Tensor) -> dict[str, Any]:
+        """Split the features of the ``queries`` into the fields ``own``, ``targets``, ``units`` and ``averaged``."""
         if self.computes_all_units:
-            targets, counted = pick(units, tokens.targets), self.counted(tokens.present)
+            targets, averaged = gather_units(units, entities.targets), self.units_to_average(entities.present)
         else:
-            targets, counted = units[..., 1:, :], torch.ones_like(units[..., 0], dtype=torch.bool)
-        return {"own": units[..., 0, :], "targets": targets, "units": units, "counted": counted}
+            targets, averaged = units[..., 1:, :], torch.ones_like(units[..., 0], dtype=torch.bool)
+        return {"own": units[..., 0, :], "targets": targets, "units": units, "averaged": averaged}
 
-    def allowed(self, tokens: EntityFeatures) -> Tensor | None:
+    def allowed(self, entities: EntityFeatures) -> Tensor | None:
         """Return the attention mask bool [..., n], True for tokens to attend to. None: attend to all.
 
         Token 0, the agent's own, is always True.
         """
         if not self.mask_absent:
             return None
-        allowed = tokens.present.clone()
+        allowed = entities.present.clone()
         allowed[..., 0] = True
         return allowed
 
-    def counted(self, present: Tensor) -> Tensor:
+    def units_to_average(self, present: Tensor) -> Tensor:
         """Return the mask bool [..., m] of units that a critic averages: all, or those ``present`` bool [..., m]."""
         return present if self.mask_absent else torch.ones_like(present)
 
 
-def at(tokens: EntityFeatures, index: Any) -> EntityFeatures:
-    """Index the leading dimensions of tokens."""
-    return EntityFeatures(tokens.tokens[index], tokens.present[index], tokens.targets[index])
+def at_index(entities: EntityFeatures, index: Any) -> EntityFeatures:
+    """Index the leading dimensions of entity features."""
+    return EntityFeatures(entities.features[index], entities.present[index], entities.targets[index])
 
 
-def pick(units: Tensor, tokens: Tensor) -> Tensor:
-    """Select units [..., n, width] by the index ``tokens`` int64 [..., m]: [..., m, width]. Index -1 gives any unit."""
-    return units.gather(-2, tokens.clamp(min=0).unsqueeze(-1).expand(*tokens.shape, units.shape[-1]))
+def gather_units(units: Tensor, index: Tensor) -> Tensor:
+    """Select units [..., n, width] by ``index`` int64 [..., m]: [..., m, width]. Index -1 gives any unit."""
+    return units.gather(-2, index.clamp(min=0).unsqueeze(-1).expand(*index.shape, units.shape[-1]))
 
 
-def build_trunk(name: str, token_width: int, args: SimpleNamespace) -> Trunk:
+def build_trunk(name: str, entity_width: int, args: SimpleNamespace) -> Trunk:
     """Build the trunk that is registered as ``name``, with its section of the configuration.
 
     Raises:
         KeyError: no trunk has this name.
     """
-    return registry.load(registry.TRUNKS[name])(token_width, getattr(args, name), args.entity)
+    return registry.load(registry.TRUNKS[name])(entity_width, getattr(args, name), args.entity)
 
 
 def network_settings(name: str, args: SimpleNamespace) -> dict[str, Any]:
