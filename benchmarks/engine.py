@@ -15,7 +15,6 @@ from lolm_plugin.controllers.prompt_controller import PromptMAC
 from lolm_plugin.envs import smax_scenarios
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo import MAPPOLearner
-from lolm_plugin.llm.matmul import select_backend
 from lolm_plugin.modules.heads import COLLECTED
 from lolm_plugin.paths import BUNDLED
 
@@ -27,7 +26,6 @@ SMOL_OFF: dict[str, dict[str, Any]] = {
     "lora_layers": {"lora": {"layers": None}},
     "terse": {"prompt": {"style": "compact"}},
     "share_prefix": {"llm": {"share_prefix": False}},
-    "matmul": {"llm": {"matmul": "torch"}},
     "read_positions": {"llm": {"read_positions": False}},
     "keep_rollout_states": {"llm": {"keep_rollout_states": False}},
 }
@@ -52,7 +50,6 @@ class Engine:
 
     def play(self, batch: Any) -> None:
         """Choose actions at every step for the running episodes, as a runner does."""
-        select_backend(self.args.llm["matmul"])  # process-wide: the engine built last has set its own
         self.mac.init_hidden(batch.batch_size)
         for t, running in enumerate(battles.valid(batch).T):
             episodes = running.nonzero().flatten().tolist()

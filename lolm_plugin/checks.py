@@ -57,7 +57,6 @@ def check_ratio(ratio: float, tolerance: float, t_env: int, batch: Batch | None)
     if not abs(ratio - 1) <= tolerance:
         raise NonFiniteError(
             f"ratio_epoch0 is {ratio:.4g} at environment step {t_env} but must be 1 within {tolerance:g}: the policy "
-            "that learns is not the one that played. Set llm.dtype=float32 or llm.matmul=torch; if both are set, "
-            "please report a bug.",
+            "that learns is not the one that played. Set llm.dtype=float32; if it is set, please report a bug.",
             batch,
         )

@@ -1,4 +1,4 @@
-"""Measure which settings are fastest on this machine, and cache the result per user. Configuration keys override it.
+"""Measure how many CPU threads are fastest on this machine, and cache the result per user; see ``torch_threads``.
 
 The result is cached because timings vary, and runs with different settings differ in their last digits. Timings taken
 while other processes use the cores are not cached: they would be wrong later.
@@ -12,37 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from lolm_plugin import strict_json
 from lolm_plugin.paths import cache_dir
 
-Choice = TypeVar("Choice")
-
 FILE = "machine.json"
 REPEATS = 7
 BUSY = 0.5  # average load per core over the last minute
-MARGIN = 1.1  # required speedup of a choice over the plain one
+MARGIN = 1.1  # required speedup of more threads
 # Rows and width of a typical matrix product.
 TYPICAL = {"language models": (1024, 768), "small networks": (512, 64)}
 
 
 def threads(policy: str) -> int:
     """Return the fastest number of CPU threads (of 1, 2, 4, ... and all cores) for a ``policy`` of TYPICAL."""
-    return int(_remembered(f"threads for {policy}", lambda: _fastest_threads(*TYPICAL[policy])))
+    return _remembered(f"threads for {policy}", lambda: _fastest_threads(*TYPICAL[policy]))
 
 
-def faster(name: str, plain: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    """Return True if ``other`` is clearly faster than ``plain``. ``name`` is the cache key."""
-
-    def speedup() -> float:
-        seconds = _median_seconds({"plain": plain, "other": other})
-        return round(seconds["plain"] / seconds["other"], 2)
-
-    return _remembered(f"speedup by {name}", speedup) > MARGIN
-
-
-def known() -> dict[str, float]:
+def known() -> dict[str, int]:
     """Return the cached measurements of this machine."""
     return _read().get(_machine(), {})
 
@@ -85,9 +73,9 @@ def _fastest_threads(rows: int, width: int) -> int:
     return best
 
 
-def _median_seconds(choices: Mapping[Choice, Callable[[], Any]]) -> dict[Choice, float]:
+def _median_seconds(choices: Mapping[int, Callable[[], Any]]) -> dict[int, float]:
     """Time all choices in turn, after one warm-up call of each; return their median seconds."""
-    taken: dict[Choice, list[float]] = {name: [] for name in choices}
+    taken: dict[int, list[float]] = {name: [] for name in choices}
     for _ in range(REPEATS + 1):
         for name, call in choices.items():
             started = time.perf_counter()
@@ -96,7 +84,7 @@ def _median_seconds(choices: Mapping[Choice, Callable[[], Any]]) -> dict[Choice,
     return {name: median(seconds[1:]) for name, seconds in taken.items()}
 
 
-def _remembered(what: str, measure: Callable[[], float]) -> float:
+def _remembered(what: str, measure: Callable[[], int]) -> int:
     """Return the cached measurement of this machine, or else ``measure()``."""
     machines = _read()
     here = machines.setdefault(_machine(), {})
@@ -108,7 +96,7 @@ def _remembered(what: str, measure: Callable[[], float]) -> float:
     return here[what]
 
 
-def _read() -> dict[str, dict[str, float]]:
+def _read() -> dict[str, dict[str, int]]:
     try:
         return dict(json.loads((cache_dir() / FILE).read_text()))
     except (OSError, TypeError, ValueError):  # missing or unreadable: measure again

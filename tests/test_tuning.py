@@ -13,53 +13,41 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def clock(monkeypatch, seconds):
-    """Replace the clock; return callables that take ``seconds`` each. No other time passes."""
-    now = [0.0]
-    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+@pytest.fixture
+def measured(monkeypatch):
+    """Replace the measurement: each one finds another number of threads. Returns the numbers found."""
+    found = []
 
-    def taking(duration):
-        def call():
-            now[0] += duration
+    def measure(rows, width):
+        found.append(len(found) + 1)
+        return found[-1]
 
-        return call
-
-    return [taking(duration) for duration in seconds]
-
-
-def test_the_other_choice_must_be_clearly_faster(monkeypatch):
-    plain, little, much = clock(monkeypatch, [1.0, 0.95, 0.5])
-    assert not tuning.faster("little", plain, little)
-    assert tuning.faster("much", plain, much)
-    assert tuning.known()["speedup by much"] == 2.0
+    monkeypatch.setattr(tuning, "_fastest_threads", measure)
+    return found
 
 
-def test_a_choice_is_measured_once_and_cached_until_forgotten(monkeypatch, cache):
-    plain, other = clock(monkeypatch, [1.0, 0.5])
-    assert tuning.faster("this", plain, other)
-    assert tuning.faster("this", other, plain)  # not measured again: it would be slower now
-    assert tuning.known() == {"speedup by this": 2.0}
+def test_threads_are_measured_once_and_cached_until_forgotten(measured, cache):
+    assert [tuning.threads("small networks") for _ in range(2)] == [1, 1]
+    assert tuning.known() == {"threads for small networks": 1}
     (machine,) = json.loads((cache / tuning.FILE).read_text())
     assert f"{tuning.cores()} cores, torch {torch.__version__}" in machine
-    (cache / tuning.FILE).write_text(
-        json.dumps({machine: {"speedup by this": 2.0}, "another": {"speedup by this": 3.0}})
-    )
+    other = {"another": {"threads for small networks": 3}}
+    (cache / tuning.FILE).write_text(json.dumps({machine: {"threads for small networks": 1}, **other}))
     tuning.forget()
     assert tuning.known() == {}
-    assert json.loads((cache / tuning.FILE).read_text()) == {"another": {"speedup by this": 3.0}}
-    assert not tuning.faster("this", other, plain)
+    assert json.loads((cache / tuning.FILE).read_text()) == other
+    assert tuning.threads("small networks") == 2
     tuning.forget()
     tuning.forget()
 
 
-def test_a_measurement_on_a_busy_machine_is_used_and_not_cached(monkeypatch):
-    plain, other = clock(monkeypatch, [1.0, 0.5])
+def test_a_measurement_on_a_busy_machine_is_used_and_not_cached(measured, monkeypatch):
     monkeypatch.setattr(tuning, "busy", lambda: True)
-    assert tuning.faster("this", plain, other)
+    assert tuning.threads("small networks") == 1
     assert tuning.known() == {}
     monkeypatch.setattr(tuning, "busy", lambda: False)
-    assert not tuning.faster("this", other, plain)
-    assert tuning.known() == {"speedup by this": 0.5}
+    assert tuning.threads("small networks") == 2
+    assert tuning.known() == {"threads for small networks": 2}
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.9, False), (1.1, True)])
@@ -71,19 +59,17 @@ def test_a_machine_is_busy_if_its_load_is_high(monkeypatch, load, busy):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_an_unreadable_cache_is_replaced(monkeypatch, cache, content):
+def test_an_unreadable_cache_is_replaced(measured, cache, content):
     cache.mkdir()
     (cache / tuning.FILE).write_text(content)
-    plain, other = clock(monkeypatch, [1.0, 0.5])
-    assert tuning.faster("products", plain, other)
+    assert tuning.threads("small networks") == 1
     assert json.loads((cache / tuning.FILE).read_text())
 
 
-def test_an_unwritable_cache_is_ignored(monkeypatch, tmp_path):
+def test_an_unwritable_cache_is_ignored(measured, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path / "file"))
-    plain, other = clock(monkeypatch, [1.0, 0.5])
-    assert tuning.faster("products", plain, other)
+    assert tuning.threads("small networks") == 1
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [(1.0, 4), (0.0, 1), (0.05, 1)])

@@ -23,16 +23,16 @@ SMALL = (
     *("seed=1", "use_cuda=False", "torch_threads=1", "test_nepisode=8", "log_interval=100", "save_model=True"),
     *("runner_log_interval=1", "learner_log_interval=1", "batch_size_run=16"),
 )
-TARGET = ("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=target", "llm.matmul=torch")
+TARGET = ("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=target")
 RUNS: dict[str, tuple[str, ...]] = {
     "lolm_mappo_tiny, probe": (*TARGET, "t_max=300", "test_interval=100", "save_model_interval=100"),
     "published head, recompute, minibatches": (
-        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2m_vs_1m", "llm.matmul=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2m_vs_1m"),
         *("head.attack_keys=shared", "head.features=raw", "kl.balance_steps=1", "llm.recompute=True"),
         *("minibatches=2", "t_max=400", "test_interval=400", "prompt.style=paper"),
     ),
     "entity keys, frozen layers kept": (
-        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2s3z", "llm.matmul=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=smax", "env_args.map_name=2s3z"),
         *("head.attack_keys=entity", "lora.layers=1", "prompt.style=terse", "kl.head=initial", "t_max=300"),
         "test_interval=300",
     ),
@@ -56,15 +56,15 @@ RUNS: dict[str, tuple[str, ...]] = {
     ),
     "gymma": (
         *("--config=lolm_mappo_tiny", "--env-config=gymma", "env_args.key=lbforaging:Foraging-5x5-2p-1f-v3"),
-        *("llm.matmul=torch", "t_max=300", "test_interval=300", "test_nepisode=4", "batch_size_run=4"),
+        *("t_max=300", "test_interval=300", "test_nepisode=4", "batch_size_run=4"),
     ),
     "resumed": ("--resume", "lolm_mappo_tiny, probe", "t_max=600"),
     "transferred": (
-        *("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=duel", "llm.matmul=torch"),
+        *("--config=lolm_mappo_tiny", "--env-config=probe", "env_args.map_name=duel"),
         *("t_max=300", "test_interval=300", "transfer_from=lolm_mappo_tiny, probe"),
     ),
     "SmolLM2": (
-        *("--config=lolm_mappo_smol", "--env-config=smax", "env_args.map_name=3m", "llm.matmul=torch"),
+        *("--config=lolm_mappo_smol", "--env-config=smax", "env_args.map_name=3m"),
         *("t_max=200", "test_interval=400", "test_nepisode=4"),
     ),
 }

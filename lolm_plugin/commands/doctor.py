@@ -123,15 +123,11 @@ def fetch_epymarl() -> Path:
 
 def _tune() -> None:
     """Measure the fastest settings again. Raises ConfigError while other work uses the cores."""
-    from lolm_plugin.llm import matmul
-
     if tuning.busy():
         raise ConfigError(
             f"--tune cannot measure while other work uses the cores (load {os.getloadavg()[0]:.1f} on "
-            f"{tuning.cores()}); wait until it ends, or set torch_threads and llm.matmul."
+            f"{tuning.cores()}); wait until it ends, or set torch_threads."
         )
     tuning.forget()
-    matmul.fastest_backend.cache_clear()
-    matmul.fastest_backend()
     for policy in tuning.TYPICAL:
         tuning.threads(policy)

@@ -99,6 +99,8 @@ def _typed(update: Config, known: Config, where: str, free: str = "") -> dict[st
 def _advice(key: str, known: Config) -> str:
     if key in schema.RENAMED:
         return f"it is now named {schema.RENAMED[key]}."
+    if key in schema.REMOVED:
+        return "it no longer exists; leave it out."
     if below := [name for name in known if name.startswith(f"{key}.")]:
         return f"it is a section, so set one of its keys, such as {below[0]}."
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

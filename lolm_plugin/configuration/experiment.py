@@ -9,7 +9,7 @@ from typing import Any
 from lolm_plugin import registry
 from lolm_plugin.configuration.config_files import flatten, plugin_config_dir, read
 from lolm_plugin.configuration.fields import Mark
-from lolm_plugin.configuration.schema import RENAMED, with_mark
+from lolm_plugin.configuration.schema import REMOVED, RENAMED, with_mark
 from lolm_plugin.errors import ConfigError
 
 TIME_LIMITS = {"time_limits": "truncated"}  # written into records and checkpoints; see ``upgrade_config``
@@ -32,8 +32,12 @@ def upgrade_config(config: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[
 
 
 def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested configuration of a record or a checkpoint with today's names of its keys."""
+    """Return a nested configuration of a record or a checkpoint with today's keys: renamed, or left out if removed."""
     renamed = dict(config)
+    for key in REMOVED:
+        section, _, old_key = key.partition(".")
+        if isinstance(settings := renamed.get(section), Mapping):
+            renamed[section] = {key: value for key, value in settings.items() if key != old_key}
     for old, new in RENAMED.items():
         section, _, old_key = old.partition(".")
         if isinstance(settings := renamed.get(section), Mapping) and old_key in settings:

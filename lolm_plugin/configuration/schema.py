@@ -53,7 +53,8 @@ TASK = Trusted(
 )
 MODELS = Trusted(re.compile(r"smollm2-135m|tiny-llama|tiny-qwen3|tiny-gemma3|Qwen/Qwen3-0\.6B"))
 
-RENAMED = {"llm.product": "llm.matmul", "llm.trunk_cache_gb": "llm.frozen_cache_gb"}  # in 0.2.0
+RENAMED = {"llm.trunk_cache_gb": "llm.frozen_cache_gb"}  # in 0.2.0
+REMOVED = ("llm.product", "llm.matmul")  # in 0.2.0: PyTorch's products are as fast or faster
 Name = Annotated[str, Mark.NAME]
 Names = Annotated[list[str], Mark.NAME]
 Fraction = Annotated[float, Range(least=0, most=1)]
@@ -111,7 +112,6 @@ class LanguageModel(TypedDict):
     quantization: Annotated[Name, Choice("none", "8bit", "4bit")]
     token_budget: Memory | None
     share_prefix: Annotated[bool, Mark.MACHINE]
-    matmul: Annotated[Name, Choice("auto", "torch", "onednn"), Mark.MACHINE]
     recompute: Annotated[bool, Mark.MACHINE]
     frozen_cache_gb: Annotated[float, Range(least=0, most=1_000_000), Mark.MACHINE]
     keep_rollout_states: Annotated[bool, Mark.MACHINE]

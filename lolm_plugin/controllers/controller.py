@@ -192,10 +192,6 @@ class Controller(Generic[D]):
         self.args.microbatch //= 2
         return f"microbatch={self.args.microbatch}"
 
-    def resolved_settings(self) -> dict[str, Any]:
-        """Return the values chosen for ``auto`` settings that affect the last digits of results; nested."""
-        return {}
-
     def prepare(self, decisions: D) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation, certain_log_probs, find_decisions
 from lolm_plugin.controllers.prompter import build_prompter
-from lolm_plugin.llm import matmul
 from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, members
 from lolm_plugin.memory import retry_on_oom
@@ -78,9 +77,6 @@ class PromptMAC(Controller[PromptDecisions]):
         settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}
         drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
         return {**settings, "seed": self.args.seed} if drawn else settings
-
-    def resolved_settings(self) -> dict[str, Any]:
-        return {"llm": {"matmul": matmul.backend()}} if self.device.type == "cpu" else {}
 
     def ratio_tolerance(self) -> float:
         """Return a wide tolerance for weights of low precision: their logits depend on how prompts are packed."""

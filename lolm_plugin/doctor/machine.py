@@ -50,8 +50,7 @@ def _fastest() -> Iterator[CheckResult]:
             True, "nothing measured yet", "the first run measures it in a second; lolm doctor --tune does so now"
         )
     for what, found in tried.items():
-        override = "torch_threads=N" if what.startswith("threads") else "llm.matmul=torch or onednn"
-        yield CheckResult(True, what, f"{found}; {override} overrides")
+        yield CheckResult(True, what, f"{found:g}; torch_threads=N overrides")
 
 
 def _host() -> Iterator[CheckResult]:

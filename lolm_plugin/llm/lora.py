@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm.matmul import linear
 
 ADAPTER = "default"
 
@@ -108,16 +107,16 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, down, up)
         ctx.scale = scale
-        return linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
+        return functional.linear(x, torch.addmm(weight, up, down, alpha=scale), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
         x, weight, down, up = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = linear(grad, torch.addmm(weight, up, down, alpha=ctx.scale).T)
+            grad_x = functional.linear(grad, torch.addmm(weight, up, down, alpha=ctx.scale).T)
         rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
-        grad_narrow, narrow = linear(grad_rows, up.T), linear(rows, down)
+        grad_narrow, narrow = functional.linear(grad_rows, up.T), functional.linear(rows, down)
         grad_down, grad_up = grad_narrow.T @ rows, grad_rows.T @ narrow
         return grad_x, None, None, grad_down.mul_(ctx.scale), grad_up.mul_(ctx.scale), None
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import matmul, quantization, sources, trial
+from lolm_plugin.llm import quantization, sources, trial
 from lolm_plugin.llm.encoder import EncoderSettings
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.model_folder import context_length
@@ -71,9 +71,6 @@ class Backbone(nn.Module):
             model.requires_grad_(True)
         tried = trial.TriedModel(model, source.model, self.context_length)
         self.hidden_size = trial.check_runs(tried)
-        if torch.device(device).type == "cpu":
-            matmul.select_backend(llm["matmul"])
-            matmul.replace_linear_layers(self.lm)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
         settings = EncoderSettings(

@@ -37,7 +37,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lolm_plugin.llm import matmul
 from lolm_plugin.llm.prompt_batch import DistinctTokens
 
 PACKED = "lolm_packed"
@@ -244,11 +243,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
         start, end = max(0, before + first - window + 1) if window else 0, before + first + count
         q = query[..., first : first + count, :].reshape(prompts, key_heads, -1, width)
         k, v = key[:, :, start:end], value[:, :, start:end]
-        if window is None and not torch.is_grad_enabled() and matmul.uses_onednn(query):
-            out = matmul.causal_attention(q, k, v, count, scale or width**-0.5)
-        else:
-            mask = _mask(before + first - start, count, window, repeats, query.device)
-            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        mask = _mask(before + first - start, count, window, repeats, query.device)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         attended.append(out.unflatten(2, (repeats, -1)))
     return torch.cat(attended, dim=3).permute(0, 3, 1, 2, 4).reshape(prompts * tokens, heads, width)
 

@@ -144,10 +144,7 @@ def _results(folder: Path, recorded: Any) -> str:
 
 
 def _known_settings(resolved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings resolved on the parent's machine. Other threads or matmul backends sum in another order."""
-    flat = config_files.flatten(experiment.rename_keys(resolved))
-    threads, backend = flat.get("torch_threads"), flat.get("llm.matmul")
+    """Yield the number of threads that was measured on the parent's machine."""
+    threads = resolved.get("torch_threads")
     if threads is not None and is_integer(threads) and 1 <= threads <= MOST_THREADS:
         yield "torch_threads", threads
-    if backend in ("torch", "onednn"):
-        yield "llm.matmul", backend

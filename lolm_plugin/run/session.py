@@ -9,7 +9,6 @@ import torch
 
 from lolm_plugin import __version__
 from lolm_plugin.checkpoints import Checkpoint
-from lolm_plugin.configuration.config_files import merge
 from lolm_plugin.host import Host
 from lolm_plugin.run.components import RunComponents
 from lolm_plugin.run.resuming import Resumed
@@ -39,7 +38,7 @@ class Session:
         record, began = sacred_folder(self.sacred_run), getattr(self.sacred_run, "start_time", None)
         # The number of a removed record is used again; the start time, which is also in run.json, is unique.
         start_times = [(record, began.isoformat())] if record and began else []
-        # Settings resolved by measurement. A resumed run keeps them, because others sum in another order.
+        # The number of threads is measured. A resumed run keeps it, because other numbers sum in another order.
         resolved = {"torch_threads": torch.get_num_threads()} if "torch_threads" in config else {}
         return {
             "algorithm": args.name,
@@ -54,7 +53,7 @@ class Session:
             "sacred_starts": [*before.get("sacred_starts", []), *start_times],
             "transfer": before.get("transfer") if before else getattr(self.sacred_run, "info", {}).get("transfer"),
             "config": {**config, "env_args": {**config["env_args"], "seed": None}},  # as in the record
-            "resolved_settings": merge(resolved, getattr(components.learner.mac, "resolved_settings", dict)()),
+            "resolved_settings": resolved,
         }
 
 

@@ -162,7 +162,7 @@ def test_doctor_tunes_when_asked_and_shows_it_afterwards(capsys, monkeypatch, tm
         assert lolm.main(["lolm", *arguments]) == 0
         section = capsys.readouterr().out.split("\nFastest on this machine, as measured\n")[1].split("\n\n")[0]
         assert shown in section
-    for what in ("threads for language models", "threads for small networks", "speedup by onednn"):
+    for what in ("threads for language models", "threads for small networks"):
         assert f"[ok] {what}: " in section
 
 
@@ -170,7 +170,7 @@ def test_doctor_does_not_tune_on_a_busy_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOLM_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "busy", lambda: True)
     assert lolm.main(["lolm", "doctor", "--tune"]) == 2
-    assert "set torch_threads and llm.matmul" in capsys.readouterr().err
+    assert "set torch_threads." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -462,3 +462,10 @@ def test_a_renamed_key_is_refused_with_its_new_name(old, new, configured):
     with pytest.raises(ConfigError, match=f"{old} .* it is now named {new}"):
         configured(nested({old: 1}, "here"))
     assert new in schema.FIELDS
+
+
+@pytest.mark.parametrize("old", schema.REMOVED)
+def test_a_removed_key_is_refused(old, configured):
+    with pytest.raises(ConfigError, match=f"{old} .* it no longer exists; leave it out"):
+        configured(nested({old: "torch"}, "here"))
+    assert old not in schema.FIELDS

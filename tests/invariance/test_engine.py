@@ -24,8 +24,6 @@ VARIANTS = {
     "1024 tokens at once": ("llm.token_budget=1024",),
     "8192 tokens at once": ("llm.token_budget=8192",),
     "recomputed activations": ("llm.recompute=True",),
-    "PyTorch's products": ("llm.matmul=torch",),
-    "oneDNN's products": ("llm.matmul=onednn",),
     "the last layer for all tokens": ("llm.read_positions=False",),
 }
 FROZEN_LAYERS = {

@@ -132,7 +132,7 @@ def test_bootstrap_time_limit_of_older_records_is_converted(tmp_path, launch, ex
 
 def test_renamed_keys_of_older_records_have_their_new_names(tmp_path):
     run = records.read(write(tmp_path / "1", config={"llm": {"product": "torch", "trunk_cache_gb": 1.0, "layers": 4}}))
-    assert run.config["llm"] == {"matmul": "torch", "frozen_cache_gb": 1.0, "layers": 4}
+    assert run.config["llm"] == {"frozen_cache_gb": 1.0, "layers": 4}
 
 
 def test_a_resumed_run_of_an_older_version_is_whole(tmp_path):

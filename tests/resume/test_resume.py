@@ -29,7 +29,7 @@ CHECKOUT = locate(None)
 HOSTS = {"bundled": "none"} | ({"EPyMARL": str(CHECKOUT)} if CHECKOUT else {})
 RUNS = {
     "lolm_mappo_tiny": (
-        *("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2", "llm.matmul=torch"),
+        *("probe", "duel", "t_max=900", "kl.anneal_steps=800", "minibatches=2"),
         "lora.layers=1",  # the frozen layer's states are kept only from the rollout to its update
     ),
     "updet_mappo": ("smax", "2m_vs_1m", "t_max=1200", "lr_decay=True"),
@@ -101,12 +101,7 @@ def until(folder, source, step):
 @pytest.mark.parametrize("algorithm", ["updet_mappo", "lolm_mappo_tiny"])
 def test_resumed_from_every_checkpoint_by_its_sacred_record(algorithm, tmp_path):
     source = tmp_path / "straight"
-    settings = (
-        "t_max=500",
-        "save_model_interval=1",
-        *(["llm.matmul=torch"] if algorithm == "lolm_mappo_tiny" else []),
-    )
-    assert train(source, *line(algorithm, "probe", "duel", *settings)) == 0
+    assert train(source, *line(algorithm, "probe", "duel", "t_max=500", "save_model_interval=1")) == 0
     for step in steps(source)[:-1:2]:  # steps with and without a test before them
         folder = until(tmp_path / str(step), source, step)
         assert train(folder, "--resume", f"results/sacred/{algorithm}/duel/1", "--epymarl=none") == 0

@@ -76,11 +76,12 @@ def test_a_renamed_key_of_a_checkpoint_keeps_its_value(tiny_args, tmp_path, host
     config = vars(tiny_args())
     for key in ("device", "n_agents", "n_actions"):
         del config[key]
-    older = copy.deepcopy(merge(config, {"llm": {"product": "torch", "trunk_cache_gb": 0.25}}))
-    del older["llm"]["matmul"], older["llm"]["frozen_cache_gb"]
+    older = copy.deepcopy(merge(config, {"llm": {"product": "onednn", "trunk_cache_gb": 0.25}}))
+    del older["llm"]["frozen_cache_gb"]
     found, how = resumed(older, host_dir, tmp_path, resolved_settings={"llm": {"product": "onednn"}})
-    assert (found["llm"]["matmul"], found["llm"]["frozen_cache_gb"]) == ("torch", 0.25)
-    assert how.resolved_settings["llm"] == {"matmul": "onednn"}
+    assert found["llm"]["frozen_cache_gb"] == 0.25
+    assert "product" not in found["llm"], "a removed key is dropped"
+    assert how.resolved_settings == {}
 
 
 HOSTILE = {
