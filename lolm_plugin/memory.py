@@ -11,17 +11,26 @@ from lolm_plugin.errors import ConfigError
 Result = TypeVar("Result")
 
 
+# Messages of PyTorch's errors when memory runs out. cuBLAS, cuDNN and the CPU's allocator raise plain RuntimeErrors.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
+
+
 class UsesMemory(Protocol):
     """An object that evaluates microbatches, such as a controller."""
 
     MEMORY_KEYS: str  # what to set if even the smallest microbatch does not fit, for the error
 
     def use_less_memory(self) -> str | None:
-        """Halve the microbatch. Return the new setting for the log, or None if it cannot be smaller."""
+        """Halve a cache or the microbatch. Return the new setting for the log, or None if it cannot be smaller."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if memory ran out, on a GPU or for the CPU's tensors."""
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in OUT_OF_MEMORY)
 
 
 def retry_on_oom(work: Callable[[], Result], policy: UsesMemory) -> Result:
-    """Run ``work``. On CUDA OOM the microbatch of ``policy`` is halved and ``work`` is retried.
+    """Run ``work``. If memory runs out, ``policy`` halves a cache or its microbatch, and ``work`` is retried.
 
     ``work`` must be safe to rerun. Results do not depend on the microbatch.
 
@@ -31,7 +40,9 @@ def retry_on_oom(work: Callable[[], Result], policy: UsesMemory) -> Result:
     while True:
         try:
             return work()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if (smaller := policy.use_less_memory()) is None:
                 raise ConfigError(
                     f"Even the smallest microbatch does not fit into memory ({str(error).splitlines()[0]}); set "

@@ -42,6 +42,64 @@ def test_a_language_model_halves_its_token_budget(new_learner, tiny_args, play, 
     assert "Out of memory: continuing with llm.token_budget=2048" in caplog.text
 
 
+def test_the_cache_of_frozen_states_is_halved_before_the_token_budget(
+    new_learner, tiny_args, play, monkeypatch, caplog
+):
+    settings = {"lora.layers": 1, "llm.token_budget": 4096, "minibatches": 2}
+    expected = learned(new_learner(tiny_args(settings)), play)
+    short = new_learner(tiny_args(settings))
+    encoder, stored = short.mac.agent.backbone.encoder, []
+    encode = encoder.encode
+
+    def limited(batch, pack, reference):
+        states = [kept for kept in batch.frozen_states if kept is not None]
+        stored.append(sum(kept.nbytes for kept in states))
+        short_of(40_000)(encoder.stored_bytes)
+        return encode(batch, pack, reference)
+
+    monkeypatch.setattr(encoder, "encode", limited)
+    found = learned(short, play)
+    assert max(stored) > 40_000, "the limit must be reached"
+    assert stored[-1] <= 40_000
+    assert short.mac.frozen_cache_gb * 2**30 <= 40_000
+    assert short.mac.token_budget == 4096
+    assert farthest(found, expected) < 1e-5
+    assert "Out of memory: continuing with llm.frozen_cache_gb=" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_every_form_of_out_of_memory_is_caught(error, new_learner, tiny_args):
+    mac, errors = new_learner(tiny_args({"llm.token_budget": 4096})).mac, [error]
+
+    def work():
+        if errors:
+            raise errors.pop()
+        return 5
+
+    assert retry_on_oom(work, mac) == 5
+    assert mac.token_budget == 2048
+
+
+def test_other_errors_are_raised(new_learner, tiny_args):
+    mac = new_learner(tiny_args({"llm.token_budget": 4096})).mac
+
+    def work():
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    with pytest.raises(RuntimeError, match="same device"):
+        retry_on_oom(work, mac)
+    assert mac.token_budget == 4096
+
+
 def test_a_small_network_halves_its_microbatch(new_learner, tiny_args, play, monkeypatch):
     expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
     short = new_learner(tiny_args(algorithm="updet_mappo"))

@@ -52,6 +52,7 @@ class PromptMAC(Controller[PromptDecisions]):
         keep_initial_head = args.kl["head"] == "initial" or self.reference_is_source
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
         self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
+        self.frozen_cache_gb: float = args.llm["frozen_cache_gb"]
         self.example = ""  # the first prompt, for the run's record
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -166,7 +167,15 @@ class PromptMAC(Controller[PromptDecisions]):
         return self.agent.logits(states, initial_head=initial).detach()
 
     def use_less_memory(self) -> str | None:
-        """Halve the token budget and, for the critic, the microbatch."""
+        """Drop the frozen layers' stored states and halve their cache; if there are none, halve the token budget.
+
+        With the token budget the critic's microbatch is halved.
+        """
+        encoder = self.agent.backbone.encoder
+        if stored := encoder.stored_bytes:
+            encoder.drop_frozen_states()  # the rest of this update computes them again
+            self.frozen_cache_gb = stored / 2**31
+            return f"llm.frozen_cache_gb={self.frozen_cache_gb:.3g}"
         if self.token_budget <= LEAST_TOKENS:
             return None
         super().use_less_memory()
@@ -175,7 +184,7 @@ class PromptMAC(Controller[PromptDecisions]):
 
     def _precompute(self, prompts: PromptBatch) -> PromptBatch:
         """Compute the frozen layers' states and cache them until ``end_update``."""
-        return self.agent.precompute(prompts, self.args.llm["frozen_cache_gb"] * 2**30, self.token_budget)
+        return self.agent.precompute(prompts, self.frozen_cache_gb * 2**30, self.token_budget)
 
     def _read(self, prompts: PromptBatch, keep: bool = False, reference: bool = False) -> HiddenStates:
         """Compute the hidden states of prompts, without gradient. ``keep`` caches those of the frozen layers."""

@@ -83,6 +83,7 @@ class PackedEncoder:
         self._frozen_prefix: dict[tuple[int, ...], tuple[Tensor, KeysAndValues]] = {}
         self._trained_prefix: dict[tuple[tuple[int, ...], bool], tuple[int, KeysAndValues]] = {}
         self._kept: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
+        self._given: list[list[Tensor | None]] = []  # stored states in the batches of this update
         self.stored_bytes = 0
 
     def encode(self, batch: PromptBatch, pack: Pack, reference: bool) -> Tensor:
@@ -123,15 +124,19 @@ class PackedEncoder:
                 break
             self._kept.update(zip((keys[prompt] for prompt in prompts), states, strict=True))
             self.stored_bytes += nbytes
-        return replace(batch, frozen_states=[self._kept.get(key) for key in keys])
+        self._given.append([self._kept.get(key) for key in keys])
+        return replace(batch, frozen_states=self._given[-1])
 
     def drop_frozen_states(self) -> None:
-        """Delete the states that ``precompute_frozen_layers`` has stored.
+        """Delete the states that ``precompute_frozen_layers`` has stored, also those in its batches.
 
         Frozen layers never change, so the states would stay valid. They are deleted after each update for another
         reason: a resumed run starts without them, and must compute the same last digits as an uninterrupted run.
         """
         self._kept.clear()
+        for states in self._given:
+            states[:] = [None] * len(states)
+        self._given.clear()
         self.stored_bytes = 0
 
     def run_frozen_layers(self, ids: Tensor, packing: Packing) -> Tensor:

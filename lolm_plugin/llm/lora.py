@@ -59,9 +59,7 @@ def with_lora(model: PreTrainedModel, lora: Mapping[str, Any], name: str) -> Pef
     peft.peft_config[ADAPTER].base_model_name_or_path = name
     for module in peft.modules():
         if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
-            base, down, _ = _weights(module)
-            if base.weight.dtype == down.dtype:
-                module.__dict__["forward"] = MethodType(_forward, module)
+            module.__dict__["forward"] = MethodType(_forward, module)
     return peft
 
 
@@ -88,6 +86,8 @@ def _forward(self: LoraLinear, x: Tensor) -> Tensor:
     base, down, up = _weights(self)
     if self.disable_adapters:
         return base(x)
+    if base.weight.dtype != down.dtype:
+        return _LowRank.apply(x, base.weight, base.bias, down, up, self.scaling[ADAPTER])
     if x.numel() * (base.in_features + base.out_features) < base.weight.numel() * x.shape[-1]:
         # For few tokens, adding up the weights would cost more than the two narrow products.
         return base(x) + self.scaling[ADAPTER] * functional.linear(functional.linear(x, down), up)
@@ -119,6 +119,46 @@ class _Adapted(torch.autograd.Function):
         grad_narrow, narrow = functional.linear(grad_rows, up.T), functional.linear(rows, down)
         grad_down, grad_up = grad_narrow.T @ rows, grad_rows.T @ narrow
         return grad_x, None, None, grad_down.mul_(ctx.scale), grad_up.mul_(ctx.scale), None
+
+
+class _LowRank(torch.autograd.Function):
+    """``_Adapted`` for frozen weights of low precision and an adapter in float32, such as bfloat16 on a GPU.
+
+    The adapter's narrow products are computed in the weights' precision; PEFT would copy x to float32 for each layer.
+    The adapter is never added to the weights: its first updates are smaller than the spacing of bfloat16 numbers
+    there. Its gradients are sums in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+    ) -> Tensor:
+        x = x.to(weight.dtype)
+        narrow = functional.linear(x, down.to(x.dtype))
+        ctx.save_for_backward(x, weight, down, up, narrow)
+        ctx.scale = scale
+        out = functional.linear(x, weight, bias)
+        out.flatten(0, -2).addmm_(narrow.flatten(0, -2), up.to(x.dtype).T, alpha=scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, weight, down, up, narrow = ctx.saved_tensors
+        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
+        grad_narrow = (grad_rows @ up.to(grad.dtype)).mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_rows @ weight).addmm_(grad_narrow, down.to(grad.dtype)).view_as(x)
+        grad_down = _float32_product(grad_narrow.T, rows)
+        grad_up = _float32_product(grad_rows.T, narrow.flatten(0, -2)).mul_(ctx.scale)
+        return grad_x, None, None, grad_down, grad_up, None
+
+
+def _float32_product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply two matrices of low precision; the sums and the result are in float32."""
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 def _targets(model: PreTrainedModel, targets: str | Sequence[str], first: int) -> list[str]:

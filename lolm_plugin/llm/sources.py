@@ -6,6 +6,7 @@ Weights are read only from safetensors. Code that is stored with a model is neve
 import logging
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ class Source:
         """
         config = _truncated(self.load_config(), num_layers, self.model)
         with quiet(), seeded(seed), self._errors():
-            model = self._pretrained(config, dtype, **loading) if pretrained else _random(config, dtype)
+            model = self._pretrained(config, dtype, **loading) if pretrained else _random(config, dtype, **loading)
         return model.eval().requires_grad_(False)
 
     def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype", **loading: Any) -> "PreTrainedModel":
@@ -208,7 +209,7 @@ class TinySource(Source):
 
     def _pretrained(self, config: "PretrainedConfig", dtype: "torch.dtype", **loading: Any) -> "PreTrainedModel":
         with seeded(0):
-            return _random(config, dtype)
+            return _random(config, dtype, **loading)
 
 
 @contextmanager
@@ -245,10 +246,16 @@ def quiet(bars: bool = False) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _random(config: "PretrainedConfig", dtype: "torch.dtype") -> "PreTrainedModel":
+def _random(config: "PretrainedConfig", dtype: "torch.dtype", **loading: Any) -> "PreTrainedModel":
+    """Draw a model's weights. With arguments of ``quantization.loading`` they are quantised like loaded ones."""
     from transformers import AutoModel
 
-    return AutoModel.from_config(config, dtype=dtype)
+    model = AutoModel.from_config(config, dtype=dtype)
+    if not loading:
+        return model
+    with tempfile.TemporaryDirectory() as folder:  # transformers quantises only what it reads from files
+        model.save_pretrained(folder)
+        return AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **loading)
 
 
 def _truncated(config: "PretrainedConfig", num_layers: int | None, model: str) -> "PretrainedConfig":

@@ -31,6 +31,7 @@ from lolm_plugin.llm.lora import adapted_kinds, called_linear_layers
 from lolm_plugin.llm.packing import UnsupportedAttentionError
 from lolm_plugin.llm.prompt_batch import PromptBatch, members
 from lolm_plugin.llm.sources import quiet, seeded
+from lolm_plugin.memory import is_out_of_memory
 
 # Errors of a model that is not built as PackedEncoder and LastLayer assume.
 UNSUPPORTED_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -160,14 +161,6 @@ def _padded_encoder(model: TriedModel, reason: str) -> PaddedEncoder:
                 "the policy would depend on the batch: set llm.model to another model, such as Qwen/Qwen3-0.6B."
             )
     return PaddedEncoder(model.lm)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return True if memory ran out. PyTorch raises a plain RuntimeError for CPU memory and for cuBLAS."""
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        part in message for part in ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
-    )
 
 
 def _prompts(model: TriedModel, prefix_tokens: int, lengths: Sequence[int], alike: int = 0) -> PromptBatch:

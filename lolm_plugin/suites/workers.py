@@ -47,8 +47,9 @@ def wait_for_run(folder: str, threads: int) -> int:
         process.wait()
 
 
-def _spawn(folder: Path, threads: int) -> subprocess.Popen:
-    """Start the run. It stops when this process ends, because its standard input is then closed."""
+def _spawn(folder: Path, threads: int, gpu: str | None = None) -> subprocess.Popen:
+    """Start the run, on one GPU if ``gpu`` is its id. It stops when this process ends, which closes its stdin."""
+    device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with (folder / run_process.OUTPUT).open("a") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "lolm_plugin.commands.suite_run", str(folder)],
@@ -56,20 +57,42 @@ def _spawn(folder: Path, threads: int) -> subprocess.Popen:
             stdout=output,
             stderr=subprocess.STDOUT,
             # The run changes to its own folder, so it needs the import path of this process.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "OMP_NUM_THREADS": str(threads),
+                **device,
+            },
             start_new_session=True,  # Ctrl-C must not reach the run; the scheduler stops it
         )
 
 
+def visible_gpus() -> list[str]:
+    """Return the ids of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES. Starts no CUDA context."""
+    if (allowed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu.strip() for gpu in allowed.split(",") if gpu.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
 class LocalWorkers:
-    """Workers on this machine: at most ``slots`` child processes."""
+    """Workers on this machine: at most ``slots`` child processes. Each new run gets the GPU with the fewest runs."""
 
     def __init__(self, slots: int, threads: int) -> None:
         self.slots, self._threads = slots, threads
-        self.where = f"{several(slots, 'worker')} on this machine, {several(threads, 'thread')} each"
+        self._gpus, self._running = visible_gpus(), list[tuple[subprocess.Popen, str]]()
+        gpus = f", {several(len(self._gpus), 'GPU')}" if self._gpus else ""
+        self.where = f"{several(slots, 'worker')} on this machine, {several(threads, 'thread')} each{gpus}"
 
     def start(self, folder: Path) -> subprocess.Popen:
-        return _spawn(folder, self._threads)
+        self._running = [(run, gpu) for run, gpu in self._running if run.poll() is None]
+        used = [gpu for _, gpu in self._running]
+        gpu = min(self._gpus, key=used.count, default=None)
+        process = _spawn(folder, self._threads, gpu)
+        if gpu is not None:
+            self._running.append((process, gpu))
+        return process
 
     def poll(self, handle: subprocess.Popen) -> int | None:
         return handle.poll()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.llm import quantization
+from lolm_plugin.llm import quantization, sources
 
 
 def test_without_quantization_nothing_is_required():
@@ -41,3 +41,22 @@ def test_arguments_of_the_loader(bits, four):
     assert arguments["device_map"] == {"": "cuda"}
     assert (config.load_in_4bit, config.load_in_8bit) == (four, not four)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("model", "pretrained"), [("tiny-llama", True), ("tiny-llama", False)])
+def test_drawn_weights_are_quantised_like_loaded_ones(model, pretrained, monkeypatch):
+    """transformers gets the arguments together with the drawn weights, which it reads from files."""
+    from transformers import AutoModel
+
+    source, read = sources.resolve(model), AutoModel.from_pretrained
+    drawn = source.load_model(None, torch.float32, pretrained, seed=3)
+    asked = {}
+
+    def from_pretrained(folder, quantization_config, **others):
+        asked.update(others, quantization_config=quantization_config)
+        return read(folder, **others)
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", from_pretrained)
+    loaded = source.load_model(None, torch.float32, pretrained, seed=3, quantization_config="8 bits")
+    assert asked["quantization_config"] == "8 bits"
+    assert all(map(torch.equal, drawn.state_dict().values(), loaded.state_dict().values()))

@@ -46,6 +46,7 @@ class GRUAgent(Policy):
     def unroll(self, inputs: Tensor, hidden: Tensor, agents: Tensor, noise: Tensor | None = None) -> PolicyOutput:
         steps, *leading = inputs.shape[:-1]
         embedded = self.embed(inputs).reshape(steps, -1, self.hidden_width)
-        after, _ = self.gru(embedded, hidden.reshape(1, -1, self.hidden_width))
+        # contiguous: cuDNN refuses the expanded view of an initial state.
+        after, _ = self.gru(embedded, hidden.reshape(1, -1, self.hidden_width).contiguous())
         after = after.view(steps, *leading, self.hidden_width)
         return PolicyOutput(self.actions(self.norm(after)), after)

@@ -49,7 +49,8 @@ class ASNAttention(Trunk):
         environment = self.environment_norm(environment)
         if self.gru is not None:
             steps = environment.reshape(len(environment), -1, environment.shape[-1])
-            environment = self.gru(steps, memory.reshape(1, *steps.shape[1:]))[0].view_as(environment)
+            memory = memory.reshape(1, *steps.shape[1:]).contiguous()  # cuDNN refuses an expanded view
+            environment = self.gru(steps, memory)[0].view_as(environment)
             memory = environment.squeeze(-2)
         else:
             memory = memory.expand(len(raw), *memory.shape)
