@@ -135,6 +135,7 @@ class Prompt(TypedDict):
 
 class Head(TypedDict):
     features: Annotated[Name, Choice("raw", "normalised")]
+    read: Annotated[Name, Choice("last", "mean")]
     attack_keys: Annotated[Name, Choice("shared", "entity")]
     keys: Annotated[Name, Choice("random", "words")]
     word_scale: Annotated[Positive, ReadIf(("head.keys",), _is("words"))]

@@ -72,7 +72,7 @@ class PromptMAC(Controller[PromptDecisions]):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the settings of language model, adapter and head, and the seed if unsaved weights depend on it."""
-        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features")}
+        keys = {"llm": ("model", "num_layers", "pretrained", "train"), "head": ("attack_keys", "features", "read")}
         if self.agent.backbone.has_reference:
             keys["lora"] = ("rank", "alpha", "targets", "layers")
         settings = {f"{section}.{key}": getattr(self.args, section)[key] for section in keys for key in keys[section]}

@@ -105,6 +105,25 @@ class PackedEncoder:
         packing = Packing(len(batch.prefix), lengths, read_positions, past)
         return self.run_trained_layers(torch.cat(sequence), packing)
 
+    def with_frozen_states(self, batch: PromptBatch, prompts: Sequence[int]) -> PromptBatch:
+        """Add the states after the frozen layers of ``prompts`` to a batch, without storing them."""
+        missing = [prompt for prompt in prompts if batch.frozen_states[prompt] is None]
+        states = list(batch.frozen_states)
+        for prompt, computed in zip(missing, self._frozen_states(batch.take(missing)), strict=True):
+            states[prompt] = computed
+        return replace(batch, frozen_states=states)
+
+    @torch.no_grad()
+    def mean_states(self, batch: PromptBatch, prompts: Sequence[int]) -> Tensor:
+        """Average each prompt's states after the frozen layers and apply the final norm: [prompts, hidden].
+
+        Args:
+            batch: from ``with_frozen_states``. The tokens of its shared prefix do not count.
+            prompts: indices of prompts in the batch.
+        """
+        states = [batch.frozen_states[prompt] for prompt in prompts]
+        return cast(nn.Module, self._model.norm)(torch.stack([cast(Tensor, of_prompt).mean(0) for of_prompt in states]))
+
     @torch.no_grad()
     def precompute_frozen_layers(self, batch: PromptBatch, keep_bytes: float, token_budget: int | None) -> PromptBatch:
         """Add the states after the frozen layers to a batch, and store them for later batches.

@@ -102,6 +102,17 @@ def test_training_with_entity_keys_is_the_same(variant, entity, tmp_path):
     check_equal(train(tmp_path / "run", *ENTITY, *ENTITIES[variant]), entity)
 
 
+def test_training_with_mean_states_is_the_same_with_and_without_stored_states(tmp_path, entity):
+    kept, computed = (
+        train(tmp_path / name, *ENTITY, "lora.layers=1", "head.read=mean", f"llm.frozen_cache_gb={size}")
+        for name, size in (("kept", 4.0), ("computed", 0.0))
+    )
+    check_equal(kept, computed)
+    assert kept[0]["ratio_epoch0"]["values"] == pytest.approx([1.0] * len(kept[0]["ratio_epoch0"]["values"]), abs=1e-4)
+    with pytest.raises(AssertionError):
+        check_equal(kept, entity)
+
+
 @pytest.mark.slow
 def test_training_with_entity_keys_and_frozen_layers_is_the_same(tmp_path):
     kept, computed = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch
 from lolm_plugin.llm.sources import seeded
@@ -41,6 +42,11 @@ class LLMAgent(nn.Module):
         self.backbone = backbone
         self.n_targets = prompter.layout.n_targets
         self.reads_targets = head["attack_keys"] == "entity"
+        self.reads_mean = head["read"] == "mean"
+        if self.reads_mean and not backbone.encoder.packed:
+            raise ConfigError(
+                "head.read=mean needs the states of a packed model, but this llm.model runs padded; set head.read=last."
+            )
         with seeded(int(keyed_seeds(seed, "head", count=1)[0])):
             self.head = build_head(backbone.hidden_size, head, prompter.layout.n_base_actions)
         if head["keys"] == "words":
@@ -83,7 +89,7 @@ class LLMAgent(nn.Module):
     def read(self, batch: PromptBatch, reference: bool = False, token_budget: int | None = None) -> HiddenStates:
         """Compute the hidden states of prompts. ``reference``: with the frozen LM before training."""
         started = time.perf_counter()
-        states = self.backbone.encode(batch, reference, token_budget)
+        states = self.backbone.encode(batch, reference, token_budget, self.reads_mean)
         self.usage["prompts"] += len(batch)
         self.usage["tokens"] += batch.tokens
         self.usage["seconds"] += time.perf_counter() - started
@@ -106,7 +112,8 @@ class LLMAgent(nn.Module):
         layout = self.prompter.layout
         names = [*layout.action_names(0)[: layout.n_base_actions], "attack"]
         ids = self.prompter.tokenizer([f" {name}" for name in names], add_special_tokens=False)["input_ids"]
-        return self.backbone.encode(self.backbone.prompt_batch((), ids), reference=self.backbone.has_reference)
+        words = self.backbone.prompt_batch((), ids)
+        return self.backbone.encode(words, self.backbone.has_reference, add_mean=self.reads_mean)
 
     @torch.no_grad()
     def measure_features(self) -> None:
@@ -115,7 +122,7 @@ class LLMAgent(nn.Module):
         The first test and the first battles use them. ``measure_collected`` replaces them before the first update.
         """
         batch, _ = self.prompts(*self.prompter.writer.sample(FEATURE_VIEWS))
-        states = self.backbone.encode(batch, self.backbone.has_reference, token_budget=FEATURE_TOKENS)
+        states = self.backbone.encode(batch, self.backbone.has_reference, FEATURE_TOKENS, self.reads_mean)
         read = HiddenStates.of(batch, states)
         self.head.measure(read.last_states, read.sentence_states)
 
