@@ -1,6 +1,6 @@
 """A stand-in CUDA device: data stay on the CPU, each storage has a logical device, and what CUDA refuses is refused.
 
-``install`` replaces attributes of torch, so it needs a process of its own, before lolm_plugin is imported.
+``install`` replaces attributes of torch, so it needs a separate process, in which lolm_plugin is not imported yet.
 
 Tensor methods and factory functions are replaced, and a dispatch mode sees every aten operation, those of the backward
 pass included. It checks the logical devices as CUDA's kernels do, marks the results, and counts kernels and
@@ -329,7 +329,7 @@ def _replace_cuda(cuda: Any) -> None:
         if new_state.device.type != "cpu" or new_state.dtype != torch.uint8:
             raise TypeError("RNG state must be a torch.ByteTensor")
 
-    # Each name gets a function of its own, because torch.compile's rules are by function.
+    # Each name gets a separate function, because torch.compile's rules are by function.
     constants: Iterable[tuple[str, Any]] = (
         ("is_available", True),
         ("device_count", 1),

@@ -1,4 +1,4 @@
-"""Self-test of the stand-in CUDA device, in a process of its own: ``python -m tests.fake_cuda.rules``."""
+"""Self-test of the stand-in CUDA device, in a separate process: ``python -m tests.fake_cuda.rules``."""
 
 from collections.abc import Callable
 from typing import Any

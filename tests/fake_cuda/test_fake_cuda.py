@@ -1,4 +1,4 @@
-"""Trainings on a stand-in CUDA device, in a process of its own: each tensor must be where CUDA needs it."""
+"""Trainings on a stand-in CUDA device, in a separate process: each tensor must be where CUDA needs it."""
 
 import json
 import os
