@@ -23,17 +23,17 @@ VERBS = frozenset(
     re.findall(
         r"[a-z]+",
         """
-        accumulate adapt add append apply ask block build cast check choose clip clone close collect compare
-        average compile compute concatenate convert copy count create cut decay declare decode delete describe display divide do
-        download draw drop encode estimate evaluate execute expand explain export fail fill filter find finish
-        fit flatten flush fold follow forget format free give halve hash ignore imitate import index insert
-        install integrate interpolate iterate keep kill let limit list load lock log look make map mark measure
-        merge multiply move name nest open pad paint parse pass play postpone print push put raise read rebuild record
-        redirect release remove rename render reorder repeat replace request resample reset resolve restore
-        resume return round run sample save seed select send serialise serve set shift show shuffle silence
-        simulate skip sort split stack start step stop store summarise suppress swap tabulate take test thin time
-        tokenise train transform turn undo update use view wait warn wrap write yield
-        """,
+        accumulate adapt add append apply ask average block build cast check choose clip clone close collect compare
+        compile compute concatenate convert copy count create cut decay declare decode delete describe display divide do
+        download draw drop encode estimate evaluate execute expand explain export fail fill filter find finish fit
+        flatten flush fold follow forget format free give halve hash ignore imitate import index insert install
+        integrate interpolate iterate keep kill let limit list load lock log look make map mark measure merge move
+        multiply name nest open pad paint parse pass play postpone print push put raise read rebuild record redirect
+        release remove rename render reorder repeat replace request resample reset resolve restore resume return round
+        run sample save seed select send serialise serve set shift show shuffle silence simulate skip sort split stack
+        start step stop store summarise suppress swap tabulate take test thin time tokenise train transform turn undo
+        update use view wait warn wrap write yield
+    """,
     )
 )
 CLAUSES = ("How", "That", "Those", "What", "When", "Where", "Whether", "Which", "Who", "Whoever", "Whose", "Why")
