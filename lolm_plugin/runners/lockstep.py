@@ -131,7 +131,7 @@ class EpisodeRunner(LockstepRunner):
         if self.batch_size != 1:
             raise ConfigError(
                 f"batch_size_run={self.batch_size} cannot be run by runner=episode, which has one environment; "
-                f"set runner to parallel, or batch_size_run to 1."
+                f"set runner to supervised_parallel, or batch_size_run to 1."
             )
         self.env = host.env_maker(args.env)(
             **args.env_args, common_reward=args.common_reward, reward_scalarisation=args.reward_scalarisation
