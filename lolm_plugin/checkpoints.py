@@ -159,12 +159,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if content["sha256"] != _body_sum(body):
             raise Damaged(f"{MANIFEST} does not match its checksum")
         facts = body["facts"]
-        if "settled" in facts:  # until the rename in 0.2.0
-            facts["resolved_settings"] = facts.pop("settled")
         if body["format"] != FORMAT:
             raise OtherVersion(_written_by(facts["version"]))
         if not (isinstance(body["files"], dict) and isinstance(facts, dict)):
             raise TypeError
+        if "settled" in facts:  # its name before 0.2.0
+            facts["resolved_settings"] = facts.pop("settled")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be understood") from error
     if (key := untrusted.first_of_another_type(facts, TYPES)) is not None:

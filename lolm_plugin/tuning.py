@@ -20,6 +20,7 @@ from lolm_plugin.paths import cache_dir
 FILE = "machine.json"
 REPEATS = 7
 BUSY = 0.5  # average load per core over the last minute
+THREADS = "threads for "  # begins the name of a measurement
 MARGIN = 1.1  # required speedup of more threads
 # Rows and width of a typical matrix product.
 TYPICAL = {"language models": (1024, 768), "small networks": (512, 64)}
@@ -27,12 +28,12 @@ TYPICAL = {"language models": (1024, 768), "small networks": (512, 64)}
 
 def threads(policy: str) -> int:
     """Return the fastest number of CPU threads (of 1, 2, 4, ... and all cores) for a ``policy`` of TYPICAL."""
-    return _remembered(f"threads for {policy}", lambda: _fastest_threads(*TYPICAL[policy]))
+    return _remembered(f"{THREADS}{policy}", lambda: _fastest_threads(*TYPICAL[policy]))
 
 
 def known() -> dict[str, int]:
-    """Return the cached measurements of this machine."""
-    return _read().get(_machine(), {})
+    """Return the cached measurements of this machine. An older version may have stored others."""
+    return {what: found for what, found in _read().get(_machine(), {}).items() if what.startswith(THREADS)}
 
 
 def forget() -> None:

@@ -37,7 +37,7 @@ def rename_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in REMOVED:
         section, _, old_key = key.partition(".")
         if isinstance(settings := renamed.get(section), Mapping):
-            renamed[section] = {key: value for key, value in settings.items() if key != old_key}
+            renamed[section] = {name: value for name, value in settings.items() if name != old_key}
     for old, new in RENAMED.items():
         section, _, old_key = old.partition(".")
         if isinstance(settings := renamed.get(section), Mapping) and old_key in settings:

@@ -50,7 +50,7 @@ def _fastest() -> Iterator[CheckResult]:
             True, "nothing measured yet", "the first run measures it in a second; lolm doctor --tune does so now"
         )
     for what, found in tried.items():
-        yield CheckResult(True, what, f"{found:g}; torch_threads=N overrides")
+        yield CheckResult(True, what, f"{found}; torch_threads=N overrides")
 
 
 def _host() -> Iterator[CheckResult]:

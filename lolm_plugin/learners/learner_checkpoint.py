@@ -15,6 +15,7 @@ from lolm_plugin.untrusted import first_of_another_type, is_integer, is_list, is
 
 MODULES = ("critic", "value_normaliser")
 OPTIMISERS = ("actor_optimiser", "critic_optimiser")
+WHEN_ABSENT = {"head.read": "last"}  # of a policy that was saved before the key existed
 
 
 def _is_pair(value: Any) -> bool:
@@ -65,7 +66,7 @@ def check_fits(path: str, setting: str, args: SimpleNamespace, mac: Controller, 
     _check_sizes(setting, facts, args, mac)
     for key, value in {**_policy_shape(args, mac), **(_critic_shape(args) if with_critic else {})}.items():
         # A setting that the checkpoint lacks did not exist when it was written.
-        if (theirs := facts["shape"].get(key, value)) != value:
+        if (theirs := facts["shape"].get(key, WHEN_ABSENT.get(key, value))) != value:
             raise ConfigError(
                 f"{setting} was trained with {key}={theirs} but this run has {key}={value}; "
                 f"set {key} to the checkpoint's value."

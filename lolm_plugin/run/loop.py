@@ -158,12 +158,8 @@ class Training:
     """Training run, from step 0 or from a checkpoint, to ``t_max``."""
 
     def __init__(self, components: RunComponents, session: Session) -> None:
-        self.components, self.args, self.logger, self.runner = (
-            components,
-            components.args,
-            components.logger,
-            components.runner,
-        )
+        self.components, self.args = components, components.args
+        self.logger, self.runner = components.logger, components.runner
         self.log: logging.Logger = components.logger.console_logger
         self.session, self.stop = session, session.stop
         self.state = LoopState(last_test_t=-components.args.test_interval - 1)

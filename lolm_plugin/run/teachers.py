@@ -82,9 +82,8 @@ def build(teacher: Teacher, components: "RunComponents") -> "Controller":
     from lolm_plugin.controllers.action_selector import KeyedActionSelector
     from lolm_plugin.learners import learner_checkpoint
 
-    args = SimpleNamespace(
-        **{**vars(components.args), "decisions_file": ""}
-    )  # only the student's tests are logged there
+    # Only the student's tests are logged in the decisions file.
+    args = SimpleNamespace(**{**vars(components.args), "decisions_file": ""})
     if teacher.checkpoint is None:
         batch = components.build_batch(1)
         return registry.load(registry.ENVS[args.env].teacher)(batch.scheme, batch.groups, args)

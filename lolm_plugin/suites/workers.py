@@ -70,7 +70,7 @@ def _spawn(folder: Path, threads: int, gpu: str | None = None) -> subprocess.Pop
 def visible_gpus() -> list[str]:
     """Return the ids of the GPUs that this process may use, for CUDA_VISIBLE_DEVICES. Starts no CUDA context."""
     if (allowed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu.strip() for gpu in allowed.split(",") if gpu.strip()]
+        return [gpu.strip() for gpu in allowed.split(",") if gpu.strip() not in ("", "-1")]
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lolm_plugin.checkpoints import MANIFEST, read_facts_unchecked
+from lolm_plugin.checkpoints import MANIFEST, read_facts_unchecked, seal
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.tensor_files import load_tensors, optimiser_tensors, save_tensors
 
@@ -149,6 +149,16 @@ def test_a_missing_tensor_is_refused_by_name(copied, new_learner, tiny_args, nam
 def test_a_checkpoint_of_another_model_is_refused_and_the_key_named(saved, new_learner, tiny_args, changes, message):
     with pytest.raises(ConfigError, match=message):
         new_learner(tiny_args(changes)).load_models(str(saved[0]))
+
+
+def test_a_policy_from_before_the_place_to_read_was_a_setting_reads_the_last_token(saved, new_learner, tiny_args):
+    folder, _ = saved
+    learner = read_facts_unchecked(folder)["learner"]
+    del learner["shape"]["head.read"]
+    seal(folder, {"learner": learner})
+    new_learner(tiny_args()).load_models(str(folder))
+    with pytest.raises(ConfigError, match=r"trained with head\.read=last but this run has head\.read=mean"):
+        new_learner(tiny_args({"head.read": "mean"})).load_models(str(folder))
 
 
 def test_a_checkpoint_has_only_metadata_and_safetensors(saved):

@@ -89,6 +89,7 @@ ENDS_EARLY = {"metrics": {"loss": {"steps": [9], "values": [1]}}, "config": {"te
         ({"metrics": {"loss": {"steps": [], "values": []}}}, "its metrics.json has no measurements"),
         (ENDS_EARLY, "its measurements end at step 9 of 50"),
         ({"run": {"complete": False}}, "the end of its record is missing"),
+        ({"run": {"whole": False}}, "the end of its record is missing"),  # the key's name before 0.2.0
         ({"run": {"complete": True}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "test_interval": 50}}, ""),
         ({**ENDS_EARLY, "config": {**ENDS_EARLY["config"], "imitate": {"teacher": "heuristic"}}}, ""),

@@ -52,6 +52,18 @@ def saved(folder, *steps, keep=None, scores=()):
     return folder
 
 
+def test_settings_are_found_under_their_name_before_0_2_0(tmp_path):
+    checkpoints.seal(tmp_path, {"settled": {"torch_threads": 2}})
+    assert checkpoints.read_facts(tmp_path) == {"resolved_settings": {"torch_threads": 2}}
+
+
+@pytest.mark.parametrize("facts", ["settled", ["settled"], 5, {"settled": 5}])
+def test_facts_of_another_type_are_damage(tmp_path, facts):
+    checkpoints._write(tmp_path, {}, facts)
+    with pytest.raises(checkpoints.Damaged):
+        checkpoints.read_facts(tmp_path)
+
+
 def test_the_newest_checkpoint_or_the_nearest_to_load_step_is_found(tmp_path):
     folder = saved(tmp_path / "run", 5, 10, 20)
     assert value(checkpoints.find(folder)) == 20

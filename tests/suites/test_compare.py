@@ -221,6 +221,25 @@ def test_time_left_is_estimated_from_progress_since_the_start(tmp_path, monkeypa
     assert shown.left() == "10 s"
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"test_battle_won_mean": 0.5, "test_return_mean": 12.0}, "50%"),
+        ({"test_return_mean": 5.0}, "return 5"),
+        ({"test_return_mean": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_win_rate_is_shown_as_a_percentage_and_a_return_as_a_number(tmp_path, values, shown):
+    record = tmp_path / "results/sacred/updet_mappo/3m/1"
+    record.mkdir(parents=True)
+    metrics = {name: {"steps": [40], "values": [value], "timestamps": []} for name, value in values.items()}
+    (record / "metrics.json").write_text(json.dumps(metrics))
+    status = RunStatus(Run("scratch", "updet_mappo", "updet_mappo", "smax", "3m", 1, {}), tmp_path, 100, 1.0)
+    status.read_progress()
+    assert (status.result, status.step) == (shown, 40 if values else 0)
+
+
 def test_the_live_table_fits_a_narrow_terminal(tmp_path):
     from rich.console import Console
 

@@ -54,7 +54,7 @@ def test_only_gpus_that_the_user_allows_are_used(spawned, monkeypatch, tmp_path)
     assert [gpu for _, gpu in spawned] == ["3", "GPU-8f2"]
 
 
-@pytest.mark.parametrize("allowed", [None, ""])
+@pytest.mark.parametrize("allowed", [None, "", "-1"])
 def test_without_a_gpu_the_variable_is_left_alone(spawned, monkeypatch, tmp_path, allowed):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     if allowed is None:

@@ -89,7 +89,7 @@ class LLMAgent(nn.Module):
     def read(self, batch: PromptBatch, reference: bool = False, token_budget: int | None = None) -> HiddenStates:
         """Compute the hidden states of prompts. ``reference``: with the frozen LM before training."""
         started = time.perf_counter()
-        states = self.backbone.encode(batch, reference, token_budget, self.reads_mean)
+        states = self.backbone.encode(batch, reference, token_budget, add_mean=self.reads_mean)
         self.usage["prompts"] += len(batch)
         self.usage["tokens"] += batch.tokens
         self.usage["seconds"] += time.perf_counter() - started
@@ -122,7 +122,7 @@ class LLMAgent(nn.Module):
         The first test and the first battles use them. ``measure_collected`` replaces them before the first update.
         """
         batch, _ = self.prompts(*self.prompter.writer.sample(FEATURE_VIEWS))
-        states = self.backbone.encode(batch, self.backbone.has_reference, FEATURE_TOKENS, self.reads_mean)
+        states = self.backbone.encode(batch, self.backbone.has_reference, FEATURE_TOKENS, add_mean=self.reads_mean)
         read = HiddenStates.of(batch, states)
         self.head.measure(read.last_states, read.sentence_states)
 
