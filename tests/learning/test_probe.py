@@ -52,8 +52,10 @@ def train(tmp_path, map_name, *updates, algorithm="lolm_mappo_tiny"):
     ("map_name", "kl", "seed"),
     all_slow_but(
         [("retreat", True, 1)],
-        [("retreat", True, 1), ("retreat", True, 2), ("retreat", True, 3), ("retreat", False, 1)]
-        + [("approach", True, 1), ("duel", True, 1)],
+        [
+            *(("retreat", True, seed) for seed in (1, 2, 3)),
+            *(("retreat", False, 1), ("approach", True, 1), ("duel", True, 1)),
+        ],
     ),
 )
 def test_reaches_90_percent_of_the_optimal_return(map_name, kl, seed, tmp_path):
