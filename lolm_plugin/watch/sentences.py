@@ -42,7 +42,7 @@ class Sentences:
         return encoded
 
     def _sentences(self, text: str, about: int) -> list[str]:
-        """Encode the lines of a text. A style may write a heading before the first unit, so only the last is about it."""
+        """Encode the lines of a text. Only the last is about the unit: a style may begin with a heading."""
         *headings, last = text.splitlines(keepends=True)
         return [*(self._sentence(line, -1) for line in headings), self._sentence(last, about)]
 
