@@ -45,6 +45,8 @@ def configuration(
     if not os.path.isdir(path):
         raise ConfigError(f"{run} is not a folder; name a run under results/models or results/sacred, or a record.")
     folder = checkpoints_of(path, "RUN")
+    if not checkpoints.steps(folder):
+        raise ConfigError(f"{run} has no checkpoint (no folder named by a step); name a run's under results/models.")
     found = checkpoints.find(folder, given.get("load_step") or _best_step(folder), log=log, key="RUN")
     defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")
     config = config_files.merge(defaults, experiment.rename_keys(found.facts.get("config", {})))
