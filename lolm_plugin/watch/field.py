@@ -120,7 +120,9 @@ def _plane_without_positions(layout: Description, obs: Tensor) -> Field:
 
 
 def _own_position(layout: Description) -> tuple[int, int] | None:
-    """Return the indices of an agent's own x and y in its observation, if it has them."""
+    """Return the indices of an agent's own x and y in its observation, if they are the same for all agents."""
+    if not layout.shared_positions:
+        return None
     for block in layout.entities:
         for field in block.fields:
             if isinstance(field, Offset) and field.origin:
