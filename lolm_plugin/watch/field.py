@@ -1,4 +1,4 @@
-"""Where everything is in each step of a battle, from the layouts of state and observations. No game is asked.
+"""Positions of everything in each step of a battle, read from states and observations. No game is needed.
 
 Positions of a battle's units come from the state. If the state has none (SMAC's ``obs_instead_of_state``), they are
 put together from the offsets that the agents see. Positions of other tasks come from the described offsets.
@@ -82,7 +82,7 @@ def _battle(layout: BattleLayout, decoder: BattleState, cells: float | None, sta
 
 
 def _plane(layout: Description, obs: Tensor) -> Field:
-    """Place agents and things of a described task; nothing has a position if agents do not know their own."""
+    """Compute positions of agents and things of a described task; without own positions there are none."""
     count, time = layout.n_agents, len(obs)
     own = _own_position(layout)
     x, y = (np.full((count, time), np.nan) for _ in "xy")

@@ -56,7 +56,7 @@ class Keeper:
                 self._recorder.add(batch, count, t_env, infos)
 
     def finish(self) -> None:
-        """End the record of a whole test."""
+        """Finish the record of a whole test."""
         with self._surviving():
             if self._recorder is not None:
                 self.record = self._recorder.record()

@@ -4,7 +4,6 @@ A record holds numbers, names and texts of the task. It never holds a path, an a
 someone else, so ``read`` checks every type and every length, and nothing that a record names is opened or run.
 """
 
-import json
 import os
 import re
 from itertools import chain
@@ -52,7 +51,7 @@ class Units(_Part):
 
 
 class Agent(_Part):
-    """What an agent could do, saw, computed and did, as columns over the steps of the battle.
+    """The options, view, numbers and actions of one agent, as columns over the steps of the battle.
 
     ``names`` and ``targets`` are the name of each action and the unit that it is about (-1: none). ``available`` and
     ``sees`` are indices in ``Record.masks``: of actions, and of units. ``policy`` has the probability of each available
@@ -227,8 +226,3 @@ def text_of(record: Record, prompt: str) -> list[tuple[str, int]]:
         written = pieces[0] + "".join(number + piece for number, piece in zip(numbers, pieces[1:], strict=True))
         sentences.append((written, record.about[int(form)]))
     return sentences
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of the newest version."""
-    return json.loads(json.dumps(Record.model_json_schema()))
