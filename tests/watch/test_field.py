@@ -27,7 +27,7 @@ def test_a_grid_has_the_positions_of_its_players_and_food():
     assert found.won is None
 
 
-@pytest.mark.parametrize(("sight", "column"), [("2s-", 2), ("", 4)])
+@pytest.mark.parametrize(("sight", "column"), [("2s-", 3), ("", 4)])
 def test_positions_that_agents_do_not_share_are_not_drawn(sight, column):
     """With a limited sight each view has its own corner. Otherwise two agents that disagree show another layout."""
     obs = torch.tensor([[[3, 3, 2, 1, 2, 1, 0, 0, 0], [3, column, 2, 2, 3, 1, 0, 0, 0]]], dtype=torch.float32)
