@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lolm_plugin.host import Host
+from lolm_plugin.watch.keeper import Keeper
 
 
 @dataclass
@@ -24,6 +25,7 @@ class RunComponents:
     learner: Any
     build_batch: Callable[[int], Any]
     build_mac: Callable[[Any], Any]
+    keeper: Keeper | None = None  # records the first battles of each test
 
 
 class OneHot:
