@@ -4,7 +4,7 @@
   python -m benchmarks.carry unpack FOLDER    on the GPU machine: make the model in $LOLM_CACHE
 
 The model of ``unpack`` has only the layers that ``lolm_mappo_smol`` uses, with the weights of the whole model. Use it
-with a cache of its own, as benchmarks/device.sh does.
+with a separate cache, as benchmarks/device.sh does.
 """
 
 import subprocess

@@ -92,14 +92,19 @@ def reference(inputs: Inputs, upper_left: bool = False) -> Tensor:
 
 
 def masked(inputs: Inputs) -> Tensor:
-    """Run PyTorch's attention with a mask on padded prompts, as an engine without a packed kernel does."""
+    """Run PyTorch's attention with a mask on padded prompts, as an engine without a packed kernel does.
+
+    Heads that share keys are further queries, because not every kernel knows grouped heads.
+    """
     query, key, value = (_padded(x) for x in (inputs.query, inputs.key, inputs.value))
+    repeats = query.shape[1] // key.shape[1]
     masks = [_mask(len(q), len(k), False, q.device) for q, k in zip(inputs.query, inputs.key, strict=True)]
     mask = torch.zeros(len(masks), 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     mask[..., 0] = True  # padded queries: a row without any key would be NaN
     for row, own in zip(mask, masks, strict=True):
         row[0, : own.shape[0], : own.shape[1]] = own
-    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    grouped, mask = query.unflatten(1, (-1, repeats)).flatten(2, 3), mask.repeat(1, 1, repeats, 1)
+    out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask).view(query.shape)
     return torch.cat([row[:, : len(q)].transpose(0, 1) for row, q in zip(out, inputs.query, strict=True)])
 
 

@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 
-from benchmarks import cuda_leg, gpu, kernels
+from benchmarks import cuda_leg, cuda_steps, gpu, kernels
 from benchmarks.__main__ import main
-from benchmarks.cuda_leg import Leg, Step
 from benchmarks.entries import Bench, Mismatch
 from benchmarks.setting import Setting
+from benchmarks.timed_steps import Leg, Step, dry, run
 
 NAMES = ["kernels", "battles", "agreement", "rates_3", "rates_2", "rates_1", "tricks", "learning"]
 
@@ -18,12 +18,14 @@ NAMES = ["kernels", "battles", "agreement", "rates_3", "rates_2", "rates_1", "tr
 def test_a_dry_leg_runs_every_step(tmp_path, capsys, monkeypatch):
     """The engine is compared with the plain port, in float32, before it is timed."""
     events = []
-    check, measure = Bench.check, cuda_leg._measure
+    check, measure = Bench.check, cuda_steps._measure
     monkeypatch.setattr(
         Bench, "check", lambda bench, *found: (events.append((bench.setting.dtype, found)), check(bench, *found))
     )
-    monkeypatch.setattr(cuda_leg, "_measure", lambda *asked: (events.append(("timed", asked[1:])), measure(*asked))[1])
-    assert main(["--leg=cuda", "--dry", f"--output={tmp_path}"]) == 0
+    monkeypatch.setattr(
+        cuda_steps, "_measure", lambda *asked: (events.append(("timed", asked[1:])), measure(*asked))[1]
+    )
+    assert main(["--leg=cuda", "--dry", "--minutes=60", f"--output={tmp_path}"]) == 0
     printed = capsys.readouterr()
     report = json.loads(printed.out.splitlines()[-1])
     saved = json.loads((tmp_path / cuda_leg.REPORT).read_text())
@@ -49,9 +51,9 @@ def test_a_dry_leg_runs_every_step(tmp_path, capsys, monkeypatch):
             assert step[part]["tokens_per_second"] > step[part]["agent_steps_per_second"]
             assert (step[part]["mfu"], step[part]["of_measured_product_rate"] > 0) == (None, True)
     asked = [found[1] for kind, found in events if kind == "timed"]
-    assert asked == [{}] * 4 + list(cuda_leg.TRICKS.values())
+    assert asked == [{}] * 4 + list(cuda_steps.TRICKS.values())
     changes = steps["tricks"]["changes"]
-    assert changes.keys() == cuda_leg.TRICKS.keys()
+    assert changes.keys() == cuda_steps.TRICKS.keys()
     assert all(changed["both_ratio"] > 0 for changed in changes.values())
     curve = steps["learning"]["curve"]
     assert [point["env_steps"] for point in curve] == [0, steps["learning"]["env_steps"]]
@@ -72,18 +74,18 @@ def test_a_step_without_enough_time_is_skipped_by_name_and_a_failed_one_does_not
     def wrong(leg):
         raise Mismatch("rollout in float32: engine and plain port do not compute the same")
 
-    leg, report, written = Leg(cuda_leg.dry(Setting()), time.monotonic() + 1000), {"steps": []}, []
+    leg, report, written = Leg(dry(Setting()), time.monotonic() + 1000), {"steps": []}, []
     steps = [_fake(1, broken), _fake(5000), _fake(2, wrong), _fake(3, times_engine=True), _fake(4)]
-    assert cuda_leg.run(leg, steps, report, lambda: written.append(len(report["steps"]))) == 1
+    assert run(leg, steps, report, lambda: written.append(len(report["steps"]))) == 1
     states = {step["name"]: step.get("failed") or step.get("skipped") or "done" for step in report["steps"]}
     assert states["needs 1"] == "RuntimeError: no kernel"
-    assert states["needs 5000"].startswith("needs about 5000 s, and 99")
+    assert states["needs 5000"].startswith("needs about 5000 s, and ")
     assert states["needs 2"].startswith("WRONG: rollout in float32")
     assert "not found equal in float32" in states["needs 3"]  # the engine is not timed
     assert states["needs 4"] == "done"
     assert written == [1, 2, 3, 4, 5]
     leg.agreed = True
-    assert cuda_leg.run(leg, [_fake(3, times_engine=True)], {"steps": []}, lambda: None) == 0
+    assert run(leg, [_fake(3, times_engine=True)], {"steps": []}, lambda: None) == 0
 
 
 def test_the_leg_without_a_gpu_is_one_sentence(capsys, monkeypatch):
@@ -112,8 +114,8 @@ def test_the_peak_of_an_unknown_gpu_is_unknown(name, peak):
 
 
 def test_the_share_of_the_peak_is_that_of_the_counted_products():
-    assert cuda_leg._share(3e12, 2.0, 5.0) == pytest.approx(0.3)
-    assert cuda_leg._share(3e12, 2.0, None) is None
+    assert cuda_steps._share(3e12, 2.0, 5.0) == pytest.approx(0.3)
+    assert cuda_steps._share(3e12, 2.0, None) is None
 
 
 def test_kernels_of_other_alignment_or_wrong_numbers_are_told_apart(monkeypatch):
