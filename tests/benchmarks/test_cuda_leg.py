@@ -1,6 +1,8 @@
 """The leg of a GPU. Its dry form runs every step with tiny shapes on the CPU."""
 
 import json
+import os
+import threading
 import time
 
 import pytest
@@ -86,6 +88,19 @@ def test_a_step_without_enough_time_is_skipped_by_name_and_a_failed_one_does_not
     assert written == [1, 2, 3, 4, 5]
     leg.agreed = True
     assert run(leg, [_fake(3, times_engine=True)], {"steps": []}, lambda: None) == 0
+
+
+def test_a_leg_that_hangs_ends_by_force_with_its_report(capsys, monkeypatch):
+    """The report is the last line of stdout, however the leg ends."""
+    ended, codes = threading.Event(), []
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
+    monkeypatch.setattr(cuda_leg, "GRACE", -1e9)
+    monkeypatch.setattr(cuda_leg, "steps", lambda sizes: [Step("hangs", -1e9, lambda leg: {"ended": ended.wait(60)})])
+    assert main(["--dry", "--minutes=0.001"]) == 0  # here the process does not end
+    assert codes == [1]
+    forced, whole = map(json.loads, capsys.readouterr().out.splitlines())
+    assert forced["stopped"].startswith("after 0.001 minutes")
+    assert whole["steps"][0]["ended"] is True
 
 
 def test_the_leg_without_a_gpu_is_one_sentence(capsys, monkeypatch):
