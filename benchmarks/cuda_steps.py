@@ -119,6 +119,7 @@ def tricks(leg: Leg) -> dict[str, Any]:
                 f"{part}_ratio": changed[part]["seconds"] / base[part]["seconds"]
                 for part in ("rollout", "learner", "both")
             },
+            "tokens_per_decision": changed["tokens_per_decision"],
             "peak_memory_bytes": {part: changed[part]["peak_memory_bytes"] for part in ("rollout", "learner")},
         }
     return found

@@ -57,6 +57,8 @@ def test_a_dry_leg_runs_every_step(tmp_path, capsys, monkeypatch):
     changes = steps["tricks"]["changes"]
     assert changes.keys() == cuda_steps.TRICKS.keys()
     assert all(changed["both_ratio"] > 0 for changed in changes.values())
+    tokens = {name: changed["tokens_per_decision"] for name, changed in changes.items()}
+    assert tokens["with terse prompts"] < tokens["with recompute"] == steps["tricks"]["base"]["tokens_per_decision"]
     curve = steps["learning"]["curve"]
     assert [point["env_steps"] for point in curve] == [0, steps["learning"]["env_steps"]]
     assert all({"test_battle_won_mean", "test_sampled_battle_won_mean", "seconds"} <= point.keys() for point in curve)
