@@ -3,7 +3,7 @@
   python -m benchmarks                              all entries; half an hour on 2 cores, mostly for the plain port
   python -m benchmarks --only rollout --episodes 2       a first impression, in minutes
   python -m benchmarks --only smol --map 3m --with lora.layers=1    try a setting of lolm_mappo_smol
-  python -m benchmarks --leg cuda                   on a GPU: bfloat16, Qwen3-0.6B's shape with random weights
+  python -m benchmarks --leg cuda --minutes 8       on a GPU: Qwen3-0.6B's shape with random weights, then a training
 
 The plain port (benchmarks/plain_port.py) is what a direct EPyMARL port would be. Both sides have the same weights and
 battles and take turns in one process. Their results are compared first. If they differ, the benchmark ends with code 1.
@@ -19,25 +19,26 @@ Entries; the baseline is the plain port unless noted
 
 Output: a table of medians. "of the GEMM rate": time of the model's matrix products alone divided by the engine's time.
 JSON: {"setting", "checks", "entries"}; an entry has name, baseline, engine (seconds; bytes for memory), ratio,
-max_abs_diff and gemm_fraction; a value that does not apply is null. Names of the cuda leg begin with cuda_.
+max_abs_diff and gemm_fraction; a value that does not apply is null.
+
+The cuda leg (benchmarks/cuda_leg.py) has its own steps. It ends with a JSON document as the last line of stdout.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from benchmarks import cuda_leg
 from benchmarks.engine import configured
-from benchmarks.entries import ENTRIES, ON_CUDA, Bench, Mismatch
+from benchmarks.entries import ENTRIES, Bench, Mismatch
 from benchmarks.setting import HEADER, Setting, machine
 from lolm_plugin.configuration import updates
 from lolm_plugin.envs.smax_scenarios import scenario
@@ -47,8 +48,6 @@ from lolm_plugin.prompts.style import build_style
 from lolm_plugin.streams import exit_code
 
 LEGS = ("cpu", "cuda")
-QWEN3_06B = {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
-QWEN3_06B |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,49 +63,33 @@ def _main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     names, legs = [name for name in ENTRIES if name in (options.only or ENTRIES)], options.leg or LEGS
     setting = _setting(options)
+    if options.dry or legs == ["cuda"]:
+        return cuda_leg.main(setting, options.dry, options.minutes, options.output)
     report = {"setting": {**asdict(setting), "machine": machine()}, "checks": {}, "entries": []}
     _write(options.json, report)
     print("\n".join(f"{name} {value}" for name, value in report["setting"].items()), HEADER, sep="\n")
     if "cpu" in legs:
-        run(setting, names, "", report, options.json)
-    if "cuda" in legs and not torch.cuda.is_available():
-        print("cuda leg skipped: torch sees no GPU here")
-    elif "cuda" in legs:
-        with qwen3(setting, "cuda", "bfloat16", **QWEN3_06B) as on_cuda:
-            run(on_cuda, [name for name in names if name in ON_CUDA], "cuda_", report, options.json)
+        run(setting, names, report, options.json)
     print("\n".join(f"{name.replace('_', ' ')}: {value:.3g}" for name, value in report["checks"].items()))
+    if "cuda" in legs and torch.cuda.is_available():
+        return cuda_leg.main(setting, False, options.minutes, options.output)
+    if "cuda" in legs:
+        print("cuda leg skipped: torch sees no GPU here")
     return 0
 
 
-def run(setting: Setting, names: Sequence[str], prefix: str, report: dict[str, Any], path: Path | None) -> None:
+def run(setting: Setting, names: Sequence[str], report: dict[str, Any], path: Path | None) -> None:
     """Measure entries. Print each one and add it to the report and the file as soon as it is measured."""
     logging.disable_progress_bar()
     torch.set_num_threads(setting.threads)
     bench = Bench(setting)
     for name in names:
-        print(f"{prefix}{name} ...", file=sys.stderr)
-        for measured in ENTRIES[name](bench):
-            entry = replace(measured, name=prefix + measured.name)
+        print(f"{name} ...", file=sys.stderr)
+        for entry in ENTRIES[name](bench):
             print(entry)
             report["entries"].append(asdict(entry) | {"ratio": entry.ratio})
-        report["checks"] |= {prefix + check: value for check, value in bench.checks.items()}
+        report["checks"] |= bench.checks
         _write(path, report)
-
-
-@contextmanager
-def qwen3(cpu: Setting, device: str, dtype: str, **shape: int) -> Iterator[Setting]:
-    """Yield the setting ``cpu`` with a Qwen3 of this shape and random weights, in a temporary folder.
-
-    The tokenizer is that of the model in ``cpu``, because Qwen's tokenizer is not available without the hub.
-    """
-    from transformers import Qwen3Config
-
-    with TemporaryDirectory(prefix="lolm-benchmark-") as folder:
-        Qwen3Config(**shape).save_pretrained(folder)
-        resolve(cpu.model).load_tokenizer().save_pretrained(folder)
-        layers = min(cpu.layers, shape["num_hidden_layers"])
-        model = {"model": folder, "num_layers": None, "pretrained": False, "layers": layers}
-        yield replace(cpu, device=device, dtype=dtype, **model)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", action="append", choices=list(ENTRIES), help="an entry to measure; may be repeated [all]")
     add("--leg", action="append", choices=LEGS, help="the device; may be repeated [both, cuda only with a GPU]")
+    add("--minutes", type=float, default=8.0, help="cuda leg: time for all steps [8]")
+    add("--output", type=Path, metavar="DIR", help=f"cuda leg: also write the report to DIR/{cuda_leg.REPORT}")
+    add("--dry", action="store_true", help="cuda leg: run every step with tiny shapes on the CPU")
     add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     add("--with", action="append", default=[], metavar="KEY=VALUE", dest="updates", help="an engine setting in smol")
     for option in fields(Setting):
@@ -127,8 +113,10 @@ def _parser() -> argparse.ArgumentParser:
 def _setting(options: argparse.Namespace) -> Setting:
     """Check the options, without loading weights or an environment, and return the setting."""
     for name, value in vars(options).items():
-        if isinstance(value, int) and not (name != "seed") <= value < 2**32:
+        if isinstance(value, int) and not isinstance(value, bool) and not (name != "seed") <= value < 2**32:
             raise ConfigError(f"--{name.replace('_', '-')}={value} is too small or too large; set it to 1 or more.")
+    if not options.minutes > 0:
+        raise ConfigError(f"--minutes={options.minutes:g} leaves no time; set it to more than 0.")
     for update in options.updates:
         if "=" not in update:
             raise ConfigError(f"--with={update} has no value; write --with=KEY=VALUE, such as --with=lora.layers=1.")

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -88,8 +88,13 @@ class Engine:
         return [len(ids) for ids in {tuple(ids) for ids in encoded}]
 
 
-def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
-    """Return the paper's configuration with the changes of ``setting``. ``lora_layers`` None means all layers."""
+def arguments(
+    setting: Setting, lora_layers: int | None, further: Mapping[str, Any] = MappingProxyType({})
+) -> SimpleNamespace:
+    """Return the paper's configuration with the changes of ``setting`` and ``further`` ones.
+
+    ``lora_layers`` None means all layers.
+    """
     llm = {name: getattr(setting, name) for name in ("model", "num_layers", "pretrained", "dtype")}
     changes = {
         "llm": llm,
@@ -100,7 +105,7 @@ def arguments(setting: Setting, lora_layers: int | None) -> SimpleNamespace:
         "seed": setting.seed,
         "lora": {"layers": lora_layers},
     }
-    return configured("lolm_mappo", setting.map, changes, setting.device)
+    return configured("lolm_mappo", setting.map, config_files.merge(changes, further), setting.device)
 
 
 def smol_engine(setting: Setting, off: Mapping[str, Any] | None) -> Engine:

@@ -210,4 +210,3 @@ ENTRIES: dict[str, Callable[[Bench], list[Entry]]] = {
     "env": env,
     "smol": smol,
 }
-ON_CUDA = ("memory", "rollout", "learner_full_lora", "learner_cached_trunk")

@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     threads = options.threads or _threads(planned)
     slots = options.workers or max(1, (os.cpu_count() or 1) // threads)
     where = f"{slots} at a time" if options.ray is None else f"as many at a time as Ray at {options.ray} has room for"
-    print(f"{wanted.name}: {wanted.description}\n\n{plan.describe(planned, f'{where}; results in {results}', slots)}\n")
+    text = plan.describe(planned, f"{where}; results in {results}", slots, wanted.budget)
+    print(f"{wanted.name}: {wanted.description}\n\n{text}\n")
     if outside := plan.named(planned):
         print(f"Settings that import, open, fetch, connect to or write to something: {', '.join(outside)}\n")
     if options.dry_run:

@@ -10,12 +10,10 @@ from lolm_plugin import registry
 from lolm_plugin.configuration import checkpoint_config, command_line
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden
-from lolm_plugin.suites import run_process
-from lolm_plugin.suites.suite import Run
+from lolm_plugin.suites import cost, run_process
+from lolm_plugin.suites.suite import Budget, Run
 from lolm_plugin.tracking import record_files
 from lolm_plugin.wording import duration, several
-
-ZERO_SHOT_STEPS = 50  # assumed steps per test episode; sets an evaluation's share of a suite's progress
 
 
 class Planned(NamedTuple):
@@ -32,7 +30,13 @@ class Planned(NamedTuple):
 
     @property
     def steps(self) -> int:
-        return self.config["test_nepisode"] * ZERO_SHOT_STEPS if self.run.kind == "zero_shot" else self.config["t_max"]
+        return self.config["test_nepisode"] * cost.TEST_STEPS if self.run.kind == "zero_shot" else self.config["t_max"]
+
+    def estimate(self, budget: Budget) -> float | None:
+        """Estimate the seconds of the run: measured if known, otherwise by arithmetic. None: the sizes are unknown."""
+        if self.seconds is not None:
+            return self.seconds
+        return cost.seconds(self.config, budget.rates, evaluates=self.run.kind == "zero_shot")
 
 
 def check(runs: Sequence[Run], host: str, results: Path) -> list[Planned]:
@@ -109,8 +113,11 @@ def named(planned: Iterable[Planned]) -> list[str]:
     return list(dict.fromkeys(hidden(word) for config in configs for word in checkpoint_config.to_repeat(config)))
 
 
-def describe(planned: Sequence[Planned], where: str, slots: int) -> str:
-    """Return the plan as text: a line for each algorithm and map, then the time of the whole suite."""
+def describe(planned: Sequence[Planned], where: str, slots: int, budget: Budget | None = None) -> str:
+    """Return the plan as text: a line for each algorithm and map, then the time of the whole suite.
+
+    With ``budget``, unknown times are estimated by arithmetic (``cost.py``).
+    """
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for item in planned:
         run = item.run
@@ -122,10 +129,19 @@ def describe(planned: Sequence[Planned], where: str, slots: int) -> str:
         steps = "0" if kind == "zero-shot" else f"{items[0].config['t_max']:,}"
         seconds = items[0].seconds
         time = "unknown until the first run" if seconds is None else duration(seconds)
+        if seconds is None and budget and (estimated := items[0].estimate(budget)) is not None:
+            time = f"{duration(estimated)} (estimate)"
         rows.append((kind, algorithm, maps, seeds, steps, time))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"{several(len(planned), 'run')}, {_total(planned, slots)}; {where}"])
+    total = f"{several(len(planned), 'run')}, {_total(planned, slots)}; {where}"
+    return "\n".join([*lines, "", total, *([_verdict(planned, budget)] if budget else [])])
+
+
+def _verdict(planned: Sequence[Planned], budget: Budget) -> str:
+    estimates = [item.estimate(budget) for item in planned]
+    known = [seconds for seconds in estimates if seconds is not None]
+    return cost.verdict(sum(known), len(estimates) - len(known), budget.days, budget.rates)
 
 
 def _total(planned: Sequence[Planned], slots: int) -> str:

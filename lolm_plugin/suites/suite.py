@@ -14,6 +14,7 @@ A short suite file, for ``lolm compare FILE``. docs/experiments.md explains all 
     with: {t_max: 20000, test_nepisode: 32}             # settings of every run
     few_shot: {t_max: 10000}                            # learn on the target; without it, transfers are zero-shot only
     zero_shot: {test_nepisode: 64}                      # play the target without learning
+    budget: {days: 1, tflops: 60, env_steps_per_second: 150}  # for an estimate of the time by arithmetic
 """
 
 import os
@@ -38,6 +39,7 @@ from lolm_plugin.configuration.updates import nested, written
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.llm.sources import SMOLLM2, TINY
 from lolm_plugin.paths import path_component
+from lolm_plugin.suites.cost import Rates
 
 SET_FOR_EACH_RUN = ("seed", "name", "transfer_from", "evaluate", "checkpoint_path", "local_results_path", "save_model")
 
@@ -121,6 +123,20 @@ class Transfer(_Part):
     target: Annotated[str, BeforeValidator(str), Field(description="a map; write {source: 3m, target: 8m}")]
 
 
+class Budget(BaseModel):
+    """Assumed rates of one GPU, for an estimate of the time by arithmetic, and the days that the suite may take."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    days: float | None = Field(None, gt=0, description="a number of days; write it as days: 7")
+    tflops: float = Field(gt=0, description="a number of 10^12 operations per second; write it as tflops: 60")
+    env_steps_per_second: float = Field(gt=0, description="a number; write it as env_steps_per_second: 150")
+
+    @property
+    def rates(self) -> Rates:
+        """The rates without the days."""
+        return Rates(self.tflops, self.env_steps_per_second)
+
+
 class Suite(_Part):
     """The content of a suite file."""
 
@@ -134,6 +150,7 @@ class Suite(_Part):
     seeds: Seeds = [1]
     few_shot: dict[str, Any] | None = Field(None, description=SECTION)
     zero_shot: dict[str, Any] | None = Field(None, description=SECTION)
+    budget: Budget | None = Field(None, description=SECTION)
     _name: str = PrivateAttr("")
 
     @property
@@ -243,12 +260,16 @@ def _sentence(error: ValidationError) -> str:
     loc = [str(key) for key in first["loc"]]
     if not loc:  # raised by Suite._check
         return str(first["ctx"]["error"])
-    parts: dict[str, type[_Part]] = {"algorithms": Algorithm, "transfers": Transfer}
-    part = parts.get(loc[0], Suite) if len(loc) > 2 else Suite
+    # Sections whose keys are checked, and the depth of these keys.
+    parts: dict[str, tuple[type[BaseModel], int]] = {"algorithms": (Algorithm, 2), "transfers": (Transfer, 2)}
+    parts["budget"] = (Budget, 1)
+    part, depth = parts.get(loc[0], (Suite, 0))
+    if len(loc) <= depth:
+        part, depth = Suite, 0
     fields = {field.alias or name: field for name, field in part.model_fields.items()}
     if first["type"] == "extra_forbidden":
         return f": {'.'.join(loc)} is unknown{did_you_mean(loc[-1], fields)}; the keys are {', '.join(fields)}"
-    key = loc[0] if part is Suite else loc[2]
+    key = loc[depth]
     what = fields[key].description if key in fields else first["msg"]
     if first["type"] == "missing":
         return f" has no {'.'.join(loc)}, which is {what}"
