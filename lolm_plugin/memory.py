@@ -13,14 +13,14 @@ from lolm_plugin.errors import ConfigError
 Result = TypeVar("Result")
 Part = Literal["policy", "critic"]
 
-# Share of the free memory that is planned with. Larger: fragmentation and the critic cause out-of-memory errors, each of
-# which wastes the work so far. Smaller: smaller microbatches, which are slower.
+# Share of the free memory to plan with. Larger: fragmentation and the critic cause out-of-memory errors, each of which
+# wastes the work so far. Smaller: smaller microbatches, which are slower.
 PLANNED_SHARE = 0.8
-# Share of it that the frozen layers' states may take; without a bound, their default of 4 GB would leave a small GPU no
-# memory for microbatches.
+# Share of it that the frozen layers' states may take. Without this bound their default of 4 GB would leave a small GPU
+# no memory for microbatches.
 CACHE_SHARE = 0.5
-# Bounds of a measured token budget. More tokens at once are not faster, and a budget rounded to ROUND is less dependent on
-# what else runs on the GPU at the start.
+# Bounds of a measured token budget. More tokens at once are not faster. Rounding makes the budget depend less on what
+# else runs on the GPU at the start.
 MOST_TOKENS, ROUND = 32768, 256
 
 # Messages of PyTorch's errors when memory runs out. cuBLAS, cuDNN and the CPU's allocator raise plain RuntimeErrors.

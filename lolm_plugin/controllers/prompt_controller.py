@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import humanize
 import torch
 from torch import Tensor
 
@@ -26,7 +25,10 @@ from lolm_plugin.tensor_files import load_tensors, save_tensors
 LEAST_TOKENS = 16  # smallest token budget; a longer prompt is still read whole
 INITIAL_HEAD, SOURCE_ADAPTER = "initial_head.safetensors", "source_adapter.safetensors"
 CPU_TOKENS = 2048  # of a microbatch: a CPU is fastest if they fit its caches. A GPU's memory is measured.
-TRIED_TOKENS = (256, 1024)  # to measure the memory of a token on a GPU. Fewer: lost among workspaces. More: slower start.
+TRIED_TOKENS = (
+    256,
+    1024,
+)  # to measure the memory of a token on a GPU. Fewer: lost among workspaces. More: slower start.
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,12 @@ class PromptMAC(Controller[PromptDecisions]):
         if cache:
             self.frozen_cache_gb = plan.cache / 2**30
         logging.getLogger("lolm").info(
-            "llm.token_budget=%d: %s free on the GPU, %s of it for gradients, Adam and frozen layers' states, %s a token.",
+            "llm.token_budget=%d: %.1f GiB are free on the GPU, of which gradients, Adam and frozen layers' states may "
+            "take %.1f, and a token needs %.2g MiB.",
             self.token_budget,
-            *(humanize.naturalsize(size, binary=True) for size in (plan.free, plan.training + plan.cache, plan.per_token)),
+            plan.free / 2**30,
+            (plan.training + plan.cache) / 2**30,
+            plan.per_token / 2**20,
         )
 
     def _precompute(self, prompts: PromptBatch) -> PromptBatch:

@@ -1,9 +1,9 @@
 """Check of the importance ratio before an update: the policy that learns must be the one that played.
 
-In float32 the ratio is 1 up to rounding. In bfloat16 or with quantized weights a prompt's logits depend on which prompts
-run with it, and the rollout runs other prompts together than the update. How far this moves the ratio depends on the
-model and grows with the head's weights, so it is measured: the batch is evaluated again, timestep by timestep as in the
-rollout. A deviation beyond this noise is a bug.
+In float32 the ratio is 1 up to rounding. In bfloat16 or with quantized weights a prompt's logits depend on which
+prompts run with it, and the rollout runs other prompts together than the update. How far this moves the ratio depends
+on the model and grows with the head's weights, so it is measured: the batch is evaluated again, timestep by timestep as
+in the rollout. A deviation beyond this noise is a bug.
 """
 
 import logging
@@ -16,9 +16,9 @@ from lolm_plugin.checks import check_ratio
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.protocols import Batch
 
-# The limit is this many times the measured noise. The second evaluation repeats the rollout's packs, so a correct policy
-# deviates by about the noise. Larger: a wrong policy passes more easily. Smaller: differences between a GPU's kernels
-# could end a correct run.
+# The limit is this many times the measured noise. The second evaluation repeats the rollout's packs, so a correct
+# policy deviates by about the noise. Larger: a wrong policy passes more easily. Smaller: differences between a GPU's
+# kernels could end a correct run.
 NOISE_FACTOR = 2.0
 # A warning appears if rounding moves the ratio of 1 % of the decisions by more than this share of PPO's clip range.
 # Larger: learning suffers first. Smaller: healthy runs are warned.

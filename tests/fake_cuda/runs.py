@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,9 +28,9 @@ def _line(algorithm: str, map_name: str, *settings: str) -> tuple[str, ...]:
 ENTITY = "head.attack_keys=entity"
 RUNS: dict[str, tuple[str, ...]] = {
     "entity keys": _line("lolm_mappo_tiny", "target", ENTITY, "minibatches=2", "save_model=True"),
-    "frozen layers": _line("lolm_mappo_tiny", "duel", "lora.layers=1", "minibatches=2", "llm.recompute=True"),
+    "frozen layers": _line("lolm_mappo_tiny", "duel", "lora.layers=1", "llm.recompute=True", "llm.token_budget=None"),
     "float32": _line(
-        "lolm_mappo_tiny", "duel", "llm.dtype=float32", "llm.model=tiny-qwen3", "llm.read_positions=0"
+        "lolm_mappo_tiny", "duel", "llm.dtype=float32", "llm.model=tiny-qwen3", "llm.read_positions=False"
     ),
     "full": _line("lolm_mappo_tiny", "duel", "llm.train=full", "llm.model=tiny-gemma3", "kl.enabled=False"),
     "words": _line("lolm_mappo_tiny", "duel", "head.features=normalised", "head.keys=words", "kl.head=initial"),
@@ -65,18 +66,36 @@ def arguments(name: str, trained: Path) -> list[str]:
 
 @contextlib.contextmanager
 def special(name: str) -> Iterator[None]:
-    """Replace what cannot run here: bitsandbytes, and an architecture that runs padded."""
+    """Replace what cannot run here: bitsandbytes, an architecture that runs padded, and a small GPU."""
     from lolm_plugin.llm import sources, trial
 
     load, obstacle = sources.TinySource.load_model, trial.obstacle
     if name == "quantised":  # a quantised model is loaded onto the GPU; others move there after their first trial
         sources.TinySource.load_model = lambda self, *args, **kwargs: load(self, *args, **kwargs).to("cuda")  # type: ignore[method-assign]
+    device.free_memory = (24 if name == "frozen layers" else 70 * 1024) * 2**20
     if name == "padded":
         trial.obstacle = lambda model: "it is tested padded"
     try:
         yield
     finally:
         sources.TinySource.load_model, trial.obstacle = load, obstacle  # type: ignore[method-assign]
+
+
+def launches_per_layer(backbone: Any) -> dict[str, float]:
+    """Count the kernels of one layer for one group of prompts: in its forward pass with gradient, and backward."""
+    from lolm_plugin.llm.encoder import decoder_layers
+
+    counts: list[int] = []
+    started: list[int] = []
+    layers = decoder_layers(backbone.encoder._model)
+    hooks = [layers[0].register_forward_pre_hook(lambda *args: started.append(device.launches.total()))]
+    hooks.append(layers[0].register_forward_hook(lambda *args: counts.append(device.launches.total() - started[-1])))
+    states = backbone.encode(backbone.prompt_batch([3] * 5, [[token] * 40 for token in range(8)]))
+    before = device.launches.total()
+    states.sum().backward()
+    for hook in hooks:
+        hook.remove()
+    return {"forward": counts[-1], "backward": (device.launches.total() - before) / len(layers)}
 
 
 def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -114,6 +133,9 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             encoder = backbones[-1].encoder
             found[name]["packed"] = encoder.packed
             found[name]["read_positions"] = encoder.settings.read_positions
+            found[name]["budget"] = re.findall(r"llm.token_budget=(\d+): ", text.getvalue())
+            if name == "entity keys":
+                found[name]["launches"] = launches_per_layer(backbones[-1])
     return found
 
 

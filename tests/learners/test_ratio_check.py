@@ -45,7 +45,7 @@ def test_noise_of_packing_ends_no_run_but_another_policy_does(coarse, play, capl
 
     batch = play(coarse.mac, seed=3)
     batch["behaviour_log_probs"].sub_(1.0)
-    with pytest.raises(NonFiniteError, match="ratio_epoch0 is .* but must be 1 within"):
+    with pytest.raises(NonFiniteError, match=r"ratio_epoch0 is .* but must be 1 within"):
         coarse.train(batch, 3, 3)
 
 
@@ -60,11 +60,11 @@ def test_exact_policies_are_evaluated_once_and_warn_early(caplog):
     )
     check.check(new, old, 0.01, None, 6, None)  # no second warning before it doubles
     assert [record.message for record in caplog.records] == [
-        "ratio_epoch0 differs from 1 by 0.004 at environment step 5; 0.01 ends the run. Either logits are too large for "
-        "float32 or another policy played: lower lr or head_lr; if that does not help, please report a bug."
+        "ratio_epoch0 differs from 1 by 0.004 at environment step 5; 0.01 ends the run. Either logits are too large "
+        "for float32 or another policy played: lower lr or head_lr; if that does not help, please report a bug."
     ]
     new[7] = 0.02
-    with pytest.raises(NonFiniteError, match="1.02 at environment step 7 but must be 1 within 0.01:"):
+    with pytest.raises(NonFiniteError, match=r"1\.02 at environment step 7 but must be 1 within 0.01:"):
         check.check(new, old, 0.01, None, 7, None)
 
 
@@ -72,6 +72,6 @@ def test_a_policy_that_is_wrong_on_average_is_refused_although_single_decisions_
     check = RatioCheck(clip=0.2)
     old, again, new = torch.zeros(100), torch.zeros(100), torch.full((100,), 0.1)
     again[0] = 0.3
-    with pytest.raises(NonFiniteError, match="the mean of ratio_epoch0 is 1.1"):
+    with pytest.raises(NonFiniteError, match=r"the mean of ratio_epoch0 is 1\.1"):
         check.check(new, old, 0.01, lambda: new + again, 0, None)
     assert RatioDeviations.of(torch.zeros(0), torch.zeros(0)) == RatioDeviations(0.0, 0.0, 0.0)
