@@ -7,6 +7,7 @@ in the rollout. A deviation beyond this noise is a bug.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,7 +81,8 @@ class RatioCheck:
             NonFiniteError: the ratio is NaN, or deviates by more than tolerance and noise.
         """
         found = RatioDeviations.of(log_probs, behaviour_log_probs)
-        if repeat is not None and (self.noise is None or not self._explained(found, tolerance)):
+        known = self.noise is not None and self._explained(found, tolerance)
+        if repeat is not None and tolerance < math.inf and not known:
             self.noise = RatioDeviations.of(log_probs, repeat())
             logging.getLogger("lolm").info(
                 "Low precision: rounding changes probabilities of actions by up to %.2g, on average by %.2g.",

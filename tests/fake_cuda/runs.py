@@ -39,9 +39,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "padded": _line("lolm_mappo_tiny", "duel", "epochs=1"),
     "dt2gs": _line("dt2gs_mappo", "target", "minibatches=2"),
     "asn, recurrent": _line("asn_attention_mappo", "duel", "asn_attention.recurrent=True"),
-    "rnn": _line("rnn_mappo", "duel"),
+    "rnn": _line("rnn_mappo", "duel", "save_model=True"),
     "updet": _line("updet_mappo", "duel", "runner=supervised_parallel", "test_sampled=True", "decisions_file=d.jsonl"),
     "imitate": ("--teacher=heuristic", *_line("updet_mappo", "duel", "buffer_cpu_only=True", "imitate.rounds=2")),
+    "imitate rnn": ("--teacher=", *_line("updet_mappo", "duel")),
     "resume": ("--resume", "", "with", "t_max=16"),
     "evaluate": _line("lolm_mappo_tiny", "target", ENTITY, "evaluate=True", "checkpoint_path="),
     "transfer": _line("lolm_mappo_tiny", "duel", ENTITY, "kl.reference=source", "transfer_from="),
@@ -54,14 +55,17 @@ FURTHER = {
 }
 
 
-def arguments(name: str, trained: Path) -> list[str]:
-    """Return the command line of a run. Those that need a checkpoint get the folder of "entity keys"."""
+def arguments(name: str, folder: Path) -> list[str]:
+    """Return the command line of a run. Those that need a checkpoint get the one of "entity keys" or "rnn"."""
     host = locate(None) if name.startswith("EPyMARL") else None
+    source = "rnn" if name == "imitate rnn" else "entity keys"
+    trained = str(next(iter((folder / source / "results/models").glob("*")), folder))
     line = [f"--epymarl={host or 'none'}", *RUNS[name]]
     if line[1] == "--resume":
-        return [*line[:2], str(trained), *line[3:]]
-    filled = [f"{word}{trained}" if word in ("checkpoint_path=", "transfer_from=") else word for word in line]
-    return [*filled, *SMALL, *FURTHER.get(name, ())]
+        return [*line[:2], trained, *line[3:]]
+    given = ("checkpoint_path=", "transfer_from=", "--teacher=")
+    filled = [f"{word}{trained}" if word in given else word for word in line]
+    return [*filled, *SMALL, *FURTHER.get(name.split()[0], ())]
 
 
 @contextlib.contextmanager
@@ -105,25 +109,27 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     from lolm_plugin.llm.model import Backbone
 
     backbones: list[Backbone] = []
+    tried: list[bool] = []  # whether the model's trial ran on the GPU
     build = Backbone.__init__
 
     def remembered(self: Backbone, *args: Any, **kwargs: Any) -> None:
+        before = device.launches.total()
         build(self, *args, **kwargs)
         backbones.append(self)
+        tried.append(device.launches.total() > before)
 
     Backbone.__init__ = remembered  # type: ignore[method-assign]
     found: dict[str, Any] = {}
     for name in names:
         backbones.clear()
-        trained = next(iter((folder / "entity keys/results/models").glob("*")), folder)
-        line = arguments(name, trained)
+        line = arguments(name, folder)
         here = folder / ("entity keys" if name == "resume" else name)
         here.mkdir(exist_ok=True)
         os.chdir(here)
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), special(name):
             try:
-                code = imitate.main(line) if name == "imitate" else train.main(["main.py", *line])
+                code = imitate.main(line) if name.startswith("imitate") else train.main(["main.py", *line])
             except Exception:
                 code = 1
                 traceback.print_exc()
@@ -132,6 +138,7 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             # A model that fails its trial on the device runs slower, with only a warning.
             encoder = backbones[-1].encoder
             found[name]["packed"] = encoder.packed
+            found[name]["tried"] = tried[-1]
             found[name]["read_positions"] = encoder.settings.read_positions
             found[name]["budget"] = re.findall(r"llm.token_budget=(\d+): ", text.getvalue())
             if name == "entity keys":
