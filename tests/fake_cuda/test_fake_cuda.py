@@ -45,7 +45,7 @@ def quick(tmp_path_factory):
 def check(results, name):
     result = results[name]
     assert result["code"] == 0, result["output"]
-    assert result.get("tried", name != "padded") == (name != "padded"), "the model's trial ran on the CPU"
+    assert result.get("tried", True), "the model's trial ran on the CPU"
     assert result.get("packed", True) == (name != "padded"), "the model failed its trial, so it runs slower"
     assert result.get("read_positions", True) == (name not in ("padded", "float32")), "all positions are computed"
 
