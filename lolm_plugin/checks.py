@@ -52,11 +52,11 @@ def check_losses(outputs: Tensor, losses: Mapping[str, Tensor], loss: Tensor, t_
         check_finite("loss", loss.detach(), t_env, batch=batch)
 
 
-def check_ratio(ratio: float, tolerance: float, t_env: int, batch: Batch | None) -> None:
+def check_ratio(ratio: float, tolerance: float, t_env: int, batch: Batch | None, name: str = "ratio_epoch0") -> None:
     """Raise NonFiniteError unless the importance ratio before the first optimiser step is 1 within ``tolerance``."""
     if not abs(ratio - 1) <= tolerance:
         raise NonFiniteError(
-            f"ratio_epoch0 is {ratio:.4g} at environment step {t_env} but must be 1 within {tolerance:g}: the policy "
+            f"{name} is {ratio:.4g} at environment step {t_env} but must be 1 within {tolerance:.4g}: the policy "
             "that learns is not the one that played. Set llm.dtype=float32; if it is set, please report a bug.",
             batch,
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.memory import retry_on_oom
+from lolm_plugin.memory import plan_memory, retry_on_oom
 from tests.learners.compare import farthest, tensors
 
 
@@ -116,8 +116,8 @@ def test_a_small_network_halves_its_microbatch(new_learner, tiny_args, play, mon
 
 
 def test_the_critic_halves_its_microbatch(new_learner, tiny_args, play, monkeypatch):
-    expected = learned(new_learner(tiny_args(algorithm="updet_mappo")), play)
-    short = new_learner(tiny_args(algorithm="updet_mappo"))
+    expected = learned(new_learner(tiny_args({"llm.token_budget": 4096})), play)
+    short = new_learner(tiny_args({"llm.token_budget": 4096}))
     evaluate, check = short.critic.evaluate, short_of(1)
 
     def limited(batch, t_env, episodes):
@@ -126,6 +126,28 @@ def test_the_critic_halves_its_microbatch(new_learner, tiny_args, play, monkeypa
 
     monkeypatch.setattr(short.critic, "evaluate", limited)
     assert farthest(learned(short, play), expected) < 1e-5
+    assert short.mac.token_budget == 4096, "the language model had enough memory"
+
+
+def test_the_token_budget_is_what_the_free_memory_holds(monkeypatch):
+    peak = 0
+
+    def run(tokens):
+        nonlocal peak
+        peak = 7_000_000 + 1000 * tokens
+
+    for name in ("reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5_000_000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5_000_000 + peak)
+    budgets = {}
+    for free in (1_000, 8_000_000, 20_000_000, 10**12):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10**12))
+        plan = plan_memory([torch.nn.Parameter(torch.zeros(250_000))], 4_000_000, run, (256, 1024))
+        budgets[free] = plan.token_budget
+        assert (plan.training, plan.cache, plan.per_token) == (3_000_000, min(4_000_000, free // 2), 1000)
+    # (0.8 * 20 MB - 3 MB - 4 MB) / 1 kB = 9000
+    assert budgets == {1_000: 1, 8_000_000: 1, 20_000_000: 8960, 10**12: 32768}
 
 
 @pytest.mark.parametrize(

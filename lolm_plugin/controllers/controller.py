@@ -12,6 +12,7 @@ from lolm_plugin.checks import check_finite
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation
+from lolm_plugin.memory import Part
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.checks import FirstEpisodes, check_sizes
 from lolm_plugin.protocols import Batch
@@ -189,8 +190,16 @@ class Controller(Generic[D]):
         """Return the largest deviation of ``ratio_epoch0`` from 1; infinity if a setting makes the ratio differ."""
         return 1e-2
 
-    def use_less_memory(self) -> str | None:
-        """Halve the microbatch. Return the new setting for the log, or None if it cannot be smaller."""
+    def low_precision(self) -> bool:
+        """Return True if logits depend on what is evaluated together, so that the ratio needs a measured limit."""
+        return False
+
+    def without_stored_states(self, decisions: D) -> D:
+        """Return decisions whose evaluation computes everything again, to measure rounding."""
+        return decisions
+
+    def use_less_memory(self, part: Part = "policy") -> str | None:
+        """Halve the microbatch, of policy and critic. Return the new setting for the log, or None at the smallest."""
         if self.args.microbatch <= 1:
             return None
         self.args.microbatch //= 2

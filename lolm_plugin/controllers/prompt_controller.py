@@ -1,7 +1,8 @@
 """Multi-agent controller of language-model policies: batches in, actions and logits out."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,18 +16,19 @@ from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation, cer
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.prompt_batch import HiddenStates, PromptBatch, members
-from lolm_plugin.memory import retry_on_oom
+from lolm_plugin.memory import Part, is_out_of_memory, plan_memory, retry_on_oom
 from lolm_plugin.modules.agents.llm_agent import LLMAgent
 from lolm_plugin.modules.heads import masked_log_softmax
 from lolm_plugin.protocols import Batch
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 
 LEAST_TOKENS = 16  # smallest token budget; a longer prompt is still read whole
-# Tolerance of ratio_epoch0 with bfloat16 or quantized weights, whose logits were measured to differ by some hundredths.
-COARSE = 0.5
 INITIAL_HEAD, SOURCE_ADAPTER = "initial_head.safetensors", "source_adapter.safetensors"
-# Tokens of a microbatch. A CPU is fastest if they fit its caches, a GPU with large batches.
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 16384}
+CPU_TOKENS = 2048  # of a microbatch: a CPU is fastest if they fit its caches. A GPU's memory is measured.
+TRIED_TOKENS = (
+    256,
+    1024,
+)  # to measure the memory of a token on a GPU. Fewer: lost among workspaces. More: slower start.
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class PromptMAC(Controller[PromptDecisions]):
         self.source_adapter: dict[str, Tensor] = {}  # adapter of the KL's reference; {}: the pretrained model
         keep_initial_head = args.kl["head"] == "initial" or self.reference_is_source
         self.agent = LLMAgent(prompter, backbone, args.head, args.seed, keep_initial_head).to(self.device)
-        self.token_budget: int = args.llm["token_budget"] or TOKEN_BUDGETS[self.device.type]
         self.frozen_cache_gb: float = args.llm["frozen_cache_gb"]
+        self.token_budget: int = args.llm["token_budget"] or CPU_TOKENS
+        if self.device.type == "cuda" and not args.llm["token_budget"]:
+            self._fit_memory()
         self.example = ""  # the first prompt, for the run's record
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -79,9 +83,13 @@ class PromptMAC(Controller[PromptDecisions]):
         drawn = self.agent.backbone.has_reference and not self.args.llm["pretrained"]
         return {**settings, "seed": self.args.seed} if drawn else settings
 
-    def ratio_tolerance(self) -> float:
-        """Return a wide tolerance for weights of low precision: their logits depend on how prompts are packed."""
-        return super().ratio_tolerance() if self.agent.backbone.precise else COARSE
+    def low_precision(self) -> bool:
+        """Return True in bfloat16 or with quantised weights: logits depend on how prompts are packed."""
+        return not self.agent.backbone.precise
+
+    def without_stored_states(self, decisions: PromptDecisions) -> PromptDecisions:
+        prompts = replace(decisions.prompts, frozen_states=[None] * len(decisions.prompts))
+        return replace(decisions, prompts=prompts)
 
     def save_models(self, path: str) -> None:
         """Write the action head, and the adapter (PEFT's format) or the whole language model, as safetensors."""
@@ -166,21 +174,54 @@ class PromptMAC(Controller[PromptDecisions]):
         initial = self.agent.initial_head is not None
         return self.agent.logits(states, initial_head=initial).detach()
 
-    def use_less_memory(self) -> str | None:
-        """Drop the frozen layers' stored states and halve their cache; if there are none, halve the token budget.
+    def use_less_memory(self, part: Part = "policy") -> str | None:
+        """Drop the frozen layers' stored states and halve their cache; if there are none, halve the microbatch.
 
-        With the token budget the critic's microbatch is halved.
+        The microbatch is the token budget or, if the critic ran out of memory, ``microbatch``.
         """
         encoder = self.agent.backbone.encoder
         if stored := encoder.stored_bytes:
             encoder.drop_frozen_states()  # the rest of this update computes them again
             self.frozen_cache_gb = stored / 2**31
             return f"llm.frozen_cache_gb={self.frozen_cache_gb:.3g}"
+        if part == "critic":
+            return super().use_less_memory(part)
         if self.token_budget <= LEAST_TOKENS:
             return None
-        super().use_less_memory()
         self.token_budget //= 2
         return f"llm.token_budget={self.token_budget}"
+
+    def _fit_memory(self) -> None:
+        """Choose ``token_budget``, and a smaller cache of frozen layers if needed, by the GPU's free memory."""
+        backbone = self.agent.backbone
+        cache = self.frozen_cache_gb * 2**30 if backbone.encoder.settings.frozen_layers else 0.0
+        trained = self.parameters()
+
+        def run(tokens: int) -> None:
+            """Evaluate and differentiate two prompts with this many tokens together."""
+            length = min(tokens // 2, backbone.context_length)
+            ids = torch.arange(length) % backbone.lm.config.vocab_size
+            states = backbone.encode(backbone.prompt_batch((), [ids] * (tokens // length)))
+            torch.autograd.grad(states.sum(), backbone.trainable(), allow_unused=True)
+
+        try:
+            plan = plan_memory(trained, cache, run, TRIED_TOKENS)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.token_budget = LEAST_TOKENS
+            return
+        self.token_budget = max(LEAST_TOKENS, plan.token_budget)
+        if cache:
+            self.frozen_cache_gb = plan.cache / 2**30
+        logging.getLogger("lolm").info(
+            "llm.token_budget=%d: %.1f GiB are free on the GPU, of which gradients, Adam and frozen layers' states may "
+            "take %.1f, and a token needs %.2g MiB.",
+            self.token_budget,
+            plan.free / 2**30,
+            (plan.training + plan.cache) / 2**30,
+            plan.per_token / 2**20,
+        )
 
     def _precompute(self, prompts: PromptBatch) -> PromptBatch:
         """Compute the frozen layers' states and cache them until ``end_update``."""

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lolm_plugin.checks import check_batch, check_finite, check_losses, check_ratio
+from lolm_plugin.checks import check_batch, check_finite, check_losses
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.controllers.decisions import Decisions
 from lolm_plugin.learners import learner_checkpoint, ppo_core
 from lolm_plugin.learners.coefficients import EntropyCoefficient, KLCoefficient
 from lolm_plugin.learners.learner_checkpoint import MODULES, OPTIMISERS
+from lolm_plugin.learners.ratio_check import RatioCheck
 from lolm_plugin.memory import retry_on_oom
 from lolm_plugin.modules.critics import ValueNormaliser, build_critic
 from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
@@ -89,6 +90,7 @@ class MAPPOLearner:
         self.entropy = EntropyCoefficient(
             args.entropy_coef, args.entropy_coef_end, args.entropy_target, args.entropy_target_end, args.t_max
         )
+        self.ratio_check = RatioCheck(args.eps_clip)
         self.actor_optimiser = torch.optim.Adam(mac.parameter_groups(), eps=args.optim_eps, fused=True)
         self.critic_optimiser = torch.optim.Adam(
             self.critic.parameters(), lr=args.critic_lr, eps=args.optim_eps, fused=True
@@ -115,10 +117,10 @@ class MAPPOLearner:
         update = self._prepare(batch, t_env)
 
         stats: dict[str, list[float]] = defaultdict(list)
-        stats["ratio_epoch0"] = [1.0]
+        stats |= {"ratio_epoch0": [1.0], "ratio_deviation_p99": [0.0], "ratio_deviation_mean": [0.0]}
         if self.args.minibatches > 1:  # the policy has changed before it evaluates the second minibatch
             retry_on_oom(partial(self._fill_old_log_probs, update), self.mac)
-            stats["ratio_epoch0"] = [self._check_ratio(update)]
+            self._check_ratio(update, stats)
         # The policy's updates stop when its KL to the behaviour policy exceeds ``target_kl``; the critic's continue.
         approx_kl, limit = 0.0, self.args.target_kl or float("inf")
         for epoch in range(self.args.epochs):
@@ -146,7 +148,7 @@ class MAPPOLearner:
     def _prepare(self, batch: Batch, t_env: int) -> UpdateBatch:
         """Compute everything that stays the same during an update."""
         valid = (batch["filled"][:, :-1] * batch["filled"][:, 1:]).float()  # a step is valid if another one follows
-        old_values = retry_on_oom(partial(self._old_values, batch, t_env), self.mac)
+        old_values = retry_on_oom(partial(self._old_values, batch, t_env), self.mac, "critic")
         check_finite("values of the critic", old_values, t_env, ("episode", "step", "agent"), batch)
         values = self.value_normaliser.denormalise(old_values)
 
@@ -190,24 +192,48 @@ class MAPPOLearner:
         chosen = advantages[decisions.index]
         return ppo_core.normalise(chosen, torch.ones_like(chosen), least_deviation=least)
 
-    @torch.no_grad()
     def _fill_old_log_probs(self, update: UpdateBatch) -> None:
         everything = torch.arange(len(update.decisions), device=update.actions.device)
-        for micro in self.mac.microbatches(update.decisions, everything):
-            logits = self.mac.evaluate(update.decisions, micro).logits
-            log_policy = masked_log_softmax(logits, update.decisions.available[micro])
-            update.old_log_probs[micro] = log_policy.gather(-1, update.actions[micro].unsqueeze(-1)).squeeze(-1)
+        self._fill_log_probs(update.old_log_probs, update.decisions, everything, update.actions)
 
-    def _check_ratio(self, update: UpdateBatch) -> float:
-        ratio = float(ppo_core.farthest_ratio(update.old_log_probs, update.behaviour_log_probs))
-        check_ratio(ratio, self.mac.ratio_tolerance(), update.t_env, update.episodes)
-        return ratio
+    @torch.no_grad()
+    def _fill_log_probs(self, log_probs: Tensor, decisions: Decisions, subset: Tensor, actions: Tensor) -> None:
+        """Write the log-probabilities of ``actions`` [D] for ``subset`` [n] of the decisions into ``log_probs`` [D]."""
+        for micro in self.mac.microbatches(decisions, subset):
+            logits = self.mac.evaluate(decisions, micro).logits
+            log_policy = masked_log_softmax(logits, decisions.available[micro])
+            log_probs[micro] = log_policy.gather(-1, actions[micro].unsqueeze(-1)).squeeze(-1)
+
+    def _repeated_log_probs(self, update: UpdateBatch) -> Tensor:
+        """Evaluate the decisions [D] again, those of a timestep together as in the rollout."""
+        decisions = self.mac.without_stored_states(update.decisions)
+        step = decisions.index[1]
+
+        def repeat() -> Tensor:
+            log_probs = torch.zeros_like(update.old_log_probs)
+            for t in step.unique():
+                self._fill_log_probs(log_probs, decisions, (step == t).nonzero().squeeze(-1), update.actions)
+            return log_probs
+
+        return retry_on_oom(repeat, self.mac)
+
+    def _check_ratio(self, update: UpdateBatch, stats: dict[str, list[float]]) -> None:
+        """Check ``old_log_probs`` against the rollout's and add the ratio's statistics to ``stats``."""
+        found = self.ratio_check.check(
+            update.old_log_probs,
+            update.behaviour_log_probs,
+            self.mac.ratio_tolerance(),
+            partial(self._repeated_log_probs, update) if self.mac.low_precision() else None,
+            update.t_env,
+            update.episodes,
+        )
+        stats |= {name: [value] for name, value in found.items()}
 
     def _update_actor(self, update: UpdateBatch, subset: Tensor, first: bool, stats: dict[str, list[float]]) -> float:
         """Make one optimiser step on ``subset`` [n] of the decisions; return ``approx_kl`` before this step."""
         sums = retry_on_oom(partial(self._actor_gradients, update, subset, first), self.mac)
         if first:
-            stats["ratio_epoch0"] = [self._check_ratio(update)]
+            self._check_ratio(update, stats)
         self.kl.measure(sums["policy_loss"], sums["kl_loss"])
         groups = {group["name"]: group["params"] for group in self.actor_optimiser.param_groups}
         for name, parameters in groups.items():
@@ -264,7 +290,7 @@ class MAPPOLearner:
         self, update: UpdateBatch, episodes: Tensor, targets: Tensor, stats: dict[str, list[float]]
     ) -> None:
         """Make one optimiser step of the critic on ``episodes`` [n]; ``targets`` [B, T, A] are in critic units."""
-        sums = retry_on_oom(partial(self._critic_gradients, update, episodes, targets), self.mac)
+        sums = retry_on_oom(partial(self._critic_gradients, update, episodes, targets), self.mac, "critic")
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.grad_norm_clip)
         check_finite("gradient norm of the critic", norm, update.t_env, batch=update.episodes)
         self.critic_optimiser.step()

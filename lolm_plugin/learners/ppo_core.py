@@ -3,6 +3,8 @@
 Shapes: B episodes, T timesteps, A agents. ``mask`` is 1 for the entries that count and 0 for all others.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -87,6 +89,16 @@ def farthest_ratio(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
     """Return the importance ratio that differs most from 1, a scalar; 1 if there are none."""
     ratio = (log_probs - behaviour_log_probs).exp()
     return ratio[(ratio - 1).abs().argmax()] if ratio.numel() else ratio.new_ones(())
+
+
+def ratio_deviations(log_probs: Tensor, behaviour_log_probs: Tensor) -> Tensor:
+    """Return the largest, the 99th percentile and the mean of |importance ratio - 1|: [3]; 0 if there are none."""
+    deviation = ((log_probs - behaviour_log_probs).double().exp() - 1).abs()
+    if not deviation.numel():
+        return deviation.new_zeros(3)
+    # Not torch.quantile, which takes at most 16 million numbers.
+    percentile = deviation.kthvalue(math.ceil(0.99 * len(deviation))).values
+    return torch.stack([deviation.max(), percentile, deviation.mean()])
 
 
 def linear(start: float, end: float | None, share: float) -> float:

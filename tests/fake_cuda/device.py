@@ -75,6 +75,9 @@ POINTWISE = {
 launches: collections.Counter[str] = collections.Counter()  # aten operator -> kernels, about one per call
 syncs: collections.Counter[str] = collections.Counter()  # "what at which line" -> waits of the CPU for the GPU
 _depth = 0  # operators that are running
+# Bytes of the results of operators so far. Nothing counts as freed, so a difference is an upper bound of a peak.
+allocated = 0
+free_memory = 70 * 2**30  # reported to the program; a test may set it
 
 
 def logical(tensor: Tensor) -> str | None:
@@ -162,7 +165,7 @@ class Dispatch(TorchDispatchMode):
     """Checks each operation and marks its results with a device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        global _depth
+        global _depth, allocated
         kwargs = kwargs or {}
         check(func, args, kwargs)
         _depth += 1  # Python kernels of custom operators see no mode: their tensors get the device of the inputs
@@ -179,6 +182,7 @@ class Dispatch(TorchDispatchMode):
                 mark(tensor, result)
         if result == "cuda" and func not in WITHOUT_KERNEL and not func.is_view:
             launches[str(func)] += 1
+            allocated += sum(tensor.nbytes for tensor in tree_leaves(out) if isinstance(tensor, Tensor))
         return out
 
 
@@ -338,15 +342,15 @@ def _replace_cuda(cuda: Any) -> None:
         ("is_bf16_supported", True),
         ("get_device_name", "Fake GPU"),
         ("get_device_capability", (9, 0)),
-        ("mem_get_info", (70 * 2**30, 80 * 2**30)),
-        ("max_memory_allocated", 0),
-        ("memory_allocated", 0),
         ("memory_reserved", 0),
         *((name, None) for name in ("empty_cache", "synchronize", "reset_peak_memory_stats", "_lazy_init")),
         *((name, None) for name in ("manual_seed", "manual_seed_all")),
     )
     for name, value in constants:
         setattr(cuda, name, lambda *args, value=value, **kwargs: value)
+    cuda.mem_get_info = lambda device=None: (free_memory, 80 * 2**30)
+    cuda.memory_allocated = lambda device=None: allocated
+    cuda.max_memory_allocated = lambda device=None: allocated
     cuda.get_rng_state_all = lambda: [state.clone()]
     cuda.get_rng_state = lambda device="cuda": state.clone()
     cuda.set_rng_state = set_rng_state

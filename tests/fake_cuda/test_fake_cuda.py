@@ -8,10 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from lolm_plugin.paths import locate
 from tests.fake_cuda.runs import RUNS
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["entity keys", "frozen layers", "dt2gs", "asn, recurrent", "rnn", "resume"]
+QUICK = [
+    "entity keys",
+    "frozen layers",
+    "quantised",
+    "mean state",
+    "dt2gs",
+    "asn, recurrent",
+    "rnn",
+    "imitate",
+    "resume",
+]
+ON_EPYMARL = [name for name in RUNS if name.startswith("EPyMARL")]
+# Kernels of one of the tiny Llama's layers for one group of prompts. More are more work of the CPU before each layer.
+MOST_LAUNCHES = {"forward": 90, "backward": 210}
 
 
 def run(module, *words):
@@ -28,9 +42,12 @@ def quick(tmp_path_factory):
     return json.loads(run("tests.fake_cuda.runs", str(tmp_path_factory.mktemp("cuda")), *QUICK))
 
 
-def check(result):
+def check(results, name):
+    result = results[name]
     assert result["code"] == 0, result["output"]
-    assert result.get("fast", True), "the language model failed its trial, so it runs several times slower"
+    assert result.get("tried", True), "the model's trial ran on the CPU"
+    assert result.get("packed", True) == (name != "padded"), "the model failed its trial, so it runs slower"
+    assert result.get("read_positions", True) == (name not in ("padded", "float32")), "all positions are computed"
 
 
 def test_the_device_refuses_what_cuda_refuses():
@@ -39,12 +56,31 @@ def test_the_device_refuses_what_cuda_refuses():
 
 @pytest.mark.parametrize("name", QUICK)
 def test_training_on_the_device(quick, name):
-    check(quick[name])
+    check(quick, name)
+
+
+def test_launches_per_layer(quick):
+    launches = quick["entity keys"]["launches"]
+    assert all(launches[pass_] <= most for pass_, most in MOST_LAUNCHES.items()), launches
+
+
+def test_the_token_budget_fits_the_free_memory(quick):
+    """24 MiB are free, of which the frozen layers' states may take half; a token needs about 12 kB."""
+    assert quick["frozen layers"]["budget"] == ["512"]
+    assert quick["entity keys"]["budget"] == [], "it is set"
 
 
 @pytest.mark.slow
 def test_further_runs_on_the_device(tmp_path):
-    others = [name for name in RUNS if name not in QUICK]
-    results = json.loads(run("tests.fake_cuda.runs", str(tmp_path), "entity keys", *others))
+    others = [name for name in RUNS if name not in (*QUICK, *ON_EPYMARL)]
+    results = json.loads(run("tests.fake_cuda.runs", str(tmp_path), "entity keys", "rnn", *others))
     for name in others:
-        check(results[name])
+        check(results, name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(locate(None) is None, reason="needs an EPyMARL checkout (EPYMARL_HOME)")
+def test_runs_on_epymarl(tmp_path):
+    results = json.loads(run("tests.fake_cuda.runs", str(tmp_path), *ON_EPYMARL))
+    for name in ON_EPYMARL:
+        check(results, name)
