@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import quantization, sources, trial
 from lolm_plugin.llm.encoder import EncoderSettings, PackedEncoder
+from lolm_plugin.llm.kernel_check import varlen_works
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.model_folder import context_length
 from lolm_plugin.llm.prompt_batch import Pack, PromptBatch, members
@@ -79,6 +80,7 @@ class Backbone(nn.Module):
             recompute=bool(llm["recompute"]),
             read_positions=bool(llm["read_positions"]),
             share_prefix=bool(llm["share_prefix"]),
+            varlen=varlen_works(model, source.model, torch.bfloat16 if self._autocast else dtype),
         )
         self.encoder = trial.choose_encoder(tried, settings, self.version)
 
