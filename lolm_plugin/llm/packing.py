@@ -17,8 +17,9 @@ group of one prompt c:
            c       x x                x x
 
 The full mask is never built: each prompt attends to the prefix and to itself, group by group, or on a GPU in one call
-of a kernel that needs no mask (``attention.py``). Without gradient the prefix is not in the sequence (no P rows), because its keys and values are cached. A sliding window hides keys that are
-too far back. In the last layer only the tokens that are read have queries (``ReadPositions``).
+of a kernel that needs no mask (``attention.py``). Without gradient the prefix is not in the sequence (no P rows),
+because its keys and values are cached. A sliding window hides keys that are too far back. In the last layer only the
+tokens that are read have queries (``ReadPositions``).
 
 ``packed_attention`` is registered with transformers under the name ``PACKED``. Any architecture that supports a
 registered attention can run packed.

@@ -46,14 +46,14 @@ def test_results_and_gradients_are_those_of_masked_attention(kernel, prefix, cac
 
     own, past = [numbers(heads, tokens) for heads in (4, 2, 2)], [numbers(2, prefix) for _ in range(2 * cached)]
     found = []
-    for varlen in (False, True):
-        packing = Packing(prefix, lengths, past={0: tuple(past)} if cached else None, varlen=varlen)
+    for on in (False, True):
+        packing = Packing(prefix, lengths, past={0: tuple(past)} if cached else None, varlen=on)
         layer = SimpleNamespace(layer_idx=0)
         out = packed_attention(layer, *own, None, scaling=0.3, sliding_window=window, packing=packing)[0]
         weights = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
         gradients = torch.autograd.grad((out * weights).sum(), own + past)
         found.append([out, *gradients, *packing.prefix_keys_values.get(0, ())])
-        assert bool(packing._masks) != varlen
+        assert bool(packing._masks) != on
     assert len(found[0]) == len(found[1])
     for masked, unmasked in zip(*found, strict=True):
         torch.testing.assert_close(unmasked, masked, atol=1e-13, rtol=0)
