@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import quantization, sources, trial
+from lolm_plugin.llm.compiling import compile_layers
 from lolm_plugin.llm.encoder import EncoderSettings, PackedEncoder
+from lolm_plugin.llm.fused import fuse_norms
 from lolm_plugin.llm.kernel_check import varlen_works
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.model_folder import context_length
@@ -75,6 +77,7 @@ class Backbone(nn.Module):
         self.hidden_size = trial.check_runs(tried)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
+        fuse_norms(model)
         settings = EncoderSettings(
             frozen_layers=first_layer(model, lora["layers"]) if self.has_reference else 0,
             recompute=bool(llm["recompute"]),
@@ -83,6 +86,9 @@ class Backbone(nn.Module):
             varlen=varlen_works(model, source.model, torch.bfloat16 if self._autocast else dtype),
         )
         self.encoder = trial.choose_encoder(tried, settings, self.version)
+        if llm["compile"]:
+            with self._precision():
+                compile_layers(tried, self.encoder)
 
     def prompt_batch(
         self,
