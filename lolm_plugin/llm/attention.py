@@ -33,7 +33,7 @@ class Segments:
         key_bounds: int32 [segments + 1], likewise for keys.
         longest: most queries and most keys of a segment.
         prefix: number of tokens of the prefix.
-        alone: True if the prefix is also a segment of its own, the first.
+        alone: True if the prefix is also a separate segment, the first.
         groups: number of prompts and padded width of each group.
         order: int64 [keys], index of each key in a tensor of the prefix and all prompts; None: they are in this order.
     """
@@ -50,7 +50,7 @@ class Segments:
 def segments(
     prefix: int, alone: bool, groups: Sequence[tuple[int, int]], inverse: Tensor | None, device: torch.device
 ) -> Segments:
-    """Lay out the segments of a packed sequence.
+    """Build the segments of a packed sequence.
 
     Args:
         prefix: number of tokens of the prefix.

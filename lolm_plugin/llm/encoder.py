@@ -38,7 +38,7 @@ class EncoderSettings:
         recompute: recompute activations of the trained layers in the backward pass instead of storing them.
         read_positions: compute the last layer only for the tokens whose states are read.
         share_prefix: compute the prefix of all prompts once. Frozen layers compute any common beginning once.
-        varlen: attend with the variable-length kernel of a GPU (``attention.py``), where the dtype is one of its own.
+        varlen: attend with the variable-length kernel of a GPU (``attention.py``), where it takes the dtype.
     """
 
     frozen_layers: int = 0

@@ -299,7 +299,7 @@ def _attend(
 
 
 def _without_cudnn(device: torch.device) -> AbstractContextManager:
-    """Exclude cuDNN's attention, which prepares a plan for each new shape: almost every pack has one."""
+    """Suppress cuDNN's attention, which prepares a plan for each new shape: almost every pack has one."""
     return sdpa_kernel(MASKED_BACKENDS) if device.type == "cuda" else nullcontext()
 
 

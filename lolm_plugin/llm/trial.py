@@ -204,7 +204,10 @@ def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:
 
 
 def _with_working_kernel(model: TriedModel, settings: EncoderSettings) -> EncoderSettings:
-    """Try the whole model. Returns its settings, without ``varlen`` if it fails only with it. Raises _DiffersError."""
+    """Test the whole model and return settings with which it works, without ``varlen`` if it fails only with it.
+
+    Raises _DiffersError.
+    """
     if settings.varlen:
         try:
             _try_whole_model(model, settings)

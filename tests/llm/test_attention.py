@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
-from lolm_plugin.llm import attention, kernel_check, model
+from lolm_plugin.llm import attention, kernel_check, model, packing
 from lolm_plugin.llm.model import Backbone
 from lolm_plugin.llm.packing import Packing, packed_attention
 from lolm_plugin.llm.sources import resolve
@@ -47,13 +47,13 @@ def test_results_and_gradients_are_those_of_masked_attention(kernel, prefix, cac
     own, past = [numbers(heads, tokens) for heads in (4, 2, 2)], [numbers(2, prefix) for _ in range(2 * cached)]
     found = []
     for on in (False, True):
-        packing = Packing(prefix, lengths, past={0: tuple(past)} if cached else None, varlen=on)
+        pack = Packing(prefix, lengths, past={0: tuple(past)} if cached else None, varlen=on)
         layer = SimpleNamespace(layer_idx=0)
-        out = packed_attention(layer, *own, None, scaling=0.3, sliding_window=window, packing=packing)[0]
+        out = packed_attention(layer, *own, None, scaling=0.3, sliding_window=window, packing=pack)[0]
         weights = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
         gradients = torch.autograd.grad((out * weights).sum(), own + past)
-        found.append([out, *gradients, *packing.prefix_keys_values.get(0, ())])
-        assert bool(packing._masks) != on
+        found.append([out, *gradients, *pack.prefix_keys_values.get(0, ())])
+        assert bool(pack._masks) != on
     assert len(found[0]) == len(found[1])
     for masked, unmasked in zip(*found, strict=True):
         torch.testing.assert_close(unmasked, masked, atol=1e-13, rtol=0)
@@ -124,3 +124,13 @@ def test_without_the_kernel_a_model_runs_with_masks_and_a_warning_says_why(monke
     assert "with masks" in caplog.text
     with emulated_kernel():
         assert Backbone({**LLM, "dtype": "bfloat16"}, LORA, seed=0).encoder.settings.varlen
+
+
+def test_masked_attention_on_a_gpu_never_uses_the_kernels_of_cudnn():
+    cuda, before = torch.backends.cuda, torch.backends.cuda.cudnn_sdp_enabled()
+    with packing._without_cudnn(torch.device("cuda")):
+        assert not cuda.cudnn_sdp_enabled()
+        assert cuda.mem_efficient_sdp_enabled()
+        assert cuda.math_sdp_enabled()
+    with packing._without_cudnn(torch.device("cpu")):
+        assert cuda.cudnn_sdp_enabled() == before
