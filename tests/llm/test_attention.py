@@ -115,6 +115,8 @@ def test_without_the_kernel_a_model_runs_with_masks_and_a_warning_says_why(monke
         patched.setattr(kernel_check, "refusal", lambda *_: "")
         assert kernel_check.varlen_works(on_gpu, "tiny-qwen3", torch.bfloat16)
         assert not kernel_check.varlen_works(on_gpu, "tiny-qwen3", torch.float32)
+        on_gpu.device = torch.device("cpu")
+        assert not kernel_check.varlen_works(on_gpu, "tiny-qwen3", torch.bfloat16)
     # The check passes, but the whole model fails with the kernel.
     monkeypatch.setattr(model, "varlen_works", lambda *_: True)
     caplog.clear()
