@@ -311,6 +311,11 @@ def _language_model(config: Config) -> Iterator[str]:
             "head.keys=words scales its embeddings for normalised features, and with head.features=raw they would give "
             "logits in the hundreds; set head.features=normalised or head.keys=random."
         )
+    if llm["compile"] and llm["quantization"] != "none":
+        yield (
+            f"llm.compile=True cannot compile the products of llm.quantization={llm['quantization']}; set "
+            "llm.compile=False or llm.quantization=none."
+        )
     registry.load("lolm_plugin.llm.quantization:check")(llm["quantization"], llm["train"], config["use_cuda"])
 
 

@@ -116,6 +116,7 @@ class LanguageModel(TypedDict):
     frozen_cache_gb: Annotated[float, Range(least=0, most=1_000_000), Mark.MACHINE]
     keep_rollout_states: Annotated[bool, Mark.MACHINE]
     read_positions: Annotated[bool, Mark.MACHINE]
+    compile: Annotated[bool, Mark.MACHINE]
 
 
 class Lora(TypedDict):

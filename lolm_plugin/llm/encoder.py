@@ -38,12 +38,14 @@ class EncoderSettings:
         recompute: recompute activations of the trained layers in the backward pass instead of storing them.
         read_positions: compute the last layer only for the tokens whose states are read.
         share_prefix: compute the prefix of all prompts once. Frozen layers compute any common beginning once.
+        varlen: attend with the variable-length kernel of a GPU (``attention.py``), where it takes the dtype.
     """
 
     frozen_layers: int = 0
     recompute: bool = False
     read_positions: bool = False
     share_prefix: bool = False
+    varlen: bool = False
 
 
 class PackedEncoder:
@@ -102,7 +104,7 @@ class PackedEncoder:
         # -> [reads, hidden].
         lengths = [[len(batch.ids[prompt]) for prompt in group] for group in pack]
         read_positions = [[batch.read_positions[prompt] for prompt in group] for group in pack]
-        packing = Packing(len(batch.prefix), lengths, read_positions, past)
+        packing = Packing(len(batch.prefix), lengths, read_positions, past, varlen=self.settings.varlen)
         return self.run_trained_layers(torch.cat(sequence), packing)
 
     def with_frozen_states(self, batch: PromptBatch, prompts: Sequence[int]) -> PromptBatch:
@@ -194,7 +196,8 @@ class PackedEncoder:
         ids = torch.cat([pad(group) for group in groups]).to(self._model.device)
         distinct = find_distinct_tokens(groups, ids.device) if self.settings.share_prefix else None
         past = self._frozen_layers_of_prefix(batch.prefix)[1] if batch.prefix else None
-        packing = Packing(len(batch.prefix), [[len(ids) for ids in group] for group in groups], (), past, distinct)
+        lengths = [[len(ids) for ids in group] for group in groups]
+        packing = Packing(len(batch.prefix), lengths, (), past, distinct, self.settings.varlen)
         with torch.no_grad():
             padded = packing.pad(self.run_frozen_layers(ids[distinct.first] if distinct else ids, packing))
         blocks = padded.split([count * width for count, width in packing.groups])
@@ -212,7 +215,7 @@ class PackedEncoder:
     def _frozen_layers_of_prefix(self, prefix: tuple[int, ...]) -> tuple[Tensor, KeysAndValues]:
         """Compute the prefix's states after the frozen layers, and its keys and values in these layers."""
         if prefix not in self._frozen_prefix:
-            packing = Packing(len(prefix), [])
+            packing = Packing(len(prefix), [], varlen=self.settings.varlen)
             states = self.run_frozen_layers(torch.tensor(prefix, device=self._model.device), packing)
             self._frozen_prefix[prefix] = states, packing.prefix_keys_values
         return self._frozen_prefix[prefix]
@@ -222,7 +225,7 @@ class PackedEncoder:
         """Return the prefix's keys and values in the trained layers, cached until the weights change."""
         version, known = self._version(reference), self._trained_prefix.get((prefix, reference))
         if known is None or known[0] != version:
-            packing = Packing(len(prefix), [])
+            packing = Packing(len(prefix), [], varlen=self.settings.varlen)
             self.run_trained_layers(self._prefix_states(prefix), packing)
             known = self._trained_prefix[prefix, reference] = version, packing.prefix_keys_values
         return known[1]
@@ -271,7 +274,8 @@ class RecomputedLayer(nn.Module):
     def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
         if not torch.is_grad_enabled():
             return self.layer(hidden_states, **context)
-        return checkpoint(self.layer, hidden_states, use_reentrant=False, **context)
+        # Layers draw nothing at random: no adapter has dropout, and ``Backbone.train`` keeps evaluation mode.
+        return checkpoint(self.layer, hidden_states, use_reentrant=False, preserve_rng_state=False, **context)
 
 
 class _Attention(Protocol):

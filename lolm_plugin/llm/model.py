@@ -15,7 +15,10 @@ from transformers import PreTrainedModel
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.llm import quantization, sources, trial
+from lolm_plugin.llm.compiling import compile_layers
 from lolm_plugin.llm.encoder import EncoderSettings, PackedEncoder
+from lolm_plugin.llm.fused import fuse_norms
+from lolm_plugin.llm.kernel_check import varlen_works
 from lolm_plugin.llm.lora import first_layer, with_lora
 from lolm_plugin.llm.model_folder import context_length
 from lolm_plugin.llm.prompt_batch import Pack, PromptBatch, members
@@ -74,13 +77,18 @@ class Backbone(nn.Module):
         self.hidden_size = trial.check_runs(tried)
         self.precise = dtype == torch.float32 and not self._autocast and llm["quantization"] == "none"
         self.to(device)
+        fuse_norms(model)
         settings = EncoderSettings(
             frozen_layers=first_layer(model, lora["layers"]) if self.has_reference else 0,
             recompute=bool(llm["recompute"]),
             read_positions=bool(llm["read_positions"]),
             share_prefix=bool(llm["share_prefix"]),
+            varlen=varlen_works(model, source.model, torch.bfloat16 if self._autocast else dtype),
         )
         self.encoder = trial.choose_encoder(tried, settings, self.version)
+        if llm["compile"]:
+            with self._precision():
+                compile_layers(tried, self.encoder)
 
     def prompt_batch(
         self,

@@ -16,36 +16,43 @@ group of one prompt c:
            c       x x                x
            c       x x                x x
 
-The full mask is never built: each prompt attends to the prefix and to itself, group by group. Without gradient the
-prefix is not in the sequence (no P rows), because its keys and values are cached. A sliding window hides keys that are
-too far back. In the last layer only the tokens that are read have queries (``ReadPositions``).
+The full mask is never built: each prompt attends to the prefix and to itself, group by group, or on a GPU in one call
+of a kernel that needs no mask (``attention.py``). Without gradient the prefix is not in the sequence (no P rows),
+because its keys and values are cached. A sliding window hides keys that are too far back. In the last layer only the
+tokens that are read have queries (``ReadPositions``).
 
 ``packed_attention`` is registered with transformers under the name ``PACKED``. Any architecture that supports a
 registered attention can run packed.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lolm_plugin.llm.attention import Segments, kernel_dtype, segments
+from lolm_plugin.llm.attention import attend as varlen_attend
 from lolm_plugin.llm.prompt_batch import DistinctTokens
 
 PACKED = "lolm_packed"
 # Query tokens of a prompt per attention call; a GPU takes all at once. Larger: more masked scores are computed.
 # Smaller: more calls.
 CHUNK = {"cpu": 128}
+MASKED_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # Attention arguments without effect on a packed sequence: the packing makes the mask, only the rotary embedding uses
 # positions, and transformers passes the others down from its own forward.
 WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions"})
+Masks = dict[tuple[int, int, int | None, int], Tensor]  # arguments of ``_mask`` -> mask
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]  # layer -> [1, key heads, tokens, head width] each
 
 
@@ -64,6 +71,7 @@ class Packing:
         past: cached keys and values of the prefix, which is then not in the sequence.
         distinct: if given, the sequence contains each distinct token of the prompts once, and no padding. A prefix then
             needs ``past``.
+        varlen: attend with the variable-length kernel of a GPU, in layers whose dtype it takes.
         prefix_keys_values: receives the keys and values of each layer if the sequence is only the prefix.
     """
 
@@ -72,7 +80,11 @@ class Packing:
     read_positions: Sequence[Sequence[Tensor]] = ()
     past: KeysAndValues | None = None
     distinct: DistinctTokens | None = None
+    varlen: bool = False
     prefix_keys_values: KeysAndValues = field(default_factory=dict)
+    # Masks live as long as the packing: its layers share them. On a GPU those of many packings would take gigabytes.
+    _masks: Masks = field(default_factory=dict)
+    _segments: Segments | None = None
 
     def __post_init__(self) -> None:
         assert self.distinct is None or not self.lead, "with distinct tokens the prefix must be in past"
@@ -120,19 +132,45 @@ class Packing:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
         """Compute the attention of every token: shapes of ``packed_attention`` -> [1, tokens, heads, width]."""
+        dtype = kernel_dtype(query) if self.varlen else None
+        if dtype is not None:
+            tokens = self._attend_varlen(layer, query.to(dtype), key.to(dtype), value.to(dtype), window, scale)
+        else:
+            tokens = self._attend_masked(layer, query, key, value, window, scale)
+        return (tokens.index_select(0, self.distinct.first) if self.distinct else tokens).unsqueeze(0)
+
+    def _attend_varlen(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """Compute the attention of every padded token in one call: [tokens, heads, width]."""
+        self.collect(layer, key, value)
+        if self.past is not None:
+            past_keys, past_values = self.past[layer]
+            key, value = torch.cat([past_keys.to(key), key], 2), torch.cat([past_values.to(value), value], 2)
+        if self._segments is None:
+            inverse = self.distinct.inverse if self.distinct else None
+            self._segments = segments(self.prefix, self.lead > 0, self.groups, inverse, query.device)
+        q, k, v = (x[0].transpose(0, 1) for x in (self.pad(query), key, value))
+        return varlen_attend(q, k, v, self._segments, window, scale)
+
+    def _attend_masked(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """Compute the attention of every padded token, group by group: [tokens, heads, width]."""
         query, key, value = self.pad(query), self.pad(key), self.pad(value)
         self.collect(layer, key, value)
         prefix_keys, prefix_values = self.prefix_of(layer, key, value)
         attended, start = [], self.lead
         if start:
-            attended.append(_attend(query[:, :, :start], key[:, :, :start], value[:, :, :start], window, scale))
+            q, k, v = (x[:, :, :start] for x in (query, key, value))
+            attended.append(_attend(q, k, v, window, scale, self._masks))
         for count, width in self.groups:
             end = start + count * width
             q, k, v = (_split_prompts(x, start, end, count) for x in (query, key, value))
-            attended.append(_attend(q, _continue(prefix_keys, k), _continue(prefix_values, v), window, scale))
+            k, v = _continue(prefix_keys, k), _continue(prefix_values, v)
+            attended.append(_attend(q, k, v, window, scale, self._masks))
             start = end
-        tokens = torch.cat(attended)
-        return (tokens.index_select(0, self.distinct.first) if self.distinct else tokens).unsqueeze(0)
+        return torch.cat(attended)
 
 
 @dataclass(frozen=True)
@@ -219,7 +257,14 @@ def _continue(prefix: Tensor, prompts: Tensor) -> Tensor:
     return torch.cat([prefix.expand(len(prompts), -1, -1, -1), prompts], 2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    scale: float | None,
+    masks: Masks,
+) -> Tensor:
     """Compute causal attention of prompts of equal width.
 
     Args:
@@ -227,6 +272,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
         key: [prompts, key heads, all tokens, width]; ``value`` likewise.
         window: number of tokens that a query sees, itself and those just before it; None: all.
         scale: factor on the scores; None: 1 / sqrt(width).
+        masks: masks made so far, of tokens on this device.
 
     Returns:
         [prompts * tokens, heads, width].
@@ -243,13 +289,20 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale
         start, end = max(0, before + first - window + 1) if window else 0, before + first + count
         q = query[..., first : first + count, :].reshape(prompts, key_heads, -1, width)
         k, v = key[:, :, start:end], value[:, :, start:end]
-        mask = _mask(before + first - start, count, window, repeats, query.device)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        shape = before + first - start, count, window, repeats
+        if shape not in masks:
+            masks[shape] = _mask(*shape, query.device)
+        with _without_cudnn(query.device):
+            out = scaled_dot_product_attention(q, k, v, attn_mask=masks[shape], scale=scale)
         attended.append(out.unflatten(2, (repeats, -1)))
     return torch.cat(attended, dim=3).permute(0, 3, 1, 2, 4).reshape(prompts * tokens, heads, width)
 
 
-@lru_cache(maxsize=64)
+def _without_cudnn(device: torch.device) -> AbstractContextManager:
+    """Suppress cuDNN's attention, which prepares a plan for each new shape: almost every pack has one."""
+    return sdpa_kernel(MASKED_BACKENDS) if device.type == "cuda" else nullcontext()
+
+
 def _mask(before: int, tokens: int, window: int | None, repeats: int, device: torch.device) -> Tensor:
     """Build the mask of ``tokens`` tokens after ``before`` earlier ones: bool [repeats * tokens, before + tokens]."""
     query = torch.arange(before, before + tokens, device=device).unsqueeze(1)

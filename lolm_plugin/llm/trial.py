@@ -27,6 +27,7 @@ from lolm_plugin.llm.encoder import (
     padded_states,
     with_layers,
 )
+from lolm_plugin.llm.kernel_check import MASKED
 from lolm_plugin.llm.lora import adapted_kinds, called_linear_layers
 from lolm_plugin.llm.packing import UnsupportedAttentionError
 from lolm_plugin.llm.prompt_batch import PromptBatch, members
@@ -133,7 +134,7 @@ def choose_encoder(
         tried = replace(settings, read_positions=read_positions)
         try:
             _try_few_layers(model, tried)
-            _try_whole_model(model, tried)
+            tried = _with_working_kernel(model, tried)
         except UNSUPPORTED_ERRORS as error:
             model.lm.set_attn_implementation(attention)
             if is_out_of_memory(error):  # has nothing to do with the architecture
@@ -202,8 +203,31 @@ def _try_whole_model(model: TriedModel, settings: EncoderSettings) -> None:
         raise _DiffersError("states of the whole model differ from those of plain transformers")
 
 
+def _with_working_kernel(model: TriedModel, settings: EncoderSettings) -> EncoderSettings:
+    """Test the whole model and return settings with which it works, without ``varlen`` if it fails only with it.
+
+    Raises _DiffersError.
+    """
+    if settings.varlen:
+        try:
+            _try_whole_model(model, settings)
+        except UNSUPPORTED_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            masked = replace(settings, varlen=False)
+            _try_whole_model(model, masked)
+            logging.getLogger("lolm").warning(MASKED, model.name, _reason(error))
+            return masked
+    else:
+        _try_whole_model(model, settings)
+    return settings
+
+
 def _try_few_layers(model: TriedModel, settings: EncoderSettings) -> None:
-    """Compare a few layers with and without gradient, and with stored frozen states. Raises _DiffersError."""
+    """Compare a few layers with and without gradient, and with stored frozen states. Raises _DiffersError.
+
+    They compute in float32, so with masks. ``kernel_check.py`` compares the kernel without masks with this attention.
+    """
     trained = sum(p.numel() for p in decoder_layers(model.lm).parameters() if p.requires_grad)
     config = model.lm.config.to_json_string(use_diff=False)
     proof = (type(model.lm), config, trained, model.lm.device.type, settings)

@@ -74,6 +74,7 @@ POINTWISE = {
 
 launches: collections.Counter[str] = collections.Counter()  # aten operator -> kernels, about one per call
 syncs: collections.Counter[str] = collections.Counter()  # "what at which line" -> waits of the CPU for the GPU
+kept: list[Any] = []  # libraries of emulated kernels, in force while referenced
 _depth = 0  # operators that are running
 # Bytes of the results of operators so far. Nothing counts as freed, so a difference is an upper bound of a peak.
 allocated = 0
@@ -303,6 +304,9 @@ def _replace_factories() -> None:
 def _replace_kernels() -> None:
     import safetensors.torch
 
+    from tests.llm import varlen_kernel
+
+    kept.append(varlen_kernel.register())
     gru, group = torch._VF.gru, torch._C._group_tensors_by_device_and_dtype
     load_file, mm = safetensors.torch.load_file, torch.mm
 
@@ -361,5 +365,7 @@ def _replace_cuda(cuda: Any) -> None:
     def on_cpu(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         begin(self, "cpu" if str(device_type) == "cuda" else device_type, *args, **kwargs)
 
+    autocast_dtype = torch.get_autocast_dtype
     torch.is_autocast_enabled = lambda device_type=None: enabled("cpu")
+    torch.get_autocast_dtype = lambda device_type: autocast_dtype("cpu")
     autocast.__init__ = on_cpu

@@ -1,7 +1,8 @@
 """Trainings on the stand-in CUDA device, in one process: ``python -m tests.fake_cuda.runs FOLDER [NAME ...]``.
 
 Prints one JSON document: for each run the exit code, the last lines of its output if it failed, and whether the
-language model passed its trial, so that it runs packed and computes the last layer only where it is read.
+language model passed its trial, so that it runs packed, attends without masks (by an emulated kernel) and computes the
+last layer only where it is read.
 """
 
 import contextlib
@@ -138,6 +139,7 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             # A model that fails its trial on the device runs slower, with only a warning.
             encoder = backbones[-1].encoder
             found[name]["packed"] = encoder.packed
+            found[name]["without_masks"] = encoder.settings.varlen
             found[name]["tried"] = tried[-1]
             found[name]["read_positions"] = encoder.settings.read_positions
             found[name]["budget"] = re.findall(r"llm.token_budget=(\d+): ", text.getvalue())

@@ -221,7 +221,7 @@ def _detached_prefix(monkeypatch):
 
 
 def _long_prompts(monkeypatch):
-    mask = packing._mask.__wrapped__
+    mask = packing._mask
 
     def forgets(before, *others):
         seen = mask(before, *others)
