@@ -69,6 +69,13 @@ def check_repeated(needed: Mapping[str, Any], updates: Mapping[str, Any]) -> Non
             )
 
 
+def _is_weight(value: Any) -> bool:
+    """Return True for a finite number, or two of them."""
+    if isinstance(value, list):
+        return len(value) == 2 and not any(isinstance(one, list) for one in value) and all(map(_is_weight, value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_believed(key: str, value: Any) -> bool:
     field = field_of(key)
     if isinstance(value, int) and key not in FIELDS:
@@ -79,6 +86,8 @@ def _is_believed(key: str, value: Any) -> bool:
         return True
     if trusted := field.get(Trusted):
         return isinstance(value, str) and trusted.pattern.fullmatch(value) is not None
+    if isinstance(value, list) and value and all(map(_is_weight, value)):
+        return len(value) <= MOST_NAMES
     texts = value if isinstance(value, list) else [value]
     if Mark.NAME not in field.marks or len(texts) > MOST_NAMES:
         return False

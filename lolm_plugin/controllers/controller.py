@@ -1,7 +1,7 @@
 """Base class of all controllers: EPyMARL's interface, and the interface that a policy-gradient learner needs."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,7 @@ class Controller(Generic[D]):
     """
 
     MEMORY_KEYS = "the network's widths"  # named in the error when memory runs out; see ``memory.UsesMemory``
+    MEMORY_SETTINGS: tuple[str, ...] = ()  # attributes that ``use_less_memory`` changes, apart from ``args.microbatch``
     agent: nn.Module
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -191,6 +192,15 @@ class Controller(Generic[D]):
             return None
         self.args.microbatch //= 2
         return f"microbatch={self.args.microbatch}"
+
+    def for_map(
+        self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace
+    ) -> "Controller[D]":
+        """Return a controller of the same policy for another map; they share their weights."""
+        raise NotImplementedError
+
+    def prepare_together(self, parts: "Sequence[tuple[Controller[D], D]]") -> None:
+        """Do what ``prepare`` does, for the decisions of several maps; each has its own controller."""
 
     def prepare(self, decisions: D) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""
