@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,7 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1_000_000
 
 
-def draw_counts(maps: Sequence[TrainingMap], episodes: int, args: SimpleNamespace, t_env: int) -> list[int]:
+def draw_counts(maps: Sequence[TrainingMap], episodes: int, args: Any, t_env: int) -> list[int]:
     """Draw the map of each of the next ``episodes``, keyed by seed and step; return the episodes of each map."""
     weights = np.array([each.weight(t_env / max(1, args.t_max)) for each in maps])
     limits = weights.cumsum() / weights.sum()

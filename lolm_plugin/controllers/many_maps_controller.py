@@ -134,7 +134,7 @@ class ManyMapsMAC(Controller[MapDecisions]):
     def pop_usage(self) -> dict[str, float]:
         total: Counter[str] = Counter()
         for mac in self.macs:
-            total.update(mac.pop_usage())  # type: ignore[arg-type]
+            total.update(mac.pop_usage())
         return dict(total)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

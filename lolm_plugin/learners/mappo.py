@@ -85,7 +85,7 @@ class MAPPOLearner:
         self.args = args
         self.logger = logger
         self.n_agents = args.n_agents
-        self.critic: Critic | ManyMapsCritic = build_critic(scheme, args)
+        self.critic: Any = build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLCoefficient(**{key: args.kl[key] for key in KL_KEYS})
         self.entropy = EntropyCoefficient(

@@ -75,7 +75,7 @@ class OneHot:
 class Layout:
     """Batches and controllers of one map: the batch's fields, their groups and the configuration with its sizes."""
 
-    args: Namespace
+    args: Any
     scheme: dict[str, Any]
     groups: dict[str, int]
     preprocess: dict[str, Any]

@@ -38,7 +38,7 @@ from lolm_plugin.run.transfer import transfer
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
-DEFAULTS = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
+DEFAULTS: dict[str, Any] = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "test_maps": []}
 SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important score first
 

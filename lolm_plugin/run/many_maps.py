@@ -25,14 +25,14 @@ class HeldOut:
     mac: ManyMapsMAC
 
 
-def build_runner(host: Host, args: Namespace, logger: Any) -> Any:
+def build_runner(host: Host, args: Any, logger: Any) -> Any:
     """Build the runner of a run, with one or many maps."""
     if isinstance(args.env_args.get("map_name"), list):
         return _many(host, args, logger, maps.training_maps(args))
     return host.find("runner", args.runner)(args=args, logger=logger)
 
 
-def _many(host: Host, args: Namespace, logger: Any, listed: Sequence[TrainingMap]) -> ManyMapsRunner:
+def _many(host: Host, args: Any, logger: Any, listed: Sequence[TrainingMap]) -> ManyMapsRunner:
     def args_of(name: str) -> Namespace:
         return Namespace(**{**vars(args), "env_args": {**args.env_args, "map_name": name}})
 
@@ -42,7 +42,7 @@ def _many(host: Host, args: Namespace, logger: Any, listed: Sequence[TrainingMap
     return ManyMapsRunner(args, logger, listed, build, args_of)
 
 
-def assemble_many(host: Host, args: Namespace, logger: Any, runner: ManyMapsRunner) -> RunComponents:
+def assemble_many(host: Host, args: Any, logger: Any, runner: ManyMapsRunner) -> RunComponents:
     """Build controllers and learner for the maps of ``runner``; see ``components.assemble``."""
     layouts = [layout_of(host, each.args, each) for each in runner.runners]
     for name in ("n_agents", "n_actions", "state_shape"):
@@ -71,7 +71,7 @@ def _for_maps(policy: Controller, layouts: Sequence[Layout]) -> list[Controller]
     return [policy.for_map(layout.complete, layout.groups, layout.args) for layout in layouts]
 
 
-def build_held_out(host: Host, args: Namespace, logger: Any, mac: Any) -> HeldOut:
+def build_held_out(host: Host, args: Any, logger: Any, mac: Any) -> HeldOut:
     """Build runners and controllers of ``test_maps`` for the policy of ``mac``, the controller of the learner."""
     policy = mac.first if isinstance(mac, ManyMapsMAC) else mac
     renamed = RenamedTestLogger(logger, HELD_OUT)

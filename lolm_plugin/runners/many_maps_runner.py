@@ -71,7 +71,7 @@ class ManyMapsRunner(Runner):
         self.maps = maps
         whole_test = Namespace(**{**vars(args), "test_nepisode": args.test_nepisode * len(maps)})
         self.stats = EpisodeStats(whole_test, logger)
-        self.runners: list[Runner] = []
+        self.runners: list[Any] = []  # a ``Runner`` of each map
         try:
             for each in maps:
                 own, own_logger = args_of(each.name), MapLogger(logger, each.name)
@@ -120,15 +120,16 @@ class ManyMapsRunner(Runner):
 
     def _record(self, test_mode: bool) -> None:
         """Record the episodes of all maps together."""
-        stats = [runner.stats for runner in self.runners]
-        played = [each for of_map in stats if isinstance(of_map, MapStats) for each in of_map.played]
-        whole: list[list] = [[one for each in played for one in each[part]] for part in range(3)]
+        stats: list[MapStats] = [runner.stats for runner in self.runners]
+        played = [each for of_map in stats for each in of_map.played]
         for of_map in stats:
-            assert isinstance(of_map, MapStats)
             if not test_mode:
                 of_map.record_training(self.t_env)
-            of_map.played.clear()
-        if self.stats.record(*whole, self.t_env, test_mode):
+            of_map.played = []
+        returns: list[Any] = [one for each in played for one in each[0]]
+        lengths = [one for each in played for one in each[1]]
+        infos = [one for each in played for one in each[2]]
+        if self.stats.record(returns, lengths, infos, self.t_env, test_mode):
             totals: Counter[str] = Counter()
             for runner in self.runners:
                 totals.update(runner.train_stats())
