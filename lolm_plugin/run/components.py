@@ -84,7 +84,7 @@ class Layout:
     build_mac: Callable[[Any], Any]
 
     def set_up(self, runner: Any, mac: Any) -> None:
-        """Connect a runner with its controller, which adds fields that it records during a rollout."""
+        """Give a runner its controller, which adds fields that it records during a rollout."""
         self.scheme |= getattr(mac, "fields", {})
         runner.setup(scheme=self.scheme, groups=self.groups, preprocess=self.preprocess, mac=mac)
 
