@@ -38,7 +38,7 @@ def settings(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, list | Mapping):
         return {KEY: value}
     names = list(value)
-    if not names or len(names) > MOST_MAPS or not all(isinstance(name, str) and name for name in names):
+    if not _are_names(names):
         raise ConfigError(
             f"{KEY}={value} {where} is not a list of 1 to {MOST_MAPS} maps; set {KEY} to one map, or to maps such as "
             f"{FOR_EXAMPLE}."
@@ -47,6 +47,15 @@ def settings(value: Any, where: str) -> dict[str, Any]:
     if len(names) == 1:
         return {KEY: names[0]}
     return {KEY: names} | ({WEIGHTS: list(value.values())} if isinstance(value, Mapping) else {})
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    return 0 < len(names) <= MOST_MAPS and all(isinstance(name, str) and name for name in names)
+
+
+def is_list_of_maps(value: Any) -> bool:
+    """Return True for a list of several distinct names, as ``settings`` makes it."""
+    return isinstance(value, list) and _are_names(value) and 1 < len(value) == len(set(value))
 
 
 def check_distinct(key: str, names: Sequence[str], where: str = "") -> None:
@@ -80,6 +89,13 @@ def each(config: Mapping[str, Any], with_test_maps: bool = True) -> Iterator[dic
 def several(config: Mapping[str, Any]) -> bool:
     """Return True if a run trains on more than one map."""
     return isinstance(config["env_args"].get("map_name"), list)
+
+
+def refuse_several(config: Mapping[str, Any], command: str) -> None:
+    """Raise ConfigError if the configuration has more than one map, for a ``command`` that shows or measures one."""
+    if several(config):
+        given = label(config["env_args"]["map_name"])
+        raise ConfigError(f"{command} takes one map, but {KEY} has {given}; set {KEY} to one of them.")
 
 
 def training_maps(args: Any) -> list[TrainingMap]:

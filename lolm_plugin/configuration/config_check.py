@@ -154,7 +154,9 @@ def _incomplete(config: Config) -> Iterator[str]:
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
         yield "env_args names no task; set env_args.map_name (or env_args.key if the environment has keys)."
     for key in ("map_name", "key"):
-        if not isinstance(env_args.get(key), (str | int | None) if key == "key" else (str | int | list | None)):
+        if key == "map_name" and maps.is_list_of_maps(env_args.get(key)):
+            continue
+        if not isinstance(env_args.get(key), str | int | None):
             yield f"env_args.{key}={env_args[key]} is not a name; set env_args.{key} to a text such as 3m."
 
 
@@ -215,7 +217,11 @@ def _maps(config: Config) -> Iterator[str]:
         )
     if config.get("imitate", {}).get("teacher"):
         yield f"{setting} cannot be used with lolm imitate, which teaches on one map; {advice}."
+    if several and config.get("decisions_file"):
+        yield f"decisions_file={config['decisions_file']} has the decisions of one map, not of {setting}; {advice}."
     if held_out:
+        if not all(isinstance(name, str) and name for name in held_out) or len(held_out) > maps.MOST_MAPS:
+            yield f"test_maps={held_out} is not a list of maps; set it to one such as [4m,6m]."
         maps.check_distinct(maps.TEST_MAPS, held_out)
         if trained := set(held_out) & set(maps.names(config["env_args"]["map_name"])):
             yield f"test_maps has {min(trained)}, which env_args.map_name trains on; leave it out of one of them."

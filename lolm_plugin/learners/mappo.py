@@ -100,7 +100,7 @@ class MAPPOLearner:
         self._last_time = time.perf_counter()
 
     def join_maps(self, critics: Sequence[Critic], args: SimpleNamespace) -> None:
-        """Set the learner up for ``MapBatches``. The critics are those of the other maps; ``args`` has all maps' largest sizes."""
+        """Set the learner up for ``MapBatches``: ``critics`` of the other maps, ``args`` with the largest sizes."""
         self.args, self.n_agents = args, args.n_agents
         self.critic = ManyMapsCritic([self.critic, *critics])
 

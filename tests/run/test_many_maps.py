@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lolm_plugin import maps
+from lolm_plugin.commands import lolm
 from lolm_plugin.commands import train as training
 from lolm_plugin.configuration import updates
 from tests.resume.runs import line, models, record, series, steps, train
@@ -110,3 +111,10 @@ def test_refused(words, tmp_path, monkeypatch, capfd):
     said = capfd.readouterr().err
     assert REFUSED[words] in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["prompt", "doctor"])
+def test_commands_for_one_map_refuse_several(command, capfd):
+    words = (f"lolm {command} --config=lolm_mappo_tiny --env-config=probe --epymarl=none with").split()
+    assert lolm.main([*words, "env_args.map_name=[target,duel]"]) == 2
+    assert "takes one map, but env_args.map_name has target+duel" in capfd.readouterr().err
