@@ -16,11 +16,9 @@ def share_weights(source: nn.Module, target: nn.Module) -> None:
     """
     for (name, theirs), (same, ours) in zip(source.named_modules(), target.named_modules(), strict=True):
         assert name == same, f"{name} and {same} are not the same network"
-        buffers = {
-            key: value for key, value in theirs._buffers.items() if key not in theirs._non_persistent_buffers_set
-        }
-        for key, value in {**theirs._parameters, **buffers}.items():
-            setattr(ours, key, value)
+        saved = [key for key in theirs._buffers if key not in theirs._non_persistent_buffers_set]
+        for key in (*theirs._parameters, *saved):
+            setattr(ours, key, getattr(theirs, key))
 
 
 class ManyMapsCritic(nn.Module):
