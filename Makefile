@@ -16,7 +16,7 @@ test: .venv/installed  ## run the quick tests; about 9 minutes on 2 cores
 test-all: .venv/installed  ## run the slow tests, too: trainings to a known return, kills and resumes, Ray, examples
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not browser"
 
-test-browser: .venv/installed browser  ## test Omniboard in a real browser; about 2 minutes
+test-browser: .venv/installed browser  ## test Omniboard and the page of battles in a real browser; about 2 minutes
 	$(RUN) -m pytest -m browser tests/browser
 
 .PHONY: browser

@@ -22,6 +22,7 @@ REQUIRED = [
     "numpy>=1.26",  # environments
     "tqdm>=4.66",  # progress bars
     "matplotlib>=3.8",  # the curves of a run
+    "pillow>=10",  # the animation of lolm watch; matplotlib needs it, too
     "jinja2>=3.1",  # the html page of lolm report
     "pandas>=2.2",  # the tables of lolm report
     "scipy>=1.13",  # the statistics of lolm report
@@ -73,6 +74,7 @@ setup(
         "lolm_plugin.host.bundled": ["config/*.yaml"],
         "lolm_plugin.report": ["*.html"],
         "lolm_plugin.tracking": ["*.js"],
+        "lolm_plugin.watch": ["*.html"],
     },
     install_requires=REQUIRED,
     extras_require=EXTRAS,

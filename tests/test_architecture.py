@@ -15,7 +15,7 @@ FILES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 # runners may import observations, but no models.
 ORDER = (
     *("configuration", "observations", "envs", "runners", "prompts", "llm", "modules", "controllers", "learners"),
-    *("tracking", "host", "run", "doctor", ("suites", "report"), "commands"),
+    *("tracking", "host", "watch", "run", "doctor", ("suites", "report"), "commands"),
 )
 
 

@@ -27,6 +27,10 @@ COMMANDS = {  # name: (module:function in this package, summary)
         "train or play a policy: --config=NAME --env-config=NAME [with KEY=VALUE ...], as main.py does",
     ),
     "prompt": ("prompt:main", "print what each agent's language model reads in a live battle"),
+    "watch": (
+        "watch:main",
+        "show battles in a page: what each agent read, thought and did",
+    ),
     "imitate": ("imitate:main", "train a language-model policy on a teacher's battles, before PPO"),
     "compare": (
         "compare:main",

@@ -241,6 +241,7 @@ class Configuration(TypedDict):
     log_interval: Annotated[Interval, Mark.MACHINE]
     runner_log_interval: Annotated[Interval, Mark.MACHINE]
     learner_log_interval: Annotated[Interval, Mark.MACHINE]
+    keep_battles: Annotated[int, Range(least=0, most=1000), Mark.MACHINE]
     decisions_file: Annotated[str, Mark.PATH, Withheld(""), Mark.MACHINE]
     evaluate: Annotated[bool, Mark.MACHINE]
     render: Annotated[bool, SINGLE_ENVS, Withheld(False), Mark.MACHINE]

@@ -64,6 +64,8 @@ class Controller(Generic[D]):
         self._test_episodes = EpisodeNumbers()
         self._sampled_test = False
         self.decision_log = DecisionLog(args.decisions_file, self.layouts.observation)
+        # Called in tests at every timestep with (t_ep, running, acting), as by ``watch.recorder``.
+        self.test_listener: Callable[[int, Tensor, Acting], None] | None = None
 
     # EPyMARL's interface.
 
@@ -108,6 +110,8 @@ class Controller(Generic[D]):
             self._record(ep_batch, t_ep, bs, acting, actions)
         elif self.decision_log.wanted and not self._sampled_test:
             self.decision_log.write(ep_batch, t_ep, t_env, running, acting, actions)
+        if test_mode and self.test_listener is not None:
+            self.test_listener(t_ep, running, acting)
         return actions[bs]
 
     def _record(self, batch: Batch, t: int, bs: Any, acting: Acting, actions: Tensor) -> None:

@@ -274,6 +274,7 @@ class Description:
         targets: the meanings of the target actions.
         n_targets: number of target actions. They follow the base actions.
         note: a remark for the log. Empty if a person wrote the description.
+        shared_positions: False if an agent's own position counts from its view, so that two agents' do not compare.
 
     Example: two walkers on a grid. An observation is [own x, own y, other's x, other's y], each from 0 to 9::
 
@@ -308,6 +309,7 @@ class Description:
     targets: tuple[Targets, ...] = ()
     n_targets: int = 0
     note: str = ""
+    shared_positions: bool = True
 
     # Which keys to change if an observation does not fit the description; part of an error.
     advice = "Set env_args to the described task, layout.description to your own description"

@@ -71,6 +71,7 @@ def foraging(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Desc
         fields=(Number("level", at=own + 2, high=MAX_LEVEL, decimals=0),),
         entities=(food, others),
         actions=FORAGING_ACTIONS,
+        shared_positions=not sight,
     )
 
 

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.report import figures, marl_eval, records
+from lolm_plugin.report import battles, figures, marl_eval, records
+from lolm_plugin.report.battles import Watched
 from lolm_plugin.report.records import RunRecord
 from lolm_plugin.report.results import Results, select
 from lolm_plugin.report.tables import Table, all_tables
@@ -40,7 +41,8 @@ def write(folder: Path, out: Path, title: str) -> str:
             png = figures.draw(figure, results, out / "figures")
             drawn.append((figure, base64.b64encode(png.read_bytes()).decode()))
         (out / "results.json").write_text(strict_json.dumps(marl_eval.export(results), indent=1))
-        (out / "index.html").write_text(_html(title, results, drawn, tables))
+        watched = battles.write(results, out)
+        (out / "index.html").write_text(_html(title, results, drawn, tables, watched))
     except OSError as error:
         raise ConfigError(
             f"The report cannot be written to {out} ({error.strerror}); set --out to a folder that can be written."
@@ -78,12 +80,23 @@ def refuse_link(path: Path) -> None:
         raise ConfigError(f"{path} is a link, and a report is not written through links; remove it, or set --out.")
 
 
-def _html(title: str, results: Results, drawn: Sequence[tuple[figures.Figure, str]], tables: Sequence[Table]) -> str:
+def _html(
+    title: str,
+    results: Results,
+    drawn: Sequence[tuple[figures.Figure, str]],
+    tables: Sequence[Table],
+    watched: Sequence[Watched],
+) -> str:
     """Render the template. Every text in it is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(autoescape=True, trim_blocks=True, loader=loader).get_template(TEMPLATE)
     return template.render(
-        title=title, summary=_summary(results), warnings=warnings(results), figures=drawn, tables=tables
+        title=title,
+        summary=_summary(results),
+        warnings=warnings(results),
+        figures=drawn,
+        tables=tables,
+        battles=watched,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from lolm_plugin.host import Host
 from lolm_plugin.map_batches import MapBatches
+from lolm_plugin.watch.keeper import Keeper
 
 GREEDY, SAMPLED, HELD_OUT = "test_", "test_sampled_", "held_out_"  # prefixes of the statistics of tests
 
@@ -28,6 +29,7 @@ class RunComponents:
     build_batch: Callable[[int], Any]
     build_mac: Callable[[Any], Any]
     held_out: Any = None  # ``many_maps.HeldOut``: the maps of ``test_maps``
+    keeper: Keeper | None = None  # records the first battles of each test
 
     def close(self) -> None:
         """Close all environments."""

@@ -36,10 +36,12 @@ from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
+from lolm_plugin.watch.keeper import Keeper
+from lolm_plugin.watch.record import Record
 
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
 DEFAULTS: dict[str, Any] = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
-DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "test_maps": []}
+DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "test_maps": [], "keep_battles": 0}
 SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important score first
 
 
@@ -50,11 +52,13 @@ def run(
     log: logging.Logger,
     resume: Resumed | None = None,
     training: "Callable[..., Training] | None" = None,
+    watch: Callable[[Record], None] | None = None,
 ) -> float | None:
     """Train or evaluate as ``config`` says; return the last test's win rate, or its return if there is no win rate.
 
     ``_run`` is Sacred's run object. With ``resume`` the run continues in its own folder; ``checkpoint_path`` and
-    ``transfer_from`` then only record how it began. ``training`` replaces reinforcement learning.
+    ``transfer_from`` then only record how it began. ``training`` replaces reinforcement learning. ``watch`` gets the
+    record of an evaluation's battles.
 
     Raises:
         ConfigError: a name is not registered, or a checkpoint does not exist or does not fit.
@@ -85,6 +89,9 @@ def run(
         try:
             components = _assemble(host, args, logger, runner)
             testing.round_to_batches(components)
+            if args.keep_battles and training is None and not isinstance(runner, ManyMapsRunner):
+                kept_in = Path(into) if (into := sacred_folder(_run)) else None
+                components.keeper = Keeper(args, components.learner, args.keep_battles, kept_in, log, bool(watch))
             if start is not None:
                 log.info("Loading model from %s", start.path)
                 components.learner.load_models(str(start.path))
@@ -94,7 +101,7 @@ def run(
                 if _run is not None:
                     _run.info["transfer"] = transferred
             if evaluates:
-                _evaluate(components)
+                _evaluate(components, watch)
                 log.info("Finished Evaluation")
             else:
                 (training or Training)(components, Session(host, _run, config, stop, start, resume)).run()
@@ -107,6 +114,8 @@ def run(
     if (record := sacred_folder(_run)) and (example := getattr(components.learner.mac, "example", "")):
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
+    if components.keeper:
+        components.keeper.publish(_run)
     if hasattr(logger, "finish"):
         with warn_on_failure("The trackers could not be closed", log):
             logger.finish()
@@ -156,10 +165,17 @@ def _reseed_environments(args: Namespace, start: Checkpoint) -> None:
         args.env_args = {**args.env_args, "seed": seed}
 
 
-def _evaluate(components: RunComponents) -> None:
+def _evaluate(components: RunComponents, watch: Callable[[Record], None] | None) -> None:
     args, logger, runner = components.args, components.logger, components.runner
+    step = runner.t_env
+    if watch:
+        runner.t_env = 0  # a key of the battles' seeds: two policies of different steps then play the same battles
     runner.log_train_stats_t = runner.t_env  # log no training statistics
     testing.play_tests(components)
+    if components.keeper:
+        components.keeper.save(_score(logger), step)
+        if watch and components.keeper.record:
+            watch(components.keeper.record)
     if args.save_replay:
         runner.save_replay()
     logger.log_stat("episode", runner.t_env, runner.t_env)
@@ -303,6 +319,8 @@ class Training:
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
         getattr(self.components.learner.mac, "pop_usage", dict)()
         self.state.score = _score(self.logger)
+        if self.components.keeper:
+            self.components.keeper.save(self.state.score, self.runner.t_env)
         return True
 
     def _is_best(self, store: Store) -> bool:

@@ -1,11 +1,12 @@
 """Tests of the policy: greedy battles, and the same number of battles with sampled actions."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lolm_plugin.run.components import SAMPLED, RenamedTestLogger, RunComponents
 from lolm_plugin.runners.runner import Runner
+from lolm_plugin.watch.keeper import Keeper
 
 
 def round_to_batches(components: RunComponents) -> None:
@@ -26,10 +27,17 @@ def round_to_batches(components: RunComponents) -> None:
 def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
     """Play ``test_nepisode`` battles and, if ``test_sampled``, the same number with sampled actions.
 
-    Without ``test_greedy`` the first test already samples. Returns False if ``stopped()`` ended the tests early.
+    Without ``test_greedy`` the first test already samples. The keeper records its first battles. Returns False if
+    ``stopped()`` ended the tests early.
     """
     mac, runner, logger = components.learner.mac, components.runner, components.runner.logger
-    if not play_battles(components, mac, False, stopped) or not _play_held_out(components, stopped):
+    keeper = components.keeper
+    with keeper.listening() if keeper else nullcontext():
+        if not play_battles(components, mac, False, stopped, keeper):
+            return False
+    if keeper:
+        keeper.finish()
+    if not _play_held_out(components, stopped):
         return False
     if not (components.args.test_sampled and components.args.test_greedy):
         return True
@@ -49,13 +57,27 @@ def _play_held_out(components: RunComponents, stopped: Callable[[], bool]) -> bo
 
 
 def play_battles(
-    components: RunComponents, mac: Any, sampled: bool = False, stopped: Callable[[], bool] = lambda: False
+    components: RunComponents,
+    mac: Any,
+    sampled: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+    keeper: Keeper | None = None,
 ) -> bool:
-    """Play ``test_nepisode`` battles with ``mac``, the runner's controller. Returns False if they ended early."""
-    return _play(components, components.runner, mac, sampled, stopped)
+    """Play ``test_nepisode`` battles with ``mac``, the runner's controller. Returns False if they ended early.
+
+    ``keeper`` gets every batch.
+    """
+    return _play(components, components.runner, mac, sampled, stopped, keeper)
 
 
-def _play(components: RunComponents, runner: Any, mac: Any, sampled: bool, stopped: Callable[[], bool]) -> bool:
+def _play(
+    components: RunComponents,
+    runner: Any,
+    mac: Any,
+    sampled: bool,
+    stopped: Callable[[], bool],
+    keeper: Keeper | None = None,
+) -> bool:
     if hasattr(mac, "begin_test"):  # a controller of ours
         mac.begin_test(sampled)
     if isinstance(runner, Runner):
@@ -64,7 +86,11 @@ def _play(components: RunComponents, runner: Any, mac: Any, sampled: bool, stopp
         for _ in range(-(-components.args.test_nepisode // runner.batch_size)):
             if stopped():
                 return False
-            runner.run(test_mode=True)
+            count = runner.episodes(True) if isinstance(runner, Runner) else runner.batch_size
+            batch = runner.run(test_mode=True)
+            if keeper:
+                infos = runner.last_infos if isinstance(runner, Runner) else []
+                keeper.add(batch, count, runner.t_env, infos)
     return True
 
 

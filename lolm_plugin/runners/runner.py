@@ -45,6 +45,7 @@ class Runner:
         self.train_episodes = args.batch_size_run  # of the next training batch; fewer if it has episodes of other maps
         self.stats = EpisodeStats(args, logger)
         self.t_env = 0
+        self.last_infos: Sequence[Mapping] = []  # the last ``info`` of each episode of the last batch
         self._batch_class = batch_class
         self._evaluates = getattr(args, "evaluate", False)
         # Configurations of EPyMARL's algorithms lack this key. None is PyMARL's rule.
@@ -192,6 +193,7 @@ class Runner:
 
     def finish(self, returns: Sequence, lengths: Sequence[int], infos: Sequence[Mapping], test_mode: bool) -> None:
         """Count the environment steps of one ``run`` and record its episodes; see ``EpisodeStats.record``."""
+        self.last_infos = infos
         if not test_mode:
             self.t_env += sum(lengths)
         if self.stats.record(returns, lengths, infos, self.t_env, test_mode):

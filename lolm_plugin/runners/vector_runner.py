@@ -47,7 +47,8 @@ class VectorRunner(Runner):
         self.mac.init_hidden(batch_size=self.batch_size)
         actions = np.zeros((self.batch_size, self.env.n_agents), dtype=np.int64)
         over = np.arange(self.batch_size) >= count
-        returns, lengths, last_infos = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int), []
+        returns, lengths = np.zeros(self.batch_size), np.zeros(self.batch_size, dtype=int)
+        last_infos: dict[int, dict[str, float]] = {}
         acting, t = list(range(count)), 0
         self.check_masks(self.env.avail_actions[acting], acting, t)
         self._store(batch, self._view(), acting, t, mark_filled=True)
@@ -72,13 +73,14 @@ class VectorRunner(Runner):
             returns[acting] += step.reward[acting]
             lengths[acting] += 1
             over[acting] = step.over[acting]
-            last_infos += [{name: float(value[i]) for name, value in step.info.items()} for i in acting if over[i]]
+            last_infos |= {i: {name: float(value[i]) for name, value in step.info.items()} for i in acting if over[i]}
             t += 1
             running = [i for i in acting if not over[i]]
             self.check_masks(self.env.avail_actions[running], running, t)
             self._store(batch, self._view(), acting, t, mark_filled=True)
 
-        self.finish(returns[:count].tolist(), lengths[:count].tolist(), last_infos, test_mode)
+        infos = [last_infos[i] for i in range(count)]
+        self.finish(returns[:count].tolist(), lengths[:count].tolist(), infos, test_mode)
         return batch
 
     def close_env(self) -> None:

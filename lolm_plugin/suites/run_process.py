@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lolm_plugin import checkpoints, strict_json
+from lolm_plugin import checkpoints, registry, strict_json
 from lolm_plugin.configuration import checkpoint_config, command_line
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden_words, holds_address
@@ -159,12 +159,22 @@ def _arguments(command: Command, here: Path) -> list[str]:
             "elsewhere to start the run again."
         )
     shutil.rmtree(here / "results", ignore_errors=True)  # a try without a checkpoint cannot be resumed
+    arguments = [*command.arguments, *_no_battles(host, command.arguments)]
     if command.source is None:
-        return [*host, *command.arguments]
+        return [*host, *arguments]
     weights = models(here / command.source)
     if weights is None:
         raise ConfigError(f"{Path(command.source).resolve()} has no checkpoint to transfer from; run it first.")
-    return [*host, *command.arguments, f"transfer_from={weights}"]
+    return [*host, *arguments, f"transfer_from={weights}"]
+
+
+def _no_battles(host: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the setting that keeps no battles, unless a suite wants them or its algorithm is the host's."""
+    if any(word.startswith("keep_battles=") for word in arguments):
+        return []
+    words = [word for word in arguments if word != "evaluate=True"]
+    config = command_line.configuration([*host, *words], "lolm compare", checked=False)
+    return ["keep_battles=0"] if config["mac"] in registry.ENTRIES["mac"] else []
 
 
 @contextmanager

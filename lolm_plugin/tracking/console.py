@@ -118,6 +118,8 @@ def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str,
     metrics = load_metrics(run_dir)
     title = f"{config['name']} on {config['env']} {map_name(config)}, seed {config['seed']}"
     rows = [("run", title), ("host", host), *_results(metrics, config), *_end(run_dir, since)]
+    if (battles := run_dir / "battle.html").is_file():
+        rows.append(("battles", f"{battles} (the first of the best test)"))
     if config["evaluate"]:
         return _columns(rows)
     if metrics:

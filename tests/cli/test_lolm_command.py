@@ -44,7 +44,10 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys, monkeypatch):
     [
         (
             ["dance"],
-            ["dance", "use train, prompt, imitate, compare, report, dashboard, import-runs, export-run or doctor"],
+            [
+                "dance",
+                "use train, prompt, watch, imitate, compare, report, dashboard, import-runs, export-run or doctor",
+            ],
         ),
         (["doctor", "--cure"], ["--cure"]),
         (["prompt", "--env-config=probe", "--steps=many"], ["--steps=many"]),

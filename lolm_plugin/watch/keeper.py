@@ -1,0 +1,100 @@
+"""Keep the battles of tests: the last test's and the best test's, each file whole or absent. No failure stops a run."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lolm_plugin.protocols import Batch
+from lolm_plugin.watch import page
+from lolm_plugin.watch.record import Record, dumps, read, replace
+from lolm_plugin.watch.recorder import Recorder
+
+FOLDER, LAST, BEST = "battles", "last.json", "best.json"  # below a run's record
+PAGE = "battle.html"  # in a run's record
+
+
+class Keeper:
+    """Records the first battles of each test, and writes them below a run's record.
+
+    Args:
+        args: the configuration.
+        learner: the learner, whose controller plays.
+        wanted: number of battles of each test.
+        folder: the run's record; None: nothing is written, and ``record`` has the battles.
+        reference: True: also record the frozen reference's probabilities.
+    """
+
+    def __init__(
+        self, args: Namespace, learner: Any, wanted: int, folder: Path | None, log: logging.Logger, reference: bool
+    ) -> None:
+        self.folder, self.log, self.wanted = folder, log, wanted
+        self.record: Record | None = None
+        self._args, self._learner, self._reference = args, learner, reference
+        self._recorder: Recorder | None = None
+        self._best: list[float] = []
+        with self._surviving():
+            self._recorder = Recorder(args, learner, wanted, reference)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Record the battles that are played while the context is open."""
+        self.record = None
+        if self._recorder is None:
+            yield
+            return
+        with self._recorder.listening():
+            yield
+
+    def add(self, batch: Batch, count: int, t_env: int, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Add the first ``count`` episodes of a batch that was just played, as far as they are wanted."""
+        with self._surviving():
+            if self._recorder is not None:
+                self._recorder.add(batch, count, t_env, infos)
+
+    def finish(self) -> None:
+        """Finish the record of a whole test."""
+        with self._surviving():
+            if self._recorder is not None:
+                self.record = self._recorder.record()
+
+    def save(self, score: Sequence[float], step: int) -> None:
+        """Write the record of the last test, of the policy of ``step``.
+
+        If no earlier test of this process scored higher, it is also written as the best.
+        """
+        with self._surviving():
+            if self.record is None or not self.record.battles:
+                return
+            self.record = self.record.model_copy(update={"step": step})
+            if self.folder is None:
+                return
+            text = dumps(self.record)
+            replace(self.folder / FOLDER / LAST, text)
+            if list(score) >= self._best:
+                self._best = list(score)
+                replace(self.folder / FOLDER / BEST, text)
+
+    def publish(self, sacred_run: Any) -> None:
+        """Add the page of the best test to the run's record, as an artifact, so that Omniboard serves it."""
+        with self._surviving():
+            best = self.folder / FOLDER / BEST if self.folder else None
+            if best is None or not best.is_file():
+                return
+            with TemporaryDirectory() as folder:
+                file = Path(folder, PAGE)
+                file.write_text(page.html([read(best)]))
+                sacred_run.add_artifact(str(file), PAGE)
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Log an error as one warning and stop recording. A run never ends because of it."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            self.log.warning("Battles are no longer recorded (%s); the run continues (keep_battles).", reason)
+            self._recorder = self.record = None
