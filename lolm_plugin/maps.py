@@ -137,8 +137,7 @@ def _is_weight(value: Any) -> bool:
 def draw_counts(maps: Sequence[TrainingMap], episodes: int, args: Any, t_env: int) -> list[int]:
     """Draw the map of each of the next ``episodes``, keyed by seed and step; return the episodes of each map."""
     weights = np.array([each.weight(t_env / max(1, args.t_max)) for each in maps])
-    limits = weights.cumsum() / weights.sum()
-    drawn = keyed_generator(args.seed, "map", t_env).random(episodes)
-    # A draw is below 1, but the last limit may be rounded below it. Maps with weight 0 are never drawn.
-    chosen = np.minimum(np.searchsorted(limits, drawn, side="right"), weights.nonzero()[0].max())
+    limits = weights.cumsum() / weights.cumsum()[-1]
+    # A draw is below 1, the last limit. A map with weight 0 has the limit of the map before it and is never drawn.
+    chosen = np.searchsorted(limits, keyed_generator(args.seed, "map", t_env).random(episodes), side="right")
     return np.bincount(chosen, minlength=len(maps)).tolist()

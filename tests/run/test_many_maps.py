@@ -113,8 +113,8 @@ def test_refused(words, tmp_path, monkeypatch, capfd):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["prompt", "doctor"])
-def test_commands_for_one_map_refuse_several(command, capfd):
-    words = (f"lolm {command} --config=lolm_mappo_tiny --env-config=probe --epymarl=none with").split()
-    assert lolm.main([*words, "env_args.map_name=[target,duel]"]) == 2
-    assert "takes one map, but env_args.map_name has target+duel" in capfd.readouterr().err
+@pytest.mark.parametrize("command", ["prompt", "doctor", "watch"])
+def test_commands_for_one_map_refuse_several(command, folder, capfd):
+    run = [str(models(folder))] if command == "watch" else ["--config=lolm_mappo_tiny", "--env-config=probe"]
+    assert lolm.main(["lolm", command, *run, "--epymarl=none", "with", "env_args.map_name=[target,duel]"]) == 2
+    assert f"lolm {command} takes one map, but env_args.map_name has target+duel" in capfd.readouterr().err
