@@ -1,11 +1,13 @@
 """Checks of an update: no NaN or infinity, and the policy must be the one that collected the batch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lolm_plugin.errors import NonFiniteError
+from lolm_plugin.map_batches import MapBatches
 from lolm_plugin.protocols import Batch
 
 ENVIRONMENT = "It comes from the environment: check its version and env_args."
@@ -17,7 +19,7 @@ ADVICE = {
 }
 
 
-def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Batch | None = None) -> None:
+def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Any = None) -> None:
     """Raise NonFiniteError for the first NaN or infinity of ``tensor``.
 
     ``axes`` are names of its dimensions. The error keeps ``batch``.
@@ -33,11 +35,12 @@ def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = ()
         )
 
 
-def check_batch(batch: Batch, t_env: int) -> None:
+def check_batch(batch: Batch | MapBatches, t_env: int) -> None:
     """Raise NonFiniteError for the first non-finite observation, state or reward. Padding is zeros."""
-    for name, axes in (("obs", ("episode", "step", "agent", "number")), ("state", ("episode", "step", "number"))):
-        check_finite(name, batch[name], t_env, axes, batch)
-    check_finite("reward", batch["reward"], t_env, ("episode", "step", "agent"), batch)
+    for part in batch.parts if isinstance(batch, MapBatches) else (batch,):
+        for name, axes in (("obs", ("episode", "step", "agent", "number")), ("state", ("episode", "step", "number"))):
+            check_finite(name, part[name], t_env, axes, batch)
+        check_finite("reward", part["reward"], t_env, ("episode", "step", "agent"), batch)
 
 
 def check_losses(outputs: Tensor, losses: Mapping[str, Tensor], loss: Tensor, t_env: int, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import humanize
 
-from lolm_plugin import tuning
+from lolm_plugin import maps, tuning
 from lolm_plugin.commands import train
 from lolm_plugin.configuration import command_line
 from lolm_plugin.doctor import machine, preflight
@@ -80,6 +80,7 @@ def _parser() -> command_line.Parser:
 def _measure(line: command_line.CommandLine, seconds: float, memory: float) -> None:
     """Measure the run of the command line, and print the estimate for the whole run."""
     config, _ = line.new_run()
+    maps.refuse_several(config, "lolm doctor")
     line.check(config)
     preflight.require(config)
     train.check_game_and_prompts(config, {"COMMAND": None})

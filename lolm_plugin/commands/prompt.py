@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lolm_plugin import host as hosts
+from lolm_plugin import maps
 from lolm_plugin.configuration import command_line, config_check
 from lolm_plugin.controllers.prompter import build_prompter
 from lolm_plugin.errors import ConfigError
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     line = command_line.parse(given, words)
     command_line.refuse_stray(words, "lolm prompt")
     config, _ = line.new_run()
+    maps.refuse_several(config, "lolm prompt")
     if config.get("mac") != config_check.LLM_MAC:
         raise ConfigError(f"--config={given.config} has no language model; set --config to one with mac=prompt_mac.")
     line.check(config)

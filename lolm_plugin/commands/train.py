@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import checkpoints, registry
+from lolm_plugin import checkpoints, maps, registry
 from lolm_plugin import host as hosts
 from lolm_plugin.configuration import command_line, config_check, config_files
 from lolm_plugin.errors import ConfigError
@@ -128,11 +128,13 @@ def check_game_and_prompts(config: Mapping[str, Any], options: Mapping[str, Any]
     """
     if options["COMMAND"] is not None:
         return []
-    if config["env"] in ("sc2", "sc2v2"):
-        registry.load("lolm_plugin.doctor.starcraft:require")(config["env"], config["env_args"]["map_name"])
-    if config["mac"] == config_check.LLM_MAC:
-        return registry.load("lolm_plugin.controllers.prompter:check_prompts")(config)
-    return []
+    notes: list[str] = []
+    for of_map in maps.each(config):
+        if config["env"] in ("sc2", "sc2v2"):
+            registry.load("lolm_plugin.doctor.starcraft:require")(config["env"], of_map["env_args"]["map_name"])
+        if config["mac"] == config_check.LLM_MAC:
+            notes += registry.load("lolm_plugin.controllers.prompter:check_prompts")(of_map)
+    return list(dict.fromkeys(notes))
 
 
 def take_mongo(config: dict[str, Any], option: str | None) -> Address | None:

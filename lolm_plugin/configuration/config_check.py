@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import maps, registry
 from lolm_plugin.configuration import schema, unread_keys
 from lolm_plugin.configuration.config_files import (
     Resolved,
@@ -154,12 +154,14 @@ def _incomplete(config: Config) -> Iterator[str]:
     if not isinstance(env_args, Mapping) or not (env_args.get("map_name") or env_args.get("key")):
         yield "env_args names no task; set env_args.map_name (or env_args.key if the environment has keys)."
     for key in ("map_name", "key"):
+        if key == "map_name" and maps.is_list_of_maps(env_args.get(key)):
+            continue
         if not isinstance(env_args.get(key), str | int | None):
             yield f"env_args.{key}={env_args[key]} is not a name; set env_args.{key} to a text such as 3m."
 
 
 def _environment(config: Config) -> Iterator[str]:
-    env, env_args, mac = config["env"], config["env_args"], config["mac"]
+    env, mac = config["env"], config["mac"]
     if mac in registry.ENTRIES["mac"] and env not in registry.LAYOUTS:
         yield (
             f"mac={mac} cannot read env={env}, which has no observation layout; set --env-config to one of: "
@@ -173,8 +175,10 @@ def _environment(config: Config) -> Iterator[str]:
             f"{units[0]}={config[units[0]]} reads the units of two teams, and env={env} has no teams; set --config to "
             "lolm_mappo_smol or another language model, or to rnn_mappo."
         )
+    yield from _maps(config)
     if ours and env in registry.MAP_SIZES:
-        registry.load(registry.MAP_SIZES[env])(env_args)
+        for of_map in maps.each(config):
+            registry.load(registry.MAP_SIZES[env])(of_map["env_args"])
     if env in registry.ENVS and (ours or registry.ENVS[env].battles) and not config["common_reward"]:
         yield f"common_reward=False cannot be used with env={env}, whose agents share a reward; set common_reward=True."
     if config["runner"] == "vector" and env not in registry.VECTOR_ENVS:
@@ -182,6 +186,45 @@ def _environment(config: Config) -> Iterator[str]:
             f"runner=vector cannot step env={env}, which runs one copy at a time (possible: "
             f"{', '.join(registry.VECTOR_ENVS)}); set runner=parallel or runner=supervised_parallel."
         )
+
+
+def _maps(config: Config) -> Iterator[str]:
+    yield from maps.problems(config)
+    several, held_out = maps.several(config), config.get(maps.TEST_MAPS)
+    if not several and not held_out:
+        return
+    setting = f"{maps.KEY}={maps.label(config['env_args']['map_name'])}" if several else f"test_maps={held_out}"
+    advice = "set env_args.map_name to one map" if several else "leave test_maps out"
+    if config["mac"] not in registry.ENTRIES["mac"] or config["learner"] not in registry.ENTRIES["learner"]:
+        yield f"{setting} cannot be used with name={config['name']}, an algorithm of EPyMARL for one map; {advice}."
+    if config["runner"] not in registry.ENTRIES["runner"]:
+        yield (
+            f"{setting} cannot be used with runner={config['runner']}, EPyMARL's own for one map; set "
+            "runner=supervised_parallel (or vector), or {advice}.".replace("{advice}", advice)
+        )
+    if "map_name" not in config["env_args"]:
+        yield f"{setting} cannot be used with env={config['env']}, whose tasks have no map_name; {advice}."
+    agent = config["agent"]
+    if config["mac"] != LLM_MAC and agent not in registry.TRUNKS:
+        yield (
+            f"{setting} cannot be used with agent={agent}, whose layers have the fixed sizes of one map; {advice}, or "
+            "set --config to a policy that reads units, such as updet_mappo."
+        )
+    if several and config["critic_type"] == "mlp_critic":
+        yield (
+            f"{setting} cannot be used with critic_type=mlp_critic, whose layers have the fixed sizes of one map; set "
+            "critic_type=transformer_critic."
+        )
+    if config.get("imitate", {}).get("teacher"):
+        yield f"{setting} cannot be used with lolm imitate, which teaches on one map; {advice}."
+    if several and config.get("decisions_file"):
+        yield f"decisions_file={config['decisions_file']} has the decisions of one map, not of {setting}; {advice}."
+    if held_out:
+        if not all(isinstance(name, str) and name for name in held_out) or len(held_out) > maps.MOST_MAPS:
+            yield f"test_maps={held_out} is not a list of maps; set it to one such as [4m,6m]."
+        maps.check_distinct(maps.TEST_MAPS, held_out)
+        if trained := set(held_out) & set(maps.names(config["env_args"]["map_name"])):
+            yield f"test_maps has {min(trained)}, which env_args.map_name trains on; leave it out of one of them."
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -274,8 +317,9 @@ def _learner(config: Config) -> Iterator[str]:
     if config.get("bootstrap_time_limit") and env in ("sc2", "sc2v2"):  # only they have this option
         where = "set env_args.continuing_episode=True"
         if env == "sc2v2":
-            where = f"set continuing_episode: True in EPyMARL's smacv2_configs/{env_args['map_name']}.yaml"
-            env_args = registry.load(SCENARIO)(env_args["map_name"])
+            one = maps.names(env_args["map_name"])[0]
+            where = f"set continuing_episode: True in EPyMARL's smacv2_configs/{one}.yaml"
+            env_args = registry.load(SCENARIO)(one)
         if not env_args.get("continuing_episode"):
             yield (
                 f"bootstrap_time_limit=True cannot be used with env={env}, which reports no time limit while its "

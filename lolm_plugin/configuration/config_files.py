@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lolm_plugin import maps
 from lolm_plugin.configuration.strict_yaml import RepeatedKeyError, StrictYamlError, load
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.paths import expand_home
@@ -210,7 +211,13 @@ def known_keys(host_dir: Path) -> dict[str, Any]:
 
 def _settings(path: Path) -> dict[str, Any]:
     """Return a file's settings, without its ``extends`` and ``leaves_out``."""
-    return {key: value for key, value in read(path).items() if key not in ("extends", "leaves_out")}
+    found = {key: value for key, value in read(path).items() if key not in ("extends", "leaves_out")}
+    env_args = found.get("env_args")
+    if isinstance(env_args, dict) and isinstance(env_args.get("map_name"), list | dict):
+        split = maps.settings(env_args["map_name"], f"in {path}")
+        found["env_args"] = {**env_args, "map_name": split.pop(maps.KEY)}
+        found |= split
+    return found
 
 
 def _without(settings: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:

@@ -70,7 +70,7 @@ Memory = Annotated[int, Range(above=0, most=2**31), Mark.MACHINE]  # items compu
 class EnvArgs(TypedDict):
     """Arguments of environments that need marks. The environment's yaml gives the types of all others."""
 
-    map_name: Annotated[Name, Mark.LABEL]
+    map_name: Annotated[Name | Names, Mark.LABEL, Mark.NAME]
     key: Annotated[str | None, TASK, Mark.LABEL]
     seed: Annotated[int, Mark.LABEL]
     time_limit: Annotated[Any, Range(above=0, most=100_000)]
@@ -216,6 +216,7 @@ class Configuration(TypedDict):
     mac: Name
     env: Annotated[Name, Mark.LABEL]
     env_args: EnvArgs
+    map_weights: Annotated[list | None, ReadIf(("env_args.map_name",), lambda given: isinstance(given, list))]
     agent: Name
     learner: Name
     critic_type: Annotated[Name, Choice(*registry.ENTRIES["critic"])]
@@ -236,6 +237,7 @@ class Configuration(TypedDict):
     test_interval: Annotated[PositiveWhole, PPO, Mark.MACHINE]
     test_greedy: bool
     greedy_rule: Annotated[Name, Choice("argmax", "grouped"), ReadIf(("test_greedy",), bool)]
+    test_maps: Annotated[Names, Mark.LABEL]  # adds separate series
     test_sampled: Annotated[bool, ReadIf(("test_greedy",), bool), Mark.LABEL]  # adds separate series
     log_interval: Annotated[Interval, Mark.MACHINE]
     runner_log_interval: Annotated[Interval, Mark.MACHINE]

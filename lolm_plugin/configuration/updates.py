@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lolm_plugin import maps
+from lolm_plugin.configuration import strict_yaml
 from lolm_plugin.configuration.config_files import flatten, merge
 from lolm_plugin.errors import ConfigError
 
@@ -41,6 +43,16 @@ def literal(text: str) -> Any:
     try:
         return _lists(ast.literal_eval(text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def literal_maps(text: str) -> Any:
+    """Return the list or mapping in a text such as ``[3m,8m]`` or ``{3m: 2, 8m: 1}``; names need no quotes."""
+    if not text.startswith(("[", "{")):
+        return literal(text)
+    try:
+        return strict_yaml.load(text.encode(errors="replace"))
+    except strict_yaml.StrictYamlError:
         return text
 
 
@@ -104,9 +116,9 @@ def _assignments(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
             continue
         if not all(key.split(".")):
             raise ConfigError(f"{argument} after `with` names no key; write KEY=VALUE, such as seed=1.")
-        value = literal(text.strip())
+        value = (literal_maps if key in (maps.KEY, maps.TEST_MAPS) else literal)(text.strip())
         check_plain(key, value, "on the command line")
-        yield from flatten({key: value}).items()
+        yield from (maps.settings(value, "on the command line") if key == maps.KEY else flatten({key: value})).items()
 
 
 def _lists(value: Any) -> Any:

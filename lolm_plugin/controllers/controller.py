@@ -1,7 +1,7 @@
 """Base class of all controllers: EPyMARL's interface, and the interface that a policy-gradient learner needs."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from lolm_plugin.checks import check_finite
 from lolm_plugin.controllers.action_selector import KeyedActionSelector
 from lolm_plugin.controllers.decision_log import DecisionLog
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation
+from lolm_plugin.errors import ConfigError
 from lolm_plugin.memory import Part
 from lolm_plugin.observations import build_layouts
 from lolm_plugin.observations.checks import FirstEpisodes, check_sizes
@@ -25,9 +26,9 @@ class Controller(Generic[D]):
 
     A subclass that only plays, such as a teacher, implements ``act``. One that MAPPO trains also implements
     ``decisions``, ``microbatches``, ``evaluate``, ``parameter_groups``, ``fingerprint``, ``save_models`` and
-    ``load_models``, and with a KL ``reference_states`` and ``reference_logits``. The learner calls the other methods as
-    hooks; their defaults do nothing. Register the class in ``registry.ENTRIES["mac"]`` and set ``mac`` in the
-    algorithm's yaml. A controller that chooses uniformly among the available actions::
+    ``load_models``, with a KL ``reference_states`` and ``reference_logits``, and for many maps ``for_map``. The learner
+    calls the other methods as hooks; their defaults do nothing. Register the class in ``registry.ENTRIES["mac"]`` and
+    set ``mac`` in the algorithm's yaml. A controller that chooses uniformly among the available actions::
 
         class RandomController(Controller):
             def act(self, ep_batch, t, t_env, running, test_mode):
@@ -49,6 +50,7 @@ class Controller(Generic[D]):
     """
 
     MEMORY_KEYS = "the network's widths"  # named in the error when memory runs out; see ``memory.UsesMemory``
+    MEMORY_SETTINGS: tuple[str, ...] = ()  # attributes that ``use_less_memory`` changes, apart from ``args.microbatch``
     agent: nn.Module
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -204,6 +206,24 @@ class Controller(Generic[D]):
             return None
         self.args.microbatch //= 2
         return f"microbatch={self.args.microbatch}"
+
+    def for_map(
+        self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace
+    ) -> "Controller[D]":
+        """Return a controller of the same policy for another map; they share their weights.
+
+        Raises:
+            ConfigError: the subclass does not implement it.
+        """
+        raise ConfigError(
+            f"mac={self.args.mac} cannot play several maps, because it has no for_map; set env_args.map_name to one "
+            "map and leave test_maps out, or implement Controller.for_map."
+        )
+
+    def prepare_together(self, parts: "Sequence[tuple[Controller[D], D]]") -> None:
+        """Do what ``prepare`` does, for the decisions of several maps; each has its own controller."""
+        for mac, decisions in parts:
+            mac.prepare(decisions)
 
     def prepare(self, decisions: D) -> None:
         """Run before an update's first optimiser step. May reparametrise the policy; must not change its logits."""

@@ -16,6 +16,7 @@ from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.controllers.decisions import Acting, Decisions, Evaluation, certain_log_probs, find_decisions
 from lolm_plugin.modules.agents.policy import Policy
 from lolm_plugin.modules.heads import masked_log_softmax
+from lolm_plugin.modules.sharing import share_weights
 from lolm_plugin.modules.trunks.trunk import network_settings
 from lolm_plugin.protocols import Batch
 from lolm_plugin.randomness import KeyedDraws, keyed_generator
@@ -51,6 +52,11 @@ class NetworkMAC(Controller[NetworkDecisions]):
         self._draws = KeyedDraws(args.seed, "noise")
         self._agents = torch.arange(args.n_agents, device=self.device)
         self.init_hidden(0)
+
+    def for_map(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> "NetworkMAC":
+        other = type(self)(scheme, groups, args)
+        share_weights(self.agent, other.agent)
+        return other
 
     def init_hidden(self, batch_size: int) -> None:
         """Start new episodes: set every agent's hidden state [batch, agents, hidden_width] to zero."""

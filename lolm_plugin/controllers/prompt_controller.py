@@ -1,7 +1,8 @@
 """Multi-agent controller of language-model policies: batches in, actions and logits out."""
 
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ class PromptMAC(Controller[PromptDecisions]):
     """Controller with one language model for all agents. It has no memory: a prompt has all that its agent knows."""
 
     agent: LLMAgent
+    MEMORY_SETTINGS = ("token_budget", "frozen_cache_gb")
     MEMORY_KEYS = "llm.recompute=True, lora.layers to fewer, llm.quantization=8bit, prompt.style=compact"
 
     def __init__(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -58,6 +60,13 @@ class PromptMAC(Controller[PromptDecisions]):
         if self.device.type == "cuda" and not args.llm["token_budget"]:
             self._fit_memory()
         self.example = ""  # the first prompt, for the run's record
+
+    def for_map(self, scheme: Mapping[str, Mapping], groups: Mapping[str, int], args: SimpleNamespace) -> "PromptMAC":
+        other = copy.copy(self)
+        Controller.__init__(other, scheme, groups, args)
+        other.agent = self.agent.for_prompter(build_prompter(args.llm, args.prompt, other.layouts.observation))
+        other.example = ""
+        return other
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         trained = "lora" if self.agent.backbone.has_reference else "backbone"
@@ -108,12 +117,12 @@ class PromptMAC(Controller[PromptDecisions]):
             if head is not None and (name != INITIAL_HEAD or Path(path, name).is_file()):
                 head.load_state_dict(load_tensors(f"{path}/{name}", expected=head.state_dict()))
         if self.reference_is_source and (file := Path(path, SOURCE_ADAPTER)).is_file():
-            self.source_adapter = load_tensors(file, expected=self.agent.backbone.adapter_state())
+            self.source_adapter |= load_tensors(file, expected=self.agent.backbone.adapter_state())
 
     def transferred(self) -> None:
         """Keep a copy of the loaded policy as the KL's reference, with ``kl.reference=source``."""
         if self.reference_is_source:
-            self.source_adapter = self.agent.backbone.adapter_state()
+            self.source_adapter |= self.agent.backbone.adapter_state()  # in place: other maps' controllers have it, too
             assert self.agent.initial_head is not None, "kept with kl.reference=source"
             self.agent.initial_head.load_state_dict(self.agent.head.state_dict())
 
@@ -137,8 +146,15 @@ class PromptMAC(Controller[PromptDecisions]):
     def prepare(self, decisions: PromptDecisions) -> None:
         """Measure the head's feature statistics on the first batch of decisions."""
         if self.agent.head.needs_collected_statistics and len(decisions) > 1:
-            states = self._read(decisions.prompts, reference=self.agent.backbone.has_reference)
-            self.agent.measure_collected(states[decisions.prompt_ids])
+            self.agent.measure_collected(self._frozen_states(decisions))
+
+    def prepare_together(self, parts: "Sequence[tuple[PromptMAC, PromptDecisions]]") -> None:  # type: ignore[override]
+        if self.agent.head.needs_collected_statistics and sum(len(decisions) for _, decisions in parts) > 1:
+            self.agent.measure_collected(*(mac._frozen_states(decisions) for mac, decisions in parts))
+
+    def _frozen_states(self, decisions: PromptDecisions) -> HiddenStates:
+        states = self._read(decisions.prompts, reference=self.agent.backbone.has_reference)
+        return states[decisions.prompt_ids]
 
     def end_update(self) -> None:
         self.agent.backbone.encoder.drop_frozen_states()

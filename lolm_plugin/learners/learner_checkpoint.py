@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import maps, registry
 from lolm_plugin.checkpoints import MANIFEST, add_facts, read_facts_unchecked
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.errors import ConfigError
@@ -112,4 +112,4 @@ def _critic_shape(args: SimpleNamespace) -> dict[str, Any]:
 
 
 def _map(args: SimpleNamespace) -> str:
-    return f"{args.env} {args.env_args.get('map_name') or args.env_args.get('key')}"
+    return f"{args.env} {maps.label(args.env_args.get('map_name') or args.env_args.get('key'))}"

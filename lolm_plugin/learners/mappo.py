@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from types import SimpleNamespace
@@ -18,9 +18,11 @@ from lolm_plugin.learners import learner_checkpoint, ppo_core
 from lolm_plugin.learners.coefficients import EntropyCoefficient, KLCoefficient
 from lolm_plugin.learners.learner_checkpoint import MODULES, OPTIMISERS
 from lolm_plugin.learners.ratio_check import RatioCheck
+from lolm_plugin.map_batches import MapBatches
 from lolm_plugin.memory import retry_on_oom
-from lolm_plugin.modules.critics import ValueNormaliser, build_critic
+from lolm_plugin.modules.critics import Critic, ValueNormaliser, build_critic
 from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
+from lolm_plugin.modules.sharing import ManyMapsCritic
 from lolm_plugin.protocols import Batch, Logger
 from lolm_plugin.randomness import keyed_generator
 from lolm_plugin.tensor_files import (
@@ -84,7 +86,7 @@ class MAPPOLearner:
         self.args = args
         self.logger = logger
         self.n_agents = args.n_agents
-        self.critic = build_critic(scheme, args)
+        self.critic: Any = build_critic(scheme, args)
         self.value_normaliser = ValueNormaliser()
         self.kl = KLCoefficient(**{key: args.kl[key] for key in KL_KEYS})
         self.entropy = EntropyCoefficient(
@@ -98,6 +100,11 @@ class MAPPOLearner:
         self._base_lrs = [group["lr"] for group in self._groups()]
         self.last_log = -args.learner_log_interval - 1
         self._last_time = time.perf_counter()
+
+    def join_maps(self, critics: Sequence[Critic], args: SimpleNamespace) -> None:
+        """Set the learner up for ``MapBatches``: ``critics`` of the other maps, ``args`` with the largest sizes."""
+        self.args, self.n_agents = args, args.n_agents
+        self.critic = ManyMapsCritic([self.critic, *critics])
 
     def train(self, batch: Batch, t_env: int, episode_num: int) -> None:
         """Make one update: ``epochs`` passes over a batch of whole episodes [batch, time, ...].
@@ -158,6 +165,8 @@ class MAPPOLearner:
             terminated = torch.maximum(terminated, ppo_core.last_steps(valid))
         advantages, returns = ppo_core.gae(rewards, values, terminated, valid, self.args.gamma, self.args.gae_lambda)
         counts = valid.expand_as(returns)
+        if isinstance(batch, MapBatches):  # a smaller map has fewer agents than the greatest
+            counts = counts * batch.present
 
         decisions = retry_on_oom(partial(self.mac.decisions, batch, valid.squeeze(-1) > 0, t_env), self.mac)
         retry_on_oom(partial(self.mac.prepare, decisions), self.mac)

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from lolm_plugin import maps
 from lolm_plugin.configuration.experiment import changed, upgrade_config
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, RunFile, shown
@@ -102,7 +103,7 @@ def read(folder: Path) -> RunRecord:
         folder=folder,
         algorithm=shown(config["name"], NAME),
         env=shown(record.config.env, NAME),
-        map_name=shown(arguments.get("map_name") or arguments.get("key"), NAME),
+        map_name=shown(maps.label(arguments.get("map_name") or arguments.get("key")), NAME),
         seed=record.config.seed,
         kind=kind,
         source_map=_shown(info.source_map, NAME),

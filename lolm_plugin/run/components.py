@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from lolm_plugin.host import Host
+from lolm_plugin.map_batches import MapBatches
 from lolm_plugin.watch.keeper import Keeper
+
+GREEDY, SAMPLED, HELD_OUT = "test_", "test_sampled_", "held_out_"  # prefixes of the statistics of tests
 
 
 @dataclass
@@ -25,7 +28,34 @@ class RunComponents:
     learner: Any
     build_batch: Callable[[int], Any]
     build_mac: Callable[[Any], Any]
+    held_out: Any = None  # ``many_maps.HeldOut``: the maps of ``test_maps``
     keeper: Keeper | None = None  # records the first battles of each test
+
+    def close(self) -> None:
+        """Close all environments."""
+        try:
+            self.runner.close_env()
+        finally:
+            if self.held_out is not None:
+                self.held_out.runner.close_env()
+
+
+class RenamedTestLogger:
+    """Logger that renames ``test_X`` to ``PREFIXX`` and drops all other statistics.
+
+    Runners of both hosts log every test as ``test_X``.
+    """
+
+    def __init__(self, logger: Any, prefix: str) -> None:
+        self.logger, self.prefix = logger, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.logger, name)
+
+    def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+        """Log ``value`` at environment step ``t``."""
+        if key.startswith(GREEDY):
+            self.logger.log_stat(self.prefix + key.removeprefix(GREEDY), value, t, to_sacred)
 
 
 class OneHot:
@@ -43,11 +73,26 @@ class OneHot:
         return (self.size,), torch.float32
 
 
-def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
-    """Build controller and learner for the environments of ``runner``.
+@dataclass
+class Layout:
+    """Batches and controllers of one map: the batch's fields, their groups and the configuration with its sizes."""
 
-    Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``.
-    """
+    args: Any
+    scheme: dict[str, Any]
+    groups: dict[str, int]
+    preprocess: dict[str, Any]
+    complete: Any  # the scheme with the fields that the host derives, without those of a controller
+    build_batch: Callable[[int], Any]
+    build_mac: Callable[[Any], Any]
+
+    def set_up(self, runner: Any, mac: Any) -> None:
+        """Give a runner its controller, which adds fields that it records during a rollout."""
+        self.scheme |= getattr(mac, "fields", {})
+        runner.setup(scheme=self.scheme, groups=self.groups, preprocess=self.preprocess, mac=mac)
+
+
+def layout_of(host: Host, args: Namespace, runner: Any) -> Layout:
+    """Read the sizes of a runner's environments. Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
     args.n_actions = info["n_actions"]
@@ -74,16 +119,29 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
     def build_mac(args: Any) -> Any:
         return host.find("mac", args.mac)(complete, groups, args)
 
-    mac = build_mac(args)
-    scheme |= getattr(mac, "fields", {})  # fields that our controllers record during a rollout
-    runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac)
-    learner = host.find("learner", args.learner)(mac, complete, logger, args)
+    return Layout(args, scheme, groups, preprocess, complete, build_batch, build_mac)
+
+
+def make_learner(host: Host, mac: Any, layout: Layout, logger: Any) -> Any:
+    """Build the learner of a controller."""
+    return host.find("learner", layout.args.learner)(mac, layout.complete, logger, layout.args)
+
+
+def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
+    """Build controller and learner for the environments of ``runner``.
+
+    Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``.
+    """
+    layout = layout_of(host, args, runner)
+    mac = layout.build_mac(args)
+    layout.set_up(runner, mac)
+    learner = make_learner(host, mac, layout, logger)
     if args.use_cuda:
         learner.cuda()
-    return RunComponents(args, logger, runner, learner, build_batch, build_mac)
+    return RunComponents(args, logger, runner, learner, layout.build_batch, layout.build_mac)
 
 
 def play(components: RunComponents) -> Any:
     """Play ``batch_size_run`` training episodes; return them as a batch, cut to the longest episode."""
     batch = components.runner.run(test_mode=False)
-    return batch[:, : int(batch.max_t_filled())]
+    return batch if isinstance(batch, MapBatches) else batch[:, : int(batch.max_t_filled())]

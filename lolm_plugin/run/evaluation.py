@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import checkpoints, registry
+from lolm_plugin import checkpoints, maps, registry
 from lolm_plugin.checkpoints import SCORE
 from lolm_plugin.configuration import checkpoint_config, config_check, config_files, experiment
 from lolm_plugin.configuration.updates import nested
@@ -21,7 +21,7 @@ from lolm_plugin.run.resuming import checkpoints_of
 SETTINGS = {
     **{"evaluate": True, "test_greedy": True, "test_sampled": False, "save_replay": False, "save_model": False},
     **{"transfer_from": "", "imitate.teacher": "", "decisions_file": "", "mongo": "", "strict": False},
-    **{"use_tensorboard": False, "use_wandb": False, "env_args.seed": None},
+    **{"use_tensorboard": False, "use_wandb": False, "env_args.seed": None, "map_weights": None, "test_maps": []},
 }
 
 
@@ -71,6 +71,7 @@ def configuration(
         changed |= dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), changed["test_nepisode"])
     changed["keep_battles"] = changed["test_nepisode"]
     changed.pop("mongo", None)
+    maps.refuse_several(changed, "lolm watch")
     config_check.check(changed)
     return changed
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lolm_plugin import checkpoints, registry
+from lolm_plugin import checkpoints, maps, registry
 from lolm_plugin.checkpoints import Checkpoint, SaveError, Store
 from lolm_plugin.configuration.config_files import merge
 from lolm_plugin.errors import ConfigError, NonFiniteError, warn_on_failure
@@ -30,16 +30,18 @@ from lolm_plugin.randomness import keyed_seeds
 from lolm_plugin.run import loop_state, testing
 from lolm_plugin.run.components import RunComponents, assemble, play
 from lolm_plugin.run.loop_state import NEVER, LoopState
+from lolm_plugin.run.many_maps import assemble_many, build_held_out, build_runner
 from lolm_plugin.run.resuming import Resumed, checkpoints_of
 from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
+from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 from lolm_plugin.watch.keeper import Keeper
 from lolm_plugin.watch.record import Record
 
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
 DEFAULTS: dict[str, Any] = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
-DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "keep_battles": 0}
+DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "test_maps": [], "keep_battles": 0}
 SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important score first
 
 
@@ -82,11 +84,12 @@ def run(
     with StopRequests() as stop:
         forks = _is_epymarls(host, args) and args.runner == "parallel"
         with warnings_blocked(), stop.for_children() if forks else nullcontext():
-            runner = host.find("runner", args.runner)(args=args, logger=logger)
+            runner = build_runner(host, args, logger)
+        components = None
         try:
-            components = assemble(host, args, logger, runner)
+            components = _assemble(host, args, logger, runner)
             testing.round_to_batches(components)
-            if args.keep_battles and training is None:
+            if args.keep_battles and training is None and not isinstance(runner, ManyMapsRunner):
                 kept_in = Path(into) if (into := sacred_folder(_run)) else None
                 components.keeper = Keeper(args, components.learner, args.keep_battles, kept_in, log, bool(watch))
             if start is not None:
@@ -104,10 +107,10 @@ def run(
                 (training or Training)(components, Session(host, _run, config, stop, start, resume)).run()
                 log.info("Finished Training")
         except BaseException:
-            runner.close_env()
+            (components.close if components else runner.close_env)()
             raise
         with warn_on_failure("The environment could not be closed", log):
-            runner.close_env()
+            components.close()
     if (record := sacred_folder(_run)) and (example := getattr(components.learner.mac, "example", "")):
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
@@ -125,9 +128,18 @@ def _arguments(config: dict[str, Any], resume: Resumed | None, log: logging.Logg
         args.use_cuda = False
         log.warning("use_cuda is switched off, because no CUDA device is available.")
     args.device = "cuda" if args.use_cuda else "cpu"
-    map_name = path_component(str(args.env_args.get("map_name") or args.env_args["key"]))
+    map_name = path_component(maps.label(args.env_args.get("map_name") or args.env_args["key"]))
     args.unique_token = f"{args.name}_seed{args.seed}_{map_name}_{datetime.datetime.now()}"
     return args
+
+
+def _assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
+    """Build controller and learner for one map or many, and the runner of ``test_maps``."""
+    build = assemble_many if isinstance(runner, ManyMapsRunner) else assemble
+    components = build(host, args, logger, runner)
+    if args.test_maps:
+        components.held_out = build_held_out(host, args, logger, components.learner.mac)
+    return components
 
 
 def _is_epymarls(host: Host, args: Namespace) -> bool:

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from lolm_plugin import strict_json
 from lolm_plugin.checkpoints import MANIFEST, Checkpoint, add_facts
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run.components import RunComponents
+from lolm_plugin.run.components import GREEDY, HELD_OUT, RunComponents
 from lolm_plugin.tensor_files import load_tensors, save_tensors
 from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_integer, is_list, is_table, read_json
 
@@ -51,12 +52,13 @@ def _is_counters(value: Any) -> bool:
     return all(map(is_integer, steps)) and (score is None or (is_list(score, _is_float) and bool(score)))
 
 
-def _is_runner_state(value: Any) -> bool:
+def _is_runner_state(value: Any, nested: bool = True) -> bool:
     return (
         isinstance(value, dict)
         and is_integer(value.get("logged_t"))
         and is_list(value.get("returns"), _is_return)
         and is_table(value.get("sums"), _is_float)
+        and (not nested or is_table(value.get("maps", {}), partial(_is_runner_state, nested=False)))
     )
 
 
@@ -117,7 +119,7 @@ def load(components: RunComponents, checkpoint: Checkpoint) -> LoopState:
         raise _damaged(checkpoint.path / MANIFEST, f"{type(error).__name__}: {error}") from error
     if state.end_test_t != NEVER and step <= components.args.t_max:
         for name in series:
-            if name.startswith("test_"):
+            if name.startswith((GREEDY, HELD_OUT)):
                 series[name] = [point for point in series[name] if point[0] != state.end_test_t]
         state.end_test_t, state.score = NEVER, None
     points = [(t_env, name, value) for name, points in series.items() for t_env, value in points]
@@ -152,7 +154,8 @@ def _damaged(file: Path, reason: str) -> ConfigError:
 def _restore(components: RunComponents, facts: Mapping[str, Any], folder: Path) -> LoopState:
     """Restore runner, learner and RNGs. Raises any error that one of them raises for an invalid state."""
     runner = facts["runner"]
-    _load_runner_state(components.runner, {**runner, **{key: _null_to_nan(runner[key]) for key in ("returns", "sums")}})
+    numbers = {key: _null_to_nan(runner[key]) for key in ("returns", "sums", "maps") if key in runner}
+    _load_runner_state(components.runner, {**runner, **numbers})
     if facts["learner_last_log"] is not None:  # None: a learner without such a counter
         components.learner.last_log = facts["learner_last_log"]
     version, words, gauss = facts["python"]

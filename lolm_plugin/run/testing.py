@@ -4,29 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from lolm_plugin.run.components import RunComponents
+from lolm_plugin.run.components import SAMPLED, RenamedTestLogger, RunComponents
 from lolm_plugin.runners.runner import Runner
 from lolm_plugin.watch.keeper import Keeper
-
-GREEDY, SAMPLED = "test_", "test_sampled_"
-
-
-class SampledTestLogger:
-    """Logger that renames ``test_X`` to ``test_sampled_X`` and drops all other statistics.
-
-    Runners of both hosts log every test as ``test_X``.
-    """
-
-    def __init__(self, logger: Any) -> None:
-        self.logger = logger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.logger, name)
-
-    def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
-        """Log ``value`` at environment step ``t``."""
-        if key.startswith(GREEDY):
-            self.logger.log_stat(SAMPLED + key.removeprefix(GREEDY), value, t, to_sacred)
 
 
 def round_to_batches(components: RunComponents) -> None:
@@ -57,13 +37,23 @@ def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: 
             return False
     if keeper:
         keeper.finish()
+    if not _play_held_out(components, stopped):
+        return False
     if not (components.args.test_sampled and components.args.test_greedy):
         return True
-    runner.logger = SampledTestLogger(logger)
+    runner.logger = RenamedTestLogger(logger, SAMPLED)
     try:
         return play_battles(components, mac, True, stopped)
     finally:
         runner.logger = logger
+
+
+def _play_held_out(components: RunComponents, stopped: Callable[[], bool]) -> bool:
+    """Play ``test_nepisode`` battles on each of ``test_maps``. Returns False if they ended early."""
+    if components.held_out is None:
+        return True
+    components.held_out.runner.t_env = components.runner.t_env
+    return _play(components, components.held_out.runner, components.held_out.mac, False, stopped)
 
 
 def play_battles(
@@ -77,7 +67,17 @@ def play_battles(
 
     ``keeper`` gets every batch.
     """
-    runner = components.runner
+    return _play(components, components.runner, mac, sampled, stopped, keeper)
+
+
+def _play(
+    components: RunComponents,
+    runner: Any,
+    mac: Any,
+    sampled: bool,
+    stopped: Callable[[], bool],
+    keeper: Keeper | None = None,
+) -> bool:
     if hasattr(mac, "begin_test"):  # a controller of ours
         mac.begin_test(sampled)
     if isinstance(runner, Runner):

@@ -12,7 +12,7 @@ NEVER = -1_000_000  # a step so early that the first training episodes are alway
 
 # Names that runners, controllers and learners log, and forms of the names of tests and imitations.
 RESERVED = ("ep_length", "return", "total_return", "episode", "epsilon", "prompt_tokens")
-RESERVED_FORMS = re.compile(r"(env|test|sampled|teacher|imitate)_.*|agent_\d+_return")
+RESERVED_FORMS = re.compile(r"(env|test|held_out|sampled|teacher|imitate)_.*|agent_\d+_return")
 
 
 def env_name(key: str) -> str:

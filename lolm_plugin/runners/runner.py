@@ -42,6 +42,7 @@ class Runner:
     def __init__(self, args: Namespace, logger: Any, batch_class: Callable[..., Any]) -> None:
         self.args = args
         self.batch_size = args.batch_size_run
+        self.train_episodes = args.batch_size_run  # of the next training batch; fewer if it has episodes of other maps
         self.stats = EpisodeStats(args, logger)
         self.t_env = 0
         self.last_infos: Sequence[Mapping] = []  # the last ``info`` of each episode of the last batch
@@ -110,7 +111,7 @@ class Runner:
 
     def episodes(self, test_mode: bool) -> int:
         """Return the number of episodes in the next batch. The last batch of a test may have fewer."""
-        return min(self.batch_size, self.args.test_nepisode - self.stats.tested) if test_mode else self.batch_size
+        return min(self.batch_size, self.args.test_nepisode - self.stats.tested) if test_mode else self.train_episodes
 
     def play(self, test_mode: bool) -> Any:
         """Play ``episodes(test_mode)`` episodes, call ``finish``, and return the batch."""

@@ -14,7 +14,7 @@ import humanize
 from sacred.observers import RunObserver
 from tqdm import tqdm
 
-from lolm_plugin import registry
+from lolm_plugin import maps, registry
 from lolm_plugin.errors import warn_on_failure
 from lolm_plugin.paths import path_component
 from lolm_plugin.tracking.record_files import Metric, load_metrics
@@ -110,7 +110,7 @@ def actions_of_tests(config: Mapping[str, Any]) -> str:
 
 def map_name(config: Mapping[str, Any]) -> str:
     """Return the map or key that names the task."""
-    return str(config["env_args"].get("map_name") or config["env_args"].get("key"))
+    return maps.label(config["env_args"].get("map_name") or config["env_args"].get("key"))
 
 
 def summarise(config: Mapping[str, Any], host: str, run_dir: Path, command: str, since: float) -> str:

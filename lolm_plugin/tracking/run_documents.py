@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lolm_plugin import maps
 from lolm_plugin.passwords import hidden
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import MB, Metric, parse_time
@@ -40,7 +41,7 @@ def read(folder: Path) -> Documents:
     record = record_files.load(folder)
     run, config, info = record.run.content, record.config.content, record.info
     arguments = record.config.env_args or {}  # absent in other programs' records
-    map_name = str(arguments.get("map_name") or arguments.get("key") or "")
+    map_name = maps.label(arguments.get("map_name") or arguments.get("key") or "")
     series = {name: _series(metric) for name, metric in record.metrics.items()}
     name = config.get("name")
     title = f"{name} {map_name}" if name else record.run.experiment.get("name")

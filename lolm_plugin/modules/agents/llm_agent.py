@@ -57,6 +57,13 @@ class LLMAgent(nn.Module):
             self.initial_head.share_statistics(self.head)
         self.usage = {"prompts": 0, "tokens": 0, "seconds": 0.0}
 
+    def for_prompter(self, prompter: Prompter) -> "LLMAgent":
+        """Return the same policy with another map's prompter: both have the same modules."""
+        other = copy.copy(self)
+        other.prompter, other.n_targets = prompter, prompter.layout.n_targets
+        other.usage = {"prompts": 0, "tokens": 0, "seconds": 0.0}
+        return other
+
     def prompts(self, obs: Tensor, available: Tensor, agent: Tensor) -> tuple[PromptBatch, Tensor]:
         """Write the distinct prompts of some decisions.
 
@@ -127,10 +134,14 @@ class LLMAgent(nn.Module):
         self.head.measure(read.last_states, read.sentence_states)
 
     @torch.no_grad()
-    def measure_collected(self, states: HiddenStates) -> None:
-        """Measure the feature statistics again, on the frozen model's ``states`` of collected decisions."""
+    def measure_collected(self, *states: HiddenStates) -> None:
+        """Measure the feature statistics again, on the frozen model's ``states`` of collected decisions.
+
+        Each of them has the decisions of one map.
+        """
         copies = () if self.initial_head is None else (self.initial_head,)
-        self.head.measure_collected(states.last_states, states.sentence_states, *copies)
+        last = torch.cat([of_map.last_states for of_map in states])
+        self.head.measure_collected(last, torch.cat([of_map.sentence_states for of_map in states]), *copies)
 
     def pop_usage(self) -> dict[str, float]:
         """Return the usage since the last call, and reset it."""
