@@ -228,6 +228,7 @@ def test_everything_logged_is_a_finite_number(updated):
         *("policy_loss", "kl_loss", "kl_coef", "entropy", "ratio_epoch0", "clip_fraction", "approx_kl"),
         *("value_loss", "explained_variance", "lora_grad_norm", "head_grad_norm", "critic_grad_norm"),
         *("prompt_tokens_mean", "agent_steps_per_second", "llm_time_share", "entropy_coef"),
+        *("ratio_deviation_p99", "ratio_deviation_mean"),
     } == logged.keys()
     assert all(type(value) is float and value == value and abs(value) < 1e6 for row in logged.values() for value in row)
 

@@ -239,7 +239,7 @@ def test_a_run_is_in_the_database_when_it_ends(tmp_path, url, monkeypatch):
     assert train(tmp_path / "run", *line("updet_mappo", "probe", "duel", "t_max=100")) == 0
     (run,) = mongo.connect(url).runs.find()
     assert run["status"] == "COMPLETED"
-    assert {a["name"] for a in run["artifacts"]} == {"curve.png", "config.yaml"}
+    assert {a["name"] for a in run["artifacts"]} == {"curve.png", "config.yaml", "battle.html"}
     assert mongo.import_all([record(tmp_path / "run", 1)], mongo.connect(url)).outcomes == {"unchanged": 1}
 
 
