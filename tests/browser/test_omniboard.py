@@ -160,7 +160,7 @@ def test_two_runs_are_compared(page):
 
 def test_it_filters_by_map(page):
     page.get_by_text("Column Name").click()
-    page.keyboard.type("map")
+    page.keyboard.type("map_name")
     page.keyboard.press("Enter")
     page.get_by_text("Enter Value...").click()
     page.get_by_text("retreat", exact=True).filter(visible=True).click()
