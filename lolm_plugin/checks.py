@@ -1,7 +1,6 @@
 """Checks of an update: no NaN or infinity, and the policy must be the one that collected the batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,9 @@ ADVICE = {
 }
 
 
-def check_finite(name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Any = None) -> None:
+def check_finite(
+    name: str, tensor: Tensor, t_env: int, axes: Sequence[str] = (), batch: Batch | MapBatches | None = None
+) -> None:
     """Raise NonFiniteError for the first NaN or infinity of ``tensor``.
 
     ``axes`` are names of its dimensions. The error keeps ``batch``.

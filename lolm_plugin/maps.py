@@ -118,19 +118,21 @@ def problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{WEIGHTS}={weights} is not one weight for each of {label(listed)}; set {KEY} to {FOR_EXAMPLE}."
     else:
         for name, weight in zip(listed, weights, strict=True):
-            pair = weight if isinstance(weight, list) else [weight, weight]
-            if len(pair) != 2 or not all(map(_is_weight, pair)):
+            if not is_weight(weight):
                 yield (
                     f"The weight {weight} of {name} in {KEY} is neither a number of 0 or more nor two of them; set it "
                     "to one such as 2, or to [begin, end] such as [1, 0]."
                 )
                 return
-        for end, moment in enumerate(("at the begin", "at the end")):
+        for end, moment in enumerate(("at the start", "at the end")):
             if not sum(weight[end] if isinstance(weight, list) else weight for weight in weights):
                 yield f"The weights of {KEY} are all 0 {moment} of the run; set one of them above 0."
 
 
-def _is_weight(value: Any) -> bool:
+def is_weight(value: Any) -> bool:
+    """Return True for a number from 0 to a million, or for two of them: at the start and at the end of the run."""
+    if isinstance(value, list):
+        return len(value) == 2 and not any(isinstance(one, list) for one in value) and all(map(is_weight, value))
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1_000_000
 
 

@@ -28,6 +28,22 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / "lolm_plugin"
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, in place of an earlier one; it is on the disk afterwards. Raises OSError.
+
+    Characters that UTF-8 cannot encode are written as escapes.
+    """
+    unfinished = path.with_name(f".{path.name}.writing")
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def is_checkout(path: Path) -> bool:
     """Return True if ``path`` is the top folder of an EPyMARL checkout."""
     return (path / "src/run.py").is_file() and (path / "src/components/episode_buffer.py").is_file()

@@ -12,7 +12,7 @@ from lolm_plugin import registry
 from lolm_plugin.commands.train import check_game_and_prompts
 from lolm_plugin.configuration import command_line
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.paths import expand_home
+from lolm_plugin.paths import expand_home, write_whole
 
 if TYPE_CHECKING:
     from lolm_plugin.watch.record import Record
@@ -122,9 +122,11 @@ def _write(records: "Sequence[Record]", paths: dict[str, Path]) -> None:
     from lolm_plugin.watch import animation, page, record
 
     try:
-        record.replace(paths["output"], page.html(records))
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(paths["output"], page.html(records))
         if "json" in paths:
-            record.replace(paths["json"], record.dumps(records[0]))
+            write_whole(paths["json"], record.dumps(records[0]))
         if "gif" in paths:
             animation.write(records[0], 0, paths["gif"])
     except OSError as error:

@@ -16,7 +16,7 @@ from lolm_plugin.configuration.fields import Mark, Trusted, Withheld
 from lolm_plugin.configuration.schema import FIELDS, field_of
 from lolm_plugin.configuration.updates import written
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.maps import WEIGHTS
+from lolm_plugin.maps import WEIGHTS, is_weight
 from lolm_plugin.paths import path_component
 
 MOST_NAMES = 100  # in a list; a longer list must be repeated on the command line
@@ -70,13 +70,6 @@ def check_repeated(needed: Mapping[str, Any], updates: Mapping[str, Any]) -> Non
             )
 
 
-def _is_weight(value: Any) -> bool:
-    """Return True for a finite number, or two of them."""
-    if isinstance(value, list):
-        return len(value) == 2 and not any(isinstance(one, list) for one in value) and all(map(_is_weight, value))
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_believed(key: str, value: Any) -> bool:
     field = field_of(key)
     if isinstance(value, int) and key not in FIELDS:
@@ -88,7 +81,7 @@ def _is_believed(key: str, value: Any) -> bool:
     if trusted := field.get(Trusted):
         return isinstance(value, str) and trusted.pattern.fullmatch(value) is not None
     if key == WEIGHTS:
-        return isinstance(value, list) and len(value) <= MOST_NAMES and all(map(_is_weight, value))
+        return isinstance(value, list) and len(value) <= MOST_NAMES and all(map(is_weight, value))
     texts = value if isinstance(value, list) else [value]
     if Mark.NAME not in field.marks or len(texts) > MOST_NAMES:
         return False

@@ -200,7 +200,7 @@ def _maps(config: Config) -> Iterator[str]:
     if config["runner"] not in registry.ENTRIES["runner"]:
         yield (
             f"{setting} cannot be used with runner={config['runner']}, EPyMARL's own for one map; set "
-            "runner=supervised_parallel (or vector), or {advice}.".replace("{advice}", advice)
+            f"runner=supervised_parallel (or vector), or {advice}."
         )
     if "map_name" not in config["env_args"]:
         yield f"{setting} cannot be used with env={config['env']}, whose tasks have no map_name; {advice}."

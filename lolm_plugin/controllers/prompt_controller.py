@@ -226,6 +226,10 @@ class PromptMAC(Controller[PromptDecisions]):
             if not is_out_of_memory(error):
                 raise
             self.token_budget = LEAST_TOKENS
+            logging.getLogger("lolm").warning(
+                "Even %d tokens do not fit into the GPU's free memory, so llm.token_budget=%d, which is slow; set %s.",
+                *(TRIED_TOKENS[0], LEAST_TOKENS, self.MEMORY_KEYS),
+            )
             return
         self.token_budget = max(LEAST_TOKENS, plan.token_budget)
         if cache:

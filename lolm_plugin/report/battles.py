@@ -39,7 +39,7 @@ def write(results: Results, out: Path) -> list[Watched]:
         for which, (record, battle) in chosen.items():
             file = f"{FOLDER}/{number}-{which}.html"
             (out / FOLDER).mkdir(exist_ok=True)
-            (out / file).write_text(page.html([record.model_copy(update={"battles": [battle]})]))
+            (out / file).write_text(page.html([record.model_copy(update={"battles": [battle]})]), encoding="utf-8")
             written.append(Watched(str(line), str(task), which, _result(battle), record.seed, file))
     return written
 

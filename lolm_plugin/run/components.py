@@ -41,7 +41,7 @@ class RunComponents:
 
 
 class RenamedTestLogger:
-    """Logger that renames ``test_X`` to ``PREFIXX`` and drops all other statistics.
+    """Logger of a test that is not the usual one: replaces the prefix ``test_`` of names, and drops other statistics.
 
     Runners of both hosts log every test as ``test_X``.
     """
@@ -74,7 +74,7 @@ class OneHot:
 
 
 @dataclass
-class Layout:
+class MapSetup:
     """Batches and controllers of one map: the batch's fields, their groups and the configuration with its sizes."""
 
     args: Any
@@ -91,7 +91,7 @@ class Layout:
         runner.setup(scheme=self.scheme, groups=self.groups, preprocess=self.preprocess, mac=mac)
 
 
-def layout_of(host: Host, args: Namespace, runner: Any) -> Layout:
+def map_setup(host: Host, args: Namespace, runner: Any) -> MapSetup:
     """Read the sizes of a runner's environments. Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``."""
     info = runner.get_env_info()
     args.n_agents = info["n_agents"]
@@ -119,12 +119,12 @@ def layout_of(host: Host, args: Namespace, runner: Any) -> Layout:
     def build_mac(args: Any) -> Any:
         return host.find("mac", args.mac)(complete, groups, args)
 
-    return Layout(args, scheme, groups, preprocess, complete, build_batch, build_mac)
+    return MapSetup(args, scheme, groups, preprocess, complete, build_batch, build_mac)
 
 
-def make_learner(host: Host, mac: Any, layout: Layout, logger: Any) -> Any:
+def make_learner(host: Host, mac: Any, setup: MapSetup, logger: Any) -> Any:
     """Build the learner of a controller."""
-    return host.find("learner", layout.args.learner)(mac, layout.complete, logger, layout.args)
+    return host.find("learner", setup.args.learner)(mac, setup.complete, logger, setup.args)
 
 
 def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunComponents:
@@ -132,13 +132,13 @@ def assemble(host: Host, args: Namespace, logger: Any, runner: Any) -> RunCompon
 
     Sets ``n_agents``, ``n_actions`` and ``state_shape`` in ``args``.
     """
-    layout = layout_of(host, args, runner)
-    mac = layout.build_mac(args)
-    layout.set_up(runner, mac)
-    learner = make_learner(host, mac, layout, logger)
+    setup = map_setup(host, args, runner)
+    mac = setup.build_mac(args)
+    setup.set_up(runner, mac)
+    learner = make_learner(host, mac, setup, logger)
     if args.use_cuda:
         learner.cuda()
-    return RunComponents(args, logger, runner, learner, layout.build_batch, layout.build_mac)
+    return RunComponents(args, logger, runner, learner, setup.build_batch, setup.build_mac)
 
 
 def play(components: RunComponents) -> Any:

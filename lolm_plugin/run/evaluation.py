@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lolm_plugin import checkpoints, maps, registry
+from lolm_plugin import checkpoints, maps
 from lolm_plugin.checkpoints import SCORE
-from lolm_plugin.configuration import checkpoint_config, config_check, config_files, experiment
+from lolm_plugin.configuration import config_check, config_files
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run.resuming import checkpoints_of
+from lolm_plugin.run.resuming import checkpoints_of, settings
 
 # Greedy battles only, and nothing is written.
 SETTINGS = {
@@ -48,15 +48,7 @@ def configuration(
     if not checkpoints.steps(folder):
         raise ConfigError(f"{run} has no checkpoint (no folder named by a step); name a run's under results/models.")
     found = checkpoints.find(folder, given.get("load_step") or _best_step(folder), log=log, key="RUN")
-    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")
-    config = config_files.merge(defaults, experiment.rename_keys(found.facts.get("config", {})))
-    if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
-        raise ConfigError(
-            f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but only battles of "
-            "lolm_plugin's policies can be watched; name another run."
-        )
-    split = checkpoint_config.split_settings(config)
-    checkpoint_config.check_repeated(split.needed, given)
+    split = settings(found, given, "only battles of lolm_plugin's policies can be watched; name another run")
     start = {**split.taken, **{key: given[key] for key in split.needed}, **SETTINGS, "test_nepisode": battles}
     if start.get("kl.reference") == "source":  # only valid with transfer_from
         start["kl.reference"] = "pretrained"

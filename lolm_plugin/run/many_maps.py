@@ -13,7 +13,7 @@ from lolm_plugin.host import Host
 from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.maps import TrainingMap
 from lolm_plugin.modules.critics import build_critic
-from lolm_plugin.run.components import HELD_OUT, Layout, RenamedTestLogger, RunComponents, layout_of, make_learner
+from lolm_plugin.run.components import HELD_OUT, MapSetup, RenamedTestLogger, RunComponents, make_learner, map_setup
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 
 
@@ -44,31 +44,31 @@ def _many(host: Host, args: Any, logger: Any, listed: Sequence[TrainingMap]) -> 
 
 def assemble_many(host: Host, args: Any, logger: Any, runner: ManyMapsRunner) -> RunComponents:
     """Build controllers and learner for the maps of ``runner``; see ``components.assemble``."""
-    layouts = [layout_of(host, each.args, each) for each in runner.runners]
+    setups = [map_setup(host, each.args, each) for each in runner.runners]
     for name in ("n_agents", "n_actions", "state_shape"):
-        setattr(args, name, max(getattr(layout.args, name) for layout in layouts))
-    first = layouts[0]
+        setattr(args, name, max(getattr(setup.args, name) for setup in setups))
+    first = setups[0]
     policy = first.build_mac(first.args)
-    macs = [policy, *_for_maps(policy, layouts[1:])]
-    for own, layout, mac in zip(runner.runners, layouts, macs, strict=True):
-        layout.set_up(own, mac)
+    macs = [policy, *_for_maps(policy, setups[1:])]
+    for own, setup, mac in zip(runner.runners, setups, macs, strict=True):
+        setup.set_up(own, mac)
     learner = make_learner(host, ManyMapsMAC(macs, args), first, logger)
     if not isinstance(learner, MAPPOLearner):
         raise ConfigError(f"learner={args.learner} cannot learn from many maps; set env_args.map_name to one map.")
-    learner.join_maps([build_critic(layout.complete, layout.args) for layout in layouts[1:]], args)
+    learner.join_maps([build_critic(setup.complete, setup.args) for setup in setups[1:]], args)
     if args.use_cuda:
         learner.cuda()
     return RunComponents(args, logger, runner, learner, first.build_batch, first.build_mac)
 
 
-def _for_maps(policy: Controller, layouts: Sequence[Layout]) -> list[Controller]:
+def _for_maps(policy: Controller, setups: Sequence[MapSetup]) -> list[Controller]:
     if sizes := policy.fixed_sizes():
         said = ", ".join(f"{value} {name}" for name, value in sizes.items())
         raise ConfigError(
             f"agent={policy.args.agent} fits only one map ({said}) and cannot play several; set env_args.map_name to "
             "one map without test_maps, or --config to a policy that reads units, such as updet_mappo."
         )
-    return [policy.for_map(layout.complete, layout.groups, layout.args) for layout in layouts]
+    return [policy.for_map(setup.complete, setup.groups, setup.args) for setup in setups]
 
 
 def build_held_out(host: Host, args: Any, logger: Any, mac: Any) -> HeldOut:
@@ -77,10 +77,10 @@ def build_held_out(host: Host, args: Any, logger: Any, mac: Any) -> HeldOut:
     renamed = RenamedTestLogger(logger, HELD_OUT)
     runner = _many(host, args, renamed, [TrainingMap(name) for name in args.test_maps])
     try:
-        layouts = [layout_of(host, each.args, each) for each in runner.runners]
-        macs = _for_maps(policy, layouts)
-        for own, layout, of_map in zip(runner.runners, layouts, macs, strict=True):
-            layout.set_up(own, of_map)
+        setups = [map_setup(host, each.args, each) for each in runner.runners]
+        macs = _for_maps(policy, setups)
+        for own, setup, of_map in zip(runner.runners, setups, macs, strict=True):
+            setup.set_up(own, of_map)
             of_map.decision_log.wanted = False  # the log has the decisions of the usual tests
         return HeldOut(runner, ManyMapsMAC(macs, args))
     except BaseException:

@@ -10,6 +10,7 @@ from typing import Any
 from lolm_plugin import checkpoints, registry
 from lolm_plugin.checkpoints import Checkpoint
 from lolm_plugin.configuration import checkpoint_config, config_check, config_files, experiment
+from lolm_plugin.configuration.checkpoint_config import SplitSettings
 from lolm_plugin.configuration.updates import nested
 from lolm_plugin.errors import ConfigError, one_line
 from lolm_plugin.passwords import hidden
@@ -68,17 +69,9 @@ def configuration(
     Raises:
         ConfigError: the command line lacks a setting that it must repeat, or changes one that it may not change.
     """
-    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")  # for keys added since
-    config = config_files.merge(defaults, experiment.rename_keys(found.facts.get("config", {})))
-    if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
-        raise ConfigError(
-            f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but only runs with "
-            "learner and mac of lolm_plugin can be resumed; start a new run."
-        )
-    split = checkpoint_config.split_settings(config)
     given, folder = config_files.flatten(updates), found.path.parent
-    checkpoint_config.check_repeated(split.needed, given)
-    results = {"local_results_path": _results(folder, config.get("local_results_path"))}
+    split = settings(found, given, "only runs with learner and mac of lolm_plugin can be resumed; start a new run")
+    results = {"local_results_path": _results(folder, {**split.taken, **split.optional}.get("local_results_path"))}
     start = {**split.taken, **{key: given[key] for key in split.needed}, **FRESH, **results}
     changed = config_check.changed(nested(start, "in the checkpoint"), updates, host_dir)
     before = {**start, **split.optional, **split.needed, **results}
@@ -92,6 +85,26 @@ def configuration(
     }
     recorded = {key: (hidden(old), hidden(new)) for key, (old, new) in changes.items()}
     return changed, Resumed(folder, nested(resolved, "in the checkpoint"), recorded)
+
+
+def settings(found: Checkpoint, given: Mapping[str, Any], only: str) -> SplitSettings:
+    """Return the settings of a checkpoint, divided by what a checkpoint may decide.
+
+    Args:
+        found: the checkpoint. Keys that were added since have their default.
+        given: the command line's settings, by flat key.
+        only: end of the error for algorithms of the host.
+
+    Raises:
+        ConfigError: learner or controller are not the plugin's, or ``given`` lacks a setting that it must repeat.
+    """
+    defaults = config_files.read(config_files.plugin_config_dir() / "default.yaml")
+    config = config_files.merge(defaults, experiment.rename_keys(found.facts.get("config", {})))
+    if any(str(config.get(kind)) not in registry.ENTRIES[kind] for kind in ("learner", "mac")):
+        raise ConfigError(f"{found.path} has learner={config.get('learner')} and mac={config.get('mac')}, but {only}.")
+    split = checkpoint_config.split_settings(config)
+    checkpoint_config.check_repeated(split.needed, given)
+    return split
 
 
 def checkpoints_of(run: Path, option: str = "--resume") -> Path:

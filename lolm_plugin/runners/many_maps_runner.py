@@ -12,17 +12,17 @@ from lolm_plugin.runners.runner import Runner
 
 
 class MapLogger:
-    """Logger that adds ``/MAP`` to the name of every statistic."""
+    """Logger that adds ``/MAP`` to the name of every statistic and passes it to the current logger of ``runner``."""
 
-    def __init__(self, logger: Any, map_name: str) -> None:
-        self.logger, self.map_name = logger, map_name
+    def __init__(self, runner: Runner, map_name: str) -> None:
+        self.runner, self.map_name = runner, map_name
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.logger, name)
+        return getattr(self.runner.logger, name)
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
         """Log ``value`` at environment step ``t``."""
-        self.logger.log_stat(f"{key}/{self.map_name}", value, t, to_sacred)
+        self.runner.logger.log_stat(f"{key}/{self.map_name}", value, t, to_sacred)
 
 
 class MapStats(EpisodeStats):
@@ -74,23 +74,12 @@ class ManyMapsRunner(Runner):
         self.runners: list[Any] = []  # a ``Runner`` of each map
         try:
             for each in maps:
-                own, own_logger = args_of(each.name), MapLogger(logger, each.name)
+                own, own_logger = args_of(each.name), MapLogger(self, each.name)
                 self.runners.append(build(own, own_logger))
                 self.runners[-1].stats = MapStats(own, own_logger)
         except BaseException:
             self.close_env()
             raise
-
-    @property
-    def logger(self) -> Any:
-        """Logger of the statistics of all maps."""
-        return self.stats.logger
-
-    @logger.setter
-    def logger(self, logger: Any) -> None:
-        self.stats.logger = logger
-        for each, runner in zip(self.maps, self.runners, strict=True):
-            runner.logger = MapLogger(logger, each.name)
 
     def begin_test(self) -> None:
         """Start a new test on every map."""

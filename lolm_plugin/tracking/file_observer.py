@@ -2,11 +2,9 @@
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from sacred.serializer import flatten
 from lolm_plugin import strict_json
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.passwords import hidden
+from lolm_plugin.paths import write_whole
 
 # Seconds until a file is written again, per second that writing it took: writing takes at most 1/20 of the time.
 # The record of a killed run lacks at most this pause and one heartbeat (10 seconds): 10 s for a record that is written
@@ -182,18 +181,10 @@ class FileObserver(FileStorageObserver):
 
     def _write(self, name: str) -> None:
         make, path, began = self._pending.pop(name), Path(self.dir, name), time.monotonic()
-        unfinished = path.with_name(f".{name}.writing")
         try:
-            text = make()
-            with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            write_whole(path, make())
         except Exception as error:  # Sacred stops calling an observer that raises
             self._pending.setdefault(name, make)
-            with suppress(OSError):
-                unfinished.unlink()
             if name not in self._failing:
                 logging.getLogger("lolm").warning(
                     "%s could not be written (%s); training continues, and the write is tried again.",

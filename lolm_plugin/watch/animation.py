@@ -28,7 +28,6 @@ def write(record: Record, number: int, path: Path) -> None:
     # One palette for all frames: pixels that do not change are then stored once.
     palette = frames[len(frames) // 2].quantize(64)
     images = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME // BETWEEN] * (len(images) - 1) + [LAST_FRAME]
     images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lolm_plugin.paths import write_whole
 from lolm_plugin.protocols import Batch
 from lolm_plugin.watch import page
-from lolm_plugin.watch.record import Record, dumps, read, replace
+from lolm_plugin.watch.record import Record, dumps, read
 from lolm_plugin.watch.recorder import Recorder
 
 FOLDER, LAST, BEST = "battles", "last.json", "best.json"  # below a run's record
@@ -73,10 +74,11 @@ class Keeper:
             if self.folder is None:
                 return
             text = dumps(self.record)
-            replace(self.folder / FOLDER / LAST, text)
+            (self.folder / FOLDER).mkdir(exist_ok=True)
+            write_whole(self.folder / FOLDER / LAST, text)
             if list(score) >= self._best:
                 self._best = list(score)
-                replace(self.folder / FOLDER / BEST, text)
+                write_whole(self.folder / FOLDER / BEST, text)
 
     def publish(self, sacred_run: Any) -> None:
         """Add the page of the best test to the run's record, as an artifact, so that Omniboard serves it."""
@@ -86,7 +88,7 @@ class Keeper:
                 return
             with TemporaryDirectory() as folder:
                 file = Path(folder, PAGE)
-                file.write_text(page.html([read(best)]))
+                file.write_text(page.html([read(best)]), encoding="utf-8")
                 sacred_run.add_artifact(str(file), PAGE)
 
     @contextmanager

@@ -19,4 +19,4 @@ def html(records: Sequence[Record]) -> str:
     """
     text = strict_json.dumps([record.model_dump() for record in records], separators=(",", ":"))
     packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-    return Path(__file__).with_name(TEMPLATE).read_text().replace(MARK, packed)
+    return Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8").replace(MARK, packed)

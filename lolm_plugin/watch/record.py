@@ -4,7 +4,6 @@ A record holds numbers, names and texts of the task. It never holds a path, an a
 someone else, so ``read`` checks every type and every length, and nothing that a record names is opened or run.
 """
 
-import os
 import re
 from itertools import chain
 from pathlib import Path
@@ -123,17 +122,6 @@ class Record(_Part):
 def dumps(record: Record) -> str:
     """Serialise a record as compact JSON."""
     return strict_json.dumps(record.model_dump(), separators=(",", ":"))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, in the place of an earlier one. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.writing")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from lolm_plugin.paths import write_whole
 from lolm_plugin.report import battles
 from lolm_plugin.watch import record
 
@@ -14,16 +15,16 @@ RECORD = record.read(Path(__file__).parents[1] / "browser/battles_3m.json")
 def test_each_line_gets_its_best_and_its_worst_battle(tmp_path):
     folders = [tmp_path / str(number) for number in range(3)]
     for folder in folders:
-        folder.mkdir()
+        (folder / "battles").mkdir(parents=True)
     rewards = [battle.total_reward for battle in RECORD.battles]
     records = [
         RECORD.model_copy(update={"battles": RECORD.battles[:2], "seed": 1}),
         RECORD.model_copy(update={"seed": 2}),
     ]
     for folder, one in zip(folders, records, strict=False):
-        record.replace(folder / "battles/last.json", record.dumps(one))
+        write_whole(folder / "battles/last.json", record.dumps(one))
     (folders[0] / "battle.html").write_text("a page from someone else")
-    record.replace(folders[2] / "battles/last.json", "{}")  # damaged: its run counts without battles
+    write_whole(folders[2] / "battles/last.json", "{}")  # damaged: its run counts without battles
     counted = pd.DataFrame(
         [
             {"task": "3m", "line": line, "run": SimpleNamespace(folder=folder)}

@@ -92,7 +92,7 @@ REFUSED = {
     "updet_mappo env_args.map_name=[3m,[5m]]": "is not a list of 1 to 64 maps",
     "updet_mappo env_args.map_name=[3m,9x]": "9x",
     "updet_mappo env_args.map_name={3m:|-1,5m:|1}": "The weight -1 of 3m",
-    "updet_mappo env_args.map_name={3m:|[0,1],5m:|[0,1]}": "are all 0 at the begin",
+    "updet_mappo env_args.map_name={3m:|[0,1],5m:|[0,1]}": "are all 0 at the start",
     "updet_mappo env_args.map_name={3m:|many,5m:|1}": "The weight many of 3m",
     "updet_mappo map_weights=[1,2]": "has no effect with one map",
     "updet_mappo env_args.map_name=[3m,5m] map_weights=[1]": "not one weight for each of 3m+5m",

@@ -9,6 +9,7 @@ import torch
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
+from lolm_plugin.paths import write_whole
 from lolm_plugin.watch import record as records
 from lolm_plugin.watch.keeper import Keeper
 from lolm_plugin.watch.recorder import Recorder
@@ -122,7 +123,7 @@ BROKEN = {
 
 def test_a_file_is_read_back_or_refused_in_a_sentence(played, tmp_path):
     record, path = played[2], tmp_path / "battle.json"
-    records.replace(path, records.dumps(record))
+    write_whole(path, records.dumps(record))
     assert records.read(path) == record
     assert not list(tmp_path.glob(".*"))
     content = json.loads(path.read_text())
