@@ -1,4 +1,4 @@
-"""Configuration of an evaluation of a run's checkpoint, from the run's folder alone, as ``lolm watch`` needs it.
+"""Build the configuration of greedy battles with a run's checkpoint, from the run's folder (``lolm watch``).
 
 A checkpoint may come from someone else. As for ``--resume``, the command line must repeat every setting that leads to
 an import, a file or a download.

@@ -1,7 +1,7 @@
-"""Positions of everything in each step of a battle, read from states and observations. No game is needed.
+"""Compute the position and health of each unit in each step of a battle, without the game.
 
-Positions of a battle's units come from the state. If the state has none (SMAC's ``obs_instead_of_state``), they are
-put together from the offsets that the agents see. Positions of other tasks come from the described offsets.
+Positions come from the state. If the state has none (SMAC's ``obs_instead_of_state``), they are computed from the
+offsets that the agents see. Positions of other tasks come from the offsets in their description.
 """
 
 from dataclasses import dataclass

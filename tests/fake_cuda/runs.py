@@ -141,6 +141,8 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
             found[name]["packed"] = encoder.packed
             found[name]["without_masks"] = encoder.settings.varlen
             found[name]["tried"] = tried[-1]
+            norms = [m for m in backbones[-1].lm.modules() if type(m).__name__.endswith("RMSNorm")]
+            found[name]["fused_norms"] = sum("forward" in vars(norm) for norm in norms)
             found[name]["read_positions"] = encoder.settings.read_positions
             found[name]["budget"] = re.findall(r"llm.token_budget=(\d+): ", text.getvalue())
             if name == "entity keys":

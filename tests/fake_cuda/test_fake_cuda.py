@@ -60,6 +60,11 @@ def test_training_on_the_device(quick, name):
     check(quick, name)
 
 
+def test_all_norms_are_fused(quick):
+    """Two in each of the tiny Llama's two layers, and the final one. The device counts a fused norm as its parts."""
+    assert quick["entity keys"]["fused_norms"] == 5
+
+
 def test_launches_per_layer(quick):
     launches = quick["entity keys"]["launches"]
     assert all(launches[pass_] <= most for pass_, most in MOST_LAUNCHES.items()), launches
