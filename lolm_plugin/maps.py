@@ -74,6 +74,11 @@ def label(value: Any) -> str:
     return "+".join(names(value))
 
 
+def of_label(text: str) -> str | list[str]:
+    """Return the value of ``env_args.map_name`` that ``label`` shows as ``text``."""
+    return text.split("+") if "+" in text else text
+
+
 def each(config: Mapping[str, Any], with_test_maps: bool = True) -> Iterator[dict[str, Any]]:
     """Yield a copy of the configuration for each of its maps, and for each of its ``test_maps``."""
     env_args = config["env_args"]

@@ -40,6 +40,7 @@ SUPERVISED = ReadIf(("runner",), _is("supervised_parallel"))
 SAVING = ReadIf(("save_model",), bool)
 LOADING = ReadIf(("checkpoint_path", "transfer_from"), lambda path, source: bool(path or source))
 WANDB = ReadIf(("use_wandb",), bool)
+HELD_OUT = ReadIf(("test_maps",), bool)
 PPO = ReadIf(("imitate.teacher",), lambda teacher: not teacher, why="lolm imitate has its own settings under imitate")
 IMITATION = ReadIf(("imitate.teacher",), bool, why="only lolm imitate reads it")
 
@@ -238,6 +239,8 @@ class Configuration(TypedDict):
     test_greedy: bool
     greedy_rule: Annotated[Name, Choice("argmax", "grouped"), ReadIf(("test_greedy",), bool)]
     test_maps: Annotated[Names, Mark.LABEL]  # adds separate series
+    test_maps_nepisode: Annotated[Count | None, HELD_OUT, Mark.MACHINE]
+    test_maps_between: Annotated[int | None, Range(least=0, most=1_000_000), HELD_OUT, Mark.MACHINE]
     test_sampled: Annotated[bool, ReadIf(("test_greedy",), bool), Mark.LABEL]  # adds separate series
     log_interval: Annotated[Interval, Mark.MACHINE]
     runner_log_interval: Annotated[Interval, Mark.MACHINE]

@@ -42,6 +42,7 @@ from lolm_plugin.watch.record import Record
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
 DEFAULTS: dict[str, Any] = {"keep_checkpoints": None, "on_save_error": "warn", "strict": False, "transfer_from": ""}
 DEFAULTS |= {"greedy_rule": "argmax", "test_sampled": False, "test_maps": [], "keep_battles": 0}
+DEFAULTS |= {"test_maps_nepisode": None, "test_maps_between": None}
 SCORES = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # of a test, most important score first
 
 
@@ -314,7 +315,8 @@ class Training:
 
     def _test(self) -> bool:
         """Play the tests. Returns False if a signal ended them early; they are then discarded and stay due."""
-        if not testing.play_tests(self.components, lambda: self.stop.number is not None):
+        is_last = self.runner.t_env > self.args.t_max
+        if not testing.play_tests(self.components, lambda: self.stop.number is not None, is_last):
             return False
         # Reset the usage counters, so that LM usage of tests is not attributed to the next training batch.
         getattr(self.components.learner.mac, "pop_usage", dict)()

@@ -19,10 +19,17 @@ from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 
 @dataclass
 class HeldOut:
-    """Maps that a policy never trains on, with their runner and controllers. They play at each test."""
+    """Maps that a policy never trains on, with their runner and controllers.
+
+    Attributes:
+        at_end: battles on each map in the last test of a run.
+        between: battles on each map in every earlier test; 0: none.
+    """
 
     runner: ManyMapsRunner
     mac: ManyMapsMAC
+    at_end: int
+    between: int
 
 
 def build_runner(host: Host, args: Any, logger: Any) -> Any:
@@ -75,6 +82,9 @@ def build_held_out(host: Host, args: Any, logger: Any, mac: Any) -> HeldOut:
     """Build runners and controllers of ``test_maps`` for the policy of ``mac``, the controller of the learner."""
     policy = mac.first if isinstance(mac, ManyMapsMAC) else mac
     renamed = RenamedTestLogger(logger, HELD_OUT)
+    at_end = args.test_maps_nepisode or args.test_nepisode
+    between = at_end if args.test_maps_between is None else args.test_maps_between
+    args = Namespace(**vars(args))  # a test changes its number of episodes
     runner = _many(host, args, renamed, [TrainingMap(name) for name in args.test_maps])
     try:
         setups = [map_setup(host, each.args, each) for each in runner.runners]
@@ -82,7 +92,7 @@ def build_held_out(host: Host, args: Any, logger: Any, mac: Any) -> HeldOut:
         for own, setup, of_map in zip(runner.runners, setups, macs, strict=True):
             setup.set_up(own, of_map)
             of_map.decision_log.wanted = False  # the log has the decisions of the usual tests
-        return HeldOut(runner, ManyMapsMAC(macs, args))
+        return HeldOut(runner, ManyMapsMAC(macs, args), at_end, between)
     except BaseException:
         runner.close_env()
         raise

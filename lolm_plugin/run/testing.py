@@ -24,11 +24,11 @@ def round_to_batches(components: RunComponents) -> None:
         args.test_nepisode = rounded
 
 
-def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: False) -> bool:
+def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: False, is_last: bool = True) -> bool:
     """Play ``test_nepisode`` battles and, if ``test_sampled``, the same number with sampled actions.
 
-    Without ``test_greedy`` the first test already samples. The keeper records its first battles. Returns False if
-    ``stopped()`` ended the tests early.
+    Without ``test_greedy`` the first test already samples. The keeper records its first battles. The last test of a
+    run can have another number of battles on ``test_maps``. Returns False if ``stopped()`` ended the tests early.
     """
     mac, runner, logger = components.learner.mac, components.runner, components.runner.logger
     keeper = components.keeper
@@ -37,7 +37,7 @@ def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: 
             return False
     if keeper:
         keeper.finish()
-    if not _play_held_out(components, stopped):
+    if not _play_held_out(components, stopped, is_last):
         return False
     if not (components.args.test_sampled and components.args.test_greedy):
         return True
@@ -48,12 +48,15 @@ def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: 
         runner.logger = logger
 
 
-def _play_held_out(components: RunComponents, stopped: Callable[[], bool]) -> bool:
-    """Play ``test_nepisode`` battles on each of ``test_maps``. Returns False if they ended early."""
-    if components.held_out is None:
+def _play_held_out(components: RunComponents, stopped: Callable[[], bool], is_last: bool) -> bool:
+    """Play the battles on each of ``test_maps``. Returns False if they ended early."""
+    held_out = components.held_out
+    if held_out is None:
         return True
-    components.held_out.runner.t_env = components.runner.t_env
-    return _play(components, components.held_out.runner, components.held_out.mac, False, stopped)
+    episodes = held_out.at_end if is_last else held_out.between
+    held_out.runner.t_env = components.runner.t_env
+    held_out.runner.set_test_episodes(episodes)
+    return _play(held_out.runner, held_out.mac, episodes, False, stopped)
 
 
 def play_battles(
@@ -67,13 +70,13 @@ def play_battles(
 
     ``keeper`` gets every batch.
     """
-    return _play(components, components.runner, mac, sampled, stopped, keeper)
+    return _play(components.runner, mac, components.args.test_nepisode, sampled, stopped, keeper)
 
 
 def _play(
-    components: RunComponents,
     runner: Any,
     mac: Any,
+    episodes: int,
     sampled: bool,
     stopped: Callable[[], bool],
     keeper: Keeper | None = None,
@@ -83,7 +86,7 @@ def _play(
     if isinstance(runner, Runner):
         runner.begin_test()
     with _no_training_statistics(runner):
-        for _ in range(-(-components.args.test_nepisode // runner.batch_size)):
+        for _ in range(-(-episodes // runner.batch_size)):
             if stopped():
                 return False
             count = runner.episodes(True) if isinstance(runner, Runner) else runner.batch_size

@@ -81,6 +81,12 @@ class ManyMapsRunner(Runner):
             self.close_env()
             raise
 
+    def set_test_episodes(self, episodes: int) -> None:
+        """Set the number of episodes on each map in the next tests, in place of ``test_nepisode``."""
+        self.args.test_nepisode, self.stats.args.test_nepisode = episodes, episodes * len(self.maps)
+        for runner in self.runners:
+            runner.args.test_nepisode = episodes
+
     def begin_test(self) -> None:
         """Start a new test on every map."""
         super().begin_test()

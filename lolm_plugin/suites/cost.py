@@ -7,11 +7,11 @@ docs/performance.md ("What a decision costs") derives the passes. Attention is n
 layers are assumed to fit ``llm.frozen_cache_gb``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lolm_plugin import registry
+from lolm_plugin import maps, registry
 from lolm_plugin.configuration.config_check import LLM_MAC
 from lolm_plugin.wording import duration
 
@@ -67,31 +67,53 @@ class Rates:
 
 
 def seconds(config: Mapping[str, Any], rates: Rates, evaluates: bool = False) -> float | None:
-    """Estimate the time of a run, tests included. ``evaluates``: it only plays one test.
+    """Estimate the time of a run on all its maps, tests included. ``evaluates``: it only plays one test.
 
     Returns None for an environment without two teams, or a language model or prompt style of unknown size.
     """
     env = registry.ENVS.get(config["env"])
     if env is None or not env.battles:
         return None
+    time = 0.0
+    for env_args, trained, tested in steps_of_maps(config, evaluates):
+        time += (trained + tested) / rates.env_steps_per_second
+        if config["mac"] != LLM_MAC:
+            continue
+        n_agents, n_actions = registry.load(env.sizes)(env_args)
+        flop = decision_flop(config, n_agents + n_actions - N_BASE_ACTIONS)
+        if flop is None:
+            return None
+        rollout, learner = flop
+        work = (trained + tested) * rollout + trained * learner
+        time += n_agents * DECIDING * work / (rates.tflops * 1e12)
+    return time
+
+
+def steps_of_maps(config: Mapping[str, Any], evaluates: bool) -> Iterator[tuple[Mapping[str, Any], float, int]]:
+    """Yield ``env_args`` and the environment steps of training and of tests, for each map that a run plays.
+
+    The training steps are divided equally between the maps, whatever their weights.
+    """
     trained, tested = steps(config, evaluates)
-    time = (trained + tested) / rates.env_steps_per_second
-    if config["mac"] != LLM_MAC:
-        return time
-    n_agents, n_actions = registry.load(registry.MAP_SIZES[config["env"]])(config["env_args"])
-    flop = decision_flop(config, n_agents + n_actions - N_BASE_ACTIONS)
-    if flop is None:
-        return None
-    rollout, learner = flop
-    work = (trained + tested) * rollout + trained * learner
-    return time + n_agents * DECIDING * work / (rates.tflops * 1e12)
+    training = list(maps.each(config, with_test_maps=False))
+    for of_map in training:
+        yield of_map["env_args"], trained / len(training), tested
+    last = config["test_maps_nepisode"] or config["test_nepisode"]
+    earlier = last if config["test_maps_between"] is None else config["test_maps_between"]
+    held_out = (last + (0 if evaluates else n_tests(config) - 1) * earlier) * TEST_STEPS
+    for of_map in list(maps.each(config))[len(training) :]:
+        yield of_map["env_args"], 0, held_out
 
 
 def steps(config: Mapping[str, Any], evaluates: bool = False) -> tuple[int, int]:
-    """Return the environment steps of training and of tests."""
+    """Return the environment steps of training on all maps, and of the tests on one of them."""
     battles = config["test_nepisode"] * (2 if config.get("test_sampled") else 1)
-    tests = 1 if evaluates else config["t_max"] // config["test_interval"] + 2  # also before and after training
-    return 0 if evaluates else config["t_max"], tests * battles * TEST_STEPS
+    return 0 if evaluates else config["t_max"], (1 if evaluates else n_tests(config)) * battles * TEST_STEPS
+
+
+def n_tests(config: Mapping[str, Any]) -> int:
+    """Return the number of tests of a training, with those before and after it."""
+    return config["t_max"] // config["test_interval"] + 2
 
 
 def decision_flop(config: Mapping[str, Any], units: int) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ A short suite file, for ``lolm compare FILE``. docs/experiments.md explains all 
       updet_mappo: {}                                   # a name for --config
       wide: {config: updet_mappo, with: {lr: 0.001}}    # a label with other settings
       rnn_mappo: {transfer: False}                      # fits one map only
-    maps: [3m]                                          # each algorithm learns each map from scratch
+    maps: [3m, 3m+5m]                                   # each algorithm learns each from scratch; 3m+5m: both at once
     transfers: [{source: 3m, target: 4m}]
     seeds: [1, 2, 3]
     with: {t_max: 20000, test_nepisode: 32}             # settings of every run
@@ -38,6 +38,7 @@ from lolm_plugin.configuration.config_files import flatten, merge_all, plugin_co
 from lolm_plugin.configuration.updates import nested, written
 from lolm_plugin.errors import ConfigError, did_you_mean
 from lolm_plugin.llm.sources import SMOLLM2, TINY
+from lolm_plugin.maps import KEY, of_label
 from lolm_plugin.paths import path_component
 from lolm_plugin.suites.cost import Rates
 
@@ -54,7 +55,7 @@ class Run:
     algorithm: str  # its name in the suite
     config: str  # for --config
     env: str  # for --env-config
-    map_name: str
+    map_name: str  # several maps are joined: 3m+5m
     seed: int
     settings: Mapping[str, Any] = field(hash=False)  # flat, for the command line after `with`
     source: "Run | None" = None  # the run whose weights a transfer starts from
@@ -214,7 +215,8 @@ class Suite(_Part):
         of_kind = {"scratch": {}, "few_shot": self.few_shot, "zero_shot": {**(self.zero_shot or {}), "evaluate": True}}
         layers = (self.settings, self.maps.get(map_name), of_kind[kind], of_transfer, options.settings)
         settings = flatten(merge_all(nested(flatten(layer or {}), "in the suite") for layer in layers))
-        settings = {"env_args.key" if self.env == "gymma" else "env_args.map_name": map_name, **settings}
+        task = {"env_args.key": map_name} if self.env == "gymma" else {KEY: of_label(map_name)}
+        settings = {**task, **settings}
         for key in ("env_args.map_file", "llm.model"):  # a path becomes absolute, as each run starts in its own folder
             name = settings.get(key)
             if isinstance(name, str) and name not in ("", SMOLLM2, *TINY) and os.path.exists(name):

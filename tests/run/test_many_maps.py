@@ -15,7 +15,14 @@ from tests.resume.test_resume import check_equal, until
 
 CURRICULUM = "{retreat: [1, 0], target: [0, 1], approach: 1}"
 QUICK = ("epochs=2", "batch_size_run=32", "test_interval=100")
-SETTINGS = (*QUICK, "t_max=160", "test_maps=[duel]", "save_model_interval=50")
+SETTINGS = (
+    *QUICK,
+    "t_max=160",
+    "test_maps=[duel]",
+    "save_model_interval=50",
+    "test_maps_nepisode=5",
+    "test_maps_between=3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,10 @@ def test_series_of_each_map_and_their_mean(folder):
             assert [of_map[0] for of_map in each] == [tested] * len(names)
             np.testing.assert_allclose(mean, np.mean([of_map[1] for of_map in each], axis=0))
     assert len(set(logged["held_out_return_mean"][1])) > 1  # the policy that learns plays them
+    *earlier, last = logged["held_out_ep_length_mean"][1]
+    for lengths, battles in ((np.array(earlier), 3), (last, 5)):  # a mean over so many battles of whole steps
+        np.testing.assert_allclose(lengths * battles, np.round(lengths * battles), atol=1e-9)
+        assert np.any(lengths % 1)  # a whole mean would fit every number of battles
     np.testing.assert_allclose(logged["ratio_epoch0"][1], 1, atol=1e-4)
     assert logged["return_mean/target"][0][0] > logged["return_mean/retreat"][0][0]  # the weight of target starts at 0
     facts = json.loads((record(folder, 1) / "config.json").read_text())

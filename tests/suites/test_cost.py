@@ -55,6 +55,13 @@ def test_the_time_of_a_run_is_play_tests_and_learning(configured):
     rollout, learner = cost.decision_flop(run, 6)
     expected = 5000 / 150 + 3 * 0.75 * (5000 * rollout + 1000 * learner) / 60e12
     assert cost.seconds(run, cost.Rates(60, 150)) == pytest.approx(expected)
+    held_out = {"test_maps": ["3m"], "test_maps_nepisode": 30, "test_maps_between": 2, "test_sampled": False}
+    many = merge(run, {"env_args": {"map_name": ["3m", "8m"]}, **held_out})
+    counted = [(env_args["map_name"], *counts) for env_args, *counts in cost.steps_of_maps(many, False)]
+    assert counted == [("3m", 500, 2000), ("8m", 500, 2000), ("3m", 0, (3 * 2 + 30) * 50)]
+    assert [*cost.steps_of_maps(many, True)][2][1:] == (0, 30 * 50)
+    large = cost.seconds({**many, "env_args": {"map_name": "8m"}, "test_maps": []}, RATES)
+    assert large > cost.seconds(many, RATES) > cost.seconds({**run, "test_sampled": False}, RATES)
     assert cost.seconds({**run, "mac": "network_mac"}, cost.Rates(60, 150)) == pytest.approx(5000 / 150)
     assert cost.seconds(merge(run, {"llm": {"model": "tiny-llama"}}), RATES) is None
     assert cost.seconds({**run, "env": "gymma"}, RATES) is None

@@ -60,6 +60,22 @@ def test_an_algorithms_maps_replace_the_suites(tmp_path):
     assert [(run.key, "lr" in run.settings) for run in result] == [("scratch/updet_mappo/target/1", False)]
 
 
+def test_maps_joined_by_plus_are_trained_together(tmp_path):
+    of_map = {"test_maps": ["approach"], "map_weights": [2, 1]}
+    transfers = [{"source": "duel+target", "target": "retreat"}]
+    training, zero, *_ = runs(tmp_path, maps={"duel+target": of_map}, transfers=transfers)
+    assert (training.key, zero.key) == (
+        "scratch/updet_mappo/duel+target/1",
+        "zero_shot/updet_mappo/duel+target-to-retreat/1",
+    )
+    given = updates.parse(training.arguments()[3:])
+    assert {key: given[key] for key in of_map} == of_map
+    assert given["env_args"]["map_name"] == ["duel", "target"]
+    assert zero.settings["env_args.map_name"] == "retreat"
+    with pytest.raises(ConfigError, match=r"duel\+duel seed 1: env_args.map_name .*has duel twice"):
+        plan.check(runs(tmp_path, maps=["duel+duel"], transfers=None), "none", tmp_path)
+
+
 def test_empty_options_have_no_effect(tmp_path):
     empty = {"description": "", "algorithms": {"updet_mappo": {"with": None}}, "maps": {"duel": None}}
     assert keys(tmp_path, **empty) == keys(tmp_path)
