@@ -86,4 +86,4 @@ def _is_believed(key: str, value: Any) -> bool:
     if Mark.NAME not in field.marks or len(texts) > MOST_NAMES:
         return False
     plain = all(isinstance(text, str) and path_component(text) == text for text in texts)
-    return plain and not (key == "env_args.map_name" and LONG_NUMBER.search(str(value)))
+    return plain and not (key in ("env_args.map_name", "test_maps") and LONG_NUMBER.search(str(value)))

@@ -14,6 +14,7 @@ from lolm_plugin.report import statistics
 from lolm_plugin.report.records import Kind, RunRecord, Series
 from lolm_plugin.report.results import WIN_RATE, Results
 from lolm_plugin.report.tables import scores_by_task
+from lolm_plugin.report.team_sizes import moments, of_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,15 +54,19 @@ def all_figures(results: Results) -> Iterator[Figure]:
         "few_shot": f"Solid: few-shot on the target. Dashed: from scratch, up to the last few-shot step. {BAND}",
         "jumpstart": "From the test before the first update (hollow) to the asymptote (filled), means over seeds. "
         "Dotted: the untrained policy from scratch, the baseline of the jumpstart.",
+        "team_sizes": "Agents of a map (log scale). Filled marks and grey bars: sizes of training; hollow marks: maps "
+        f"never trained on. At equal steps, and at equal seconds after the first test. {BAND}",
         "entropy": f"Mean policy entropy during training. {BAND}",
         "profile": "Share of runs, over all maps, whose last test is above each win rate. A higher curve is better.",
     }
     logged = [(task, group[["entropy" in run.series for run in group["run"]]]) for task, group in scratch]
     entropies = [(task, group) for task, group in logged if len(group)]
     profile = [("all maps, from scratch", runs)] if len(scratch) > 1 and results.metric == WIN_RATE else []
+    sizes = [(f"{task}, {when}", points) for task, when, points in moments(results)]
     paint_ablation, paint_entropy = partial(paint_curves, dashed=ABLATIONS), partial(paint_curves, metric="entropy")
     for name, title, paint, panels, *labels in (
         ("learning", "Learning from scratch (figure 5)", paint_curves, scratch, what),
+        ("team_sizes", "Over team size", paint_team_sizes, sizes, what, "agents"),
         ("zero_shot", "Zero-shot transfer (figure 6)", paint_distribution, zero_shot, what, ""),
         ("few_shot", "Few-shot against from scratch (figure 7)", paint_few_shot, few_shot, what),
         ("jumpstart", "Jumpstart and asymptote (figure 8)", paint_jumpstart, few_shot, what, ""),
@@ -125,6 +130,30 @@ def paint_distribution(axis: "Axes", results: Results, runs: pd.DataFrame) -> No
         axis.plot([x] * len(values), values, "x", color=colour, ms=5)
         axis.plot(x, values.mean(), marker, color=colour, ms=7, label=f"{line} (n={len(values)})")
     _hide_x_ticks(axis, runs)
+
+
+def paint_team_sizes(axis: "Axes", results: Results, points: pd.DataFrame) -> None:
+    """Paint each line's results over team size, with the sizes of training marked."""
+    trained = set(points.loc[points["trained"], "size"])
+    for size in trained:
+        axis.axvline(size, color="0.9", lw=5, zorder=0)
+    for line, of_line in _by_line(points):
+        by_size = of_seeds(of_line, "size").dropna().groupby("size")["value"].agg(["mean", "std"])
+        if by_size.empty:
+            continue
+        (colour, marker), seeds = _look(results, line), of_line["seed"].nunique()
+        axis.plot(by_size.index, by_size["mean"], color=colour, lw=1.5)
+        for filled in (True, False):
+            shown = by_size[by_size.index.isin(trained) == filled]
+            fill = colour if filled else "white"
+            label = f"{line} (n={seeds})" if filled else None
+            axis.plot(shown.index, shown["mean"], marker, color=colour, mfc=fill, ms=5, label=label)
+        if len(band := by_size.dropna()):
+            low, high = band["mean"] - band["std"], band["mean"] + band["std"]
+            axis.fill_between(band.index, low, high, color=colour, alpha=0.15, lw=0)
+    axis.set_xscale("log")
+    axis.set_xticks(sorted(set(points["size"])), labels=[str(size) for size in sorted(set(points["size"]))], fontsize=8)
+    axis.minorticks_off()
 
 
 def paint_few_shot(axis: "Axes", results: Results, runs: pd.DataFrame) -> None:

@@ -47,7 +47,7 @@ def write(folder: Path, out: Path, title: str) -> str:
         raise ConfigError(
             f"The report cannot be written to {out} ({error.strerror}); set --out to a folder that can be written."
         ) from error
-    printed = [table.text() for table in tables if table.name in ("results", "zero_shot", "transfer")]
+    printed = [table.text() for table in tables if table.name in ("results", "held_out", "zero_shot", "transfer")]
     return "\n".join([*printed, *warnings(results), f"\nThe report: {out / 'index.html'}"])
 
 

@@ -1,9 +1,10 @@
 """Load Sacred's file records of lolm_plugin and of EPyMARL: one RunRecord for each run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,20 @@ from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, Run
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
 NAME = 80  # characters of a name that tables and figures show
+TESTS = ("test_", "held_out_")  # prefixes of the series of tests
 COMMAND = 2000  # characters of a command line that tables show
 
 
 @dataclass(frozen=True)
 class Series:
-    """One metric over environment steps, in the order it was measured."""
+    """One metric over environment steps, in the order it was measured.
+
+    ``seconds`` are those since the run began, of tests only; empty if they are not known.
+    """
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def read(folder: Path) -> RunRecord:
         status=shown(run.status, NAME),
         reason=shown(trace[-1].strip()) if trace else "",
         t_max=int(_finite(record.config.t_max) or 0),
-        series={shown(name, NAME): _series(metric) for name, metric in record.metrics.items()},
+        series={shown(name, NAME): _series(name, metric, run.start_time) for name, metric in record.metrics.items()},
         config=config,
         command=_shown(info.command, COMMAND),
         commit=_shown(info.commit),
@@ -177,6 +183,7 @@ def _with_resumed(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRe
     different = sorted({key for run in resumed for key in changed(run.config, record.config)})
     return replace(
         record,
+        series={name: _timed(name, [*resumed, record]) for name in record.series},
         wall_seconds=sum(run.wall_seconds or 0.0 for run in (*resumed, record)),
         peak_memory_mb=max(peaks, default=None),
         started=resumed[0].started,
@@ -185,8 +192,32 @@ def _with_resumed(record: RunRecord, records: Mapping[Path, RunRecord]) -> RunRe
     )
 
 
-def _series(metric: record_files.Metric) -> Series:
-    return Series(tuple(metric.steps), tuple(math.nan if value is None else float(value) for value in metric.values))
+def _series(name: str, metric: record_files.Metric, began: datetime | None) -> Series:
+    values = tuple(math.nan if value is None else float(value) for value in metric.values)
+    seconds: tuple[float, ...] = ()
+    if began is not None and name.startswith(TESTS):
+        times = [time for text in metric.timestamps if (time := record_files.parse_time(text))]
+        seconds = tuple((time - began).total_seconds() for time in times)
+        if any(later < second for second, later in pairwise((0.0, *seconds))):  # the clock was set back
+            seconds = ()
+    return Series(tuple(metric.steps), values, seconds)
+
+
+def _timed(name: str, parts: Sequence[RunRecord]) -> Series:
+    """Return the last part's series with the seconds of the first part that measured each step.
+
+    A resumed run logs the points of its checkpoint again, with the time at which it began.
+    """
+    series, before = parts[-1].series[name], 0.0
+    seconds: dict[int, float] = {}
+    for part in parts:
+        of_part = part.series.get(name, Series((), ()))
+        if part.wall_seconds is None or len(of_part.seconds) != len(of_part.steps):
+            return replace(series, seconds=())
+        for step, second in zip(of_part.steps, of_part.seconds, strict=True):
+            seconds.setdefault(step, before + second)
+        before += part.wall_seconds
+    return replace(series, seconds=tuple(seconds[step] for step in series.steps))
 
 
 def _shown(text: str | None, limit: int = record_files.TEXT) -> str | None:

@@ -10,6 +10,7 @@ import pandas as pd
 from lolm_plugin.report import statistics
 from lolm_plugin.report.records import RunRecord, Series
 from lolm_plugin.report.results import WIN_RATE, Results
+from lolm_plugin.report.team_sizes import moments, of_seeds
 
 NONE = "–"
 LATEX_SIGNS = {"±": r"$\pm$", "–": "--", "→": r"$\to$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}
@@ -53,8 +54,8 @@ class Table:
 
 def all_tables(results: Results) -> Iterator[Table]:
     """Yield every table that is not empty."""
-    makers = (results_table, zero_shot_table, transfer_table, aggregate_table, improvement_table, lines_table)
-    for make in (*makers, costs_table, runs_table):
+    makers = (results_table, held_out_table, zero_shot_table, transfer_table, aggregate_table, improvement_table)
+    for make in (*makers, team_sizes_table, lines_table, costs_table, runs_table):
         if (table := make(results)).rows:
             yield table
 
@@ -74,6 +75,39 @@ def results_table(results: Results) -> Table:
     ]
     note = "Mean ± standard deviation over seeds. At the end: last test. Asymptote: mean of the last tenth (3 or more)."
     return Table("results", f"Learning from scratch: {results.metric_title}", columns, rows, note)
+
+
+def held_out_table(results: Results) -> Table:
+    """Tabulate means over the maps of training and over held-out maps, for runs that play several maps."""
+    rows = []
+    for task, when, points in moments(results):
+        largest = points.loc[points["trained"], "size"].max()
+        parts = [points[points["trained"]], points[~points["trained"]]]
+        parts += [parts[1][parts[1]["size"] <= largest], parts[1][parts[1]["size"] > largest]]
+        for line, of_line in points.groupby("line", sort=False):
+            means = [of_seeds(part[part["line"] == line])["value"] for part in parts]
+            rows.append([task, str(line), str(of_line["seed"].nunique()), when, *map(spread, means)])
+    note = (
+        "Means over maps, then mean ± standard deviation over seeds. Up to: teams up to the largest one of training. "
+        "At equal steps, or at equal seconds after the first test (with the time of later tests). The time depends on "
+        "the machine. There is no number if a map was not tested by then."
+    )
+    columns = ["trained on", "algorithm", "seeds", "after", "maps of training", "held-out maps", "up to", "larger"]
+    return Table("held_out", f"Maps never trained on: {results.metric_title}", columns, rows, note)
+
+
+def team_sizes_table(results: Results) -> Table:
+    """Tabulate every map that runs on several maps play: a row for each map, a column for each algorithm."""
+    rows, lines = [], results.algorithms
+    for task, when, points in moments(results):
+        for (size, of_map, trained), of_one in points.sort_values("size", kind="stable").groupby(
+            ["size", "map", "trained"], sort=False
+        ):
+            cells = [spread(of_one.loc[of_one["line"] == line, "value"]) for line in lines]
+            rows.append([task, when, str(of_map), str(size), "yes" if trained else "no", *cells])
+    note = "Mean ± standard deviation over seeds, at equal steps or at equal seconds; see the table of held-out maps."
+    columns = ["trained on", "after", "map", "team", "trained", *lines]
+    return Table("team_sizes", f"Over team size: {results.metric_title}", columns, rows, note)
 
 
 def zero_shot_table(results: Results) -> Table:
