@@ -27,7 +27,7 @@ def add(folder, algorithm, seed, metrics, maps=("3m", "5m"), info=None, run=END)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a report on a fast network with two seeds and a language model, which plays one held-out map only at its end."""
+    """Return a report on a fast network with two seeds and a language model, which plays 10m only at its end."""
     folder = tmp_path_factory.mktemp("sizes")
     for seed, end in ((1, 0.8), (2, 0.4)):
         curves = {WON: 0.9, f"{WON}/3m": end, f"{WON}/5m": 1.0, f"{HELD_OUT}/10m": end / 2, f"{HELD_OUT}/4m": 0.5}
