@@ -71,6 +71,26 @@ def retry_on_oom(work: Callable[[], Result], policy: UsesMemory, part: Part = "p
         logging.getLogger("lolm").warning("Out of memory: continuing with %s, which changes no result.", smaller)
 
 
+def step_optimiser(optimiser: torch.optim.Adam, policy: UsesMemory, part: Part = "policy") -> None:
+    """Make an optimiser step. The first one allocates Adam's moments; if memory runs out there, it is retried.
+
+    Raises:
+        ConfigError: as ``retry_on_oom``.
+    """
+
+    def step() -> None:
+        try:
+            optimiser.step()
+        except RuntimeError:
+            # A parameter with a part of its moments would count as initialised.
+            for state in optimiser.state.values():
+                if "exp_avg_sq" not in state:
+                    state.clear()
+            raise
+
+    retry_on_oom(step, policy, part)
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """Division of a GPU's free memory, in bytes, between microbatches and what stays allocated.

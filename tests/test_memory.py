@@ -67,6 +67,29 @@ def test_the_cache_of_frozen_states_is_halved_before_the_token_budget(
     assert "Out of memory: continuing with llm.frozen_cache_gb=" in caplog.text
 
 
+def test_the_first_optimiser_step_is_retried(new_learner, tiny_args, play, monkeypatch):
+    """Adam allocates its moments there."""
+    expected = learned(new_learner(tiny_args({"llm.token_budget": 4096})), play)
+    short = new_learner(tiny_args({"llm.token_budget": 4096}))
+    step, zeros, calls = short.actor_optimiser.step, torch.zeros_like, []
+
+    def limited(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:  # the second moment of the second parameter
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return zeros(*args, **kwargs)
+
+    def short_step():
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "zeros_like", limited)
+            step()
+
+    monkeypatch.setattr(short.actor_optimiser, "step", short_step)
+    assert farthest(learned(short, play), expected) < 1e-5
+    assert len(calls) > 4
+    assert short.mac.token_budget == 2048
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -18,7 +18,7 @@ from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.controllers.decisions import Decisions
 from lolm_plugin.learners import ppo_core
 from lolm_plugin.learners.mappo import MAPPOLearner
-from lolm_plugin.memory import retry_on_oom
+from lolm_plugin.memory import Part, retry_on_oom, step_optimiser
 from lolm_plugin.modules.heads import kl_divergence, masked_log_softmax
 from lolm_plugin.protocols import Batch
 from lolm_plugin.randomness import keyed_generator
@@ -186,14 +186,14 @@ class Student:
         return log_student, losses, policy.losses
 
     def _step(
-        self, gradients: Callable[[], float], optimiser: torch.optim.Adam, part: str, data: ImitationData, t_env: int
+        self, gradients: Callable[[], float], optimiser: torch.optim.Adam, part: Part, data: ImitationData, t_env: int
     ) -> float:
         """Make one optimiser step and return the loss. ``gradients`` must be safe to rerun."""
-        loss = retry_on_oom(gradients, self.mac)
+        loss = retry_on_oom(gradients, self.mac, part)
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.grad_norm_clip)
         check_finite(f"gradient norm of the {part}", norm, t_env, batch=data.batch)
-        optimiser.step()
+        step_optimiser(optimiser, self.mac, part)
         # A fused step does not increment the weights' versions, by which the language model finds stale cached states.
         torch.autograd.graph.increment_version(parameters)
         return loss

@@ -19,7 +19,7 @@ from lolm_plugin.learners.coefficients import EntropyCoefficient, KLCoefficient
 from lolm_plugin.learners.learner_checkpoint import MODULES, OPTIMISERS
 from lolm_plugin.learners.ratio_check import RatioCheck
 from lolm_plugin.map_batches import MapBatches
-from lolm_plugin.memory import retry_on_oom
+from lolm_plugin.memory import retry_on_oom, step_optimiser
 from lolm_plugin.modules.critics import Critic, ValueNormaliser, build_critic
 from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
 from lolm_plugin.modules.sharing import ManyMapsCritic
@@ -251,7 +251,7 @@ class MAPPOLearner:
         for parameters in groups.values() if self.args.clip_per_group else [self.mac.parameters()]:
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.grad_norm_clip)
             check_finite("gradient norm of the policy", norm, update.t_env, batch=update.episodes)
-        self.actor_optimiser.step()
+        step_optimiser(self.actor_optimiser, self.mac)
         # A fused step does not increment the weights' versions, by which the language model finds stale cached states.
         torch.autograd.graph.increment_version(self.mac.parameters())
         for name, value in sums.items():
@@ -302,7 +302,7 @@ class MAPPOLearner:
         sums = retry_on_oom(partial(self._critic_gradients, update, episodes, targets), self.mac, "critic")
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.grad_norm_clip)
         check_finite("gradient norm of the critic", norm, update.t_env, batch=update.episodes)
-        self.critic_optimiser.step()
+        step_optimiser(self.critic_optimiser, self.mac, "critic")
         for name, value in (sums | {"critic_grad_norm": float(norm)}).items():
             stats[name].append(value)
 

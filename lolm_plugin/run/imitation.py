@@ -2,16 +2,14 @@
 
 import logging
 import math
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lolm_plugin.controllers.controller import Controller
 from lolm_plugin.learners.imitation import (
@@ -25,11 +23,10 @@ from lolm_plugin.protocols import Batch
 from lolm_plugin.run import teachers, testing
 from lolm_plugin.run.components import RunComponents
 from lolm_plugin.run.loop import Training
+from lolm_plugin.run.progress import progress
 from lolm_plugin.run.teachers import Teacher
 
-Item = TypeVar("Item")
 LOGGED = ("battle_won_mean", "return_mean", "ep_length_mean")  # of the battles that the student learns from
-LOG_EVERY_SECONDS = 20  # if there is no terminal for a progress bar
 
 
 class Imitation(Training):
@@ -90,7 +87,7 @@ class Imitation(Training):
         runner = self.runner
         with self._played_by(mac) as stats:
             batches = range(_n_batches(battles, runner.batch_size))
-            for _ in _progress(batches, label, runner.batch_size, self.log, "battle"):
+            for _ in progress(batches, label, runner.batch_size, self.log, "battle"):
                 data.add(runner.run(test_mode=False), teacher, mac is teacher)
         teacher.end_update()  # frees the rollout's hidden states; a teacher has no update that needs them
         if prefix or mac is not teacher:
@@ -118,7 +115,7 @@ class Imitation(Training):
         work = ((epoch, losses) for epoch in range(epochs) for losses in self.student.epoch(lesson, t_env, epoch))
         stats: dict[str, list[float]] = defaultdict(list)
         label = f"round {number + 1}: {epochs} epochs"
-        for done, (epoch, losses) in enumerate(_progress(work, label, 1, self.log, "step", total=epochs * steps), 1):
+        for done, (epoch, losses) in enumerate(progress(work, label, 1, self.log, "step", total=epochs * steps), 1):
             for name, value in losses.items():
                 stats[f"imitate_{name}"].append(value)
             if done % steps == 0:
@@ -200,7 +197,7 @@ class _Data:
         log_teacher, actions = (kept[: self.size, :length].to(self.device) for kept in (self.log_teacher, self.actions))
 
         def show_progress(starts: Sequence[int]) -> Iterator[int]:
-            return _progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
+            return progress(starts, "language model reads", LABELLED_AT_ONCE, log, "battle")
 
         return build_imitation_data(mac, batch, log_teacher, actions, gamma, show_progress)
 
@@ -219,21 +216,3 @@ class _Collector:
 
 def _n_batches(battles: int, at_once: int) -> int:
     return math.ceil(battles / at_once)
-
-
-def _progress(
-    work: Iterable[Item], label: str, each: int, log: logging.Logger, unit: str, total: int | None = None
-) -> Iterator[Item]:
-    """Iterate over ``work`` and show a progress bar with the time left; each item counts ``each`` units."""
-    total = (total or len(work)) * each  # type: ignore[arg-type]
-    terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
-    started = logged = time.monotonic()
-    with tqdm(total=total, desc=label, unit=unit, file=sys.__stderr__, disable=not terminal, leave=False) as bar:
-        for done, item in enumerate(work, 1):
-            yield item
-            bar.update(each)
-            now = time.monotonic()
-            if not terminal and now - logged > LOG_EVERY_SECONDS:
-                logged = now
-                left = (now - started) * (total - done * each) / (done * each)
-                log.info("%s: %d/%d %ss | %s left", label, done * each, total, unit, tqdm.format_interval(left))

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lolm_plugin.run.components import SAMPLED, RenamedTestLogger, RunComponents
+from lolm_plugin.run.progress import progress
 from lolm_plugin.runners.runner import Runner
 from lolm_plugin.watch.keeper import Keeper
 
@@ -86,7 +87,10 @@ def _play(
     if isinstance(runner, Runner):
         runner.begin_test()
     with _no_training_statistics(runner):
-        for _ in range(-(-episodes // runner.batch_size)):
+        batches = range(-(-episodes // runner.batch_size))
+        label = "test with sampled actions" if sampled else "test"
+        log = runner.logger.console_logger
+        for _ in progress(batches, label, runner.batch_size, log, "battle"):
             if stopped():
                 return False
             count = runner.episodes(True) if isinstance(runner, Runner) else runner.batch_size

@@ -26,6 +26,7 @@ def _line(algorithm: str, map_name: str, *settings: str) -> tuple[str, ...]:
     return f"--config={algorithm}", "--env-config=probe", "with", f"env_args.map_name={map_name}", *settings
 
 
+LAYOUTS = "layouts"  # not a training
 ENTITY = "head.attack_keys=entity"
 RUNS: dict[str, tuple[str, ...]] = {
     "entity keys": _line("lolm_mappo_tiny", "target", ENTITY, "minibatches=2", "save_model=True"),
@@ -104,10 +105,11 @@ def launches_per_layer(backbone: Any) -> dict[str, float]:
 
 
 def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Install the device, train every run in its own folder and return what was found."""
+    """Install the device, decode every layout if asked to, train each run in its folder, and return what was found."""
     device.install()
     from lolm_plugin.commands import imitate, train
     from lolm_plugin.llm.model import Backbone
+    from tests.fake_cuda import layouts
 
     backbones: list[Backbone] = []
     tried: list[bool] = []  # whether the model's trial ran on the GPU
@@ -122,6 +124,9 @@ def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     Backbone.__init__ = remembered  # type: ignore[method-assign]
     found: dict[str, Any] = {}
     for name in names:
+        if name == LAYOUTS:
+            layouts.decode_all()
+            continue
         backbones.clear()
         line = arguments(name, folder)
         here = folder / ("entity keys" if name == "resume" else name)

@@ -1,4 +1,4 @@
-"""Trainings on a stand-in CUDA device, in a separate process: each tensor must be where CUDA needs it."""
+"""Layouts and trainings on a stand-in CUDA device, in a separate process: each tensor must be where CUDA needs it."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lolm_plugin.paths import locate
-from tests.fake_cuda.runs import RUNS
+from tests.fake_cuda.runs import LAYOUTS, RUNS
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -39,7 +39,7 @@ def run(module, *words):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    return json.loads(run("tests.fake_cuda.runs", str(tmp_path_factory.mktemp("cuda")), *QUICK))
+    return json.loads(run("tests.fake_cuda.runs", str(tmp_path_factory.mktemp("cuda")), LAYOUTS, *QUICK))
 
 
 def check(results, name):
