@@ -178,6 +178,7 @@ class Recorder:
                 shield=None if place.shield is None else rounded(place.shield, SMALL),
             ),
             agents=agents,
+            shots=[list(shot) for shot in place.shots],
         )
 
     def _agent(
