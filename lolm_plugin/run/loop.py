@@ -115,7 +115,7 @@ def run(
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if components.keeper:
-        components.keeper.publish(_run)
+        components.keeper.publish(_run, logger)
     if hasattr(logger, "finish"):
         with warn_on_failure("The trackers could not be closed", log):
             logger.finish()

@@ -4,8 +4,9 @@ Positions come from the state. If the state has none (SMAC's ``obs_instead_of_st
 offsets that the agents see. Positions of other tasks come from the offsets in their description.
 """
 
+import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,18 +14,14 @@ from torch import Tensor
 
 from lolm_plugin.observations.battle import BattleLayout, Layouts
 from lolm_plugin.observations.description import Description, Entities, Ground, Number, Offset
-from lolm_plugin.observations.layout import KINDS, BattleState, Units, per_kind
+from lolm_plugin.observations.layout import KINDS, BattleState, Units
 from lolm_plugin.observations.units import UNKNOWN
+from lolm_plugin.watch import shots
 
 ALLY, ENEMY, THING, GROUND = 0, 1, 2, 3
 # Positions of one thing that two agents compute may differ by rounding. A larger difference means that the numbers are
 # relative to each agent's view, and then nothing is drawn.
 SAME_PLACE = 1e-3
-# A weapon fired in a step if its cooldown, a share of the type's, did not fall by more than this. In SMAX a weapon that
-# does not fire cools by 0.27 (stalker) or more, and one that fires ends up to 0.125 below (zergling).
-COOLED = 0.13
-LOST = 1e-4  # a smaller share of the health is rounding
-CLOSER = 3.2  # cells by which a marine and its target approach each other in a step of SMAX
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Field:
     """Units as columns: agents first. ``x``, ``y``, ``health`` and ``shield`` are [units, time], NaN while absent.
 
     ``seen`` is bool [time, agents, units]. ``columns`` int64 [agents, entities] is the unit of each entity of an
-    agent's observation, -1 for none. ``shots`` are (step, enemy, agent), inferred by ``_shots``. ``won`` is None if it
+    agent's observation, -1 for none. ``shots`` are (step, enemy, agent), from ``shots.infer``. ``won`` is None if it
     is not known.
     """
 
@@ -45,7 +42,7 @@ class Field:
     shield: np.ndarray | None
     seen: np.ndarray
     columns: np.ndarray
-    shots: list[tuple[int, int, int]] = field(default_factory=list)
+    shots: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     won: bool | None = None
 
     @property
@@ -85,39 +82,11 @@ def _battle(layout: BattleLayout, decoder: BattleState, cells: float | None, sta
         shield=None if np.isnan(alive["shield"]).all() else alive["shield"],
         seen=_seen(layout, obs, entities, n_agents + n_enemies),
         columns=entities,
-        shots=_shots(layout, teams[1], alive, kinds) if located and "cooldown" in teams[1].fields else [],
+        shots=shots.infer(layout, _array(teams[1].fields["cooldown"]), alive, kinds)
+        if located and "cooldown" in teams[1].fields
+        else [],
         won=bool(allies_left and not enemies_left) if located else None,
     )
-
-
-def _shots(
-    layout: BattleLayout, enemies: Units, alive: dict[str, np.ndarray], kinds: list[int]
-) -> list[tuple[int, int, int]]:
-    """Infer who shot at which agent, as (step, enemy, agent).
-
-    The state shows that an enemy's weapon fired and which agents lost health or shield, but not at whom the enemy
-    shot. Its target is taken to be the nearest of these agents, if it is in reach.
-    """
-    cooldown, n_agents = _array(enemies.fields["cooldown"]), layout.n_agents
-    ranges = math.inf if layout.shoot_range is None else layout.shoot_range
-    reach = (per_kind(ranges, torch.tensor(kinds)) + CLOSER).tolist()
-    lost = fallen(alive["health"][:n_agents]) | fallen(alive["shield"][:n_agents])
-    shots = []
-    for i in range(layout.n_enemies):
-        unit = n_agents + i
-        fired = (cooldown[i, 1:] > 0) & (cooldown[i, 1:] > cooldown[i, :-1] - COOLED)
-        for t in np.flatnonzero(fired & ~np.isnan(alive["x"][unit, :-1])):
-            away = np.hypot(*(alive[name][:n_agents, t] - alive[name][unit, t] for name in "xy"))
-            away[~lost[:, t] | ~(away <= reach[unit])] = np.inf
-            if np.isfinite(away.min()):
-                shots.append((int(t), unit, int(away.argmin())))
-    return sorted(shots)
-
-
-def fallen(values: np.ndarray) -> np.ndarray:
-    """Return True where values [units, time] fell in a step, or ended: bool [units, time - 1]."""
-    before, after = values[:, :-1], values[:, 1:]
-    return (after < before - LOST) | (np.isnan(after) & ~np.isnan(before))
 
 
 def _plane(layout: Description, obs: Tensor) -> Field:
@@ -148,20 +117,19 @@ def _plane(layout: Description, obs: Tensor) -> Field:
     entities = np.concatenate([np.zeros((count, 0), np.int64), *columns], axis=1)
     seen = _seen(layout, obs, entities, len(label))
     for ground in layout.ground if own else ():
-        places, known, seen_now = _ground(ground, obs, x, y)
-        label += [f"{ground.name} {i}" for i in range(len(places))]
-        kind += [ground.name] * len(places)
-        side += [GROUND] * len(places)
-        x, y = (np.concatenate([one, np.where(known, places[:, [i]], np.nan)]) for i, one in enumerate((x, y)))
+        cells, known, seen_now = _ground(ground, obs, x, y)
+        label += [f"{ground.name} {i}" for i in range(len(cells))]
+        kind += [ground.name] * len(cells)
+        side += [GROUND] * len(cells)
+        x = np.concatenate([x, np.where(known, cells[:, :1], np.nan)])
+        y = np.concatenate([y, np.where(known, cells[:, 1:], np.nan)])
         seen = np.concatenate([seen, seen_now], axis=2)
     if _y_grows_down(layout):
         y = -y
     return Field(label, kind, side, x, y, None, None, seen, entities)
 
 
-def _ground(
-    ground: Ground, obs: Tensor, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ground(ground: Ground, obs: Tensor, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the cells in which agents saw a thing of the ground: places [cells, 2], known and seen.
 
     ``known`` bool [cells, time] is what was last seen there. ``seen`` bool [time, agents, cells] is True while an agent
@@ -170,19 +138,20 @@ def _ground(
     time, count = obs.shape[:2]
     sightings: dict[tuple[float, float], dict[int, dict[int, bool]]] = {}
     for dx, dy, flags in ground.cells:
-        there = _array_of(obs[..., list(flags)]).all(-1) > 0
+        there: np.ndarray = (_array_of(obs[..., list(flags)]) != 0).all(-1)
         for t, agent in np.ndindex(time, count):
             if not math.isnan(x[agent, t]):
                 place = (float(x[agent, t]) + dx, float(y[agent, t]) + dy)
                 sightings.setdefault(place, {}).setdefault(t, {})[agent] = bool(there[t, agent])
     places = sorted(place for place, times in sightings.items() if any(any(now.values()) for now in times.values()))
-    known, seen = np.zeros((len(places), time), bool), np.zeros((time, count, len(places)), bool)
+    known = np.zeros((len(places), time), bool)
+    seen = np.zeros((time, count, len(places)), bool)
     for i, place in enumerate(places):
         for t in range(time):
             now = sightings[place].get(t)
             known[i, t] = any(now.values()) if now else t > 0 and known[i, t - 1]
-            for agent, there in (now or {}).items():
-                seen[t, agent, i] = there
+            for agent, thing in (now or {}).items():
+                seen[t, agent, i] = thing
     return np.array(places).reshape(-1, 2), known, seen
 
 

@@ -80,16 +80,20 @@ class Keeper:
                 self._best = list(score)
                 write_whole(self.folder / FOLDER / BEST, text)
 
-    def publish(self, sacred_run: Any) -> None:
-        """Add the page of the best test to the run's record, as an artifact, so that Omniboard serves it."""
+    def publish(self, sacred_run: Any, logger: Any) -> None:
+        """Add the page of the best test to the run's record, as an artifact, so that Omniboard serves it.
+
+        The logger passes it to TensorBoard, W&B and Trackio.
+        """
         with self._surviving():
             best = self.folder / FOLDER / BEST if self.folder else None
-            if best is None or not best.is_file():
+            if self.folder is None or best is None or not best.is_file():
                 return
             with TemporaryDirectory() as folder:
                 file = Path(folder, PAGE)
                 file.write_text(page.html([read(best)]), encoding="utf-8")
                 sacred_run.add_artifact(str(file), PAGE)
+            logger.log_page("battles", self.folder / PAGE)
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:

@@ -36,8 +36,9 @@ class _Part(BaseModel):
 class Units(_Part):
     """Everything that is drawn, as columns over units: agents first. Positions are [units][length + 1].
 
-    ``side`` is 0 for the agents' team, 1 for their enemies, 2 for things and 3 for what fills a cell of the ground. A unit
-    has no position while it is dead or absent. ``health`` and ``shield`` are shares of the maximum, None for a task that has none.
+    ``side`` is 0 for the agents' team, 1 for their enemies, 2 for things and 3 for what fills a cell of the ground. A
+    unit has no position while it is dead or absent. ``health`` and ``shield`` are shares of the maximum, None for a
+    task that has none.
     """
 
     label: list[Text]

@@ -1,4 +1,4 @@
-"""EPyMARL's settings for TensorBoard and W&B, on the bundled host."""
+"""EPyMARL's settings for TensorBoard and W&B, and ``use_trackio``, on the bundled host."""
 
 import sys
 from types import SimpleNamespace
@@ -17,10 +17,12 @@ def test_tensorboard_gets_the_same_values_as_sacred(tmp_path):
         found = events.Scalars(name)
         assert [event.step for event in found] == at, name
         assert [event.value for event in found] == pytest.approx(values, rel=1e-5), name
+    (text,) = events.Tensors("battles/text_summary")
+    assert b"/1/battle.html" in text.tensor_proto.string_val[0]
 
 
 class FakeWandB:
-    """Fake of the used part of the package; it keeps all values."""
+    """Fake of the used part of the packages W&B and Trackio; it keeps all values."""
 
     def __init__(self, folder):
         self.logged, self.ended = {}, False
@@ -38,17 +40,25 @@ class FakeWandB:
     def finish(self):
         self.ended = True
 
+    def Html(self, data, inject):
+        return data if isinstance(data, str) else data.read_text()
 
-def test_wandb_gets_the_same_values_as_sacred_and_the_checkpoints(tmp_path, monkeypatch):
-    wandb = FakeWandB(tmp_path / "wandb")
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=wandb.init))
-    where = ("wandb_team=us", "wandb_project=battles", "wandb_save_model=True")
+
+def test_wandb_and_trackio_get_the_same_values_as_sacred_and_the_battles(tmp_path, monkeypatch):
+    wandb, trackio = FakeWandB(tmp_path / "wandb"), FakeWandB(tmp_path)
+    for name, fake in (("wandb", wandb), ("trackio", trackio)):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=fake.init, Html=fake.Html))
+    where = ("wandb_team=us", "wandb_project=battles", "wandb_save_model=True", "use_trackio=True")
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", "t_max=200", "use_wandb=True", *where)) == 0
-    assert wandb.ended
     assert wandb.settings["entity"] == "us"
     assert wandb.settings["group"] == "updet_mappo_probe_duel"
-    for name, (at, values) in series(tmp_path, 1).items():
-        assert [wandb.logged[step][name] for step in at] == values, name
+    assert trackio.settings["project"] == "probe-duel"
+    assert trackio.settings["name"] in {path.name for path in (tmp_path / "results/models").iterdir()}
+    for tracker in (wandb, trackio):
+        assert tracker.ended
+        for name, (at, values) in series(tmp_path, 1).items():
+            assert [tracker.logged[step][name] for step in at] == values, name
+        assert tracker.logged[max(tracker.logged)]["battles"].startswith("<!doctype html>")
     kept = {int(path.name) for path in (tmp_path / "wandb/models").glob("*/*")}
     assert kept == set(steps(tmp_path))
 
@@ -59,6 +69,7 @@ def test_wandb_gets_the_same_values_as_sacred_and_the_checkpoints(tmp_path, monk
         (["use_tensorboard=True"], "torch.utils.tensorboard", "use_tensorboard=True needs the package tensorboard"),
         (["use_wandb=True"], "wandb", "set wandb_team"),
         (["use_wandb=True", "wandb_team=us", "wandb_project=b"], "wandb", "use_wandb=True needs the package wandb"),
+        (["use_trackio=True"], "trackio", "pip install 'lolm_plugin[trackio]', or set use_trackio to False"),
     ],
 )
 def test_a_missing_package_or_setting_is_an_error(tmp_path, monkeypatch, capsys, updates, absent, said):
