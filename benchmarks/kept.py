@@ -1,4 +1,4 @@
-"""What ``keep_battles`` adds to a test: the same test with and without, in turns."""
+"""Measure the time that ``keep_battles`` adds to a test: the same test with and without, in turns."""
 
 import logging
 import tempfile
