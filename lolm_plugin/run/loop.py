@@ -36,7 +36,6 @@ from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
-from lolm_plugin.watch.keeper import Keeper
 from lolm_plugin.watch.record import Record
 
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
@@ -89,9 +88,9 @@ def run(
         try:
             components = _assemble(host, args, logger, runner)
             testing.round_to_batches(components)
-            if args.keep_battles and training is None and not isinstance(runner, ManyMapsRunner):
+            if args.keep_battles and training is None:
                 kept_in = Path(into) if (into := sacred_folder(_run)) else None
-                components.keeper = Keeper(args, components.learner, args.keep_battles, kept_in, log, bool(watch))
+                components.keeper = testing.build_keeper(components, kept_in, log, bool(watch))
             if start is not None:
                 log.info("Loading model from %s", start.path)
                 components.learner.load_models(str(start.path))
