@@ -177,7 +177,34 @@ def _import(path: Path) -> Host:
             env()
         run.run(_run, config, log)
 
-    class Logger(logging_module.Logger):  # type: ignore[name-defined]
+    def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
+        logger = _with_pages(logging_module.Logger)(log)
+        if args.use_tensorboard:  # into the results folder; EPyMARL's own loop writes into the checkout
+            logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
+        if args.use_wandb:
+            logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
+        if getattr(args, "use_trackio", False):
+            logger.trackio = Trackio(config, args.unique_token)
+        logger.setup_sacred(_run)
+        return logger
+
+    return Host(
+        name="EPyMARL",
+        path=path,
+        version=commit(path),
+        config_dir=path / "src/config",
+        registries=registries,
+        EpisodeBatch=buffers.EpisodeBatch,
+        env_maker=partial(_env_maker, registries["env"], path),
+        run=checked_run,
+        open_logger=open_logger,
+    )
+
+
+def _with_pages(base: type) -> type:
+    """Return a subclass of EPyMARL's logger that passes pages to W&B, and everything to Trackio."""
+
+    class Logger(base):
         """EPyMARL's logger, and Trackio beside it. Its TensorBoard package has no texts, so it gets no page."""
 
         trackio: Trackio | None = None
@@ -199,28 +226,7 @@ def _import(path: Path) -> Host:
             if self.trackio:
                 self.trackio.finish()
 
-    def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
-        logger = Logger(log)
-        if args.use_tensorboard:  # into the results folder; EPyMARL's own loop writes into the checkout
-            logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
-        if args.use_wandb:
-            logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
-        if getattr(args, "use_trackio", False):
-            logger.trackio = Trackio(config, args.unique_token)
-        logger.setup_sacred(_run)
-        return logger
-
-    return Host(
-        name="EPyMARL",
-        path=path,
-        version=commit(path),
-        config_dir=path / "src/config",
-        registries=registries,
-        EpisodeBatch=buffers.EpisodeBatch,
-        env_maker=partial(_env_maker, registries["env"], path),
-        run=checked_run,
-        open_logger=open_logger,
-    )
+    return Logger
 
 
 def _env_maker(registry: dict[str, Any], checkout: Path, env: str) -> Callable[..., Any]:

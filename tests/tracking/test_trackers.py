@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lolm_plugin.host import epymarl
+from lolm_plugin.tracking.steps import Trackio
 from tests.resume.runs import line, series, steps, train
 
 
@@ -76,3 +78,33 @@ def test_a_missing_package_or_setting_is_an_error(tmp_path, monkeypatch, capsys,
     monkeypatch.setitem(sys.modules, absent, None)
     assert train(tmp_path, *line("updet_mappo", "probe", "duel", "t_max=200", *updates)) == 2
     assert said in capsys.readouterr().err
+
+
+def test_epymarls_logger_passes_numbers_to_trackio_and_the_page_to_both(tmp_path, monkeypatch):
+    fake = FakeWandB(tmp_path)
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=fake.init, Html=fake.Html))
+    (tmp_path / "battle.html").write_text("a page")
+
+    class Base:  # what EPyMARL's own class has
+        use_wandb = True
+
+        def __init__(self):
+            self.wandb_current_data, self.stats = {}, []
+
+        def log_stat(self, key, value, t, to_sacred=True):
+            self.stats.append((key, value, t, to_sacred))
+
+        def finish(self):
+            self.stats.append("finished")
+
+    logger = epymarl._with_pages(Base)()
+    logger.trackio = Trackio({"name": "updet_mappo", "env": "smax", "env_args": {"map_name": ["3m", "8m"]}}, "run")
+    logger.log_stat("loss", 0.5, 7, to_sacred=False)
+    logger.log_page("battles", tmp_path / "battle.html")
+    logger.finish()
+    assert fake.settings["project"] == "smax-3m+8m"
+    assert fake.logged == {7: {"loss": 0.5, "battles": "a page"}}
+    assert fake.ended
+    assert logger.wandb_current_data == {"battles": "a page"}
+    assert logger.stats == [("loss", 0.5, 7, False), "finished"]
