@@ -104,7 +104,7 @@ def test_it_plays_scrubs_and_hides_what_an_agent_cannot_see(open_page):
     mask = hidden.masks[hidden.battles[0].agents[0].sees[0]]
     hidden.masks.append(mask[:-1] + "0")
     hidden.battles[0].agents[0].sees[0] = len(hidden.masks) - 1
-    hidden.battles[0].shots = [[STEP, 4, 0], [STEP + 1, 4, 0]]
+    hidden.battles[0].shots = [[STEP, 4, 0], [STEP + 1, 4, 0], [STEP + 1, 4, 1]]
     hidden.battles[0].units.side[5] = 3  # as if the last enemy were a shelf
     shown = open_page(hidden)
     expect(shown.locator(".unit.hidden")).to_have_count(0)
