@@ -39,6 +39,7 @@ EXTRAS = {
     "ray": ["ray>=2.40"],  # lolm compare on a cluster
     # Level-based foraging, the multi-robot warehouse, and MPE. PettingZoo 1.26 no longer has MPE, which needs pygame.
     "gymma": ["gymnasium>=1.0", "lbforaging==2.0.0", "rware==2.0.0", "pettingzoo>=1.24.3,<1.26", "pygame-ce>=2.5"],
+    "trackio": ["trackio>=0.34"],  # use_trackio: a board on this machine
     "quantization": ["bitsandbytes>=0.45"],  # frozen weights in 8 or 4 bits on a GPU
     "dev": [
         *("pytest>=8", "pytest-xdist>=3.5"),  # tests, on both cores

@@ -3,7 +3,8 @@
 import functools
 import logging
 from argparse import Namespace
-from types import SimpleNamespace
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ from lolm_plugin.randomness import keyed_generator
 from lolm_plugin.run.components import RunComponents, assemble
 
 
-def components(algorithm: str, map_name: str, episodes: int, seed: int) -> RunComponents:
-    """Build runner, controller and learner of a training run, without its files and log."""
+def components(
+    algorithm: str, map_name: str, episodes: int, seed: int, changes: Mapping[str, Any] = MappingProxyType({})
+) -> RunComponents:
+    """Build runner, controller and learner of a training run with ``changes``, without its files and log."""
     host = open_host(None)
     register(host)
     run = {"env_args": {"map_name": map_name, "seed": seed}, "seed": seed, "use_cuda": False}
     sizes = dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), episodes)
-    config = config_files.resolve(algorithm, "smax", BUNDLED / "config").config
+    config = config_files.merge(config_files.resolve(algorithm, "smax", BUNDLED / "config").config, changes)
     args = Namespace(**config_files.merge(config, {**run, **sizes}), device="cpu")
     logger: Any = SimpleNamespace(log_stat=lambda *_: None, console_logger=logging.getLogger(__name__))
     return assemble(host, args, logger, host.registries["runner"]["vector"](args=args, logger=logger))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import battles, memory
+from benchmarks import battles, kept, memory
 from benchmarks.engine import KL_COEF, SMOL_OFF, Engine, arguments, smol_engine
 from benchmarks.gemm_rate import Floor
 from benchmarks.plain_port import PlainPort
@@ -167,6 +167,14 @@ def smol(bench: Bench) -> list[Entry]:
     return [Entry(f"smol_{name}_{part}", seconds[f"{name} {part}"], seconds[f"now {part}"]) for name, part in asked]
 
 
+def keep_battles(bench: Bench) -> list[Entry]:
+    """Time a test with and without two kept battles."""
+    entry = kept.measure(bench.setting)
+    assert entry.baseline is not None
+    bench.checks["keep_battles_added_share_of_a_test"] = entry.engine / entry.baseline - 1
+    return [entry]
+
+
 def decisions(batch: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return obs [n, obs_size], available bool [n, actions] and agent [n] of the n decisions of each step."""
     deciding, steps = battles.deciding(batch), []
@@ -209,4 +217,5 @@ ENTRIES: dict[str, Callable[[Bench], list[Entry]]] = {
     "learner_cached_trunk": lambda bench: learner(bench, "learner_cached_trunk", bench.setting.layers),
     "env": env,
     "smol": smol,
+    "keep_battles": keep_battles,
 }

@@ -264,6 +264,7 @@ class Configuration(TypedDict):
     mongo: Annotated[str, Withheld(""), Mark.MACHINE]
     use_tensorboard: Annotated[bool, Mark.MACHINE]
     use_wandb: Annotated[bool, Withheld(False), Mark.MACHINE]
+    use_trackio: Annotated[bool, Withheld(False), Mark.MACHINE]
     wandb_team: Annotated[str | None, Withheld(None), WANDB, Mark.MACHINE]
     wandb_project: Annotated[str | None, Withheld(None), WANDB, Mark.MACHINE]
     wandb_mode: Annotated[str, Withheld("offline"), WANDB, Mark.MACHINE]

@@ -119,6 +119,7 @@ def _trackers() -> Iterator[CheckResult]:
         ("Weights & Biases", "wandb", "use_wandb"),
     ):
         yield _package(what, package, f"{key}=True, inside EPyMARL", f"pip install {package}")
+    yield _package("Trackio", "trackio", "use_trackio=True", "pip install lolm_plugin[trackio]")
 
 
 def _package(what: str, package: str, use: str, how: str) -> CheckResult:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.interface import Host
+from lolm_plugin.tracking.steps import Trackio
 
 _log = logging.getLogger(__name__)
 
@@ -177,11 +178,13 @@ def _import(path: Path) -> Host:
         run.run(_run, config, log)
 
     def open_logger(log: Any, args: Any, config: dict[str, Any], _run: Any) -> Any:
-        logger = logging_module.Logger(log)
+        logger = _with_pages(logging_module.Logger)(log)
         if args.use_tensorboard:  # into the results folder; EPyMARL's own loop writes into the checkout
             logger.setup_tb(str(Path(args.local_results_path, "tb_logs", args.unique_token)))
         if args.use_wandb:
             logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
+        if getattr(args, "use_trackio", False):
+            logger.trackio = Trackio(config, args.unique_token)
         logger.setup_sacred(_run)
         return logger
 
@@ -196,6 +199,34 @@ def _import(path: Path) -> Host:
         run=checked_run,
         open_logger=open_logger,
     )
+
+
+def _with_pages(base: type) -> type:
+    """Return a subclass of EPyMARL's logger that passes pages to W&B, and everything to Trackio."""
+
+    class Logger(base):
+        """EPyMARL's logger, and Trackio beside it. Its TensorBoard package has no texts, so it gets no page."""
+
+        trackio: Trackio | None = None
+
+        def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+            super().log_stat(key, value, t, to_sacred)
+            if self.trackio:
+                self.trackio.log(key, float(value), t)
+
+        def log_page(self, key: str, page: Path) -> None:
+            if self.use_wandb:  # sent with the last step's values
+                html = importlib.import_module("wandb").Html(page.read_text(encoding="utf-8"), inject=False)
+                self.wandb_current_data[key] = html
+            if self.trackio:
+                self.trackio.log_page(key, page)
+
+        def finish(self) -> None:
+            super().finish()
+            if self.trackio:
+                self.trackio.finish()
+
+    return Logger
 
 
 def _env_maker(registry: dict[str, Any], checkout: Path, env: str) -> Callable[..., Any]:

@@ -17,7 +17,8 @@ class Host:
     registries: the host's own dicts, one for each of ``KINDS``; a configuration can name every entry
     env_maker: name of an environment -> its constructor ``(**env_args) -> env``. cloudpickle can send it to a fresh
         process, where it imports what it needs. ConfigError if there is no such environment
-    open_logger: ``(log, args, config, _run)`` -> a logger of statistics with the outputs that ``args`` selects
+    open_logger: ``(log, args, config, _run)`` -> a logger of statistics with the outputs that ``args`` selects. Its
+        ``log_page(key, file)`` passes an html page to the outputs that can show one
     run: ``(_run, config, log)`` trains or evaluates with one of the host's own learners; ``_run`` is Sacred's run
         object. None: the host has no learners
     version: the git commit of a checkout ("unknown" without git data), or the version of the plugin

@@ -257,6 +257,18 @@ class Rule(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Ground:
+    """Things that fill cells of a grid, such as shelves, as an agent sees them around it. ``lolm watch`` draws them.
+
+    ``cells`` are (dx, dy, indices): there is such a thing in the cell at this offset from the agent's position if none
+    of these numbers of its observation is 0.
+    """
+
+    name: str
+    cells: tuple[tuple[int, int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Description:
     """The meaning of a task's observations and actions. A user writes one to add a task.
 
@@ -275,6 +287,7 @@ class Description:
         n_targets: number of target actions. They follow the base actions.
         note: a remark for the log. Empty if a person wrote the description.
         shared_positions: False if an agent's own position counts from its view, so that two agents' do not compare.
+        ground: things that fill cells; only ``lolm watch`` reads it.
 
     Example: two walkers on a grid. An observation is [own x, own y, other's x, other's y], each from 0 to 9::
 
@@ -310,6 +323,7 @@ class Description:
     n_targets: int = 0
     note: str = ""
     shared_positions: bool = True
+    ground: tuple[Ground, ...] = ()
 
     # Which keys to change if an observation does not fit the description; part of an error.
     advice = "Set env_args to the described task, layout.description to your own description"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lolm_plugin.observations.description import Choice, Description, Entities, Flag, Number, Offset
+from lolm_plugin.observations.description import Choice, Description, Entities, Flag, Ground, Number, Offset
 
 FORAGING = r"(?:lbforaging:)?Foraging-(2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?-v3"
 FORAGING_ACTIONS = ("wait", "move north", "move south", "move west", "move east", "load")
@@ -136,6 +136,10 @@ def warehouse(env_args: Mapping[str, Any], n_agents: int, n_actions: int) -> Des
             ),
         ),
         actions=WAREHOUSE_ACTIONS,
+        ground=(
+            Ground("shelf", tuple((*cell, (start + 5,)) for cell, start in starts.items())),
+            Ground("requested shelf", tuple((*cell, (start + 5, start + 6)) for cell, start in starts.items())),
+        ),
     )
 
 

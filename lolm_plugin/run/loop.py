@@ -36,7 +36,6 @@ from lolm_plugin.run.session import Session, sacred_folder
 from lolm_plugin.run.stopping import Stopped, StopRequests, warnings_blocked
 from lolm_plugin.run.transfer import transfer
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
-from lolm_plugin.watch.keeper import Keeper
 from lolm_plugin.watch.record import Record
 
 # Defaults of our keys. Configurations of the host's own algorithms lack them.
@@ -90,9 +89,9 @@ def run(
         try:
             components = _assemble(host, args, logger, runner)
             testing.round_to_batches(components)
-            if args.keep_battles and training is None and not isinstance(runner, ManyMapsRunner):
+            if args.keep_battles and training is None:
                 kept_in = Path(into) if (into := sacred_folder(_run)) else None
-                components.keeper = Keeper(args, components.learner, args.keep_battles, kept_in, log, bool(watch))
+                components.keeper = testing.build_keeper(components, kept_in, log, bool(watch))
             if start is not None:
                 log.info("Loading model from %s", start.path)
                 components.learner.load_models(str(start.path))
@@ -116,7 +115,7 @@ def run(
         with warn_on_failure("The example of a prompt could not be written", log):
             Path(record, "prompt.txt").write_text(example)
     if components.keeper:
-        components.keeper.publish(_run)
+        components.keeper.publish(_run, logger)
     if hasattr(logger, "finish"):
         with warn_on_failure("The trackers could not be closed", log):
             logger.finish()

@@ -1,11 +1,15 @@
 """Tests of the policy: greedy battles, and the same number of battles with sampled actions."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lolm_plugin.run.components import SAMPLED, RenamedTestLogger, RunComponents
 from lolm_plugin.run.progress import progress
+from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 from lolm_plugin.runners.runner import Runner
 from lolm_plugin.watch.keeper import Keeper
 
@@ -23,6 +27,19 @@ def round_to_batches(components: RunComponents) -> None:
             *(rounded, args.test_nepisode, args.runner),
         )
         args.test_nepisode = rounded
+
+
+def build_keeper(components: RunComponents, folder: Path | None, log: logging.Logger, reference: bool) -> Keeper:
+    """Build the recorder of the first battles of each test. On many maps it records those of the first map.
+
+    The first map has the shortest name (``maps.training_maps``).
+    """
+    learner = components.learner
+    if isinstance(components.runner, ManyMapsRunner):
+        critic, normaliser = learner.critic.of_maps[0], learner.value_normaliser
+        learner = SimpleNamespace(mac=learner.mac.first, critic=critic, value_normaliser=normaliser)
+        return Keeper(learner.mac.args, learner, components.args.keep_battles, folder, log, reference)
+    return Keeper(components.args, learner, components.args.keep_battles, folder, log, reference)
 
 
 def play_tests(components: RunComponents, stopped: Callable[[], bool] = lambda: False, is_last: bool = True) -> bool:
@@ -96,7 +113,11 @@ def _play(
             count = runner.episodes(True) if isinstance(runner, Runner) else runner.batch_size
             batch = runner.run(test_mode=True)
             if keeper:
-                infos = runner.last_infos if isinstance(runner, Runner) else []
+                player = runner
+                if isinstance(runner, ManyMapsRunner):  # the battles of the first map
+                    player, batch = runner.runners[0], batch.parts[0]
+                    count = batch.batch_size
+                infos = player.last_infos if isinstance(player, Runner) else []
                 keeper.add(batch, count, runner.t_env, infos)
     return True
 

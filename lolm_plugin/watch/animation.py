@@ -13,7 +13,8 @@ FRAME, LAST_FRAME = 260, 1800  # milliseconds
 BETWEEN = 2  # frames per step; fewer jump, more make larger files
 MOST_STEPS = 150
 BACK, INK, GREY, LINE = "#101418", "#e8eaed", "#9aa0a6", "#2a3038"
-COLOURS = ("#56B4E9", "#E69F00", "#009E73")  # Okabe and Ito's: allies, enemies, things
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#5d543f")  # Okabe and Ito's: allies, enemies, things; the ground
+GROUND = 3  # the side of what fills a cell
 LONGEST = 44  # letters of a line in the panel
 
 
@@ -44,6 +45,14 @@ def _frame(record: Record, battle: Battle, t: int, part: float) -> Image.Image:
     font = ImageFont.load_default(13)
     place = _scale(battle)
     step = min(t, battle.length - 1)
+    half = 0.4 * (place(1, 0)[0] - place(0, 0)[0])  # of a cell
+    for unit in (i for i, side in enumerate(battle.units.side) if side == GROUND):
+        if at := _at(battle, unit, t, part, place):
+            draw.rectangle([at[0] - half, at[1] - half, at[0] + half, at[1] + half], fill=COLOURS[GROUND])
+    for _, *shot in (each for each in battle.shots if each[0] == t):
+        ends = [_at(battle, unit, t, part, place) for unit in shot]
+        if ends[0] and ends[1]:
+            draw.line([ends[0], ends[1]], fill=COLOURS[1])
     for agent, one in enumerate(battle.agents):
         target = one.action[step] - record.n_base_actions
         if t < battle.length and target >= 0 and one.targets[target] >= 0:
@@ -52,7 +61,7 @@ def _frame(record: Record, battle: Battle, t: int, part: float) -> Image.Image:
                 healed = battle.units.side[one.targets[target]] == 0
                 draw.line([ends[0], ends[1]], fill=COLOURS[2] if healed else COLOURS[0], width=2)
     for unit in range(len(battle.units.label)):
-        if at := _at(battle, unit, t, part, place):
+        if battle.units.side[unit] != GROUND and (at := _at(battle, unit, t, part, place)):
             _unit(draw, battle, unit, t, at)
     title = f"{record.algorithm} on {record.map}"
     draw.text((14, 10), title[:60], fill=INK, font=font)

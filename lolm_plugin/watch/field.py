@@ -4,6 +4,8 @@ Positions come from the state. If the state has none (SMAC's ``obs_instead_of_st
 offsets that the agents see. Positions of other tasks come from the offsets in their description.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lolm_plugin.observations.battle import BattleLayout, Layouts
-from lolm_plugin.observations.description import Description, Entities, Number, Offset
+from lolm_plugin.observations.description import Description, Entities, Ground, Number, Offset
 from lolm_plugin.observations.layout import KINDS, BattleState, Units
 from lolm_plugin.observations.units import UNKNOWN
+from lolm_plugin.watch import shots
 
-ALLY, ENEMY, THING = 0, 1, 2
+ALLY, ENEMY, THING, GROUND = 0, 1, 2, 3
 # Positions of one thing that two agents compute may differ by rounding. A larger difference means that the numbers are
 # relative to each agent's view, and then nothing is drawn.
 SAME_PLACE = 1e-3
@@ -26,7 +29,8 @@ class Field:
     """Units as columns: agents first. ``x``, ``y``, ``health`` and ``shield`` are [units, time], NaN while absent.
 
     ``seen`` is bool [time, agents, units]. ``columns`` int64 [agents, entities] is the unit of each entity of an
-    agent's observation, -1 for none. ``won`` is None if it is not known.
+    agent's observation, -1 for none. ``shots`` are (step, enemy, agent), from ``shots.infer``. ``won`` is None if it
+    is not known.
     """
 
     label: list[str]
@@ -38,6 +42,7 @@ class Field:
     shield: np.ndarray | None
     seen: np.ndarray
     columns: np.ndarray
+    shots: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     won: bool | None = None
 
     @property
@@ -77,6 +82,9 @@ def _battle(layout: BattleLayout, decoder: BattleState, cells: float | None, sta
         shield=None if np.isnan(alive["shield"]).all() else alive["shield"],
         seen=_seen(layout, obs, entities, n_agents + n_enemies),
         columns=entities,
+        shots=shots.infer(layout, _array(teams[1].fields["cooldown"]), alive, kinds)
+        if located and "cooldown" in teams[1].fields
+        else [],
         won=bool(allies_left and not enemies_left) if located else None,
     )
 
@@ -107,9 +115,44 @@ def _plane(layout: Description, obs: Tensor) -> Field:
         kind += [block.name] * len(block.starts)
         side += [THING] * len(block.starts)
     entities = np.concatenate([np.zeros((count, 0), np.int64), *columns], axis=1)
+    seen = _seen(layout, obs, entities, len(label))
+    for ground in layout.ground if own else ():
+        cells, known, seen_now = _ground(ground, obs, x, y)
+        label += [f"{ground.name} {i}" for i in range(len(cells))]
+        kind += [ground.name] * len(cells)
+        side += [GROUND] * len(cells)
+        x = np.concatenate([x, np.where(known, cells[:, :1], np.nan)])
+        y = np.concatenate([y, np.where(known, cells[:, 1:], np.nan)])
+        seen = np.concatenate([seen, seen_now], axis=2)
     if _y_grows_down(layout):
         y = -y
-    return Field(label, kind, side, x, y, None, None, _seen(layout, obs, entities, len(label)), entities)
+    return Field(label, kind, side, x, y, None, None, seen, entities)
+
+
+def _ground(ground: Ground, obs: Tensor, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the cells in which agents saw a thing of the ground: places [cells, 2], known and seen.
+
+    ``known`` bool [cells, time] is what was last seen there. ``seen`` bool [time, agents, cells] is True while an agent
+    sees it.
+    """
+    time, count = obs.shape[:2]
+    sightings: dict[tuple[float, float], dict[int, dict[int, bool]]] = {}
+    for dx, dy, flags in ground.cells:
+        there: np.ndarray = (_array_of(obs[..., list(flags)]) != 0).all(-1)
+        for t, agent in np.ndindex(time, count):
+            if not math.isnan(x[agent, t]):
+                place = (float(x[agent, t]) + dx, float(y[agent, t]) + dy)
+                sightings.setdefault(place, {}).setdefault(t, {})[agent] = bool(there[t, agent])
+    places = sorted(place for place, times in sightings.items() if any(any(now.values()) for now in times.values()))
+    known = np.zeros((len(places), time), bool)
+    seen = np.zeros((time, count, len(places)), bool)
+    for i, place in enumerate(places):
+        for t in range(time):
+            now = sightings[place].get(t)
+            known[i, t] = any(now.values()) if now else t > 0 and known[i, t - 1]
+            for agent, thing in (now or {}).items():
+                seen[t, agent, i] = thing
+    return np.array(places).reshape(-1, 2), known, seen
 
 
 def _plane_without_positions(layout: Description, obs: Tensor) -> Field:

@@ -36,13 +36,14 @@ class _Part(BaseModel):
 class Units(_Part):
     """Everything that is drawn, as columns over units: agents first. Positions are [units][length + 1].
 
-    ``side`` is 0 for the agents' team, 1 for their enemies and 2 for things. A unit has no position while it is dead or
-    absent. ``health`` and ``shield`` are shares of the maximum, None for a task that has none.
+    ``side`` is 0 for the agents' team, 1 for their enemies, 2 for things and 3 for what fills a cell of the ground. A
+    unit has no position while it is dead or absent. ``health`` and ``shield`` are shares of the maximum, None for a
+    task that has none.
     """
 
     label: list[Text]
     kind: list[Text]
-    side: list[Annotated[int, Field(ge=0, le=2)]]
+    side: list[Annotated[int, Field(ge=0, le=3)]]
     x: list[Column]
     y: list[Column]
     health: list[Column] | None
@@ -74,7 +75,11 @@ class Agent(_Part):
 
 
 class Battle(_Part):
-    """One battle of ``length`` steps. ``won`` is null if the task has no winner, or if the state does not show it."""
+    """One battle of ``length`` steps. ``won`` is null if the task has no winner, or if the state does not show it.
+
+    ``shots`` are [step, enemy, agent], inferred from cooldowns and lost health. They are empty if the state does not
+    show the enemies' cooldowns.
+    """
 
     length: Index
     won: bool | None
@@ -82,6 +87,7 @@ class Battle(_Part):
     reward: list[Number]
     units: Units
     agents: list[Agent]
+    shots: list[list[Index]] = []
 
 
 class Record(_Part):
@@ -170,6 +176,10 @@ def _check_battle(record: Record, battle: Battle) -> None:
         for column in getattr(units, name) or []:
             _same(length + 1, column, name)
     _below(count + 1, [len(battle.agents)], "agents")
+    for shot in battle.shots:
+        _same(3, shot, "shots")
+        _below(length, shot[:1], "shots")
+        _below(count, shot[1:], "shots")
     for agent in battle.agents:
         _check_agent(record, agent, length, count)
 

@@ -5,7 +5,7 @@ if it is wanted, because it takes as long as the policy.
 """
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
@@ -35,7 +35,8 @@ class Recorder:
         args: the configuration.
         learner: has the controller ``mac`` and, for values, ``critic`` and ``value_normaliser``.
         wanted: number of battles.
-        reference: True: also compute the frozen reference's probabilities, which takes as long as the policy's.
+        reference: True: also compute the frozen reference's probabilities, which takes as long as the policy's. With
+            False, ``deferred`` can still compute them later.
     """
 
     def __init__(self, args: Namespace, learner: Any, wanted: int, reference: bool) -> None:
@@ -43,7 +44,8 @@ class Recorder:
         self.mac: Controller = learner.mac
         self.layouts = self.mac.layouts
         backbone = getattr(getattr(self.mac, "agent", None), "backbone", None)
-        self._reference = reference and bool(getattr(backbone, "has_reference", False))
+        self._has_reference = bool(getattr(backbone, "has_reference", False))
+        self._reference = reference and self._has_reference
         prompter = getattr(getattr(self.mac, "agent", None), "prompter", None)
         self._reads = prompter is not None
         self._writer = prompter.writer if prompter else AutomaticWriter(self.layouts.observation, False, True)
@@ -71,7 +73,7 @@ class Recorder:
         """
         rows = min(count, self.wanted - len(self._battles))
         if rows > 0:
-            few = batch[:rows]
+            few = batch[list(range(rows))]  # a copy: it may be kept, and the whole batch is larger
             length = (few["filled"].squeeze(-1) > 0).sum(1) - 1
             reference = self._references(few, t_env) if self._reference else None
             values = self._values(few, t_env)
@@ -81,7 +83,47 @@ class Recorder:
                     if infos and "battle_won" in infos[row]:
                         battle = battle.model_copy(update={"won": bool(infos[row]["battle_won"])})
                     self._battles.append(battle)
+            if self._has_reference and not self._reference:
+                played = [row for row in range(rows) if length[row] > 0]
+                log_probs = {
+                    row: torch.stack([self._steps[row, t][0] for t in range(int(length[row]))], 1) for row in played
+                }
+                self._played.append((few, t_env, log_probs))
         self._steps = {}
+
+    def deferred(self) -> Callable[[Record], Record] | None:
+        """Return a function that adds the frozen reference to the record of this test; None if there is none.
+
+        It may be called after further updates, because it uses today's head. A training computes the reference once at
+        its end, instead of in each test.
+        """
+        if not self._played:
+            return None
+        head: Any = self.mac.agent.head
+        weights, played = _copy(head), self._played
+
+        def add(record: Record) -> Record:
+            current = _copy(head)
+            head.load_state_dict(weights)
+            try:
+                battles = iter(record.battles)
+                return record.model_copy(update={"battles": [b for one in played for b in self._add(battles, *one)]})
+            finally:
+                head.load_state_dict(current)
+
+        return add
+
+    def _add(self, battles: Iterator[Battle], few: Batch, t_env: int, log_probs: dict[int, Tensor]) -> Iterator[Battle]:
+        """Yield the next battles with the reference, one for each row of ``log_probs`` [agents, time, actions]."""
+        reference = self._references(few, t_env)
+        for row, of_row in log_probs.items():
+            battle = next(battles)
+            agents = []
+            for agent, one in enumerate(battle.agents):
+                theirs = reference[row, : battle.length, agent]
+                available = few["avail_actions"][row, : battle.length, agent].cpu() > 0
+                agents.append(one.model_copy(update=_comparison(of_row[agent], theirs, available)))
+            yield battle.model_copy(update={"agents": agents})
 
     def record(self, step: int = 0) -> Record:
         """Return the record of the test so far; ``step`` is that of the policy."""
@@ -111,6 +153,7 @@ class Recorder:
         self._masks: dict[str, int] = {}
         self._sentences = Sentences(self._writer)
         self._steps = {}
+        self._played: list[tuple[Batch, int, dict[int, Tensor]]] = []
 
     def _listen(self, t: int, running: Tensor, acting: Acting) -> None:
         """Keep the outputs of the policy at timestep ``t`` for the episodes ``running`` that are recorded."""
@@ -178,6 +221,7 @@ class Recorder:
                 shield=None if place.shield is None else rounded(place.shield, SMALL),
             ),
             agents=agents,
+            shots=[list(shot) for shot in place.shots],
         )
 
     def _agent(
@@ -199,10 +243,10 @@ class Recorder:
         meaning = int(layout.meaning(obs[:1])[0])
         entities = layout.target_entities(np.array([agent]), np.array([meaning]))[0]
         names = layout.action_names(meaning)
-        entropies, kl = entropy(log_probs), None
+        entropies = entropy(log_probs)
+        compared: Mapping[str, Any] = {"reference": None, "kl": None}
         if reference is not None:
-            chosen = kl_divergence(log_probs[deciding], reference[deciding])
-            kl = _sparse(chosen, deciding, SMALL + 1)
+            compared = _comparison(log_probs, reference, available)
         return Agent(
             names=list(names),
             targets=[int(place.columns[agent, entity]) if entity >= 0 else -1 for entity in entities],
@@ -210,9 +254,8 @@ class Recorder:
             available=[self._mask(mask) for mask in available.tolist()],
             sees=[self._mask(mask) for mask in place.seen[:length, agent].tolist()],
             policy=_shares(log_probs, available, deciding),
-            reference=None if reference is None else _shares(reference, available, deciding),
+            **compared,
             entropy=_sparse(entropies[deciding], deciding, SMALL + 1),
-            kl=kl,
             value=None if values is None else [round(value, SMALL) for value in values.tolist()],
             prompt=None if prompts is None else [prompts.get((t, agent)) for t in range(length)],
             attention=self._attention(agent, steps, place, deciding),
@@ -253,6 +296,17 @@ class Recorder:
     def _mask(self, mask: list[bool]) -> int:
         text = "".join("1" if one else "0" for one in mask)
         return self._masks.setdefault(text, len(self._masks))
+
+
+def _copy(head: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+
+
+def _comparison(log_probs: Tensor, reference: Tensor, available: Tensor) -> dict[str, Any]:
+    """Return the columns ``reference`` and ``kl`` of an agent; all tensors are [time, actions]."""
+    deciding = available.sum(-1) > 1
+    divergence = kl_divergence(log_probs[deciding], reference[deciding])
+    return {"reference": _shares(reference, available, deciding), "kl": _sparse(divergence, deciding, SMALL + 1)}
 
 
 def _shares(log_probs: Tensor, available: Tensor, deciding: Tensor) -> list[list[float] | None]:

@@ -46,7 +46,9 @@ def test_compared_entries_have_all_numbers(tmp_path, capsys, no_gpu):
 
 @pytest.mark.slow
 def test_memory_env_and_smol_have_all_numbers(tmp_path, no_gpu):
-    report, by_name = _report(tmp_path, "--only=memory", "--only=env", "--only=smol", "--with=lora.layers=1")
+    report, by_name = _report(
+        tmp_path, "--only=memory", "--only=env", "--only=smol", "--only=keep_battles", "--with=lora.layers=1"
+    )
     assert by_name["memory"]["baseline"] > by_name["memory"]["engine"] > 0
     assert (by_name["env_rollout"]["baseline"], by_name["env_rollout"]["ratio"]) == (None, None)
     assert 0 < by_name["env_rollout"]["engine"] < by_name["env_training"]["engine"]
@@ -54,6 +56,8 @@ def test_memory_env_and_smol_have_all_numbers(tmp_path, no_gpu):
     assert len({entry["engine"] for name, entry in smol.items() if name.endswith("both")}) == 1  # the same engine
     assert {"smol_all_off_rollout", "smol_all_off_learner", "smol_read_positions_both"} <= smol.keys()
     assert report["setting"]["updates"] == ["lora.layers=1"]
+    assert by_name["keep_battles"]["engine"] > 0
+    assert "keep_battles_added_share_of_a_test" in report["checks"]
     assert report["checks"]["smol_both_decisions_per_second"] > 0
 
 

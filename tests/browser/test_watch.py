@@ -104,15 +104,24 @@ def test_it_plays_scrubs_and_hides_what_an_agent_cannot_see(open_page):
     mask = hidden.masks[hidden.battles[0].agents[0].sees[0]]
     hidden.masks.append(mask[:-1] + "0")
     hidden.battles[0].agents[0].sees[0] = len(hidden.masks) - 1
+    hidden.battles[0].shots = [[STEP, 4, 0], [STEP + 1, 4, 0], [STEP + 1, 4, 1]]
+    hidden.battles[0].units.side[5] = 3  # as if the last enemy were a shelf
     shown = open_page(hidden)
     expect(shown.locator(".unit.hidden")).to_have_count(0)
     shown.keyboard.press("e")
-    expect(shown.locator(".unit.hidden")).to_have_count(mask[:-1].count("0") + 1)
+    expect(shown.locator(".hidden")).to_have_count(mask[:-1].count("0") + 1)
     shown.keyboard.press("2")  # another agent, by its number
     expect(shown.locator("h2[data-agent]")).to_have_attribute("data-agent", "1")
     shown.locator("#scrub").fill(str(STEP))
     expect(shown.locator("#where")).to_have_text(f"step {STEP} of {RECORD.battles[0].length}")
     expect(shown.locator("line.shot")).to_have_count(3)
+    expect(shown.locator("line.enemy-shot")).to_have_count(1)
+    expect(shown.locator("rect.tile")).to_have_count(1)
+    expect(shown.locator(".unit[data-unit='5']")).to_have_count(0)
+    health = hidden.battles[0].units.health
+    hurt = [column for column in health if column[STEP] and (column[STEP + 1] or 0) < column[STEP]]
+    expect(shown.locator("circle.hurt")).to_have_count(len(hurt))
+    assert hurt
     shown.locator("#speed").select_option("20")
     shown.keyboard.press(" ")
     expect(shown.locator("#play")).to_have_text("Play")  # it stops at the end

@@ -22,7 +22,9 @@ ELSEWHERE = {
     **dict.fromkeys(("torch_threads", "mongo"), "launch"),
     **dict.fromkeys(("batch_size", "buffer_size"), "config_check: batch_size_run"),
     **dict.fromkeys(("repeat_id", "label", "hypergroup"), "names of a run, in its record"),
-    **dict.fromkeys(("use_tensorboard", "wandb_team", "wandb_project", "wandb_mode"), "the host's logger"),
+    **dict.fromkeys(
+        ("use_tensorboard", "use_trackio", "wandb_team", "wandb_project", "wandb_mode"), "the host's logger"
+    ),
     "wandb_save_model": "loop.Training, with use_wandb",
     "transfer_critic": "loop.run, with transfer_from",
     "load_step": "loop.run, with checkpoint_path or transfer_from",

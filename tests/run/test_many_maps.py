@@ -10,6 +10,7 @@ from lolm_plugin import maps
 from lolm_plugin.commands import lolm
 from lolm_plugin.commands import train as training
 from lolm_plugin.configuration import updates
+from lolm_plugin.watch import record as records
 from tests.resume.runs import line, models, record, series, steps, train
 from tests.resume.test_resume import check_equal, until
 
@@ -51,6 +52,10 @@ def test_series_of_each_map_and_their_mean(folder):
     facts = json.loads((record(folder, 1) / "config.json").read_text())
     assert facts["env_args"]["map_name"] == ["retreat", "target", "approach"]
     assert facts["map_weights"] == [[1, 0], [0, 1], 1]
+    kept = records.read(record(folder, 1) / "battles/best.json")
+    assert (kept.map, len(kept.battles)) == ("target", 2)  # the map with the shortest name
+    agent = kept.battles[0].agents[0]
+    assert all(column[0] is not None for column in (agent.policy, agent.reference, agent.value))
 
 
 def test_a_resumed_run_is_bitwise_equal(folder, tmp_path):

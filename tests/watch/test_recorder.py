@@ -10,6 +10,7 @@ import torch
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.modules.heads import entropy, kl_divergence, masked_log_softmax
 from lolm_plugin.paths import write_whole
+from lolm_plugin.watch import keeper as kept
 from lolm_plugin.watch import record as records
 from lolm_plugin.watch.keeper import Keeper
 from lolm_plugin.watch.recorder import Recorder
@@ -18,14 +19,14 @@ from tests.controllers.test_decision_log import whole_episode
 LENGTHS = (4, 2, 3)
 
 
-def recorded(learner, batch, wanted=2):
-    """Record the first battles of a batch while its controller plays it."""
-    recorder = Recorder(learner.mac.args, learner, wanted, reference=True)
+def recorded(learner, batch, wanted=2, reference=True):
+    """Record the first battles of a batch while its controller plays it; return the recorder, too."""
+    recorder = Recorder(learner.mac.args, learner, wanted, reference)
     with recorder.listening():
         whole_episode(learner.mac, batch, LENGTHS)
         recorder.add(batch, len(LENGTHS), 50, [{"battle_won": won} for won in (1.0, 0.0, 1.0)])
     assert learner.mac.test_listener is None
-    return recorder.record(7)
+    return recorder.record(7), recorder
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def played(new_learner, tiny_args, play):
         for parameter in learner.mac.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.5)
     batch = play(learner.mac, LENGTHS, unseen=0.5)
-    return learner, batch, recorded(learner, batch)
+    return learner, batch, recorded(learner, batch)[0]
 
 
 def test_every_number_is_what_the_controller_computes(played):
@@ -90,9 +91,23 @@ def test_every_number_is_what_the_controller_computes(played):
     assert layout.n_base_actions == record.n_base_actions
 
 
+def test_the_reference_can_be_added_after_further_updates(played):
+    learner, batch, record = played
+    without, recorder = recorded(learner, batch, reference=False)
+    assert without.battles[0].agents[0].reference is None
+    add, head = recorder.deferred(), learner.mac.agent.head
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(3)
+    trained = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    assert add(without) == record
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in head.state_dict().items())
+
+
 def test_attention_is_recorded_by_unit_and_numbers_need_no_prompt(new_learner, tiny_args, play):
     learner = new_learner(tiny_args(algorithm="updet_mappo"))
-    record = recorded(learner, play(learner.mac, LENGTHS, unseen=0.0), wanted=1)
+    record, recorder = recorded(learner, play(learner.mac, LENGTHS, unseen=0.0), wanted=1, reference=False)
+    assert recorder.deferred() is None  # it has no reference
     agent = record.battles[0].agents[0]
     assert agent.prompt is None
     assert agent.reference is None
@@ -141,7 +156,7 @@ def test_a_file_is_read_back_or_refused_in_a_sentence(played, tmp_path):
         records.read(path)
 
 
-def test_a_failure_ends_the_recording_and_not_the_run(new_learner, tiny_args, play, tmp_path, caplog):
+def test_a_failure_ends_the_recording_and_not_the_run(new_learner, tiny_args, play, tmp_path, caplog, monkeypatch):
     learner = new_learner(tiny_args(algorithm="rnn_mappo"))
     batch = play(learner.mac, LENGTHS)
     log = logging.getLogger("kept")
@@ -158,6 +173,13 @@ def test_a_failure_ends_the_recording_and_not_the_run(new_learner, tiny_args, pl
         test(score)
     steps = {name: records.read(tmp_path / f"battles/{name}.json").step for name in ("best", "last")}
     assert steps == {"best": 9, "last": 2}
+    assert records.read(tmp_path / "battles/5.json").step == 5
+    size = (tmp_path / "battles/2.json").stat().st_size
+    monkeypatch.setattr(kept, "MOST_BYTES", 3.5 * size)
+    for score in ([0.3], [0.4]):  # the files 2, 5 and 9 exist
+        test(score)
+        steps = sorted(int(path.stem) for path in (tmp_path / "battles").glob("[0-9]*"))
+        assert steps == {0.3: [3, 9], 0.4: [3, 4, 9]}[score[0]]
     (tmp_path / "battles/last.json").unlink()
     (tmp_path / "battles/last.json").mkdir()  # which cannot be replaced by a file
     with caplog.at_level(logging.WARNING, "kept"):

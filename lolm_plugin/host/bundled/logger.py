@@ -1,4 +1,4 @@
-"""Log statistics to the console, to Sacred and, if EPyMARL's settings ask for it, to TensorBoard or W&B."""
+"""Log statistics to the console, to Sacred and, if the settings ask for it, to TensorBoard, W&B or Trackio."""
 
 import logging
 from collections import defaultdict
@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from lolm_plugin.errors import ConfigError
+from lolm_plugin.tracking.steps import StepTracker, Trackio
 
 WINDOW = 5  # the console shows the mean of this number of last values; for epsilon only the last value
 COLUMNS = 4  # statistics in one console line
@@ -21,6 +22,8 @@ def open_logger(log: logging.Logger, args: Any, config: dict[str, Any], run: Any
         tracker = WandB(config)
         logger.trackers.append(tracker)
         logger.wandb = tracker.run
+    if getattr(args, "use_trackio", False):
+        logger.trackers.append(Trackio(config, args.unique_token))
     logger.setup_sacred(run)
     return logger
 
@@ -35,7 +38,7 @@ class Logger:
     def __init__(self, console_logger: logging.Logger) -> None:
         self.console_logger = console_logger
         self.stats: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-        self.trackers: list[TensorBoard | WandB] = []
+        self.trackers: list[TensorBoard | WandB | Trackio] = []
         self.wandb: Any = None  # W&B's run
         self._run: Any = None
 
@@ -51,6 +54,11 @@ class Logger:
             tracker.log(key, value, t)
         if self._run is not None and to_sacred:
             self._run.log_scalar(key, value, t)
+
+    def log_page(self, key: str, page: Path) -> None:
+        """Pass an html page to the trackers, at the last step."""
+        for tracker in self.trackers:
+            tracker.log_page(key, page)
 
     def finish(self) -> None:
         """Close the trackers at the end of the run."""
@@ -82,20 +90,27 @@ class TensorBoard:
                 "or set use_tensorboard to False."
             ) from error
         self._writer: Any = SummaryWriter(str(folder))
+        self._t = 0
 
     def log(self, key: str, value: float, t: int) -> None:
         """Write a value at environment step ``t``."""
+        self._t = t
         self._writer.add_scalar(key, value, t)
+
+    def log_page(self, key: str, page: Path) -> None:
+        """Write where the page is, because TensorBoard shows no html."""
+        self._writer.add_text(key, f"Open `{page}` in a browser.", self._t)
 
     def finish(self) -> None:
         """Write buffered values and close the file."""
         self._writer.close()
 
 
-class WandB:
+class WandB(StepTracker):
     """Weights & Biases run, named and grouped as in EPyMARL. Raises ConfigError if a package or setting is missing."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
         for key in ("wandb_team", "wandb_project"):
             if config[key] is None:
                 raise ConfigError(f"use_wandb=True has nowhere to log to; set {key}, or use_wandb to False.")
@@ -114,21 +129,8 @@ class WandB:
             group=f"{config['name']}_{config['env']}_{map_name}",
             mode=config["wandb_mode"],
         )
-        self._t, self._values = -1, dict[str, float]()
+        self._html = wandb.Html
 
-    def log(self, key: str, value: float, t: int) -> None:
-        """Add a value. The values of one environment step are sent together, because W&B's steps can only increase."""
-        if t > self._t:
-            self._send()
-            self._t = t
-        self._values[key] = value
-
-    def finish(self) -> None:
-        """Send the last values and end the run."""
-        self._send()
-        self.run.finish()
-
-    def _send(self) -> None:
-        if self._values:
-            self.run.log(self._values, step=self._t)
-            self._values = {}
+    def log_page(self, key: str, page: Path) -> None:
+        """Add an html page to the last step."""
+        self._values[key] = self._html(page.read_text(encoding="utf-8"), inject=False)
