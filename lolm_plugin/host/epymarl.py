@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.host.interface import Host
-from lolm_plugin.tracking.steps import Trackio
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +183,8 @@ def _import(path: Path) -> Host:
         if args.use_wandb:
             logger.setup_wandb(config, args.wandb_team, args.wandb_project, args.wandb_mode)
         if getattr(args, "use_trackio", False):
+            from lolm_plugin.tracking.steps import Trackio  # environment processes import this module; numpy is slow
+
             logger.trackio = Trackio(config, args.unique_token)
         logger.setup_sacred(_run)
         return logger
@@ -207,7 +208,7 @@ def _with_pages(base: type) -> type:
     class Logger(base):
         """EPyMARL's logger, and Trackio beside it. Its TensorBoard package has no texts, so it gets no page."""
 
-        trackio: Trackio | None = None
+        trackio: Any = None
 
         def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
             super().log_stat(key, value, t, to_sacred)
