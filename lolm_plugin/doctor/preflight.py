@@ -34,14 +34,8 @@ LESS_MEMORY = {
 }
 # The child writes nothing outside its temporary folder, loads no checkpoint, and logs its first update.
 CHILD_SETTINGS: Mapping[str, Any] = {
-    **{
-        "save_model": False,
-        "use_tensorboard": False,
-        "use_wandb": False,
-        "use_trackio": False,
-        "decisions_file": "",
-        "mongo": "",
-    },
+    **dict.fromkeys(("save_model", "use_tensorboard", "use_wandb", "use_trackio"), False),
+    **{"decisions_file": "", "mongo": ""},
     **{"checkpoint_path": "", "learner_log_interval": 1, "keep_battles": 0},
 }
 

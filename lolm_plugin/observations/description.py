@@ -260,8 +260,8 @@ class Rule(NamedTuple):
 class Ground:
     """Things that fill cells of a grid, such as shelves, as an agent sees them around it. ``lolm watch`` draws them.
 
-    ``cells`` are (dx, dy, indices): there is such a thing in the cell at this offset from the agent's position if none
-    of these numbers of its observation is 0.
+    ``cells`` are (dx, dy, indices). The cell at the offset (dx, dy) from the agent has such a thing if the numbers of
+    its observation at these indices are all nonzero.
     """
 
     name: str

@@ -12,10 +12,11 @@ from lolm_plugin import maps
 from lolm_plugin.configuration.experiment import changed, upgrade_config
 from lolm_plugin.tracking import record_files
 from lolm_plugin.tracking.record_files import InfoFile, Record, RecordError, RunFile, shown
+from lolm_plugin.tracking.series import GREEDY, HELD_OUT
 
 Kind = Literal["scratch", "zero_shot", "few_shot", "evaluation"]
 NAME = 80  # characters of a name that tables and figures show
-TESTS = ("test_", "held_out_")  # prefixes of the series of tests
+TESTS = (GREEDY, HELD_OUT)
 COMMAND = 2000  # characters of a command line that tables show
 
 

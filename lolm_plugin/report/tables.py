@@ -88,9 +88,9 @@ def held_out_table(results: Results) -> Table:
             means = [of_seeds(part[part["line"] == line])["value"] for part in parts]
             rows.append([task, str(line), str(of_line["seed"].nunique()), when, *map(spread, means)])
     note = (
-        "Means over maps, then mean ± standard deviation over seeds. Up to: teams up to the largest one of training. "
-        "At equal steps, or at equal seconds after the first test (with the time of later tests). The time depends on "
-        "the machine. There is no number if a map was not tested by then."
+        "Means over maps, then mean ± standard deviation over seeds. 'Up to' and 'larger' divide the held-out maps at "
+        "the largest team of training. Runs are compared at equal steps, and at equal seconds from the end of the "
+        "first test, tests included, which depend on the machine. There is no number if a map was not tested by then."
     )
     columns = ["trained on", "algorithm", "seeds", "after", "maps of training", "held-out maps", "up to", "larger"]
     return Table("held_out", f"Maps never trained on: {results.metric_title}", columns, rows, note)

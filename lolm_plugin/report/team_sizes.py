@@ -15,9 +15,9 @@ from lolm_plugin.configuration.checkpoint_config import LONG_NUMBER
 from lolm_plugin.errors import ConfigError
 from lolm_plugin.report.records import TESTS, RunRecord, Series
 from lolm_plugin.report.results import Results
+from lolm_plugin.tracking.series import GREEDY, HELD_OUT
 from lolm_plugin.wording import duration, several
 
-TEST, HELD_OUT = TESTS
 # A test within this share of the wanted step counts as being there. Runs end in the middle of a battle, so their last
 # tests have different steps. More would mix tests of different policies.
 NEAR = 0.1
@@ -54,7 +54,7 @@ def moments(results: Results) -> Iterator[Moment]:
 
 def _series_of_maps(run: RunRecord, metric: str) -> Iterator[tuple[str, int, bool, Series]]:
     """Yield (map, team size, trained, series) for each map with a known size that ``run`` tests."""
-    held_out = f"{HELD_OUT}{metric.removeprefix(TEST)}/"
+    held_out = f"{HELD_OUT}{metric.removeprefix(GREEDY)}/"
     trained = {name: series for name, series in run.series.items() if name.startswith(f"{metric}/")}
     trained = trained or {f"{metric}/{run.map_name}": run.series[metric]}
     for name, series in {
@@ -107,7 +107,7 @@ def _elapsed(run: RunRecord, metric: str, series: Series) -> tuple[float, ...]:
 
 
 def value_at(position: float, positions: Sequence[float], values: Sequence[float]) -> float:
-    """Return the value of the nearest test, or one between two tests if none is near. NaN outside of all tests."""
+    """Return the value of the nearest test. If it is not near, interpolate between two tests; NaN if there are none."""
     if not len(positions):
         return np.nan
     distances = np.abs(np.subtract(positions, position))

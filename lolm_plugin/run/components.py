@@ -9,9 +9,8 @@ import torch
 
 from lolm_plugin.host import Host
 from lolm_plugin.map_batches import MapBatches
+from lolm_plugin.tracking.series import GREEDY
 from lolm_plugin.watch.keeper import Keeper
-
-GREEDY, SAMPLED, HELD_OUT = "test_", "test_sampled_", "held_out_"  # prefixes of the statistics of tests
 
 
 @dataclass

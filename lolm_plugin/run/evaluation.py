@@ -21,14 +21,8 @@ from lolm_plugin.run.resuming import checkpoints_of, settings
 SETTINGS = {
     **{"evaluate": True, "test_greedy": True, "test_sampled": False, "save_replay": False, "save_model": False},
     **{"transfer_from": "", "imitate.teacher": "", "decisions_file": "", "mongo": "", "strict": False},
-    **{
-        "use_tensorboard": False,
-        "use_wandb": False,
-        "use_trackio": False,
-        "env_args.seed": None,
-        "map_weights": None,
-        "test_maps": [],
-    },
+    **dict.fromkeys(("use_tensorboard", "use_wandb", "use_trackio"), False),
+    **{"env_args.seed": None, "map_weights": None, "test_maps": []},
 }
 
 

@@ -14,8 +14,9 @@ import torch
 from lolm_plugin import strict_json
 from lolm_plugin.checkpoints import MANIFEST, Checkpoint, add_facts
 from lolm_plugin.errors import ConfigError
-from lolm_plugin.run.components import GREEDY, HELD_OUT, RunComponents
+from lolm_plugin.run.components import RunComponents
 from lolm_plugin.tensor_files import load_tensors, save_tensors
+from lolm_plugin.tracking.series import GREEDY, HELD_OUT
 from lolm_plugin.untrusted import Unreadable, first_of_another_type, is_integer, is_list, is_table, read_json
 
 NEVER = -1  # step of an event that has not happened

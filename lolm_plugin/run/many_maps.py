@@ -13,8 +13,9 @@ from lolm_plugin.host import Host
 from lolm_plugin.learners.mappo import MAPPOLearner
 from lolm_plugin.maps import TrainingMap
 from lolm_plugin.modules.critics import build_critic
-from lolm_plugin.run.components import HELD_OUT, MapSetup, RenamedTestLogger, RunComponents, make_learner, map_setup
+from lolm_plugin.run.components import MapSetup, RenamedTestLogger, RunComponents, make_learner, map_setup
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
+from lolm_plugin.tracking.series import HELD_OUT
 
 
 @dataclass

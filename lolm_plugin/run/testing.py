@@ -7,10 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lolm_plugin.run.components import SAMPLED, RenamedTestLogger, RunComponents
+from lolm_plugin.run.components import RenamedTestLogger, RunComponents
 from lolm_plugin.run.progress import progress
 from lolm_plugin.runners.many_maps_runner import ManyMapsRunner
 from lolm_plugin.runners.runner import Runner
+from lolm_plugin.tracking.series import SAMPLED
 from lolm_plugin.watch.keeper import Keeper
 
 

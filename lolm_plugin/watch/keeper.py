@@ -22,7 +22,8 @@ MOST_BYTES = 16 * 2**20  # of a run's battles of all tests; 50 tests on 3s5z_vs_
 class Keeper:
     """Records the first battles of each test, and writes them below a run's record.
 
-    ``battles/STEP.json`` is of the test at that step. If all of them are too large, every second test is dropped.
+    ``battles/STEP.json`` has the battles of the test at that step. If these files together exceed ``MOST_BYTES``, every
+    second one is deleted.
     ``last.json`` and ``best.json`` are copies of the last and the best test's.
 
     Args:

@@ -91,6 +91,7 @@ HOSTILE = {
     "env_args.pretrained_wrapper": "PretrainedTag",
     "env_args.rom": "/elsewhere/rom",  # an option of an unknown task
     "env_args.map_name": "../../secret",
+    "test_maps": ["99999999m"],  # would fill the memory
     "llm.model": "stranger/model",
     "name": "../x",
     "lora.targets": ["a/b"],

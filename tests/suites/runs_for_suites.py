@@ -33,12 +33,13 @@ def suite_file(folder: Path, **changes) -> Path:
 
 def numbers(folder):
     """Return all series measured below ``folder``, except times, by run."""
-    return {
-        (run.kind, run.algorithm, run.source_map, run.map_name, run.seed, run.status, name): (series.steps, series.values)
-        for run in records.read_all(folder)
-        for name, series in run.series.items()
-        if name not in TIMES
-    }
+    found = {}
+    for run in records.read_all(folder):
+        identity = run.kind, run.algorithm, run.source_map, run.map_name, run.seed, run.status
+        for name, series in run.series.items():
+            if name not in TIMES:
+                found[(*identity, name)] = series.steps, series.values
+    return found
 
 
 class SimulatedWorkers:
