@@ -159,7 +159,8 @@ class MAPPOLearner:
         check_finite("values of the critic", old_values, t_env, ("episode", "step", "agent"), batch)
         values = self.value_normaliser.denormalise(old_values)
 
-        rewards = batch["reward"][:, :-1].expand(-1, -1, self.n_agents)
+        # On many maps, the number of agents is that of the batch's greatest map.
+        rewards = batch["reward"][:, :-1].expand(-1, -1, values.shape[2])
         terminated = batch["terminated"][:, :-1].float()
         if self.args.bootstrap_time_limit is False:  # otherwise Runner.stored_terminated has set it
             terminated = torch.maximum(terminated, ppo_core.last_steps(valid))

@@ -103,3 +103,16 @@ def test_results_do_not_depend_on_the_microbatch(joined):
         )
     for name, values in logged[0].items():
         assert values == pytest.approx(logged[1][name], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_update_may_have_episodes_of_one_map_only(number, joined, new_learner, tiny_args):
+    """As with few battles per update, or with a weight of 0 at the start of a schedule."""
+    changes = ONE_STEP | ALGORITHMS["lolm_mappo_tiny"]
+    learner, batch = joined("lolm_mappo_tiny", changes)
+    part = batch.parts[number]
+    learner.train(MapBatches(["a"], [part], [number]), 0, 0)
+    alone = new_learner(tiny_args(changes, *SIZES[number]))
+    alone.train(part, 0, 0)
+    for together, expected in zip(gradients(learner), gradients(alone), strict=True):
+        torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-7)
