@@ -16,7 +16,7 @@ Entries; the baseline is the plain port unless noted
   memory                peak memory of one epoch of learning above the weights, with equal batches
   env                   one step of a small network in 32 parallel battles, rollout and training; no baseline
   smol                  lolm_mappo_smol on whole battles; in the baseline one of its CPU speed-ups is off, or all
-  keep_battles          a test of 32 battles with lolm_mappo_smol, two of them kept; the baseline keeps none
+  keep_battles          a test of 32 battles with lolm_mappo_smol and updet_mappo, two kept; the baseline keeps none
 
 Output: a table of medians. "of the GEMM rate": time of the model's matrix products alone divided by the engine's time.
 JSON: {"setting", "checks", "entries"}; an entry has name, baseline, engine (seconds; bytes for memory), ratio,

@@ -168,11 +168,13 @@ def smol(bench: Bench) -> list[Entry]:
 
 
 def keep_battles(bench: Bench) -> list[Entry]:
-    """Time a test with and without two kept battles."""
-    entry = kept.measure(bench.setting)
-    assert entry.baseline is not None
-    bench.checks["keep_battles_added_share_of_a_test"] = entry.engine / entry.baseline - 1
-    return [entry]
+    """Time a test with and without two kept battles: of a language model, and of a small network."""
+    found = []
+    for name, algorithm in (("keep_battles", "lolm_mappo_smol"), ("keep_battles_updet", "updet_mappo")):
+        found.append(entry := kept.measure(bench.setting, name, algorithm))
+        assert entry.baseline is not None
+        bench.checks[f"{name}_added_share_of_a_test"] = entry.engine / entry.baseline - 1
+    return found
 
 
 def decisions(batch: Any) -> list[tuple[Tensor, Tensor, Tensor]]:

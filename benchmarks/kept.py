@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import battles
 from benchmarks.setting import Entry, Setting, alternate
@@ -13,14 +14,15 @@ from lolm_plugin.watch.keeper import BEST, FOLDER, Keeper
 BATTLES, KEPT = 32, 2  # of a test; EPyMARL's test_nepisode and the default of keep_battles
 
 
-def measure(setting: Setting) -> Entry:
-    """Time tests of ``lolm_mappo_smol`` on whole battles. The engine's side also records and writes two battles.
+def measure(setting: Setting, name: str, algorithm: str) -> Entry:
+    """Time tests of an algorithm on whole battles. The engine's side also records and writes two battles.
 
     The seconds are CPU time of this process, so that other work on the machine does not count.
     """
-    llm = {"model": setting.model} | ({"num_layers": setting.num_layers} if setting.num_layers else {})
-    changes = {"llm": llm, "test_nepisode": BATTLES, "layout": {"probes": False}}
-    parts = battles.components("lolm_mappo_smol", setting.map, BATTLES, setting.seed, changes)
+    changes: dict[str, Any] = {"test_nepisode": BATTLES, "layout": {"probes": False}}
+    if algorithm == "lolm_mappo_smol":
+        changes["llm"] = {"model": setting.model} | ({"num_layers": setting.num_layers} if setting.num_layers else {})
+    parts = battles.components(algorithm, setting.map, BATTLES, setting.seed, changes)
     with tempfile.TemporaryDirectory() as folder:
         keeper = Keeper(parts.args, parts.learner, KEPT, Path(folder), logging.getLogger(__name__), reference=False)
 
@@ -37,4 +39,4 @@ def measure(setting: Setting) -> Entry:
         seconds = alternate(sides, setting.repeats)
         assert Path(folder, FOLDER, BEST).is_file(), "the battles were not kept"
     parts.close()
-    return Entry("keep_battles", **seconds)
+    return Entry(name, **seconds)
